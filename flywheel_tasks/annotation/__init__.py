@@ -1,0 +1,1 @@
+"""Annotation batches out, labels in, preference pairs."""

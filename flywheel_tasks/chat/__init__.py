@@ -1,0 +1,1 @@
+"""Character cards, conversations and how they become a prompt."""

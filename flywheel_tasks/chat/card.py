@@ -1,0 +1,43 @@
+"""Character cards and the conversation turns between a user and a character."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+
+class Turn(TypedDict):
+    """One turn of a conversation."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A character: what the system prompt is made of.
+
+    Attributes:
+        card_id: stable id.
+        name: the character's name.
+        traits: short phrases of who they are.
+        instructions: rules that every reply must obey.
+    """
+
+    card_id: str
+    name: str
+    traits: tuple[str, ...]
+    instructions: tuple[str, ...]
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Card":
+        """A card from a row of the cards table."""
+        return cls(row["card_id"], row["name"], tuple(row["traits"] or ()), tuple(row["instructions"] or ()))
+
+    def system_prompt(self) -> str:
+        """The system prompt: name, traits, instructions."""
+        parts = [f"You are {self.name}, chatting with a user. Stay in character."]
+        if self.traits:
+            parts.append("Traits: " + "; ".join(self.traits) + ".")
+        if self.instructions:
+            parts.append("Rules: " + " ".join(self.instructions))
+        return "\n".join(parts)

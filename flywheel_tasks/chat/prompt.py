@@ -1,0 +1,54 @@
+"""A card and a history as the token ids that a policy or a reward model reads."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from flywheel_tasks.chat.card import Card, Turn
+
+
+def prompt_messages(
+    tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequence[Turn], max_tokens: int
+) -> list[dict[str, str]]:
+    """System prompt and as much of the newest history as fits.
+
+    Args:
+        tokenizer: with a chat template.
+        card: the character.
+        history: turns, the last one the user's.
+        max_tokens: of the rendered prompt; whole turns are dropped from the oldest on, the last one never is.
+
+    Returns:
+        messages for a chat template.
+
+    Raises:
+        ValueError: the history does not end with a user's turn.
+    """
+    if not history or history[-1]["role"] != "user":
+        raise ValueError("a history must end with a user's turn")
+    system = {"role": "system", "content": card.system_prompt()}
+    kept = [{"role": turn["role"], "content": turn["content"]} for turn in history]
+    while len(kept) > 1 and len(_render(tokenizer, [system, *kept])) > max_tokens:
+        kept = kept[1:]
+    return [system, *kept]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
+    return tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=False)
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequence[Turn], max_tokens: int
+) -> list[int]:
+    """Token ids of a prompt, generation prompt included; cut from the left if the last turn alone is too long.
+
+    Args and errors as :func:`prompt_messages`.
+    """
+    ids = _render(tokenizer, prompt_messages(tokenizer, card, history, max_tokens))
+    return ids[-max_tokens:]
+
+
+def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
+    """Token ids of a reply as the policy ends it: the text and the end-of-turn token."""
+    ids: list[int] = tokenizer(reply, add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]

@@ -1,0 +1,1 @@
+"""Runs the data contracts of data_contracts/ and keeps the quarantine."""

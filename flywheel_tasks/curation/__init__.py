@@ -1,0 +1,1 @@
+"""From validated conversations to the prompts of this generation."""

@@ -1,0 +1,1 @@
+"""Offline evaluation of a candidate against the champion, and the gate."""

@@ -1,0 +1,1 @@
+"""Launch, A/B test and promotion."""

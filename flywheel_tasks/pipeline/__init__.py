@@ -1,0 +1,1 @@
+"""Runs the stages of dvc.yaml: graph, inputs, locks, resume state, DVC."""

@@ -1,0 +1,106 @@
+"""What a stage function gets: its settings, its inputs, and places to write, all as dvc.yaml declares them."""
+
+import hashlib
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from flywheel_tasks.pipeline.graph import Stage
+from flywheel_tasks.settings import ScopedSettings, Settings
+from flywheel_tasks.storage.atomic import replace
+from flywheel_tasks.storage.digests import tree_digest
+
+STATE = ".flywheel"
+# Releases that change what a training checkpoint means.
+_PINNED = ("torch", "transformers", "trl", "peft", "accelerate")
+
+
+class UndeclaredPathError(ValueError):
+    """A stage used a path that dvc.yaml does not list for it."""
+
+
+class StageIO:
+    """Settings, inputs and outputs of one run of one stage.
+
+    Outputs are written under ``.flywheel/tmp`` and renamed together by :meth:`commit`, so a killed run leaves none.
+
+    Args:
+        stage: the stage, from the graph.
+        root: the workspace (the folder of dvc.yaml).
+        settings: all settings; the stage sees those it declared.
+    """
+
+    def __init__(self, stage: Stage, root: Path, settings: Settings) -> None:
+        self.stage = stage
+        self.root = root
+        self.settings: Settings = ScopedSettings(settings, stage.name, frozenset(stage.params))  # type: ignore[assignment]
+        self._temporary = root / STATE / "tmp" / stage.name
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def dep(self, path: str) -> Path:
+        """An input: a declared path, or one below a declared folder.
+
+        Raises:
+            UndeclaredPathError: dvc.yaml does not list it.
+            FileNotFoundError: it is not there.
+        """
+        if not any(path == dep or path.startswith(dep.rstrip("/") + "/") for dep in self.stage.deps):
+            raise UndeclaredPathError(f"stage {self.stage.name} reads {path}, which is not among its deps in dvc.yaml")
+        if not (self.root / path).exists():
+            raise FileNotFoundError(f"stage {self.stage.name}: input {path} is missing")
+        return self.root / path
+
+    def out(self, path: str) -> Path:
+        """Where to write a declared output (a temporary path, renamed when the stage ends).
+
+        Raises:
+            UndeclaredPathError: dvc.yaml does not list it.
+        """
+        if path not in self.stage.outs:
+            raise UndeclaredPathError(f"stage {self.stage.name} writes {path}, which is not among its outs in dvc.yaml")
+        temporary = self._temporary / path
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        return temporary
+
+    def commit(self) -> None:
+        """Rename all outputs into place.
+
+        Raises:
+            FileNotFoundError: a declared output was not written; then none is renamed.
+        """
+        missing = [path for path in self.stage.outs if not (self._temporary / path).exists()]
+        if missing:
+            raise FileNotFoundError(f"stage {self.stage.name} did not write {', '.join(missing)}")
+        for path in self.stage.outs:
+            replace(self._temporary / path, self.root / path)
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        shutil.rmtree(self._resume_home, ignore_errors=True)
+
+    @property
+    def _resume_home(self) -> Path:
+        return self.root / STATE / "resume" / self.stage.name
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the contents of all inputs (code included), the declared settings and the training releases."""
+        params = yaml.safe_load((self.root / "params.yaml").read_text(encoding="utf-8"))
+        facts = {
+            "deps": {dep: tree_digest(self.root / dep) for dep in sorted(self.stage.deps)},
+            "params": {name: params.get(name) for name in sorted(self.stage.params)},
+            "releases": {name: version(name) for name in _PINNED},
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def resume_dir(self) -> Path:
+        """A folder for checkpoints that outlives a kill, but only for these very inputs, settings and code.
+
+        State of any other inputs is removed; :meth:`commit` removes this one.
+        """
+        folder = self._resume_home / self.fingerprint()
+        for other in self._resume_home.glob("*"):
+            if other != folder:
+                shutil.rmtree(other)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder

@@ -1,0 +1,1 @@
+"""Policy training: candidates, rejection sampling, SFT, DPO, RL."""

@@ -1,0 +1,1 @@
+"""Reward models: pointwise, pairwise, user signals."""

@@ -1,0 +1,356 @@
+"""Typed settings: ``params.yaml`` is their only source; a wrong or unknown key is an error that names it.
+
+Each section of the file is one model here. A DVC stage names the sections it reads under ``params:``, and
+:class:`ScopedSettings` refuses every other one, so that a stage cannot depend on a setting DVC does not watch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+SIGNALS = ("continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback")
+SPLITS = ("reward_train", "reward_heldout", "policy_train", "policy_heldout", "evaluation")
+
+
+class SettingsError(ValueError):
+    """``params.yaml`` is missing, is not YAML, or breaks a rule; the message names the file and the key."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(Section):
+    """First models: a built-in name, a Hugging Face hub id, or a local folder."""
+
+    policy: str
+    embedder: str
+
+
+class Compute(Section):
+    """How torch computes."""
+
+    precision: Literal["auto", "float32", "bfloat16"]
+    threads: Positive
+
+
+class Prompt(Section):
+    """How a card and a history become the policy's prompt (tokens)."""
+
+    max_tokens: Positive
+
+
+class Sampling(Section):
+    """How replies are drawn, everywhere."""
+
+    max_new_tokens: Positive
+    temperature: PositiveFloat
+    top_k: Positive
+    batch_rows: Positive
+
+
+class Logs(Section):
+    """Where the raw logs are."""
+
+    location: str
+    source: Literal["simulated", "files"]
+
+
+class Simulation(Section):
+    """Size of the demo's simulated population."""
+
+    users: Positive
+    internal_share: Share
+    turns: Positive
+    start_date: str
+    days: Positive
+
+
+class Ingest(Section):
+    """Reading raw logs. ``continue``: the user answered a reply within this window."""
+
+    continue_window_minutes: Positive
+    max_line_bytes: Positive
+
+
+class Validate(Section):
+    """Table-level limits of validation."""
+
+    max_quarantine_share: Share
+
+
+class Curate(Section):
+    """Which prompts of the traffic are kept (paper, section on traffic curation)."""
+
+    duplicate_cosine: Share
+    blocked_words: tuple[str, ...]
+    max_prompts: Positive
+    max_prompts_per_user: Positive
+
+
+class Split(Section):
+    """Share of users in each split; a user's split depends on the salt and their id only."""
+
+    salt: str
+    shares: dict[str, Share]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Split":
+        if set(self.shares) != set(SPLITS):
+            raise ValueError(f"shares must name exactly {', '.join(SPLITS)}")
+        if abs(sum(self.shares.values()) - 1.0) > 1e-9:
+            raise ValueError(f"shares must add up to 1, not {sum(self.shares.values())}")
+        return self
+
+
+class AnnotationBatch(Section):
+    """What goes out to the annotators: candidates a prompt, prompts a purpose."""
+
+    candidates: Annotated[int, Field(ge=2)]
+    max_reward_train: Positive
+    max_reward_heldout: Positive
+    max_policy: Positive
+
+
+class Label(Section):
+    """Who labels: the demo's simulated annotators, or files that people wrote."""
+
+    annotator: Literal["simulated", "files"]
+    labels_path: str
+
+
+class Annotate(Section):
+    """Filters on ranking pairs, so that the surface cannot be learned."""
+
+    max_length_ratio: Annotated[float, Field(ge=1.0)]
+    max_emoji_difference: Annotated[int, Field(ge=0)]
+    pairs_per_prompt: Positive
+
+
+class Lora(Section):
+    """LoRA on the last ``layers`` transformer layers."""
+
+    rank: Positive
+    alpha: Positive
+    layers: Positive
+
+
+class Training(Section):
+    """What every training run has. ``max_tokens``: prompt and reply together; ``batch_size``: rows a step."""
+
+    epochs: PositiveFloat
+    learning_rate: PositiveFloat
+    batch_size: Positive
+    max_tokens: Positive
+    lora: Lora
+
+
+class PointwiseRm(Training):
+    """Bradley-Terry reward model with a scalar head."""
+
+
+class PairwiseRm(Training):
+    """Both replies in one encoding; judges only."""
+
+    max_pairs: Positive
+
+
+class SignalModels(Section):
+    """Classifiers of user signals; only ``used`` may select data."""
+
+    signals: tuple[Literal["continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback"], ...]
+    used: tuple[str, ...]
+    l2: PositiveFloat
+
+    @model_validator(mode="after")
+    def _known(self) -> "SignalModels":
+        if unknown := set(self.used) - set(self.signals):
+            raise ValueError(f"used names signals that are not trained: {', '.join(sorted(unknown))}")
+        return self
+
+
+class RejectionSample(Section):
+    """Best of n with thresholds."""
+
+    prompts: Positive
+    candidates: Positive
+    min_reward_quantile: Share
+    min_continue: Share
+    min_thumb_up: Share
+
+
+class Sft(Training):
+    """Supervised fine-tuning on accepted replies and rewrites."""
+
+
+class Dpo(Training):
+    """Direct preference optimisation on a small set."""
+
+    max_pairs: Positive
+    beta: PositiveFloat
+
+
+class Rl(Section):
+    """GRPO on prompts with a low mean or a high variance of reward."""
+
+    steps: Positive
+    prompts_per_step: Positive
+    group_size: Annotated[int, Field(ge=2)]
+    select_from: Positive
+    select_share: Share
+    learning_rate: PositiveFloat
+    beta: NonNegative
+    length_penalty: NonNegative
+    length_limit: Positive
+    heldout_prompts: Positive
+    lora: Lora
+
+
+class Evaluate(Section):
+    """Offline evaluation on the evaluation split."""
+
+    prompts: Positive
+    samples: Positive
+
+
+class GateRule(Section):
+    """One threshold on one metric: ``<stage>.<path in its metrics file>``."""
+
+    metric: str
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "GateRule":
+        if self.min is None and self.max is None:
+            raise ValueError(f"{self.metric}: a rule needs min, max or both")
+        return self
+
+
+class Gate(Section):
+    """The rules that a candidate must pass."""
+
+    rules: Annotated[tuple[GateRule, ...], Field(min_length=1)]
+
+
+class Launch(Section):
+    """Share of users in each arm of the A/B test."""
+
+    traffic_share: Annotated[float, Field(gt=0.0, le=0.5)]
+
+
+class Approval(Section):
+    """Who approves outside Airflow."""
+
+    local: Literal["policy", "human"]
+
+
+class Registry(Section):
+    """Where the registry lives."""
+
+    location: str
+
+
+class Ab(Section):
+    """The A/B test."""
+
+    duration_minutes: PositiveFloat
+    alpha: Annotated[float, Field(gt=0.0, lt=1.0)]
+    min_users_per_arm: Positive
+
+
+class Airflow(Section):
+    """How Airflow runs a generation."""
+
+    schedule: str | None
+    retries: Annotated[int, Field(ge=0)]
+    retry_delay_seconds: Positive
+    approval_timeout_hours: PositiveFloat
+    gpu_pool_slots: Positive
+
+
+class Settings(Section):
+    """All of ``params.yaml``."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    base: Base
+    compute: Compute
+    prompt: Prompt
+    sampling: Sampling
+    logs: Logs
+    simulation: Simulation
+    ingest: Ingest
+    validate_: Validate = Field(alias="validate")
+    curate: Curate
+    split: Split
+    annotation_batch: AnnotationBatch
+    label: Label
+    annotate: Annotate
+    pointwise_rm: PointwiseRm
+    pairwise_rm: PairwiseRm
+    signal_models: SignalModels
+    rejection_sample: RejectionSample
+    sft: Sft
+    dpo: Dpo
+    rl: Rl
+    evaluate: Evaluate
+    gate: Gate
+    launch: Launch
+    approval: Approval
+    registry: Registry
+    ab: Ab
+    airflow: Airflow
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check ``params.yaml``.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SettingsError: it is missing, not YAML, or a key is unknown, missing or out of range.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: no such file") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not YAML: {error}") from error
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("\n".join(lines)) from error
+
+
+class ScopedSettings:
+    """The sections a stage declared under ``params:`` in dvc.yaml; reading any other raises.
+
+    Args:
+        settings: all settings.
+        stage: the stage's name, for the message.
+        sections: the section names it declared.
+    """
+
+    def __init__(self, settings: Settings, stage: str, sections: frozenset[str]) -> None:
+        self._settings = settings
+        self._stage = stage
+        self._sections = sections
+
+    def __getattr__(self, name: str) -> Any:
+        key = name.rstrip("_")
+        if key not in self._sections:
+            raise SettingsError(
+                f"stage {self._stage} reads the setting {key}, which dvc.yaml does not list under its params"
+            )
+        return getattr(self._settings, name)

@@ -1,0 +1,1 @@
+"""Simulated users and annotators for the demo. Nothing that learns may import this."""

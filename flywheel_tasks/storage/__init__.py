@@ -1,0 +1,1 @@
+"""Tables, atomic outputs, objects, checkpoint digests and the model registry."""

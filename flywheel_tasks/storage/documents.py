@@ -1,0 +1,70 @@
+"""JSON and JSON Lines files. NaN and infinity have no JSON form: they are written as null, never as text."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from flywheel_tasks.storage.atomic import atomic_path
+
+
+class DocumentError(ValueError):
+    """A file is not the JSON it should be; the message names the file and the line."""
+
+
+def finite(value: Any) -> Any:
+    """Replace every non-finite number in a nested value by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write one JSON document, keys sorted, atomically."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(orjson.dumps(finite(value), option=options))
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON document.
+
+    Raises:
+        DocumentError: the file is not JSON.
+    """
+    try:
+        return orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise DocumentError(f"{path}: not JSON: {error}") from error
+
+
+def write_jsonl(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write JSON Lines atomically, one row a line."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for row in rows:
+            file.write(orjson.dumps(finite(row), option=orjson.OPT_APPEND_NEWLINE))
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON Lines file.
+
+    Raises:
+        DocumentError: a line is not a JSON object; the message names it.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise DocumentError(f"{path}:{number}: not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise DocumentError(f"{path}:{number}: not a JSON object")
+            yield row

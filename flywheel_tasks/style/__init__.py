@@ -1,0 +1,1 @@
+"""Style-artifact features."""

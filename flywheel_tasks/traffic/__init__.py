@@ -1,0 +1,1 @@
+"""Raw logs in: event format, ingestion, importers of public formats."""

@@ -1,0 +1,1 @@
+"""What every TRL training run shares: precision, LoRA, resume, integrity, curves."""
