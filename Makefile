@@ -1,0 +1,46 @@
+# Two commands: `make generation` and `make test`. Both set up what they need and cost nothing when run again.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup generation test check airflow benchmark browser clean
+
+help: ## Show these targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## Environment in .venv, everything pinned by constraints.txt
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not here: install Python 3.11, or set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip==26.3
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+generation: setup ## Run one whole generation on the settings of params.yaml
+	$(BIN)/flywheel generation run
+
+test: setup ## Run all tests
+	$(BIN)/python -m pytest
+
+check: setup ## Lint, formatting, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yamllint -s dvc.yaml params.yaml data_contracts docker
+
+airflow: setup ## Start Airflow on SQLite with the weekly DAG, on 127.0.0.1
+	$(BIN)/flywheel airflow start
+
+benchmark: setup ## Wall time of a generation through dvc and Airflow against the sum of its stages
+	$(BIN)/python -m benchmarks.orchestration
+
+browser: ## Install Chromium for the page tests (Debian, needs root)
+	command -v chromium >/dev/null || (apt-get update -q && apt-get install -qy --no-install-recommends chromium)
+
+clean: ## Remove the environment and everything a generation made (not your logs, not the registry)
+	rm -rf $(VENV) .airflow data/ingested data/validated data/curated data/split data/annotation data/preferences data/rejection data/rl data/evaluation models metrics plots gate launch

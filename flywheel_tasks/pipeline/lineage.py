@@ -1,0 +1,35 @@
+"""Which versions of data and code a generation was made from."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flywheel_tasks.storage.digests import file_digest
+
+
+def code_version(root: Path) -> str:
+    """``git describe`` of the workspace, marked ``-dirty`` when tracked files differ; ``unknown`` outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def data_version(root: Path) -> str:
+    """Digest of ``dvc.lock``, which holds the hash of every input and output."""
+    return file_digest(root / "dvc.lock")
+
+
+def dvc_output(root: Path, path: str) -> dict[str, Any]:
+    """The entry of an output in ``dvc.lock``: path, md5, size, nfiles.
+
+    Raises:
+        KeyError: no stage there has that output.
+    """
+    lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+    for stage in lock["stages"].values():
+        for out in stage.get("outs", []):
+            if out["path"] == path:
+                return dict(out)
+    raise KeyError(f"dvc.lock has no output {path}")

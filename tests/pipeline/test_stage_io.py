@@ -1,0 +1,58 @@
+"""Declared paths and settings only; outputs all or none; resume state bound to its inputs."""
+
+import pytest
+
+from flywheel_tasks.pipeline.stage_io import UndeclaredPathError
+from flywheel_tasks.settings import SettingsError
+
+
+def test_only_what_dvc_yaml_declares(make_io, tmp_path):
+    io = make_io("sft", tmp_path)
+    assert io.settings.sft.epochs > 0
+    with pytest.raises(SettingsError, match="stage sft reads the setting rl"):
+        _ = io.settings.rl
+    with pytest.raises(UndeclaredPathError, match="data/evaluation"):
+        io.dep("data/evaluation")
+    with pytest.raises(UndeclaredPathError, match="models/policy_dpo"):
+        io.out("models/policy_dpo")
+    with pytest.raises(FileNotFoundError, match="data/rejection"):
+        io.dep("data/rejection")
+
+
+def test_outputs_appear_together_or_not_at_all(make_io, tmp_path):
+    io = make_io("label", tmp_path)
+    io.out("data/annotation/labels.jsonl").write_text("{}\n")
+    with pytest.raises(FileNotFoundError, match=r"metrics/label\.json"):
+        io.commit()
+    assert not (tmp_path / "data/annotation/labels.jsonl").exists()
+    io.out("metrics/label.json").write_text("{}")
+    io.commit()
+    assert (tmp_path / "data/annotation/labels.jsonl").read_text() == "{}\n"
+    assert not (tmp_path / ".flywheel/tmp/label").exists()
+
+
+def test_what_a_killed_run_left_is_gone(make_io, tmp_path):
+    first = make_io("label", tmp_path)
+    first.out("data/annotation/labels.jsonl").write_text("half")
+    second = make_io("label", tmp_path)
+    assert not second.out("data/annotation/labels.jsonl").exists()
+
+
+def test_resume_state_is_for_these_inputs_settings_and_code_only(make_io, tmp_path):
+    def prepared(overrides=None):
+        io = make_io("label", tmp_path, overrides)
+        return io
+
+    batch = tmp_path / "data/annotation/batch.jsonl"
+    batch.parent.mkdir(parents=True)
+    batch.write_text("one\n")
+    folder = prepared().resume_dir()
+    (folder / "checkpoint").write_text("state")
+    assert prepared().resume_dir() == folder
+    assert (folder / "checkpoint").exists()
+    other_setting = prepared({"seed": 1}).resume_dir()
+    assert other_setting != folder
+    assert not folder.exists()
+    batch.write_text("two\n")
+    assert prepared({"seed": 1}).resume_dir() != other_setting
+    assert prepared({"seed": 1, "rl.steps": 3}).resume_dir() == prepared({"seed": 1}).resume_dir()
