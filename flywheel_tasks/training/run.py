@@ -1,0 +1,209 @@
+"""One training run: resumes after a kill, stops on bad numbers, and proves that it trained."""
+
+import csv
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import torch
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations import TensorBoardCallback
+
+from flywheel_tasks.pipeline.stage_io import STATE, StageIO
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.training.checkpoints import SealCheckpoints, last_complete_checkpoint
+from flywheel_tasks.training.precision import resolve_dtype
+from flywheel_tasks.training.progress import ShowProgress
+
+_log = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """A training run did not do what was planned; the message says what."""
+
+
+def trainer_arguments(
+    io: StageIO, learning_rate: float, batch_size: int, steps: int, **overrides: Any
+) -> dict[str, Any]:
+    """Keyword arguments of ``transformers.TrainingArguments`` (and TRL's configs) that every stage shares.
+
+    Rows are taken in the order given (see :mod:`flywheel_tasks.training.order`); checkpoints go to
+    ``io.resume_dir()`` a few times a run; the weights stay float32 and bfloat16, where it is used, is
+    autocast.
+
+    Args:
+        io: the stage; it must declare ``seed`` and ``compute``.
+        learning_rate: peak of a cosine schedule with a short warm-up.
+        batch_size: rows a step.
+        steps: optimiser steps of the whole run.
+        overrides: replace or add arguments.
+    """
+    cuda = torch.cuda.is_available()
+    return {
+        "output_dir": str(io.resume_dir()),
+        "max_steps": steps,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": batch_size,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": max(1, steps // 10),
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "seed": io.settings.seed,
+        "data_seed": io.settings.seed,
+        "use_cpu": not cuda,
+        "bf16": resolve_dtype(io.settings.compute) == torch.bfloat16,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": cuda,
+        "save_strategy": "steps",
+        "save_steps": max(1, min(10, steps // 4)),
+        "save_total_limit": 2,  # the older one is there while the newer is written
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would hide a NaN behind earlier losses
+        "disable_tqdm": True,
+        "report_to": "none",
+    } | overrides
+
+
+class _StopOnBadNumbers(TrainerCallback):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
+        for key in ("loss", "grad_norm", "reward"):
+            if logs and key in logs and not math.isfinite(logs[key]):
+                raise TrainingError(f"step {state.global_step}: {key} is {logs[key]}; the run is stopped")
+
+
+def _tensorboard(io: StageIO) -> TensorBoardCallback:
+    callback = TensorBoardCallback()
+    callback.logging_dir = str(io.root / STATE / "tensorboard" / io.stage.name)
+    return callback
+
+
+def _parameters(trainer: Trainer) -> dict[str, torch.nn.Parameter]:
+    assert trainer.model is not None
+    return dict(trainer.model.named_parameters())
+
+
+def _snapshot(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in _parameters(trainer).items()
+        if value.requires_grad
+    }
+
+
+def _moved(trainer: Trainer, before: Mapping[str, torch.Tensor]) -> list[str]:
+    after = _parameters(trainer)
+    return [name for name, value in before.items() if not torch.equal(value, after[name].detach().cpu())]
+
+
+def _write_curve(history: Sequence[Mapping[str, float]], columns: Sequence[str], path: Path) -> int:
+    """Write one row per logged training step; the rest of the history (summaries) has other keys.
+
+    Returns:
+        the number of rows.
+    """
+    rows = [entry for entry in history if "loss" in entry]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(
+            file, ["step", *columns], extrasaction="ignore", restval="", lineterminator="\n"
+        )
+        writer.writeheader()
+        for entry in rows:
+            writer.writerow(
+                {key: f"{entry[key]:.6g}" for key in columns if key in entry} | {"step": int(entry["step"])}
+            )
+    return len(rows)
+
+
+def train(
+    trainer: Trainer,
+    io: StageIO,
+    *,
+    curve: Path,
+    columns: Sequence[str] = ("loss", "grad_norm", "learning_rate"),
+    planned_steps: int | None = None,
+    must_move: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run a (TRL) trainer to its end, from the last complete checkpoint if an earlier run was killed.
+
+    Checkpoints live in ``io.resume_dir()``, which belongs to these very inputs, settings and code; another
+    run never resumes from them. transformers reads them back with ``weights_only`` loading. A killed and
+    resumed run ends with the same weights and the same curve as an uninterrupted one, given
+    :func:`trainer_arguments`.
+
+    Args:
+        trainer: ready to train, with arguments from :func:`trainer_arguments`. It must be built the same way
+            in every run (set the seed before creating new weights), because movement is measured from its
+            present weights.
+        io: the stage.
+        curve: CSV to write: ``step`` and ``columns``, one row a step; no times.
+        columns: keys of the trainer's log.
+        planned_steps: optimiser steps that must be done; by default the ``max_steps`` of the arguments.
+        must_move: parts of parameter names that must have changed, such as ``score`` for a new head.
+
+    Returns:
+        ``steps``, ``trainable_parameters``, ``moved_share`` (of trainable tensors), ``loss_first`` and
+        ``loss_last`` (means over the first and the last fifth of the steps).
+
+    Raises:
+        TrainingError: a loss, gradient or reward is not finite, steps were left out or repeated, nothing
+            moved, or nothing can be trained.
+    """
+    planned = planned_steps if planned_steps is not None else trainer.args.max_steps
+    if planned <= 0:
+        raise TrainingError("no step is planned: is the training set empty?")
+    before = _snapshot(trainer)
+    if not before:
+        raise TrainingError("no parameter can be trained")
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+    trainer.remove_callback(PrinterCallback)
+    for callback in (_StopOnBadNumbers(), SealCheckpoints(), ShowProgress(io.stage.name), _tensorboard(io)):
+        trainer.add_callback(callback)
+    checkpoint = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
+    if checkpoint is not None:
+        _log.info("%s: resuming from %s", io.stage.name, checkpoint.name)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    if trainer.state.global_step != planned:
+        raise TrainingError(f"{trainer.state.global_step} steps were done, {planned} were planned")
+    logged = _write_curve(trainer.state.log_history, columns, curve)
+    if logged != planned:
+        raise TrainingError(
+            f"the log has {logged} steps, {planned} were done: some were left out or repeated"
+        )
+    moved = _moved(trainer, before)
+    unmoved = [part for part in must_move if not any(part in name for name in moved)]
+    if not moved or unmoved:
+        raise TrainingError(
+            f"training changed no parameter{' named ' + ', '.join(unmoved) if unmoved else ''}"
+        )
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    fifth = max(1, len(losses) // 5)
+    return {
+        "steps": planned,
+        "trainable_parameters": sum(value.numel() for value in before.values()),
+        "moved_share": len(moved) / len(before),
+        "loss_first": sum(losses[:fifth]) / fifth,
+        "loss_last": sum(losses[-fifth:]) / fifth,
+    }
