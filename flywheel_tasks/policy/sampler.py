@@ -1,0 +1,256 @@
+"""Draws replies from a causal language model in batches; a prompt is read once, however many replies."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.prompt import prompt_ids
+from flywheel_tasks.settings import Compute, Sampling
+from flywheel_tasks.training.precision import resolve_dtype
+
+# Finished rows leave the batch when they are at least this share of it: moving the cache has its price too.
+_COMPACT_SHARE = 0.125
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts of similar length, sampled together."""
+
+    index: int
+    positions: list[int]  # in the caller's order
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Token ids that end a reply: the tokenizer's and those of the model's generation config."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = [*configured] if isinstance(configured, list | tuple) else [configured]
+    return frozenset(int(token) for token in [tokenizer.eos_token_id, *ids] if token is not None)
+
+
+class Sampler:
+    """Temperature and top-k sampling with shared prefill.
+
+    Replies depend only on the model, the prompts, ``n``, the settings and the seed, not on torch's global
+    generator. They do depend on the batch that a prompt falls into, so ``batch_rows`` matters too.
+
+    Args:
+        model_dir: a folder of ``save_pretrained`` with the tokenizer.
+        sampling: how to draw.
+        compute: precision and threads.
+        max_prompt_tokens: prompts are cut to this many tokens, the oldest turns first.
+    """
+
+    def __init__(
+        self, model_dir: Path, *, sampling: Sampling, compute: Compute, max_prompt_tokens: int
+    ) -> None:
+        torch.set_num_threads(compute.threads)
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=resolve_dtype(compute), use_safetensors=True, local_files_only=True
+        )
+        if torch.cuda.is_available():
+            model = model.to(torch.device("cuda"))
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        self._bind(model.eval(), tokenizer, sampling, max_prompt_tokens)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        sampling: Sampling,
+        max_prompt_tokens: int,
+    ) -> "Sampler":
+        """A sampler of a model in memory, for example one in training (its mode is put back after each call).
+
+        Args:
+            model: a causal language model, with adapters or without, on its device.
+            tokenizer: the model's, with a chat template.
+            sampling: how to draw.
+            max_prompt_tokens: as for the class.
+        """
+        sampler = cls.__new__(cls)
+        sampler._bind(model, tokenizer, sampling, max_prompt_tokens)
+        return sampler
+
+    def _bind(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        sampling: Sampling,
+        max_prompt_tokens: int,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.sampling = sampling
+        self.max_prompt_tokens = max_prompt_tokens
+        self.end_ids = end_ids(model, tokenizer)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self._pad = int(pad)
+        self._ends = torch.tensor(sorted(self.end_ids), device=model.device)
+
+    def sample(
+        self, prompts: Sequence[tuple[Card, Sequence[Turn]]], n: int, seed: int, progress: str | None = None
+    ) -> list[list[str]]:
+        """Draw ``n`` replies to each prompt.
+
+        Args:
+            prompts: cards and histories that end with a user's turn.
+            n: replies a prompt.
+            seed: of the draw, at least 0.
+            progress: label of a progress bar, or None for no bar.
+
+        Returns:
+            for each prompt, in the order given, its ``n`` replies: no special tokens, trimmed, maybe empty.
+        """
+        rows = [
+            prompt_ids(self.tokenizer, card, history, self.max_prompt_tokens) for card, history in prompts
+        ]
+        drawn = self.sample_ids(rows, n, seed, progress)
+        return [self.decode(replies) for replies in drawn]
+
+    def decode(self, replies: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of replies given as token ids: special tokens removed, trimmed."""
+        texts = self.tokenizer.batch_decode([list(ids) for ids in replies], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def sample_ids(
+        self, prompts: Sequence[Sequence[int]], n: int, seed: int, progress: str | None = None
+    ) -> list[list[list[int]]]:
+        """Draw ``n`` replies to each prompt, as token ids.
+
+        Args:
+            prompts: token ids, none empty.
+            n: replies a prompt, at least 1.
+            seed: of the draw, at least 0.
+            progress: label of a progress bar, or None for no bar.
+
+        Returns:
+            for each prompt, in the order given, ``n`` lists of token ids. A reply that ended has its end
+            token last; one that was cut off at ``max_new_tokens`` has none.
+
+        Raises:
+            ValueError: a prompt is empty, ``n`` is below 1, or the model gives logits that are not numbers.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}")
+        if empty := [i for i, prompt in enumerate(prompts) if not prompt]:
+            raise ValueError(f"prompt {empty[0]} has no tokens")
+        results: list[list[list[int]]] = [[] for _ in prompts]
+        batches = self._batches([len(prompt) for prompt in prompts], n)
+        if progress is not None:
+            console = Console(stderr=True)
+            steps = track(batches, description=progress, console=console, disable=not console.is_terminal)
+        else:
+            steps = iter(batches)
+        with self._inference():
+            for batch in steps:
+                # A generator of its own for each batch, so that no other draw moves it.
+                state = np.random.SeedSequence([seed, batch.index]).generate_state(1, np.uint64)
+                generator = torch.Generator(device=self.model.device).manual_seed(int(state[0]))
+                rows = self._decode_batch([prompts[i] for i in batch.positions], n, generator)
+                for place, position in enumerate(batch.positions):
+                    results[position] = rows[place * n : (place + 1) * n]
+        return results
+
+    def _batches(self, lengths: Sequence[int], n: int) -> list[_Batch]:
+        """Group prompts by length, so that little is spent on padding; ties keep their order."""
+        order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+        size = max(1, self.sampling.batch_rows // n)
+        return [_Batch(k, order[start : start + size]) for k, start in enumerate(range(0, len(order), size))]
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Evaluation mode, no gradients; no autocast, whose cache would leak inference tensors."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
+                yield
+        finally:
+            self.model.train(training)
+
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
+        """Read the prompts, left-padded.
+
+        Returns:
+            logits of the next token (prompts, vocabulary), the cache, the attention mask (prompts, width).
+        """
+        device, width = self.model.device, max(len(prompt) for prompt in prompts)
+        ids = torch.full((len(prompts), width), self._pad)
+        mask = torch.zeros((len(prompts), width), dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
+            mask[row, width - len(prompt) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.model.config)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1], cache, mask
+
+    def _decode_batch(
+        self, prompts: Sequence[Sequence[int]], n: int, generator: torch.Generator
+    ) -> list[list[int]]:
+        """Sample ``len(prompts) * n`` rows token by token; a row that ended leaves the batch soon."""
+        logits, cache, mask = self._prefill(prompts)
+        cache.batch_repeat_interleave(n)
+        logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
+        width, limit = mask.shape[1], self.sampling.max_new_tokens
+        device, rows = mask.device, mask.shape[0]
+        positions = mask.sum(-1, keepdim=True)
+        mask = torch.cat([mask, mask.new_ones((rows, limit))], 1)
+        tokens = torch.full((rows, limit), -1, device=device)
+        alive = torch.arange(rows, device=device)  # the row of each batch entry
+        ended = torch.zeros(rows, dtype=torch.bool, device=device)  # by batch entry
+        for step in range(limit):
+            drawn = self._draw(logits, generator)
+            tokens[alive, step] = torch.where(ended, -1, drawn)
+            ended |= torch.isin(drawn, self._ends)
+            finished = int(ended.sum())
+            if finished == len(alive) or step == limit - 1:
+                break
+            if finished >= _COMPACT_SHARE * len(alive):
+                keep = (~ended).nonzero().squeeze(1)
+                cache.batch_select_indices(keep)
+                alive, drawn, mask, positions = alive[keep], drawn[keep], mask[keep], positions[keep]
+                ended = ended[keep]
+            out = self.model(
+                input_ids=drawn[:, None],
+                attention_mask=mask[:, : width + step + 1],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = out.logits[:, -1]
+            positions = positions + 1
+        return [[token for token in row if token >= 0] for row in tokens.tolist()]
+
+    def _draw(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """One token for each row, (rows, vocabulary) -> (rows,): top-k first, then the softmax."""
+        top, ids = logits.float().topk(min(self.sampling.top_k, logits.shape[-1]), dim=-1)
+        if not torch.isfinite(top).all():
+            raise ValueError("the model's logits are not finite numbers; is the checkpoint damaged?")
+        # The largest is subtracted before the division, so that a tiny temperature cannot overflow.
+        chances = torch.softmax((top - top[:, :1]) / self.sampling.temperature, -1)
+        return ids.gather(1, torch.multinomial(chances, 1, generator=generator)).squeeze(1)
