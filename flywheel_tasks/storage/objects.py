@@ -1,0 +1,163 @@
+"""Objects by key in a folder or S3 bucket, with the write that compare-and-swap needs: create if absent."""
+
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*(/[A-Za-z0-9][A-Za-z0-9._=-]*)*")
+# Answers of S3 to a conditional write: the key is there; another write of it is under way.
+_PRESENT, _UNDER_WAY = "PreconditionFailed", "ConditionalRequestConflict"
+_ATTEMPTS = 5
+
+
+class Exists(Exception):
+    """The key is already there; nothing was written."""
+
+
+class MissingObjectError(KeyError):
+    """There is no object of that key."""
+
+
+class ObjectStore(Protocol):
+    """Where objects live. Objects never change once created."""
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes. Raises MissingObjectError when there is none."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Keys that start with ``prefix``, sorted."""
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write a new object, whole and durable. Raises Exists, writing nothing, when the key is there."""
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"not an object key: {key!r} (letters, digits, . _ = - and / between parts)")
+    return key
+
+
+class FolderStore:
+    """Objects as files below a folder.
+
+    Args:
+        folder: made at the first write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, key: str) -> bytes:
+        """See :class:`ObjectStore`."""
+        try:
+            return (self._folder / _checked(key)).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise MissingObjectError(key) from None
+
+    def list(self, prefix: str) -> list[str]:
+        """See :class:`ObjectStore`."""
+        # Hidden names are writes that have not finished.
+        within = self._folder / prefix.rpartition("/")[0]
+        found = (path for path in within.rglob("*") if not path.name.startswith(".") and path.is_file())
+        keys = (path.relative_to(self._folder).as_posix() for path in found)
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def create(self, key: str, data: bytes) -> None:
+        """See :class:`ObjectStore`. A hard link fails if its name is taken: so the write is conditional."""
+        final = self._folder / _checked(key)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, final)
+            except FileExistsError:
+                raise Exists(key) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(final.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class S3Store:
+    """Objects below a prefix of an S3 bucket; endpoint and credentials from the environment (boto3's rules).
+
+    The server must honour ``If-None-Match: *`` on a put.
+
+    Args:
+        bucket: the bucket.
+        prefix: key prefix inside it, without slashes at its ends; may be empty.
+    """
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        import boto3
+
+        self._client: Any = boto3.client("s3")
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    def get(self, key: str) -> bytes:
+        """See :class:`ObjectStore`."""
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + _checked(key))
+        except self._client.exceptions.NoSuchKey:
+            raise MissingObjectError(key) from None
+        data: bytes = answer["Body"].read()
+        return data
+
+    def list(self, prefix: str) -> list[str]:
+        """See :class:`ObjectStore`."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix + prefix
+        )
+        return sorted(item["Key"][len(self._prefix) :] for page in pages for item in page.get("Contents", []))
+
+    def create(self, key: str, data: bytes) -> None:
+        """See :class:`ObjectStore`.
+
+        boto3 repeats a request whose answer was lost; the repeat then meets the object that the first one
+        wrote. So a refusal counts only if the object there is another one.
+        """
+        from botocore.exceptions import ClientError
+
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._prefix + _checked(key), Body=data, IfNoneMatch="*"
+                )
+                return
+            except ClientError as error:
+                code = error.response.get("Error", {}).get("Code")
+                if code == _PRESENT:
+                    if self.get(key) == data:
+                        return
+                    raise Exists(key) from None
+                if code != _UNDER_WAY or attempt == _ATTEMPTS:
+                    raise
+
+
+def open_store(location: str, root: Path) -> ObjectStore:
+    """The store of a setting.
+
+    Args:
+        location: ``s3://bucket/prefix``, or a folder, absolute or relative to the workspace.
+        root: the workspace.
+
+    Raises:
+        ValueError: another scheme, or no bucket.
+    """
+    scheme, mark, rest = location.partition("://")
+    if not mark:
+        return FolderStore(root / location)
+    bucket, _, prefix = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise ValueError(f"not a place for objects: {location} (a folder or s3://bucket/prefix)")
+    return S3Store(bucket, prefix.strip("/"))
