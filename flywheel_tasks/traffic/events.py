@@ -1,0 +1,174 @@
+"""One raw log line to one typed event, or to the name of the rule that it breaks.
+
+The format is described in ``docs/raw-logs.md``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from flywheel_tasks.settings import SIGNALS
+
+SOURCES = ("internal", "user")
+ROLES = ("user", "assistant")
+
+# Kinds of fields: "id" is a string that is not empty, "text" any string, "text?" a string or null or absent,
+# "strings" a list of strings; a tuple lists the allowed strings after the name of the rule for any other.
+_Kind = str | tuple[str, tuple[str, ...]]
+_EVENT: dict[str, _Kind] = {"event_id": "id", "time": "time", "source": ("unknown_source", SOURCES)}
+_FIELDS: dict[str, dict[str, _Kind]] = {
+    "card": {"card_id": "id", "name": "text", "traits": "strings", "instructions": "strings"},
+    "message": {
+        "conversation_id": "id",
+        "message_id": "id",
+        "user_id": "id",
+        "card_id": "id",
+        "role": ("unknown_role", ROLES),
+        "text": "text",
+        "parent_id": "text?",
+        "model": "text?",
+    },
+    "signal": {
+        "conversation_id": "id",
+        "message_id": "id",
+        "user_id": "id",
+        "signal": ("unknown_signal", SIGNALS),
+        "value": "text?",
+    },
+    "exposure": {"user_id": "id", "experiment": "id", "arm": "id"},
+}
+TYPES = tuple(_FIELDS)
+TABLE_OF = {"card": "cards", "message": "messages", "signal": "signals", "exposure": "exposures"}
+
+RULES = {
+    "line_too_long": "the line has more bytes than the setting ingest.max_line_bytes",
+    "empty_line": "the line is blank",
+    "not_json": "the line is not one JSON value in UTF-8",
+    "not_object": "the line is JSON, but not an object",
+    "missing_field": "a required field is absent",
+    "wrong_type": "a field has another JSON type than it should",
+    "empty_field": "an id is the empty string",
+    "unknown_type": f"type is none of {', '.join(TYPES)}",
+    "unknown_source": f"source is none of {', '.join(SOURCES)}",
+    "unknown_role": f"role is none of {', '.join(ROLES)}",
+    "unknown_signal": f"signal is none of {', '.join(SIGNALS)}",
+    "bad_time": "time is not ISO 8601 with a time zone",
+    "truncated_gzip": "the gzip file ends early; its whole lines are kept, the rest counts as one line",
+    "conflicting_duplicate": "another event has the same event_id and other content; the first one is kept",
+}
+
+
+class EventError(ValueError):
+    """A line breaks a rule.
+
+    Attributes:
+        rule: a key of :data:`RULES`.
+        detail: what was found, for people.
+    """
+
+    def __init__(self, rule: str, detail: str) -> None:
+        super().__init__(f"{rule}: {detail}")
+        self.rule = rule
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Event:
+    """A parsed event.
+
+    Attributes:
+        type: card, message, signal or exposure.
+        row: its row in the table of that type (``time`` as an aware datetime in UTC).
+        unknown: names of fields that the format does not have; they are left out of ``row``.
+    """
+
+    type: str
+    row: dict[str, Any]
+    unknown: tuple[str, ...]
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        return f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _time(name: str, value: Any) -> datetime:
+    if not isinstance(value, str):
+        raise EventError("wrong_type", f"{name} must be a string, not {_shown(value)}")
+    try:
+        time = datetime.fromisoformat(value)
+        if time.tzinfo is not None:
+            return time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise EventError("bad_time", f"{name} {_shown(value)}: {error}") from error
+    raise EventError("bad_time", f"{name} {_shown(value)} has no time zone")
+
+
+def _value(name: str, kind: _Kind, value: Any) -> Any:
+    if kind == "time":
+        return _time(name, value)
+    if kind == "strings":
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise EventError("wrong_type", f"{name} must be a list of strings, not {_shown(value)}")
+        return value
+    if kind == "text?" and value is None:
+        return None
+    if not isinstance(value, str):
+        raise EventError("wrong_type", f"{name} must be a string, not {_shown(value)}")
+    if isinstance(kind, tuple):
+        rule, allowed = kind
+        if value not in allowed:
+            raise EventError(rule, f"{name} {_shown(value)} is none of {', '.join(allowed)}")
+    elif kind == "id" and not value:
+        raise EventError("empty_field", f"{name} is empty")
+    return value
+
+
+def parse_event(event: Mapping[str, Any]) -> Event:
+    """Check one decoded event.
+
+    Args:
+        event: the JSON object.
+
+    Raises:
+        EventError: it breaks a rule.
+    """
+    if "type" not in event:
+        raise EventError("missing_field", "type is absent")
+    kind = event["type"]
+    if not isinstance(kind, str):
+        raise EventError("wrong_type", f"type must be a string, not {_shown(kind)}")
+    if kind not in _FIELDS:
+        raise EventError("unknown_type", f"type {_shown(kind)} is none of {', '.join(TYPES)}")
+    fields = _EVENT | _FIELDS[kind]
+    absent = [name for name, of in fields.items() if name not in event and of != "text?"]
+    if absent:
+        raise EventError("missing_field", f"{', '.join(absent)} absent from this {kind}")
+    row = {name: _value(name, of, event.get(name)) for name, of in fields.items()}
+    return Event(kind, row, tuple(sorted(set(event) - set(fields) - {"type"})))
+
+
+def parse_line(line: bytes) -> Event:
+    """Parse one line of a log.
+
+    Args:
+        line: its bytes, with or without the line end.
+
+    Raises:
+        EventError: it breaks a rule.
+    """
+    if not line.strip():
+        raise EventError("empty_line", "the line is blank")
+    try:
+        event = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise EventError("not_json", str(error)) from error
+    if not isinstance(event, dict):
+        raise EventError("not_object", f"found {_shown(event)}")
+    return parse_event(event)

@@ -1,0 +1,231 @@
+"""Where raw logs are: lists them, pins them by digest, opens one only if it is still what was pinned.
+
+A location is a folder, or ``s3://bucket/prefix``; it holds ``date=YYYY-MM-DD/*.jsonl`` or ``*.jsonl.gz``.
+S3 is reached through boto3, with the endpoint, region and credentials of the environment
+(``AWS_ENDPOINT_URL``, ``AWS_DEFAULT_REGION``, ...).
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, Protocol
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.traffic.lines import (
+    CorruptGzipError,
+    RawLine,
+    gzip_chunks,
+    plain_chunks,
+    split_lines,
+)
+
+_DATED = re.compile(r"date=[^/]*")
+_PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})/[^/]+\.jsonl(?:\.gz)?")
+_LOG_SUFFIXES = (".jsonl", ".jsonl.gz")
+_CHUNK = 1 << 20
+
+
+class LogsError(ValueError):
+    """Raw logs are missing, misplaced, changed or damaged; the message names the file."""
+
+
+class _Place(Protocol):
+    def names(self) -> Iterable[str]: ...
+
+    def copy(self, name: str, file: BinaryIO) -> None: ...
+
+
+def _unreadable(error: OSError) -> None:
+    raise LogsError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+
+class _Folder:
+    """Logs in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self) -> Iterable[str]:
+        if not self._folder.is_dir():
+            raise LogsError(f"{self._folder}: there is no such folder of logs (setting logs.location)")
+        for folder, _, files in os.walk(self._folder, followlinks=True, onerror=_unreadable):
+            for file in files:
+                yield (Path(folder) / file).relative_to(self._folder).as_posix()
+
+    def copy(self, name: str, file: BinaryIO) -> None:
+        try:
+            with (self._folder / name).open("rb") as source:
+                while chunk := source.read(_CHUNK):
+                    file.write(chunk)
+        except OSError as error:
+            raise LogsError(f"{self._folder / name}: cannot be read: {error.strerror}") from error
+
+
+class _Bucket:
+    """Logs in an S3 bucket."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        if not self._bucket:
+            raise LogsError(f"{location}: names no bucket; expected s3://bucket/prefix")
+        self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
+
+    def names(self) -> Iterable[str]:
+        try:
+            pages = boto3.client("s3").get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):
+                        yield item["Key"].removeprefix(self._prefix)
+        except (ClientError, BotoCoreError) as error:
+            raise LogsError(f"{self._location}: cannot be listed: {error}") from error
+
+    def copy(self, name: str, file: BinaryIO) -> None:
+        try:
+            body = boto3.client("s3").get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
+            for chunk in body.iter_chunks(_CHUNK):
+                file.write(chunk)
+        except (ClientError, BotoCoreError) as error:
+            raise LogsError(f"{self._location}: {name} cannot be read: {error}") from error
+
+
+def _place(location: str, root: Path) -> _Place:
+    if location.startswith("s3://"):
+        return _Bucket(location)
+    if "://" in location:
+        raise LogsError(f"{location}: logs are read from a folder or from s3:// only")
+    return _Folder(root / location)
+
+
+def _partitions(names: Iterable[str], location: str) -> list[str]:
+    """The names that are partitions, sorted; a log file in the wrong place is an error, others are no logs."""
+    found = []
+    for name in sorted(names):
+        parts = name.split("/")
+        if any(part.startswith((".", "_")) for part in parts):
+            continue
+        match = _PARTITION.fullmatch(name)
+        if match is not None:
+            try:
+                date.fromisoformat(match[1])
+            except ValueError as error:
+                raise LogsError(f"{location}: {name}: {match[1]} is no date") from error
+            found.append(name)
+        elif name.endswith(_LOG_SUFFIXES) or _DATED.fullmatch(parts[0]):
+            raise LogsError(
+                f"{location}: {name} is not where logs belong: expected "
+                "date=YYYY-MM-DD/NAME.jsonl or .jsonl.gz (a name that starts with . or _ is ignored)"
+            )
+    return found
+
+
+@contextmanager
+def _copied(place: _Place, name: str) -> Iterator[tuple[BinaryIO, str, int]]:
+    """A private copy of a partition, at its start, with its digest and its number of bytes."""
+    with TemporaryFile() as file:
+        place.copy(name, file)
+        size = file.tell()
+        file.seek(0)
+        digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        yield file, digest, size
+
+
+def pin_logs(location: str, root: Path) -> dict[str, Any]:
+    """List the partitions of a location with their digests: the document ``inputs/logs.json``.
+
+    Args:
+        location: a folder (relative to ``root`` or absolute) or ``s3://bucket/prefix``.
+        root: the workspace.
+
+    Returns:
+        ``{"location", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by path.
+
+    Raises:
+        LogsError: there are no partitions, a log file is in the wrong place, or something cannot be read.
+    """
+    place = _place(location, root)
+    names = _partitions(place.names(), location)
+    if not names:
+        raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl or *.jsonl.gz")
+    partitions = []
+    for name in names:
+        with _copied(place, name) as (_, digest, size):
+            partitions.append({"path": name, "sha256": digest, "bytes": size})
+    return {"location": location, "partitions": partitions}
+
+
+def read_pinned(path: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Read ``inputs/logs.json``.
+
+    Returns:
+        the location and its partitions, sorted by path.
+
+    Raises:
+        LogsError: the document is not what :func:`pin_logs` writes, or pins nothing.
+    """
+    document = read_json(path)
+    if not isinstance(document, dict) or not isinstance(document.get("location"), str):
+        raise LogsError(f"{path}: location is missing")
+    partitions = document.get("partitions")
+    if not isinstance(partitions, list):
+        raise LogsError(f"{path}: partitions is missing")
+    seen: set[str] = set()
+    for number, partition in enumerate(partitions):
+        where = f"{path}: partitions[{number}]"
+        if not isinstance(partition, dict) or not all(
+            isinstance(partition.get(key), str) for key in ("path", "sha256")
+        ):
+            raise LogsError(f"{where}: path and sha256 must be strings")
+        if not _PARTITION.fullmatch(partition["path"]):
+            raise LogsError(f"{where}: {partition['path']!r} is not date=YYYY-MM-DD/NAME.jsonl or .jsonl.gz")
+        if partition["path"] in seen:
+            raise LogsError(f"{where}: {partition['path']} is pinned twice")
+        seen.add(partition["path"])
+    if not partitions:
+        raise LogsError(f"{path}: no logs are pinned")
+    return document["location"], sorted(partitions, key=lambda partition: partition["path"])
+
+
+def open_partition(
+    location: str, root: Path, partition: Mapping[str, Any], *, max_line_bytes: int
+) -> Iterator[RawLine]:
+    """Stream the lines of a pinned partition; none is given out before its digest was checked.
+
+    Args:
+        location: as in :func:`pin_logs`.
+        root: the workspace.
+        partition: an entry of ``partitions`` (``path``, ``sha256``).
+        max_line_bytes: longer lines are cut and marked.
+
+    Yields:
+        the lines, see :func:`flywheel_tasks.traffic.lines.split_lines`.
+
+    Raises:
+        LogsError: the partition is gone, is not what was pinned, or is damaged (a cut gzip is no error:
+            its last line carries the problem ``truncated_gzip``).
+    """
+    name = partition["path"]
+    with _copied(_place(location, root), name) as (file, digest, _):
+        if digest != partition["sha256"]:
+            raise LogsError(
+                f"{location}: {name} changed since it was pinned (now {digest}, "
+                f"pinned {partition['sha256']}); start a new generation to pin the logs again"
+            )
+        number = 0
+        chunks = gzip_chunks(file) if name.endswith(".gz") else plain_chunks(file)
+        try:
+            for line in split_lines(chunks, max_line_bytes):
+                number = line.number
+                yield line
+        except CorruptGzipError as error:
+            raise LogsError(f"{location}: {name}: damaged gzip after line {number}: {error}") from error

@@ -1,0 +1,81 @@
+"""Arrow schemas of the tables that raw logs become (in ``data/ingested`` and ``data/validated``)."""
+
+import pyarrow as pa
+
+TIME = pa.timestamp("us", tz="UTC")
+_EVENT = [("event_id", pa.string()), ("time", TIME), ("source", pa.string())]
+_STRINGS = pa.list_(pa.string())
+
+CARDS = pa.schema(
+    [
+        *_EVENT,
+        ("card_id", pa.string()),
+        ("name", pa.string()),
+        ("traits", _STRINGS),
+        ("instructions", _STRINGS),
+    ]
+)
+MESSAGES = pa.schema(
+    [
+        *_EVENT,
+        ("conversation_id", pa.string()),
+        ("message_id", pa.string()),
+        ("user_id", pa.string()),
+        ("card_id", pa.string()),
+        ("role", pa.string()),
+        ("text", pa.string()),
+        ("parent_id", pa.string()),
+        ("model", pa.string()),
+    ]
+)
+SIGNALS = pa.schema(
+    [
+        *_EVENT,
+        ("conversation_id", pa.string()),
+        ("message_id", pa.string()),
+        ("user_id", pa.string()),
+        ("signal", pa.string()),
+        ("value", pa.string()),
+    ]
+)
+EXPOSURES = pa.schema(
+    [
+        *_EVENT,
+        ("user_id", pa.string()),
+        ("experiment", pa.string()),
+        ("arm", pa.string()),
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "cards": CARDS,
+    "messages": MESSAGES,
+    "signals": SIGNALS,
+    "exposures": EXPOSURES,
+}
+
+# Lines that became no row: where, under which rule, why, and the start of the line itself.
+INGEST_QUARANTINE = pa.schema(
+    [
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("rule", pa.string()),
+        ("detail", pa.string()),
+        ("raw", pa.string()),
+    ]
+)
+
+# Where every accepted event was read, so that a later stage can still name file and line.
+ORIGINS = pa.schema([("event_id", pa.string()), ("file", pa.string()), ("line", pa.int64())])
+
+# Rows that broke a data contract.
+VALIDATION_QUARANTINE = pa.schema(
+    [
+        ("table", pa.string()),
+        ("event_id", pa.string()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("rule", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
