@@ -59,10 +59,11 @@ class Sampling(Section):
 
 
 class Logs(Section):
-    """Where the raw logs are."""
+    """Where the raw logs are, and how many of the newest days a generation reads."""
 
     location: str
     source: Literal["simulated", "files"]
+    newest_days: Positive
 
 
 class Simulation(Section):
@@ -236,10 +237,20 @@ class GateRule(Section):
         return self
 
 
+class Overfitting(Section):
+    """The paper's rule against overfitting the reward model, on pointwise win rates (docs/evaluation.md)."""
+
+    below: Share  # each source's win rate must be below this
+    user_high: Share  # a user win rate from here on is high ...
+    internal_low: Share  # ... and together with an internal one below this it blocks
+    max_divergence: Share  # of user minus internal win rate, either way
+
+
 class Gate(Section):
     """The rules that a candidate must pass."""
 
     rules: Annotated[tuple[GateRule, ...], Field(min_length=1)]
+    overfitting: Overfitting
 
 
 class Launch(Section):

@@ -1,6 +1,8 @@
-"""The root of the command line: errors of ours are one clear message, not a trace."""
+"""The root of the command line. Errors that we raise are one clear message; only defects show a trace."""
 
+import logging
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +12,22 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
 
+for _name, _module in (
+    ("generation", "generation"),
+    ("registry", "registry"),
+    ("ab", "ab"),
+    ("import", "traffic"),
+    ("simulate", "simulate"),
+    ("airflow", "airflow"),
+):
+    if (Path(__file__).parent / f"{_module}.py").exists():
+        app.add_typer(import_module(f"flywheel_tasks.cli.{_module}").app, name=_name)
+
 
 @app.callback()
 def _root() -> None:
     """Turn real chat traffic into a better character-chat model, every week, safely."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
 
 
 @app.command()
@@ -25,7 +39,32 @@ def stage(name: str, root: Root = Path()) -> None:
     run_stage(name, root.resolve())
 
 
+@app.command()
+def settings(root: Root = Path()) -> None:
+    """Check params.yaml and show every setting."""
+    import yaml
+
+    from flywheel_tasks.settings import load_settings
+
+    shown = load_settings(root / "params.yaml").model_dump(mode="json", by_alias=True)
+    typer.echo(yaml.safe_dump(shown, sort_keys=False).rstrip())
+
+
+@app.command()
+def stages(root: Root = Path()) -> None:
+    """Print the table of all stages in Markdown, as docs/stages.md has it."""
+    from flywheel_tasks.pipeline.describe import stages_table
+    from flywheel_tasks.pipeline.graph import load_graph
+
+    typer.echo(stages_table(load_graph(root / "dvc.yaml")), nl=False)
+
+
 def main() -> None:
-    """Entry point."""
-    app()
-    sys.exit(0)
+    """Entry point: a known kind of error becomes its message on standard error, and exit code 1."""
+    try:
+        app()
+    except (ValueError, RuntimeError, OSError) as error:
+        if "--trace" in sys.argv or not type(error).__module__.startswith("flywheel_tasks"):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,84 @@
+"""``flywheel generation``: open and run generations on this machine."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, help="Open and run generations on this machine.")
+console = Console()
+
+Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
+Id = Annotated[str | None, typer.Option("--id", help="e.g. g0002; by default the open one, or the next.")]
+Seed = Annotated[int | None, typer.Option(help="Written into params.yaml first.")]
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "missing" if value is None else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _limits(reason: dict[str, Any]) -> str:
+    parts = [f"{word} {reason[key]}" for key, word in (("min", "at least"), ("max", "at most")) if reason.get(key) is not None]
+    return ", ".join(parts)
+
+
+def _show_verdict(verdict: dict[str, Any]) -> None:
+    table = Table(title=f"Gate of {verdict['generation']}: {verdict['verdict'].upper()}", title_justify="left")
+    for heading in ("", "metric", "value", "limit"):
+        table.add_column(heading)
+    for reason in verdict["reasons"]:
+        mark = "[green]pass[/]" if reason["passed"] else "[red]BLOCK[/]"
+        table.add_row(mark, reason["metric"], _figure(reason["value"]), _limits(reason))
+    console.print(table)
+
+
+def _run(root: Path, generation: str | None, seed: int | None) -> None:
+    from flywheel_tasks.pipeline.local import run_generation
+
+    outcome = run_generation(root.resolve(), generation=generation, seed=seed, say=console.print)
+    _show_verdict(outcome.verdict)
+    console.print("Report: gate/report.html    Figures: dvc metrics show, dvc plots show")
+    if outcome.status == "blocked":
+        console.print("[red]The gate blocks this model: nothing is launched.[/]")
+        raise typer.Exit(3)
+    if outcome.status == "waiting":
+        console.print("Waiting for a person: [bold]flywheel approve launch --by NAME[/], then run this again.")
+        return
+    console.print(f"Experiment [bold]{outcome.experiment}[/] is up: flywheel ab status, flywheel registry show")
+
+
+@app.command()
+def run(root: Root = Path(), id_: Id = None, seed: Seed = None) -> None:
+    """Run a generation from logs to a launched A/B test; what is done already is not done again."""
+    _run(root, id_, seed)
+
+
+@app.command("next")
+def next_(root: Root = Path(), seed: Seed = None) -> None:
+    """Open the next generation, from the champion and the newest logs, and run it."""
+    from flywheel_tasks.pipeline.generation import next_id
+    from flywheel_tasks.settings import load_settings
+    from flywheel_tasks.storage.registry import open_registry
+
+    settings = load_settings(root / "params.yaml")
+    _run(root, next_id(root, open_registry(settings.registry.location, root)), seed)
+
+
+@app.command("open")
+def open_(root: Root = Path(), id_: Id = None, seed: Seed = None) -> None:
+    """Pin the champion and the newest logs into inputs/, and print the generation's id."""
+    from flywheel_tasks.pipeline.generation import open_generation
+
+    console.print(open_generation(root.resolve(), generation=id_, seed=seed))
+
+
+@app.command()
+def sync(generation: str, root: Root = Path()) -> None:
+    """Bring inputs/ and params.yaml to what a generation was opened with."""
+    from flywheel_tasks.pipeline.generation import sync as bring
+
+    bring(root.resolve(), generation)

@@ -1,0 +1,207 @@
+"""Opens a generation: pins what it starts from, the champion and the newest logs, into ``inputs/``.
+
+``inputs/generation.json`` names the generation, ``inputs/logs.json`` its log partitions with their digests, and
+``inputs/champion.dvc`` the champion's files by DVC hash. They are the roots of the data graph. The registry keeps a
+copy, written once, so that any worker (and anyone, later) can start from exactly the same.
+"""
+
+import re
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+from ruamel.yaml import YAML
+
+from flywheel_tasks.pipeline import lineage, runner
+from flywheel_tasks.settings import Settings, load_settings
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.digests import bytes_digest, tree_digest
+from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.registry import Registry, open_registry
+from flywheel_tasks.storage.registry_state import DvcRef, ModelRef
+from flywheel_tasks.traffic.logs import pin_logs
+
+INPUTS = "inputs"
+_BUNDLE = "inputs.json"
+_ID = re.compile(r"g\d{4,}")
+
+
+class GenerationError(ValueError):
+    """A generation cannot be opened; the message says why and what to do."""
+
+
+def current(root: Path) -> dict[str, Any] | None:
+    """The generation that ``inputs/`` holds, or None."""
+    path = root / INPUTS / "generation.json"
+    return read_json(path) if path.exists() else None
+
+
+def number_of(generation: str) -> int:
+    """The number in a generation's id (``g0002`` is 2).
+
+    Raises:
+        GenerationError: it is no such id.
+    """
+    if not _ID.fullmatch(generation):
+        raise GenerationError(f"generation {generation!r}: an id is g and at least four digits, e.g. g0002")
+    return int(generation[1:])
+
+
+def next_id(root: Path, registry: Registry) -> str:
+    """The id after the highest one that the registry or ``inputs/`` knows."""
+    known = set(registry.generations())
+    if (here := current(root)) is not None:
+        known.add(here["generation"])
+    return f"g{max((number_of(item) for item in known), default=0) + 1:04d}"
+
+
+def ensure_champion(root: Path) -> ModelRef:
+    """The registry's champion; before the first launch, the base model is made and becomes it."""
+    settings = load_settings(root / "params.yaml")
+    registry = open_registry(settings.registry.location, root)
+    champion = registry.state().champion
+    if champion is None:
+        runner.run(root, "base_model")
+        out = lineage.dvc_output(root, "models/base")
+        champion = ModelRef(
+            generation="base",
+            digest=tree_digest(root / "models/base"),
+            dvc=DvcRef(path="models/base", md5=out["md5"]),
+            code_version=lineage.code_version(root),
+            data_version=settings.base.policy,
+        )
+        registry.bootstrap(champion, by="flywheel: first generation")
+    return champion
+
+
+def place_champion(root: Path, champion: ModelRef) -> None:
+    """Put the champion's files at ``inputs/champion``, from DVC's cache or its remote, and check their digest.
+
+    Raises:
+        GenerationError: the registry has no DVC hash for it, or the files are not the champion.
+    """
+    if champion.dvc is None:
+        raise GenerationError(f"the registry has no DVC hash for champion {champion.generation}")
+    pointer = root / INPUTS / "champion.dvc"
+    out = {"md5": champion.dvc.md5, "hash": "md5", "path": "champion"}
+    text = yaml.safe_dump({"outs": [out]}, sort_keys=False)
+    if not pointer.exists() or pointer.read_text(encoding="utf-8") != text:
+        with atomic_path(pointer) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    target = f"{INPUTS}/champion.dvc"
+    try:
+        runner.dvc(root, "checkout", "--force", target, quiet=True)
+    except runner.StageFailedError:
+        runner.dvc(root, "pull", "--force", target)
+    if (found := tree_digest(root / INPUTS / "champion")) != champion.digest:
+        raise GenerationError(
+            f"{INPUTS}/champion is {found}, but the registry's champion ({champion.generation}) is {champion.digest}"
+        )
+
+
+def newest(pinned: dict[str, Any], days: int) -> dict[str, Any]:
+    """Keep the partitions of the newest days.
+
+    Args:
+        pinned: the document of :func:`flywheel_tasks.traffic.logs.pin_logs`.
+        days: how many, counted back from the newest partition's date.
+
+    Raises:
+        GenerationError: there are no partitions.
+    """
+    partitions = pinned["partitions"]
+    if not partitions:
+        raise GenerationError(
+            f"no logs at {pinned['location']} (logs.location): expected date=YYYY-MM-DD/*.jsonl[.gz]"
+        )
+
+    def day(partition: dict[str, Any]) -> date:
+        return date.fromisoformat(partition["path"].split("date=", 1)[1][:10])
+
+    last = max(day(partition) for partition in partitions)
+    first = last - timedelta(days=days - 1)
+    return {**pinned, "partitions": [p for p in partitions if day(p) >= first]}
+
+
+def set_seed(root: Path, seed: int) -> None:
+    """Write a seed into params.yaml, comments kept."""
+    path = root / "params.yaml"
+    yaml_file = YAML()
+    yaml_file.preserve_quotes = True
+    document = yaml_file.load(path.read_text(encoding="utf-8"))
+    if document["seed"] == seed:
+        return
+    document["seed"] = seed
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yaml_file.dump(document, file)
+
+
+def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -> None:
+    """Write ``inputs/`` (and params.yaml) as the registry keeps them."""
+    bundle = orjson.loads(registry.get_generation(generation, _BUNDLE))
+    if params and (root / "params.yaml").read_text(encoding="utf-8") != bundle["params"]:
+        with atomic_path(root / "params.yaml") as temporary:
+            temporary.write_text(bundle["params"], encoding="utf-8")
+    if current(root) != bundle["generation"]:
+        write_json(bundle["logs"], root / INPUTS / "logs.json")
+        place_champion(root, ModelRef.model_validate(bundle["champion"]))
+        write_json(bundle["generation"], root / INPUTS / "generation.json")
+    elif not (root / INPUTS / "champion").exists():
+        place_champion(root, ModelRef.model_validate(bundle["champion"]))
+
+
+def sync(root: Path, generation: str) -> None:
+    """Bring a worker's ``inputs/`` and params.yaml to what a generation was opened with.
+
+    Raises:
+        RegistryError: the registry does not know the generation.
+    """
+    settings = load_settings(root / "params.yaml")
+    _restore(root, open_registry(settings.registry.location, root), generation, params=True)
+
+
+def open_generation(root: Path, *, generation: str | None = None, seed: int | None = None) -> str:
+    """Open a generation, or return to one that was opened before.
+
+    Args:
+        root: the workspace.
+        generation: its id; by default the next one.
+        seed: written into params.yaml first.
+
+    Returns:
+        the generation's id.
+
+    Raises:
+        GenerationError: the id is malformed, there are no logs, or the champion's files are not what they should be.
+    """
+    settings: Settings = load_settings(root / "params.yaml")
+    registry = open_registry(settings.registry.location, root)
+    name = generation or next_id(root, registry)
+    number_of(name)
+    if name in registry.generations():
+        _restore(root, registry, name, params=False)
+        if seed is not None:
+            set_seed(root, seed)
+        return name
+    if seed is not None:
+        set_seed(root, seed)
+    champion = ensure_champion(root)
+    place_champion(root, champion)
+    logs = newest(pin_logs(settings.logs.location, root), settings.logs.newest_days)
+    description = {
+        "generation": name,
+        "champion": {"model": champion.generation, "digest": champion.digest},
+        "logs_digest": bytes_digest(orjson.dumps(logs, option=orjson.OPT_SORT_KEYS)),
+    }
+    bundle = {
+        "generation": description,
+        "logs": logs,
+        "champion": champion.model_dump(mode="json"),
+        "params": (root / "params.yaml").read_text(encoding="utf-8"),
+    }
+    registry.put_generation(name, _BUNDLE, orjson.dumps(bundle, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
+    write_json(logs, root / INPUTS / "logs.json")
+    write_json(description, root / INPUTS / "generation.json")
+    return name

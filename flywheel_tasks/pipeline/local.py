@@ -1,0 +1,118 @@
+"""One generation on this machine, from logs to a running A/B test: what ``make generation`` does."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from flywheel_tasks.pipeline import generation as generations
+from flywheel_tasks.pipeline import runner
+from flywheel_tasks.pipeline.stage import die_with_parent
+from flywheel_tasks.settings import Settings, load_settings
+from flywheel_tasks.storage.digests import file_digest
+from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.registry import open_registry
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a local run ended.
+
+    Attributes:
+        generation: its id.
+        status: launched; blocked by the gate; or waiting for a person's approval.
+        verdict: the gate's verdict file.
+        experiment: the running experiment's id, when launched.
+    """
+
+    generation: str
+    status: Literal["launched", "blocked", "waiting"]
+    verdict: dict[str, Any]
+    experiment: str | None = None
+
+
+def week_of(settings: Settings, generation: str) -> date:
+    """First day of the simulated week whose traffic a generation learns from."""
+    first = date.fromisoformat(settings.simulation.start_date)
+    return first + timedelta(days=settings.simulation.days * (generations.number_of(generation) - 1))
+
+
+def simulate_traffic(root: Path, generation: str, say: Say) -> None:
+    """Let the demo's simulated users write the generation's week of logs, talking to the champion; once.
+
+    Runs as a process of its own: the simulation is unknown to the rest of the library.
+    """
+    settings = load_settings(root / "params.yaml")
+    start = week_of(settings, generation)
+    location = root / settings.logs.location
+    done = location / f".simulated-{start.isoformat()}"
+    if done.exists():
+        return
+    champion = generations.ensure_champion(root)
+    generations.place_champion(root, champion)
+    say(f"Simulated users talk to the champion ({champion.generation}) for the week of {start} ...")
+    command = [sys.executable, "-m", "flywheel_tasks.cli", "simulate", "traffic"]
+    command += ["--model", str(root / generations.INPUTS / "champion"), "--policy", champion.generation]
+    command += ["--out", str(location), "--start-date", start.isoformat(), "--root", str(root)]
+    subprocess.run(command, cwd=root, check=True, env=runner.environment(), preexec_fn=die_with_parent)  # noqa: PLW1509
+    done.write_text("complete\n", encoding="utf-8")
+
+
+def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
+    """Record the approval that ``approval.local`` allows; True when the launch is approved."""
+    settings = load_settings(root / "params.yaml")
+    registry = open_registry(settings.registry.location, root)
+    shown = (verdict["model_digest"], file_digest(root / "gate/verdict.json"))
+    found = registry.state().approval("launch", verdict["generation"])
+    if found is not None and found.shown == shown:
+        return found.decision == "approve"
+    if settings.approval.local != "policy":
+        return False
+    registry.record_approval(
+        "launch",
+        generation=verdict["generation"],
+        model_digest=shown[0],
+        verdict_digest=shown[1],
+        decision="approve",
+        by="policy: approval.local, a passing gate",
+    )
+    return True
+
+
+def run_generation(root: Path, *, generation: str | None, seed: int | None, say: Say) -> Outcome:
+    """Bring one generation as far as it can go without a person.
+
+    Args:
+        root: the workspace.
+        generation: its id; by default the one in ``inputs/``, or the next.
+        seed: written into params.yaml first.
+        say: told what happens, a line each.
+
+    Raises:
+        StageFailedError: a stage failed; running again goes on from there.
+    """
+    settings = load_settings(root / "params.yaml")
+    registry = open_registry(settings.registry.location, root)
+    here = generations.current(root)
+    name = generation or (here["generation"] if here else generations.next_id(root, registry))
+    generations.number_of(name)
+    if settings.logs.source == "simulated" and name not in registry.generations():
+        simulate_traffic(root, name, say)
+    generations.open_generation(root, generation=name, seed=seed)
+    say(f"Generation {name}: data, training, evaluation, gate (dvc repro gate)")
+    runner.reproduce(root, "gate")
+    verdict = read_json(root / "gate/verdict.json")
+    if verdict["verdict"] != "pass":
+        return Outcome(name, "blocked", verdict)
+    if not _approve_by_policy(root, verdict):
+        return Outcome(name, "waiting", verdict)
+    runner.reproduce(root, "launch")
+    from flywheel_tasks.online.launch import start
+
+    experiment = start(root, by="flywheel generation run")
+    return Outcome(name, "launched", verdict, experiment.plan.experiment)

@@ -1,0 +1,28 @@
+"""Every stage declares the code it runs, so that a changed line runs again what depends on it, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from flywheel_tasks.pipeline.describe import stages_table
+from flywheel_tasks.pipeline.graph import load_graph
+from tests.pipeline.code_deps import code_of, import_graph
+
+PROJECT = Path(__file__).resolve().parents[2]
+GRAPH = load_graph(PROJECT / "dvc.yaml")
+
+
+@pytest.fixture(scope="module")
+def imports():
+    return import_graph()
+
+
+@pytest.mark.parametrize("name", list(GRAPH))
+def test_code_among_the_deps_is_the_code_that_is_imported(imports, name):
+    declared = sorted(dep for dep in GRAPH[name].deps if dep.endswith(".py"))
+    assert declared == code_of(imports, GRAPH[name].entry), "run: python -m tests.pipeline.code_deps"
+
+
+def test_the_page_of_stages_is_that_of_dvc_yaml():
+    shown = (PROJECT / "docs/stages.md").read_text(encoding="utf-8")
+    assert shown == stages_table(GRAPH), "run: flywheel stages > docs/stages.md"
