@@ -216,6 +216,11 @@ class Registry:
         detail = {"generation": generation, "reason": reason}
         return self._change("rolled_back", by, detail, lambda s: rules.rolled_back(s, generation, reason))
 
+    def decline(self, generation: str, reason: str, *, by: str) -> State:
+        """Note that a generation's model was never launched; champion and candidate stay as they are."""
+        detail = {"generation": generation, "reason": reason}
+        return self._change("declined", by, detail, lambda s: rules.declined(s, generation), retry=True)
+
     def restore(self, reason: str, *, by: str) -> State:
         """Make the champion before the last promotion champion again."""
         return self._change("restored", by, {"reason": reason}, rules.restored)

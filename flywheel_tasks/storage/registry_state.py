@@ -242,6 +242,13 @@ def rolled_back(state: State, generation: str, reason: str) -> State:
     )
 
 
+def declined(state: State, generation: str) -> State:
+    """A model that was never launched is given up: nothing changes. Refused for a launched one."""
+    if any(experiment.plan.generation == generation for experiment in state.experiments.values()):
+        raise RegistryError(f"generation {generation} has been launched; roll it back")
+    return state
+
+
 def restored(state: State) -> State:
     """The champion before the last promotion is champion again. Refused while an experiment runs."""
     if (experiment := state.running()) is not None:

@@ -1,0 +1,182 @@
+"""What an approver is shown, and the record of their answer, bound to it by digests."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from flywheel_tasks.online.analysis_text import analysis_markdown
+from flywheel_tasks.settings import load_settings
+from flywheel_tasks.storage.digests import bytes_digest, file_digest, tree_digest
+from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.registry import Registry, open_registry
+from flywheel_tasks.storage.registry_state import Decision, Kind
+
+POLICY = "models/policy"
+VERDICT = "gate/verdict.json"
+GATE_TEXT = "gate/approval.md"
+
+
+class ApprovalError(ValueError):
+    """There is nothing to approve, or what was shown is no longer what is there."""
+
+
+class GateBlockedError(ApprovalError):
+    """The gate's verdict is not a pass; the message has its reasons."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question to a person.
+
+    Attributes:
+        kind: launch or promotion.
+        generation: whose model.
+        model_digest: tree digest of the model.
+        evidence_digest: of the verdict (launch) or of the analysis (promotion).
+        body: what they read, Markdown, digests included.
+    """
+
+    kind: Kind
+    generation: str
+    model_digest: str
+    evidence_digest: str
+    body: str
+
+
+def registry_of(root: Path) -> Registry:
+    """The workspace's registry."""
+    return open_registry(load_settings(root / "params.yaml").registry.location, root)
+
+
+def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
+    """Read a gate's verdict and check that it passes, and that it is about this model.
+
+    Args:
+        verdict: ``gate/verdict.json``.
+        model: the candidate's folder.
+
+    Raises:
+        GateBlockedError: it is not a pass.
+        ApprovalError: it is about another model, or malformed.
+    """
+    found = read_json(verdict)
+    if (
+        not isinstance(found, dict)
+        or not {"generation", "verdict", "model_digest", "reasons"} <= found.keys()
+    ):
+        raise ApprovalError(
+            f"{verdict}: not a verdict: generation, verdict, model_digest, reasons must be there"
+        )
+    if found["verdict"] != "pass":
+        failed = [str(reason["reason"]) for reason in found["reasons"] if not reason.get("passed")]
+        lines = "\n".join(f"- {line}" for line in failed or ["no reason is given"])
+        raise GateBlockedError(f"the gate does not pass generation {found['generation']}:\n{lines}")
+    if (digest := tree_digest(model)) != found["model_digest"]:
+        raise ApprovalError(f"{verdict} is about model {found['model_digest']}, but {model} is {digest}")
+    return found
+
+
+def _digests(model: str, evidence: str, evidence_digest: str) -> str:
+    return f"\n\n---\n\n**Your answer is bound to**\n\n- model `{model}`\n- {evidence} `{evidence_digest}`\n"
+
+
+def launch_request(root: Path) -> Request:
+    """The question whether a gated model may go into an A/B test.
+
+    Raises:
+        GateBlockedError: the gate does not pass it: then nobody is asked.
+        ApprovalError: the verdict is about another model.
+    """
+    verdict = passing_verdict(root / VERDICT, root / POLICY)
+    digest = file_digest(root / VERDICT)
+    text = (root / GATE_TEXT).read_text(encoding="utf-8").rstrip()
+    body = text + _digests(verdict["model_digest"], "verdict", digest)
+    return Request("launch", verdict["generation"], verdict["model_digest"], digest, body)
+
+
+def recorded_analysis(registry: Registry, generation: str) -> tuple[dict[str, Any], str]:
+    """The analysis that the registry holds for a running experiment, and its digest.
+
+    Raises:
+        ApprovalError: there is none, or its bytes are not what was recorded.
+    """
+    experiment = registry.state().running()
+    if experiment is None or experiment.plan.generation != generation or experiment.analysis is None:
+        raise ApprovalError(f"generation {generation} has no running experiment with an analysis")
+    data = registry.get_generation(generation, analysis_name(experiment.analysis.digest))
+    if (digest := bytes_digest(data)) != experiment.analysis.digest:
+        raise ApprovalError(
+            f"the kept analysis of {generation} is {digest}, not {experiment.analysis.digest}"
+        )
+    return orjson.loads(data), digest
+
+
+def analysis_name(digest: str) -> str:
+    """Name under which the registry keeps an analysis."""
+    return f"analysis-{digest.removeprefix('sha256:')}.json"
+
+
+def promotion_request(root: Path, generation: str) -> Request:
+    """The question whether a tested model becomes champion.
+
+    Raises:
+        ApprovalError: there is no valid analysis: then nobody is asked.
+    """
+    analysis, digest = recorded_analysis(registry_of(root), generation)
+    if analysis["result"] != "valid":
+        raise ApprovalError(f"the A/B test of {generation} is invalid: {'; '.join(analysis['reasons'])}")
+    body = analysis_markdown(analysis) + _digests(analysis["model_digest"], "analysis", digest)
+    return Request("promotion", generation, analysis["model_digest"], digest, body)
+
+
+def request_of(root: Path, kind: Literal["launch", "promotion"], generation: str | None = None) -> Request:
+    """The question of either kind; a promotion's generation is by default the running experiment's."""
+    if kind == "launch":
+        return launch_request(root)
+    if generation is None:
+        running = registry_of(root).state().running()
+        if running is None:
+            raise ApprovalError("no experiment is running")
+        generation = running.plan.generation
+    return promotion_request(root, generation)
+
+
+def record_answer(
+    root: Path, shown: Request, *, decision: Decision, by: str, at: datetime | None = None
+) -> None:
+    """Write an answer to the registry, with the digests that were shown.
+
+    An approval of something that has changed since it was shown is refused; a no is recorded in any case.
+
+    Args:
+        root: the workspace.
+        shown: the question as it was shown.
+        decision: the answer; ``timeout`` when nobody gave one in time.
+        by: who answered.
+        at: when; by default now.
+
+    Raises:
+        ApprovalError: an approval, but what was shown is no longer what is there.
+    """
+    if decision == "approve":
+        now = request_of(root, shown.kind, shown.generation)
+        was = (shown.generation, shown.model_digest, shown.evidence_digest)
+        if (now.generation, now.model_digest, now.evidence_digest) != was:
+            raise ApprovalError(
+                f"the {shown.kind} that {by} approved was of model {shown.model_digest} on "
+                f"{shown.evidence_digest}; now they are {now.model_digest} and {now.evidence_digest}. "
+                "Nothing is approved: ask again"
+            )
+    evidence = "verdict_digest" if shown.kind == "launch" else "analysis_digest"
+    registry_of(root).record_approval(
+        shown.kind,
+        generation=shown.generation,
+        model_digest=shown.model_digest,
+        decision=decision,
+        by=by,
+        at=at,
+        **{evidence: shown.evidence_digest},
+    )

@@ -1,0 +1,133 @@
+"""An approved candidate becomes the plan of an A/B test, and the test starts."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, registry_of
+from flywheel_tasks.pipeline import lineage
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.settings import load_settings
+from flywheel_tasks.storage.digests import file_digest, tree_digest
+from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.registry import open_registry
+from flywheel_tasks.storage.registry_state import Arm, DvcRef, Experiment, ModelRef, Plan
+
+PLAN = "launch/plan.json"
+# Tests of one layer share its users one after the other; another layer would be drawn independently.
+_LAYER = "policy"
+
+
+class LaunchError(ValueError):
+    """A plan cannot be made or started; the message says why and what to do."""
+
+
+def make_plan(
+    generation: Mapping[str, Any], verdict: Mapping[str, Any], verdict_digest: str, share: float
+) -> Plan:
+    """The plan of a generation's A/B test, candidate against the champion it started from.
+
+    Args:
+        generation: ``inputs/generation.json``.
+        verdict: ``gate/verdict.json``.
+        verdict_digest: digest of that file.
+        share: of all users, in each arm.
+
+    Raises:
+        LaunchError: verdict and generation do not belong together.
+    """
+    name, champion, model = generation["generation"], generation["champion"], verdict["model_digest"]
+    if verdict["generation"] != name:
+        raise LaunchError(
+            f"gate/verdict.json is of generation {verdict['generation']}, the open one is {name}"
+        )
+    if model == champion["digest"]:
+        raise LaunchError(
+            f"generation {name}: the candidate is the champion itself; there is nothing to test"
+        )
+    return Plan(
+        experiment=name,
+        generation=name,
+        salt=f"{name}-{model.removeprefix('sha256:')[:16]}",
+        layer=_LAYER,
+        arms=(
+            Arm(name="control", share=share, model=champion["model"], digest=champion["digest"]),
+            Arm(name="candidate", share=share, model=name, digest=model),
+        ),
+        verdict_digest=verdict_digest,
+        model_digest=model,
+    )
+
+
+def run(io: StageIO) -> Mapping[str, Any]:
+    """Stage ``launch``.
+
+    Raises:
+        GateBlockedError: the gate does not pass the model.
+        RegistryError: no matching approval is recorded.
+    """
+    file = io.dep(VERDICT)
+    verdict, digest = passing_verdict(file, io.dep(POLICY)), file_digest(file)
+    registry = open_registry(io.settings.registry.location, io.root)
+    registry.state().require_approval("launch", verdict["generation"], verdict["model_digest"], digest)
+    share = io.settings.launch.traffic_share
+    plan = make_plan(read_json(io.dep("inputs/generation.json")), verdict, digest, share)
+    write_json(plan.model_dump(mode="json"), io.out(PLAN))
+    return {"traffic_share": share, "arms": len(plan.arms)}
+
+
+def read_plan(root: Path) -> Plan:
+    """The plan that stage ``launch`` wrote."""
+    return Plan.model_validate(read_json(root / PLAN))
+
+
+def start(root: Path, by: str) -> Experiment:
+    """Start the A/B test of ``launch/plan.json``, once; called again, it returns the running test.
+
+    DVC may have restored the plan from its cache without running the stage: model, verdict and approval are
+    checked here again.
+
+    Args:
+        root: the workspace.
+        by: who starts it.
+
+    Raises:
+        LaunchError: model or verdict are not what the plan is for.
+        RegistryError: the registry refuses it (no matching approval, another test runs, ...).
+    """
+    plan = read_plan(root)
+    registry = registry_of(root)
+    running = registry.state().running()
+    if running is not None and running.plan == plan:
+        return running
+    verdict = passing_verdict(root / VERDICT, root / POLICY)
+    found = (verdict["model_digest"], file_digest(root / VERDICT))
+    if found != (plan.model_digest, plan.verdict_digest):
+        raise LaunchError(
+            f"{PLAN} is for model {plan.model_digest} and verdict {plan.verdict_digest}, but they are "
+            f"{found[0]} and {found[1]}; run stage launch again"
+        )
+    minutes = load_settings(root / "params.yaml").ab.duration_minutes
+    return registry.start_experiment(
+        plan, model_ref(root, plan.generation), by=by, duration=timedelta(minutes=minutes)
+    )
+
+
+def model_ref(root: Path, generation: str) -> ModelRef:
+    """What the workspace's candidate is: its digest, where DVC finds it, its code and data.
+
+    Raises:
+        LaunchError: ``dvc.lock`` has no hash for it.
+    """
+    try:
+        entry = lineage.dvc_output(root, POLICY)
+    except (KeyError, FileNotFoundError) as error:
+        raise LaunchError(f"{POLICY} is not in dvc.lock: it was not made through DVC") from error
+    return ModelRef(
+        generation=generation,
+        digest=tree_digest(root / POLICY),
+        dvc=DvcRef(path=POLICY, md5=entry["md5"]),
+        code_version=lineage.code_version(root),
+        data_version=lineage.data_version(root),
+    )
