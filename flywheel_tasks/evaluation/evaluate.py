@@ -1,0 +1,197 @@
+"""Stage ``evaluate``: replies of candidate and champion to the same fresh prompts, judged and measured.
+
+Paper, offline evaluation: win rates by the pointwise and the pairwise reward model, on user and on internal
+prompts; production metrics; style. The pairwise model trains no policy, so it can judge what the pointwise
+model optimised.
+"""
+
+import gc
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from transformers import AutoTokenizer
+
+from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.prompt import reply_ids
+from flywheel_tasks.evaluation import production, win_rate
+from flywheel_tasks.evaluation.intervals import mean, share
+from flywheel_tasks.evaluation.prompts import card_of, check_disjoint, load_cards, select
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.sampler import Sampler
+from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
+from flywheel_tasks.storage.tables import read_rows, write_rows
+from flywheel_tasks.style.compare import compare
+
+SIDES = ("champion", "candidate")
+_TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+REPLIES = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("sample", pa.int64()),
+        ("source", pa.string()),
+        ("user_id", pa.string()),
+        ("card_id", pa.string()),
+        ("card_name", pa.string()),
+        ("traits", pa.list_(pa.string())),
+        ("instructions", pa.list_(pa.string())),
+        ("history", pa.list_(_TURN)),
+        ("champion_reply", pa.string()),
+        ("candidate_reply", pa.string()),
+        ("champion_reward", pa.float64()),
+        ("candidate_reward", pa.float64()),
+        ("pairwise_p", pa.float64()),
+    ]
+)
+
+
+def run(io: StageIO) -> Mapping[str, Any]:
+    """Write ``data/evaluation/replies.parquet`` and return the metrics.
+
+    Raises:
+        LeakError: an evaluated user is in a training split.
+        ValueError: a prompt has no card, or a judge gives a number that is none.
+    """
+    check_disjoint(io.dep("data/split"))
+    prompts = select(
+        read_rows(io.dep("data/split/evaluation.parquet")), io.settings.evaluate.prompts, io.settings.seed
+    )
+    cards_path = io.dep("data/curated/cards.parquet")
+    cards = load_cards(cards_path)
+    asked = [(card_of(prompt, cards, cards_path), prompt["history"]) for prompt in prompts]
+    rows = [
+        _row(prompt, card, sample)
+        for prompt, (card, _) in zip(prompts, asked, strict=True)
+        for sample in range(io.settings.evaluate.samples)
+    ]
+    tokens = _reply(io, rows, asked)
+    _judge(io, rows)
+    out = io.out("data/evaluation")
+    out.mkdir(parents=True)
+    write_rows(rows, REPLIES, out / "replies.parquet")
+    return measure(rows, tokens, io.settings.seed)
+
+
+def _row(prompt: Mapping[str, Any], card: Card, sample: int) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt["prompt_id"],
+        "sample": sample,
+        "source": prompt["source"],
+        "user_id": prompt["user_id"],
+        "card_id": card.card_id,
+        "card_name": card.name,
+        "traits": list(card.traits),
+        "instructions": list(card.instructions),
+        "history": list(prompt["history"]),
+    }
+
+
+def _card(row: Mapping[str, Any]) -> Card:
+    return Card.from_row({**row, "name": row["card_name"]})
+
+
+def _reply(
+    io: StageIO, rows: list[dict[str, Any]], asked: Sequence[tuple[Card, Sequence[Turn]]]
+) -> dict[str, list[int]]:
+    """Fill in both policies' replies, drawn with one seed; return their lengths in tokens without the end."""
+    tokens: dict[str, list[int]] = {}
+    folders: dict[str, Path] = {"champion": io.dep("inputs/champion"), "candidate": io.dep("models/policy")}
+    for side in SIDES:
+        sampler = Sampler(
+            folders[side],
+            sampling=io.settings.sampling,
+            compute=io.settings.compute,
+            max_prompt_tokens=io.settings.prompt.max_tokens,
+        )
+        drawn = sampler.sample(asked, io.settings.evaluate.samples, io.settings.seed, f"{side} replies")
+        del sampler  # two models at once would double the memory
+        gc.collect()
+        replies = [reply for replies in drawn for reply in replies]
+        tokenizer = AutoTokenizer.from_pretrained(folders[side], local_files_only=True)
+        tokens[side] = [len(reply_ids(tokenizer, reply)) - 1 for reply in replies]
+        for row, reply in zip(rows, replies, strict=True):
+            row[f"{side}_reply"] = reply
+    return tokens
+
+
+def _judge(io: StageIO, rows: list[dict[str, Any]]) -> None:
+    """Fill in rewards and preferences."""
+    compute = io.settings.compute
+    pointwise = PointwiseScorer(io.dep("models/pointwise_rm"), compute=compute, max_tokens=None)
+    for side in SIDES:
+        scores = pointwise.score([(_card(row), row["history"], row[f"{side}_reply"]) for row in rows])
+        for row, score in zip(rows, scores, strict=True):
+            row[f"{side}_reward"] = _number(score, row, f"{side} reward")
+    del pointwise
+    gc.collect()
+    pairwise = PairwiseScorer(io.dep("models/pairwise_rm"), compute=compute, max_tokens=None)
+    preferences = pairwise.prefer(
+        [(_card(row), row["history"], row["candidate_reply"], row["champion_reply"]) for row in rows]
+    )
+    for row, preference in zip(rows, preferences, strict=True):
+        row["pairwise_p"] = _number(preference, row, "pairwise preference")
+
+
+def _number(value: float, row: Mapping[str, Any], what: str) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"prompt {row['prompt_id']}, sample {row['sample']}: the {what} is {value}")
+    return float(value)
+
+
+def measure(rows: Sequence[dict[str, Any]], tokens: Mapping[str, Sequence[int]], seed: int) -> dict[str, Any]:
+    """The metrics of evaluated rows.
+
+    Args:
+        rows: as in ``replies.parquet``.
+        tokens: lengths of ``champion`` and ``candidate`` replies, in the order of the rows.
+        seed: of the permutations in the style comparison.
+    """
+    sources, users = [row["source"] for row in rows], [row["user_id"] for row in rows]
+    same = [row["champion_reply"] == row["candidate_reply"] for row in rows]
+    scores = {
+        "pointwise": [
+            win_rate.pointwise_score(row["candidate_reward"], row["champion_reward"], identical=equal)
+            for row, equal in zip(rows, same, strict=True)
+        ],
+        "pairwise": [
+            win_rate.pairwise_score(row["pairwise_p"], identical=equal)
+            for row, equal in zip(rows, same, strict=True)
+        ],
+    }
+    rates = {judge: win_rate.win_rates(values, sources, users) for judge, values in scores.items()}
+    styles = compare(
+        [(row["history"], row["champion_reply"], row["candidate_reply"]) for row in rows], users, seed=seed
+    )
+    return {
+        "prompts": {
+            name: len({row["prompt_id"] for row in rows if name in (row["source"], "all")})
+            for name in ("user", "internal", "all")
+        },
+        "win_rate": rates,
+        "divergence": {judge: win_rate.divergence(values) for judge, values in rates.items()},
+        "judges_agree": win_rate.agreement(scores["pointwise"], scores["pairwise"], users),
+        "identical": share([float(equal) for equal in same], users),
+        "reward": {side: mean([row[f"{side}_reward"] for row in rows], users) for side in SIDES},
+        "production": _production(rows, tokens),
+        "instructions": production.instruction_coverage({row["card_id"]: _card(row) for row in rows}),
+        "style": {item.feature: item.as_metrics() for item in styles},
+    }
+
+
+def _production(
+    rows: Sequence[dict[str, Any]], tokens: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, Any]]:
+    summaries = {
+        side: production.summarise(
+            [
+                production.Answered(
+                    row["prompt_id"], row["user_id"], _card(row), row["history"], row[f"{side}_reply"], length
+                )
+                for row, length in zip(rows, tokens[side], strict=True)
+            ]
+        )
+        for side in SIDES
+    }
+    return {name: {side: summaries[side][name] for side in SIDES} for name in summaries["champion"]}

@@ -1,0 +1,61 @@
+"""Stage ``gate``: the verdict on a candidate with every reason, and what people read before they approve.
+
+A blocked candidate is a result, not an error: the stage succeeds and what follows reads the verdict.
+"""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from flywheel_tasks.evaluation.rules import judge
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.report.approval import render_approval
+from flywheel_tasks.report.contents import Contents, read_curve
+from flywheel_tasks.report.page import render_page
+from flywheel_tasks.storage.digests import file_digest, tree_digest
+from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.tables import read_rows
+
+
+def run(io: StageIO) -> Mapping[str, Any]:
+    """Write ``gate/verdict.json``, ``gate/report.html`` and ``gate/approval.md``.
+
+    Returns:
+        metrics: ``passed`` (1 or 0) and how many rules passed and failed.
+    """
+    metrics = {
+        PurePosixPath(dep).stem: read_json(io.dep(dep)) for dep in io.stage.deps if dep.startswith("metrics/")
+    }
+    reasons = judge(io.settings.gate, metrics)
+    passed = all(reason.passed for reason in reasons)
+    generation = read_json(io.dep("inputs/generation.json"))
+    verdict = {
+        "generation": generation["generation"],
+        "verdict": "pass" if passed else "block",
+        "model_digest": tree_digest(io.dep("models/policy")),
+        "reasons": [reason.as_dict() for reason in reasons],
+    }
+    verdict_path = io.out("gate/verdict.json")
+    write_json(verdict, verdict_path)
+    contents = Contents(
+        generation=generation,
+        verdict=verdict,
+        verdict_digest=file_digest(verdict_path),
+        metrics=metrics,
+        replies=read_rows(io.dep("data/evaluation/replies.parquet")),
+        curves=[read_curve(io.dep(dep)) for dep in io.stage.deps if dep.startswith("plots/")],
+        simulated=simulated_parts(io),
+    )
+    io.out("gate/report.html").write_text(render_page(contents), encoding="utf-8")
+    io.out("gate/approval.md").write_text(render_approval(contents), encoding="utf-8")
+    failed = sum(not reason.passed for reason in reasons)
+    return {"passed": int(passed), "rules": {"passed": len(reasons) - failed, "failed": failed}}
+
+
+def simulated_parts(io: StageIO) -> dict[str, bool | None]:
+    """Whether users and annotators are simulated; None where dvc.yaml does not show the gate the setting."""
+    params = io.stage.params
+    return {
+        "users": io.settings.logs.source == "simulated" if "logs" in params else None,
+        "annotators": io.settings.label.annotator == "simulated" if "label" in params else None,
+    }

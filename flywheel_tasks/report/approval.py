@@ -1,0 +1,128 @@
+"""The short Markdown that an approver sees in Airflow: verdict, figures, and what they approve."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flywheel_tasks.report.contents import Contents, most_different
+from flywheel_tasks.report.figures import MISSING, estimate_note, is_estimate, percent, words
+
+EXAMPLES = 3
+_LONGEST = 400
+_PLAIN = re.compile(r"[^\w ,.;:%?–—’“”…-]|(?<!\w)[-_]|_|^\d+(?=[.)])|://|www", re.ASCII)
+_SOURCES = ("user", "internal", "all")
+_PRODUCTION = (
+    "instruction_following",
+    "instruction_violation",
+    "false_refusal",
+    "templated",
+    "wall_of_text",
+    "cut_off",
+    "emoji",
+    "words",
+)
+
+
+def escape(text: str) -> str:
+    """Text of users or models as one line of plain text to Markdown, HTML and template engines alike.
+
+    Everything but letters, digits and plain punctuation becomes a numeric character reference.
+
+    Args:
+        text: any text; cut after 400 characters.
+    """
+    line = " ".join(text.split())
+    line = line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
+    return re.sub(_PLAIN, lambda match: "".join(f"&#{ord(c)};" for c in match.group()), line)
+
+
+def render_approval(contents: Contents) -> str:
+    """The Markdown text.
+
+    Args:
+        contents: what the gate knows.
+    """
+    verdict = "PASS" if contents.passed else "BLOCKED"
+    parts = [f"# {verdict}: generation {escape(str(contents.generation['generation']))}", _lead(contents)]
+    if note := contents.simulation_note():
+        parts.append(f"**Simulated.** {note}" if any(contents.simulated.values()) else note)
+    parts += [_reasons(contents), _win_rates(contents.metrics), _production(contents.metrics)]
+    if examples := _examples(contents):
+        parts.append(examples)
+    parts.append(_digests(contents))
+    return "\n\n".join(parts) + "\n"
+
+
+def _lead(contents: Contents) -> str:
+    reasons = contents.verdict["reasons"]
+    failed = [reason for reason in reasons if not reason["passed"]]
+    if not failed:
+        return f"All {len(reasons)} gate rules hold. Approving starts the A/B test of this model."
+    return f"{len(failed)} of {len(reasons)} gate rules fail. This model is not launched."
+
+
+def _reasons(contents: Contents) -> str:
+    marks = {True: "✓", False: "✗"}
+    lines = [f"- {marks[bool(r['passed'])]} {escape(r['reason'])}" for r in contents.verdict["reasons"]]
+    return "## Reasons\n\n" + "\n".join(lines)
+
+
+def _cell(node: Any, *, share: bool = True) -> str:
+    if not is_estimate(node) or node["value"] is None:
+        return MISSING
+    value = percent(node["value"]) if share else f"{node['value']:.1f}"
+    note = estimate_note(node, as_percent=share)
+    return f"{value} ({note})" if note else value
+
+
+def _get(metrics: Mapping[str, Any], *path: str) -> Any:
+    node: Any = metrics
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def _win_rates(metrics: Mapping[str, Any]) -> str:
+    lines = ["| candidate preferred | user | internal | all |", "|---|---|---|---|"]
+    for judge in ("pointwise", "pairwise"):
+        cells = [_cell(_get(metrics, "evaluate", "win_rate", judge, source)) for source in _SOURCES]
+        lines.append(f"| {judge} model | {' | '.join(cells)} |")
+    accuracy = _cell(_get(metrics, "train_pointwise_rm", "heldout", "accuracy"))
+    note = (
+        f"Share of prompts, with 95% interval. Accuracy of the pointwise model on held-out pairs: {accuracy}."
+    )
+    return "## Win rates\n\n" + "\n".join(lines) + "\n\n" + note
+
+
+def _production(metrics: Mapping[str, Any]) -> str:
+    lines = ["| replies | champion | candidate |", "|---|---|---|"]
+    for name in _PRODUCTION:
+        cells = [
+            _cell(_get(metrics, "evaluate", "production", name, side), share=name != "words")
+            for side in ("champion", "candidate")
+        ]
+        lines.append(f"| {words(name)} | {' | '.join(cells)} |")
+    return "## Production metrics\n\n" + "\n".join(lines)
+
+
+def _examples(contents: Contents) -> str:
+    rows = most_different(contents.replies, EXAMPLES)
+    if not rows:
+        return ""
+    blocks = [
+        f"**{escape(row['card_name'])}** was told: {escape(row['history'][-1]['content'])}\n\n"
+        f"- champion: {escape(row['champion_reply'])}\n- candidate: {escape(row['candidate_reply'])}"
+        for row in rows
+    ]
+    return "## Where the replies differ most\n\n" + "\n\n".join(blocks)
+
+
+def _digests(contents: Contents) -> str:
+    champion = contents.generation.get("champion") or {}
+    lines = [
+        f"- model: `{contents.verdict['model_digest']}`",
+        f"- verdict: `{contents.verdict_digest}`",
+        f"- champion: {escape(str(champion.get('model')))}, `{champion.get('digest')}`",
+        f"- logs: `{contents.generation.get('logs_digest')}`",
+    ]
+    return "## What this approves\n\n" + "\n".join(lines)

@@ -1,0 +1,203 @@
+"""Metrics as rows that a page can show: numbers in words, intervals as bars, curves as SVG points."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flywheel_tasks.report.contents import Contents, Curve
+
+_REMOVED = re.compile(
+    r"removed|quarantin|duplicat|dropped|discarded|rejected|unknown|filtered|reasons|skipped"
+)
+MISSING = "not measured"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a stage.
+
+    Attributes:
+        label: its path in the metrics file, in words.
+        text: the number.
+        note: interval and count, maybe empty.
+    """
+
+    label: str
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An estimate between 0 and 1 as a bar with its interval (positions in percent).
+
+    Attributes:
+        label: what it is.
+        text: the value.
+        note: interval and count.
+        value: position, or None where nothing was measured.
+        low: of the interval.
+        high: of the interval.
+    """
+
+    label: str
+    text: str
+    note: str
+    value: float | None
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A curve ready to draw in a box of 100 by 100.
+
+    Attributes:
+        title: curve and column.
+        points: ``x,y`` pairs of an SVG polyline.
+        low: least value, as text.
+        high: greatest value, as text.
+        last: last value, as text.
+        steps: last step, as text.
+    """
+
+    title: str
+    points: str
+    low: str
+    high: str
+    last: str
+    steps: str
+
+
+def words(key: str) -> str:
+    """A metrics key in words."""
+    return key.replace("_", " ")
+
+
+def is_estimate(node: Any) -> bool:
+    """Whether a metric is a value with its interval."""
+    return isinstance(node, Mapping) and {"value", "low", "high"} <= set(node)
+
+
+def show(value: Any) -> str:
+    """A number for people: whole numbers with thousands, others in three digits."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 10):
+        return f"{int(value):,}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, one decimal."""
+    return MISSING if value is None else f"{100 * value:.1f}%"
+
+
+def estimate_note(node: Mapping[str, Any], *, as_percent: bool) -> str:
+    """Interval and count of an estimate, such as ``41.2–66.0, n = 30``."""
+    scale = 100 if as_percent else 1
+    parts = []
+    if node.get("low") is not None and node.get("high") is not None:
+        form = ".1f" if as_percent else ".3g"
+        parts.append(f"{scale * node['low']:{form}}–{scale * node['high']:{form}}")
+    if node.get("n") is not None:
+        parts.append(f"n = {show(node['n'])}")
+    return ", ".join(parts)
+
+
+def bar(label: str, node: Any) -> Bar:
+    """A bar of an estimate of a share."""
+    if not is_estimate(node) or node["value"] is None:
+        return Bar(label, MISSING, "", None, 0, 0)
+    value = float(node["value"])
+    low, high = (node[key] if node[key] is not None else value for key in ("low", "high"))
+    position = [100 * min(1.0, max(0.0, float(x))) for x in (value, low, high)]
+    return Bar(label, percent(value), estimate_note(node, as_percent=True), *position)
+
+
+def flatten(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Paths and leaves (numbers, texts, estimates) of nested metrics, in the order of the keys."""
+    for key, item in node.items():
+        if isinstance(item, Mapping) and not is_estimate(item):
+            yield from flatten(item, (*path, str(key)))
+        else:
+            yield (*path, str(key)), item
+
+
+def figures(metrics: Any, *, removed: bool | None = None) -> list[Figure]:
+    """The numbers of one stage.
+
+    Args:
+        metrics: of the stage.
+        removed: only what was removed (True), only the rest (False), or all (None).
+    """
+    if not isinstance(metrics, Mapping):
+        return []
+    rows = []
+    for path, leaf in flatten(metrics):
+        if removed is not None and removed != bool(_REMOVED.search(".".join(path))):
+            continue
+        label = " › ".join(words(part) for part in path)
+        if is_estimate(leaf):
+            rows.append(Figure(label, show(leaf["value"]), estimate_note(leaf, as_percent=False)))
+        elif not isinstance(leaf, list):
+            rows.append(Figure(label, show(leaf)))
+    return rows
+
+
+def accuracy_bars(metrics: Mapping[str, Any]) -> list[Bar]:
+    """Every measured accuracy or AUC of the reward and signal models, with its interval where it has one."""
+    bars = []
+    for stage, title in (
+        ("train_pointwise_rm", "Pointwise"),
+        ("train_pairwise_rm", "Pairwise"),
+        ("train_signal_models", "Signal"),
+    ):
+        for path, leaf in flatten(metrics.get(stage) or {}):
+            if is_estimate(leaf) and re.search(r"accuracy|auc", path[-1]):
+                bars.append(bar(f"{title}: {' '.join(words(part) for part in path)}", leaf))
+    return bars
+
+
+def charts(curves: Sequence[Curve]) -> list[Chart]:
+    """One chart for the loss, and one for the reward where there is one, of every training run."""
+    drawn = []
+    for curve in curves:
+        for column in ("loss", "reward"):
+            pairs = [
+                (step, value)
+                for step, value in zip(curve.steps, curve.series.get(column, []), strict=False)
+                if value is not None
+            ]
+            if len(pairs) >= 2:
+                drawn.append(_chart(f"{words(curve.name)}: {column}", pairs))
+    return drawn
+
+
+def _chart(title: str, pairs: Sequence[tuple[float, float]]) -> Chart:
+    steps, values = [step for step, _ in pairs], [value for _, value in pairs]
+    low, high = min(values), max(values)
+    width, height = (steps[-1] - steps[0]) or 1.0, (high - low) or 1.0
+    points = " ".join(
+        f"{100 * (step - steps[0]) / width:.2f},{97 - 94 * (value - low) / height:.2f}"
+        for step, value in pairs
+    )
+    return Chart(title, points, show(low), show(high), show(values[-1]), show(steps[-1]))
+
+
+def win_rate_bars(contents: Contents) -> dict[str, list[Bar]]:
+    """Win rates by judge: user, internal, all."""
+    rates = _at(contents.metrics, "evaluate", "win_rate")
+    return {
+        judge: [bar(source, _at(rates, judge, source)) for source in ("user", "internal", "all")]
+        for judge in ("pointwise", "pairwise")
+    }
+
+
+def _at(node: Any, *path: str) -> Any:
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node

@@ -1,0 +1,87 @@
+"""The generation report: one HTML file that needs nothing else, for the person who approves."""
+
+from importlib.resources import files
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
+
+from flywheel_tasks.report import figures
+from flywheel_tasks.report.contents import Contents, most_different
+
+EXAMPLES = 10
+DATA_STAGES = (
+    ("ingest", "Ingest"),
+    ("validate", "Validate"),
+    ("curate", "Curate"),
+    ("split", "Split"),
+    ("annotate", "Annotate"),
+)
+MODEL_STAGES = (
+    ("train_pointwise_rm", "Pointwise reward model"),
+    ("train_pairwise_rm", "Pairwise reward model"),
+    ("train_signal_models", "Signal models"),
+    ("rejection_sample", "Rejection sampling"),
+    ("sft", "SFT"),
+    ("dpo", "DPO"),
+    ("rl", "RL"),
+)
+_COUNTED = {"words", "tokens"}
+
+
+def render_page(contents: Contents) -> str:
+    """The report as HTML; every text of users and models is escaped.
+
+    Args:
+        contents: what the gate knows.
+    """
+    folder = files("flywheel_tasks.report")
+    templates = {
+        name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.html", "report.css")
+    }
+    environment = Environment(
+        loader=DictLoader(templates),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    evaluate = contents.metrics.get("evaluate") or {}
+    return environment.get_template("report.html").render(
+        css=Markup(templates["report.css"]),  # noqa: S704 - our own file
+        contents=contents,
+        failed=[reason for reason in contents.verdict["reasons"] if not reason["passed"]],
+        note=contents.simulation_note(),
+        win_rates=figures.win_rate_bars(contents),
+        gap=(evaluate.get("divergence") or {}).get("pointwise"),
+        accuracy=figures.accuracy_bars(contents.metrics),
+        production=_production(evaluate.get("production") or {}),
+        instructions=evaluate.get("instructions"),
+        styles=evaluate.get("style") or {},
+        went_in=_sections(contents, DATA_STAGES, removed=False),
+        removed=_sections(contents, DATA_STAGES, removed=True),
+        models=_sections(contents, MODEL_STAGES, removed=None),
+        charts=figures.charts(contents.curves),
+        examples=most_different(contents.replies, EXAMPLES),
+        show=figures.show,
+        words=figures.words,
+    )
+
+
+def _sections(
+    contents: Contents, stages: tuple[tuple[str, str], ...], *, removed: bool | None
+) -> list[tuple[str, list[figures.Figure]]]:
+    rows = [(title, figures.figures(contents.metrics.get(stage), removed=removed)) for stage, title in stages]
+    return [(title, found) for title, found in rows if found]
+
+
+def _production(metrics: dict[str, dict[str, dict[str, float | None]]]) -> list[dict[str, str]]:
+    rows = []
+    for name, sides in metrics.items():
+        share = name not in _COUNTED
+        row = {"name": figures.words(name)}
+        for side in ("champion", "candidate"):
+            value = sides[side]["value"]
+            row[side] = figures.percent(value) if share else figures.show(value)
+            row[f"{side}_note"] = figures.estimate_note(sides[side], as_percent=share)
+        rows.append(row)
+    return rows

@@ -1,0 +1,138 @@
+"""Style features of two sets of replies to the same prompts: effect size and corrected p-value."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from flywheel_tasks.chat.card import Turn
+from flywheel_tasks.style.features import FEATURES, Feature
+
+ALPHA = 0.05
+RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One feature in two sets of replies.
+
+    Attributes:
+        feature: its name.
+        before: mean in the first set.
+        after: mean in the second set.
+        effect: mean of the paired differences over their standard deviation (Cohen's d_z); None where the
+            differences are equal and not zero.
+        p_value: two-sided, of a sign-flip permutation test over users; None with fewer than two users.
+        p_holm: corrected for the number of features (Holm 1979).
+        flagged: ``p_holm`` below 0.05.
+    """
+
+    feature: str
+    before: float
+    after: float
+    effect: float | None
+    p_value: float | None
+    p_holm: float | None
+    flagged: bool
+
+    def as_metrics(self) -> dict[str, Any]:
+        """The numbers, for a metrics file."""
+        return {key: value for key, value in asdict(self).items() if key != "feature"}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected by the step-down method of Holm 1979, in the given order.
+
+    Args:
+        p_values: each in [0, 1].
+
+    Raises:
+        ValueError: one is not.
+    """
+    values = np.asarray(p_values, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():  # false for NaN too
+        raise ValueError("p-values must lie between 0 and 1")
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(stepped, 1.0)
+    return [float(value) for value in corrected]
+
+
+def compare(
+    rows: Sequence[tuple[Sequence[Turn], str, str]], clusters: Sequence[Hashable], *, seed: int
+) -> list[Comparison]:
+    """Compare every registered feature between two replies to each history.
+
+    Args:
+        rows: history, first reply, second reply.
+        clusters: the user of each row; differences are added up by user before signs are flipped.
+        seed: of the permutations (all of them are tried where they are few).
+
+    Returns:
+        one comparison a feature, in the registry's order.
+
+    Raises:
+        ValueError: there are no rows, or the lengths differ.
+    """
+    if not rows or len(rows) != len(clusters):
+        raise ValueError(
+            f"a comparison needs rows, and one user each: {len(rows)} rows, {len(clusters)} users"
+        )
+    raw = [_compare_one(feature, rows, clusters, seed) for feature in FEATURES.values()]
+    tested = [item.p_value for item in raw if item.p_value is not None]
+    corrected = iter(holm(tested))
+    return [item if item.p_value is None else _with_holm(item, next(corrected)) for item in raw]
+
+
+def _with_holm(item: Comparison, p_holm: float) -> Comparison:
+    return Comparison(**{**asdict(item), "p_holm": p_holm, "flagged": p_holm < ALPHA})
+
+
+def _compare_one(
+    feature: Feature,
+    rows: Sequence[tuple[Sequence[Turn], str, str]],
+    clusters: Sequence[Hashable],
+    seed: int,
+) -> Comparison:
+    before = np.array([float(feature.measure(history, first)) for history, first, _ in rows])
+    after = np.array([float(feature.measure(history, second)) for history, _, second in rows])
+    difference = after - before
+    by_user: dict[Hashable, float] = defaultdict(float)
+    for cluster, value in zip(clusters, difference, strict=True):
+        by_user[cluster] += float(value)
+    spread = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
+    average = float(difference.mean())
+    effect = average / spread if spread > 0 else (0.0 if average == 0 else None)
+    return Comparison(
+        feature=feature.name,
+        before=float(before.mean()),
+        after=float(after.mean()),
+        effect=effect,
+        p_value=_sign_flip(np.array(list(by_user.values())), seed),
+        p_holm=None,
+        flagged=False,
+    )
+
+
+def _sign_flip(totals: np.ndarray, seed: int) -> float | None:
+    """Two-sided p-value that totals are symmetric around zero; users without a difference say nothing."""
+    if len(totals) < 2:
+        return None
+    totals = totals[totals != 0]
+    if len(totals) == 0:
+        return 1.0
+    if len(totals) == 1:  # both signs are as likely
+        return 1.0
+    result = stats.permutation_test(
+        (totals,),
+        np.sum,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(seed),
+    )
+    return float(min(1.0, result.pvalue))
