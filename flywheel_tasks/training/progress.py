@@ -54,3 +54,33 @@ class ShowProgress(TrainerCallback):
             parts.append(f"{logs['num_tokens'] / seconds:.0f} tokens/s")
         parts.append(f"{(state.max_steps - state.global_step) * seconds / done:.0f} s left")
         self._console.print(", ".join(parts))
+
+
+class Meter:
+    """A line every few seconds on standard error for work that is not a training run.
+
+    Args:
+        name: what is done, or None to print nothing.
+        total: how many items there are.
+        unit: what an item is.
+        seconds: the least time between two lines.
+    """
+
+    def __init__(self, name: str | None, total: int, unit: str, seconds: float = 5.0) -> None:
+        self._name = name
+        self._total = total
+        self._unit = unit
+        self._interval = seconds
+        self._done = 0
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._started = self._shown = time.monotonic()
+
+    def advance(self, items: int) -> None:
+        """Count items that are done."""
+        self._done += items
+        now = time.monotonic()
+        if self._name is None or now - self._shown < self._interval:
+            return
+        self._shown = now
+        left = (self._total - self._done) * (now - self._started) / max(1, self._done)
+        self._console.print(f"{self._name}: {self._done}/{self._total} {self._unit}, {left:.0f} s left")

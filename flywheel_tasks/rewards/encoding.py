@@ -1,0 +1,159 @@
+"""Prompts and replies as the token ids that reward models read.
+
+Each encoding is a prompt and a continuation: continuations of one prompt share its computation
+(:mod:`flywheel_tasks.rewards.packing`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
+from flywheel_tasks.storage.documents import read_json, write_json
+
+Kind = Literal["pointwise", "pairwise"]
+_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a reward model reads.
+
+    Attributes:
+        kind: what the model compares.
+        max_tokens: prompt and continuation together.
+        prompt_max_tokens: the prompt.
+    """
+
+    kind: Kind
+    max_tokens: int
+    prompt_max_tokens: int
+
+    def save(self, folder: Path) -> None:
+        """Write ``scorer.json`` beside the model."""
+        write_json(self.__dict__, folder / "scorer.json")
+
+    @classmethod
+    def load(cls, folder: Path, kind: Kind) -> "Limits":
+        """Read ``scorer.json``.
+
+        Raises:
+            ValueError: the folder holds a reward model of another kind.
+        """
+        found: dict[str, Any] = read_json(folder / "scorer.json")
+        if found["kind"] != kind:
+            raise ValueError(f"{folder}: holds a {found['kind']} reward model, a {kind} one is needed")
+        return cls(**found)
+
+
+def reward_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a reward model: its padding token never ends a sequence.
+
+    A sequence classifier scores the last token that is not padding. Where padding is also the end-of-turn
+    token, as in chat models by custom, it would score the token before the end instead, so another special
+    token pads.
+
+    Args:
+        folder: a model's folder.
+
+    Raises:
+        ValueError: the tokenizer has no special token left for padding.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return tokenizer
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    used = set(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)) | {
+        tokenizer.eos_token_id
+    }
+    special = [
+        token_id for token_id, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special
+    ]
+    free = [token_id for token_id in special if token_id not in used]
+    if not free:
+        raise ValueError(f"{folder}: no special token is free for padding (pad is the end-of-turn token)")
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(free[0])
+    return tokenizer
+
+
+def encode_replies(
+    tokenizer: PreTrainedTokenizerBase,
+    card: Card,
+    history: Sequence[Turn],
+    replies: Sequence[str],
+    limits: Limits,
+) -> tuple[list[int], list[list[int]]]:
+    """One prompt and its replies for a pointwise model.
+
+    A reply that is too long is cut and still ends with the end-of-turn token; the prompt gives way to the
+    longest reply, but never below half of ``max_tokens``.
+
+    Returns:
+        the prompt's ids, and each reply's ids.
+    """
+    half = limits.max_tokens // 2
+    continuations = [reply_ids(tokenizer, reply) for reply in replies]
+    longest = min(max(map(len, continuations)), limits.max_tokens - half)
+    prompt = prompt_ids(tokenizer, card, history, min(limits.prompt_max_tokens, limits.max_tokens - longest))
+    room = limits.max_tokens - len(prompt)
+    return prompt, [_cut(reply, room) for reply in continuations]
+
+
+def _cut(reply: list[int], room: int) -> list[int]:
+    return reply if len(reply) <= room else [*reply[: room - 1], reply[-1]]
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _transcript(card: Card, history: Sequence[Turn]) -> str:
+    names = {"user": "User", "assistant": card.name}
+    lines = [f"{names[turn['role']]}: {turn['content']}" for turn in history]
+    return f"{card.system_prompt()}\n\nConversation:\n" + "\n".join(lines)
+
+
+def encode_comparisons(
+    tokenizer: PreTrainedTokenizerBase,
+    card: Card,
+    history: Sequence[Turn],
+    comparisons: Sequence[tuple[str, str]],
+    limits: Limits,
+) -> tuple[list[int], list[list[int]]]:
+    """One prompt and its comparisons for a pairwise model: "Reply A: ... Reply B: ... Which is better?".
+
+    The conversation is one user message of the chat template, so any template will do. The oldest turns give
+    way until the conversation fits ``prompt_max_tokens``; both replies of a comparison have the same token
+    limit.
+
+    Args:
+        tokenizer: from :func:`reward_tokenizer`.
+        card: the character.
+        history: turns, the last one the user's.
+        comparisons: (reply A, reply B) of each.
+        limits: of a pairwise model.
+
+    Returns:
+        the shared prompt's ids, and each comparison's ids.
+    """
+    turns = list(history)
+    while len(turns) > 1 and len(_tokens(tokenizer, _transcript(card, turns))) > limits.prompt_max_tokens:
+        turns = turns[1:]
+    # Only the text around the mark is used: replies are put in as tokens and cannot be mistaken for it.
+    message = f"{_transcript(card, turns).replace(_MARK, '')}\n\n{_MARK}\n\nWhich reply is better, A or B?"
+    messages = [{"role": "user", "content": message}]
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    head, tail = (_tokens(tokenizer, part) for part in text.split(_MARK))
+    first, second = _tokens(tokenizer, "Reply A: "), _tokens(tokenizer, "\n\nReply B: ")
+    fixed = len(first) + len(second) + len(tail)
+    head = head[-max(1, min(len(head), limits.max_tokens - fixed - limits.max_tokens // 3)) :]
+    room = max(1, (limits.max_tokens - fixed - len(head)) // 2)
+    return head, [
+        [*first, *_tokens(tokenizer, a)[:room], *second, *_tokens(tokenizer, b)[:room], *tail]
+        for a, b in comparisons
+    ]

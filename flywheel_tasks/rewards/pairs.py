@@ -1,0 +1,109 @@
+"""Preference pairs as reward models read them, with the checks that keep bad ones out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.storage.tables import read_rows
+
+KINDS = ("ranking", "rewrite")
+PURPOSES = ("reward_train", "reward_heldout", "policy")
+
+
+class PairError(ValueError):
+    """The pairs table breaks a rule; the message names the file, the row and the rule."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two replies to one prompt, the better one known.
+
+    Attributes:
+        pair_id: stable id.
+        prompt_id: which prompt; intervals are clustered by it.
+        user_id: whose conversation it is.
+        card: the character.
+        history: turns, the last one the user's.
+        chosen: the better reply.
+        rejected: the worse reply.
+        kind: ``ranking`` (an annotator ranked both) or ``rewrite`` (chosen is an annotator's text).
+    """
+
+    pair_id: str
+    prompt_id: str
+    user_id: str
+    card: Card
+    history: tuple[Turn, ...]
+    chosen: str
+    rejected: str
+    kind: Literal["ranking", "rewrite"]
+
+
+def _pair(row: Mapping[str, Any], where: str) -> Pair:
+    for key in ("pair_id", "prompt_id", "user_id", "card_id", "card_name"):
+        if not row[key]:
+            raise PairError(f"{where}: {key} is empty")
+    for key in ("chosen", "rejected"):
+        if not isinstance(row[key], str) or not row[key].strip():
+            raise PairError(f"{where}: {key} has no text")
+    if row["kind"] not in KINDS:
+        raise PairError(f"{where}: kind {row['kind']!r} is none of {', '.join(KINDS)}")
+    history = tuple(Turn(role=turn["role"], content=turn["content"]) for turn in row["history"] or ())
+    if not history or history[-1]["role"] != "user":
+        raise PairError(f"{where}: history does not end with a user's turn")
+    card = Card.from_row({**row, "name": row["card_name"]})
+    return Pair(
+        pair_id=row["pair_id"],
+        prompt_id=row["prompt_id"],
+        user_id=row["user_id"],
+        card=card,
+        history=history,
+        chosen=row["chosen"],
+        rejected=row["rejected"],
+        kind=row["kind"],
+    )
+
+
+def load_pairs(path: Path) -> dict[str, list[Pair]]:
+    """Read the pairs of ``data/preferences/pairs.parquet`` by purpose, each sorted by pair_id.
+
+    Args:
+        path: the table.
+
+    Returns:
+        one list for each of ``reward_train``, ``reward_heldout`` and ``policy``.
+
+    Raises:
+        PairError: a row breaks a rule, an id repeats, or a user is both trained on and measured on.
+    """
+    found: dict[str, list[Pair]] = {purpose: [] for purpose in PURPOSES}
+    seen: set[str] = set()
+    for number, row in enumerate(read_rows(path)):
+        where = f"{path}: row {number} (pair {row.get('pair_id')})"
+        if row["purpose"] not in found:
+            raise PairError(f"{where}: purpose {row['purpose']!r} is none of {', '.join(PURPOSES)}")
+        if row["agreement"] is not None and not math.isfinite(row["agreement"]):
+            raise PairError(f"{where}: agreement is not a number")
+        pair = _pair(row, where)
+        if pair.pair_id in seen:
+            raise PairError(f"{where}: pair_id repeats")
+        seen.add(pair.pair_id)
+        found[row["purpose"]].append(pair)
+    train, heldout = ({pair.user_id for pair in found[purpose]} for purpose in PURPOSES[:2])
+    if both := sorted(train & heldout):
+        raise PairError(f"{path}: users are in both reward_train and reward_heldout: {', '.join(both[:5])}")
+    return {purpose: sorted(pairs, key=lambda pair: pair.pair_id) for purpose, pairs in found.items()}
+
+
+def require(pairs: Mapping[str, Sequence[Pair]], path: Path) -> None:
+    """Stop when there is nothing to train on or nothing to measure on.
+
+    Raises:
+        PairError: reward_train or reward_heldout has no pair.
+    """
+    for purpose in PURPOSES[:2]:
+        if not pairs[purpose]:
+            raise PairError(f"{path}: no pair with purpose {purpose}")

@@ -1,0 +1,92 @@
+"""Stage ``train_pairwise_rm``: both replies in one encoding. It only judges; no policy is trained by it."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.rewards.agreement import agreement
+from flywheel_tasks.rewards.encoding import Limits, encode_comparisons, reward_tokenizer
+from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs, require
+from flywheel_tasks.rewards.scoring import PairwiseScorer
+from flywheel_tasks.rewards.trainer import Row, train_rows
+
+
+def choose_pairs(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
+    """At most ``most`` pairs, prompt by prompt, the prompts in a seeded random order."""
+    prompts = sorted({pair.prompt_id for pair in pairs})
+    random.Random(seed).shuffle(prompts)
+    place = {prompt: index for index, prompt in enumerate(prompts)}
+    return sorted(pairs, key=lambda pair: (place[pair.prompt_id], pair.pair_id))[:most]
+
+
+def pairwise_rows(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], limits: Limits, seed: int
+) -> tuple[list[Row], list[str]]:
+    """Comparisons as token ids, the chosen reply shown as A or B at random.
+
+    Returns:
+        the rows: the logit is to be above 0 where the chosen reply is A, below 0 where it is B; and the ids
+        of pairs whose replies are equal once cut to the token limit, which are left out.
+    """
+    random_ = random.Random(seed)
+    rows: list[Row] = []
+    equal: list[str] = []
+    for pair in pairs:
+        prompt, (as_a, as_b) = encode_comparisons(
+            tokenizer,
+            pair.card,
+            pair.history,
+            [(pair.chosen, pair.rejected), (pair.rejected, pair.chosen)],
+            limits,
+        )
+        chosen_is_a = random_.random() < 0.5
+        if as_a == as_b:
+            equal.append(pair.pair_id)
+        else:
+            rows.append(
+                Row(tuple(prompt), tuple(as_a) if chosen_is_a else (), () if chosen_is_a else tuple(as_b))
+            )
+    return rows, equal
+
+
+def run(io: StageIO) -> Mapping[str, Any]:
+    """Train on up to ``max_pairs`` of the ``reward_train`` pairs, measure on the ``reward_heldout`` ones.
+
+    Raises:
+        PairError: the pairs table breaks a rule, or no pair is left to train on.
+    """
+    section = io.settings.pairwise_rm
+    path = io.dep("data/preferences/pairs.parquet")
+    pairs = load_pairs(path)
+    require(pairs, path)
+    limits = Limits("pairwise", section.max_tokens, min(io.settings.prompt.max_tokens, section.max_tokens))
+    tokenizer = reward_tokenizer(io.dep("models/base"))
+    chosen = choose_pairs(pairs["reward_train"], section.max_pairs, io.settings.seed)
+    rows, equal = pairwise_rows(tokenizer, chosen, limits, io.settings.seed)
+    if not rows:
+        raise PairError(f"{path}: every reward_train pair is equal within {section.max_tokens} tokens")
+    trained = train_rows(
+        io,
+        section,
+        rows,
+        limits,
+        tokenizer=tokenizer,
+        out=io.out("models/pairwise_rm"),
+        curve=io.out("plots/pairwise_rm.csv"),
+    )
+    scorer = PairwiseScorer.from_model(trained.model, tokenizer, limits, io.settings.compute)
+    heldout = pairs["reward_heldout"]
+    orders = scorer.prefer_by_order(
+        [(p.card, p.history, p.chosen, p.rejected) for p in heldout],
+        progress=f"{io.stage.name}: held-out pairs",
+    )
+    margins = [(as_a + as_b) / 2 - 0.5 for as_a, as_b in orders]
+    flips = sum((as_a > 0.5) != (as_b > 0.5) for as_a, as_b in orders)
+    return {
+        "train": trained.metrics | {"pairs": len(rows), "left_out_as_equal": len(equal)},
+        "heldout": agreement(heldout, margins) | {"order_changes_choice": flips / len(orders)},
+        "head_moved": trained.head_moved,
+    }

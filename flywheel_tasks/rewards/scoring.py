@@ -1,0 +1,196 @@
+"""Scores of replies by the trained reward models: what the other stages call."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self, TypeVar
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.rewards.encoding import Kind, Limits, encode_comparisons, encode_replies
+from flywheel_tasks.rewards.packing import Group, pack, packed_scores
+from flywheel_tasks.settings import Compute
+from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
+from flywheel_tasks.training.progress import Meter
+
+_BATCH_TOKENS = 2048  # padding included; on a CPU larger batches are no faster
+_ROW_CONTINUATIONS = 8
+Item = TypeVar("Item")
+
+
+class ScoreError(RuntimeError):
+    """A reward model gave a score that is not a finite number."""
+
+
+class _Scorer:
+    """What both scorers share: a model, its tokenizer and how much it reads."""
+
+    kind: Kind
+
+    def __init__(self, model_dir: Path, *, compute: Compute, max_tokens: int | None = None) -> None:
+        """Load a trained reward model.
+
+        Args:
+            model_dir: a folder that a training stage wrote.
+            compute: precision and threads.
+            max_tokens: prompt and reply together; by default what the model was trained with.
+        """
+        limits = Limits.load(model_dir, self.kind)
+        if max_tokens is not None:
+            limits = Limits(self.kind, max_tokens, min(limits.prompt_max_tokens, max_tokens))
+        model = AutoModelForSequenceClassification.from_pretrained(
+            model_dir, dtype=resolve_dtype(compute), use_safetensors=True, attn_implementation="sdpa"
+        )
+        self._set_up(model, AutoTokenizer.from_pretrained(model_dir), limits, compute)
+
+    def _set_up(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limits: Limits, compute: Compute
+    ) -> None:
+        set_threads(compute)
+        self._model = model.to(device()).eval()  # type: ignore[arg-type]
+        self._tokenizer = tokenizer
+        self._limits = limits
+
+    @classmethod
+    def from_model(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limits: Limits, compute: Compute
+    ) -> Self:
+        """A scorer around a model in memory."""
+        scorer = cls.__new__(cls)
+        scorer._set_up(model, tokenizer, limits, compute)
+        return scorer
+
+    def _scores(self, groups: Sequence[Group], progress: str | None) -> list[list[float]]:
+        """Scores of all continuations, in the groups' order; batches are of like length."""
+        scores: list[list[float]] = [[] for _ in groups]
+        meter = Meter(progress, sum(len(group.continuations) for group in groups), "replies")
+        for batch in _batches(groups):
+            packed = pack([groups[index] for index in batch], self._tokenizer.pad_token_id)
+            with torch.inference_mode():
+                on_device = {key: value.to(self._model.device) for key, value in packed.items()}
+                values = iter(packed_scores(self._model, on_device).tolist())
+            for index in batch:
+                scores[index] = [next(values) for _ in groups[index].continuations]
+            meter.advance(sum(len(groups[index].continuations) for index in batch))
+        if not all(math.isfinite(score) for row in scores for score in row):
+            raise ScoreError(f"the {self.kind} reward model gave a score that is not a finite number")
+        return scores
+
+    def _grouped(
+        self,
+        prompts: Sequence[tuple[Card, Sequence[Turn]]],
+        items: Sequence[Item],
+        encode: Callable[[Card, Sequence[Turn], Sequence[Item]], tuple[list[int], list[list[int]]]],
+        progress: str | None,
+    ) -> list[list[float]]:
+        """Scores of each item's continuations; items that share a prompt are packed into one row."""
+        groups: list[Group] = []
+        places: list[tuple[int, int, int]] = []
+        open_: dict[tuple[int, ...], int] = {}
+        for (card, history), item in zip(prompts, items, strict=True):
+            prompt, continuations = encode(card, history, [item])
+            key = tuple(prompt)
+            index = open_.get(key)
+            if index is None or len(groups[index].continuations) + len(continuations) > _ROW_CONTINUATIONS:
+                index = open_[key] = len(groups)
+                groups.append(Group(prompt, []))
+            start = len(groups[index].continuations)
+            groups[index] = Group(prompt, [*groups[index].continuations, *continuations])
+            places.append((index, start, start + len(continuations)))
+        scores = self._scores(groups, progress)
+        return [scores[index][start:stop] for index, start, stop in places]
+
+
+def _batches(groups: Sequence[Group]) -> Iterator[list[int]]:
+    """Indices of groups, longest first, in batches of at most ``_BATCH_TOKENS`` padded tokens."""
+    batch: list[int] = []
+    width = 0
+    for index in sorted(range(len(groups)), key=lambda index: (-len(groups[index]), index)):
+        width = width or len(groups[index])
+        if batch and (len(batch) + 1) * width > _BATCH_TOKENS:
+            yield batch
+            batch, width = [], len(groups[index])
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+class PointwiseScorer(_Scorer):
+    """r(x, y) of the Bradley-Terry model: only differences between replies to one prompt have a meaning."""
+
+    kind = "pointwise"
+
+    def score(
+        self, rows: Sequence[tuple[Card, Sequence[Turn], str]], progress: str | None = None
+    ) -> list[float]:
+        """Rewards of replies, in the rows' order.
+
+        Args:
+            rows: (card, history ending with a user's turn, reply); replies to one prompt share its
+                computation.
+            progress: name for progress lines, or None for none.
+
+        Raises:
+            ScoreError: a score is not finite.
+        """
+        found = self._grouped(
+            [(card, history) for card, history, _ in rows],
+            [reply for *_, reply in rows],
+            lambda card, history, replies: encode_replies(
+                self._tokenizer, card, history, replies, self._limits
+            ),
+            progress,
+        )
+        return [scores[0] for scores in found]
+
+
+class PairwiseScorer(_Scorer):
+    """P(first reply is better), from one encoding of both."""
+
+    kind = "pairwise"
+
+    def prefer_by_order(
+        self, rows: Sequence[tuple[Card, Sequence[Turn], str, str]], progress: str | None = None
+    ) -> list[tuple[float, float]]:
+        """P(first preferred) when the first reply is shown as A, and when it is shown as B.
+
+        Args and errors as :meth:`prefer`.
+        """
+        found = self._grouped(
+            [(card, history) for card, history, *_ in rows],
+            [(first, second) for *_, first, second in rows],
+            lambda card, history, pairs: encode_comparisons(
+                self._tokenizer,
+                card,
+                history,
+                [order for a, b in pairs for order in ((a, b), (b, a))],
+                self._limits,
+            ),
+            progress,
+        )
+        return [(_sigmoid(as_a), _sigmoid(-as_b)) for as_a, as_b in found]
+
+    def prefer(
+        self, rows: Sequence[tuple[Card, Sequence[Turn], str, str]], progress: str | None = None
+    ) -> list[float]:
+        """P(first preferred), averaged over both orders, so that position has no effect.
+
+        Args:
+            rows: (card, history ending with a user's turn, first reply, second reply).
+            progress: name for progress lines, or None for none.
+
+        Raises:
+            ScoreError: a score is not finite.
+        """
+        return [(as_a + as_b) / 2 for as_a, as_b in self.prefer_by_order(rows, progress)]
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))

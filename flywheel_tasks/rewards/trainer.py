@@ -1,0 +1,202 @@
+"""Training of both reward models: TRL's RewardTrainer on packed rows, LoRA and a fully trained head."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from trl import RewardConfig, RewardTrainer
+
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.rewards.encoding import Limits
+from flywheel_tasks.rewards.packing import Group, pack, packed_scores
+from flywheel_tasks.settings import Training
+from flywheel_tasks.training.lora import lora_config, merge_to_full
+from flywheel_tasks.training.order import training_order
+from flywheel_tasks.training.precision import set_threads
+from flywheel_tasks.training.run import train, trainer_arguments
+
+CURVE = ("loss", "accuracy", "margin", "grad_norm", "learning_rate")
+
+
+class BackboneError(RuntimeError):
+    """The base model cannot be a reward model."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison to learn from: score(better) > score(worse), both continuations of one prompt.
+
+    An empty side has the constant score 0: a pairwise model's logit is trained to be above or below it.
+    """
+
+    prompt: tuple[int, ...]
+    better: tuple[int, ...]
+    worse: tuple[int, ...]
+
+
+class PackRows:
+    """Collator: rows that share a prompt become one packed sequence; a repeated continuation is scored once.
+
+    All comparisons of one prompt in one batch element is how InstructGPT trains its reward model (Ouyang et
+    al. 2022, arXiv 2203.02155, section 3.5).
+    """
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad_token_id = pad_token_id
+
+    def __call__(self, examples: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, torch.Tensor]:
+        """A packed batch, and for each comparison the index of its two scores (-1: the constant 0)."""
+        prompts: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
+        for example in examples:
+            continuations = prompts.setdefault(tuple(example["prompt_ids"]), {})
+            for side in ("chosen_ids", "rejected_ids"):
+                if example[side]:
+                    continuations.setdefault(tuple(example[side]), 0)
+        index = 0
+        for continuations in prompts.values():
+            for key in continuations:
+                continuations[key] = index
+                index += 1
+        batch = pack([Group(prompt, list(found)) for prompt, found in prompts.items()], self._pad_token_id)
+        for side in ("chosen_ids", "rejected_ids"):
+            batch[side] = torch.tensor(
+                [prompts[tuple(e["prompt_ids"])][tuple(e[side])] if e[side] else -1 for e in examples]
+            )
+        batch["attention_mask"] = (batch["segments"] >= 0).long()
+        return batch
+
+
+class PackedRewardTrainer(RewardTrainer):
+    """TRL's trainer with its loss, -log sigmoid(better - worse), on packed rows."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """TRL's loss and metrics; only how scores are computed differs."""
+
+        def scored(**batch: Any) -> SequenceClassifierOutput:
+            scores = packed_scores(model, batch)
+            scores = torch.cat([scores, scores.new_zeros(1)])  # index -1: the constant score of an empty side
+            sides = torch.cat([scores[batch["chosen_ids"]], scores[batch["rejected_ids"]]])
+            return SequenceClassifierOutput(logits=sides[:, None])
+
+        return super().compute_loss(scored, inputs, return_outputs, num_items_in_batch)
+
+
+def _load_backbone(folder: Path, pad_token_id: int) -> PreTrainedModel:
+    """A causal language model as a sequence classifier with one label and a new head, without its lm_head."""
+    found: Any = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        num_labels=1,
+        dtype=torch.float32,
+        use_safetensors=True,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+    )
+    model, report = found
+    if missing := set(report["missing_keys"]) - {"score.weight"}:
+        raise BackboneError(f"{folder}: weights are missing: {', '.join(sorted(missing)[:5])}")
+    model.config.pad_token_id = pad_token_id
+    return model
+
+
+def _head(model: PreTrainedModel) -> torch.Tensor:
+    return model.get_parameter("score.weight").detach().clone()
+
+
+def _ordered(rows: Sequence[Row], batch_size: int, epochs: float, seed: int) -> list[Row]:
+    """Rows in training order: those of one prompt beside each other, prompts of like length in one batch."""
+    prompts: dict[tuple[int, ...], list[Row]] = {}
+    for row in rows:
+        prompts.setdefault(row.prompt, []).append(row)
+    grouped = list(prompts.values())
+    lengths = [
+        len(group[0].prompt) + sum(map(len, {side for row in group for side in (row.better, row.worse)}))
+        for group in grouped
+    ]
+    per_batch = max(1, round(batch_size * len(grouped) / len(rows)))
+    return [row for index in training_order(lengths, per_batch, epochs, seed) for row in grouped[index]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained reward model, loaded again from the folder it was saved in."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    metrics: dict[str, Any]
+    head_moved: float
+
+
+def train_rows(
+    io: StageIO,
+    section: Training,
+    rows: Sequence[Row],
+    limits: Limits,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    curve: Path,
+) -> Trained:
+    """Train on comparisons and save the merged model.
+
+    Args:
+        io: the stage; reads ``models/base``.
+        section: its settings.
+        rows: comparisons; none may be empty on both sides.
+        limits: saved as ``scorer.json``.
+        tokenizer: from :func:`flywheel_tasks.rewards.encoding.reward_tokenizer`.
+        out: folder for the model.
+        curve: CSV for the training curve.
+    """
+    set_threads(io.settings.compute)
+    set_seed(io.settings.seed)  # the head is new: its first values depend on the seed
+    model = _load_backbone(io.dep("models/base"), tokenizer.pad_token_id)
+    head = _head(model)
+    ordered = _ordered(rows, section.batch_size, section.epochs, io.settings.seed)
+    dataset = Dataset.from_list(
+        [
+            {"prompt_ids": list(r.prompt), "chosen_ids": list(r.better), "rejected_ids": list(r.worse)}
+            for r in ordered
+        ]
+    )
+    steps = -(-len(ordered) // section.batch_size)
+    arguments = RewardConfig(
+        **trainer_arguments(io, section.learning_rate, section.batch_size, steps),
+        max_length=None,  # longer rows would be dropped silently; encoding has cut them already
+        remove_unused_columns=False,
+    )
+    trainer = PackedRewardTrainer(
+        model=model,
+        args=arguments,
+        data_collator=PackRows(tokenizer.pad_token_id),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=lora_config(section.lora, model.config, "SEQ_CLS", ["score"]),
+    )
+    metrics = train(trainer, io, curve=curve, columns=CURVE, must_move=("score", "lora_B"))
+    online = [entry["accuracy"] for entry in trainer.state.log_history if "accuracy" in entry]
+    probe = [*rows[0].prompt, *(rows[0].better or rows[0].worse)]
+    assert isinstance(trainer.model, PeftModel)
+    loaded = merge_to_full(trainer.model, tokenizer, out, probe=probe)
+    limits.save(out)
+    moved = float((_head(loaded) - head).norm())
+    # Each batch's accuracy is logged before the step that learns from it.
+    return Trained(
+        loaded, tokenizer, metrics | {"accuracy_before_step": sum(online) / len(online)}, head_moved=moved
+    )
