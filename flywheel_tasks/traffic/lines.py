@@ -82,7 +82,7 @@ def split_lines(chunks: Iterator[bytes], max_bytes: int) -> Iterator[RawLine]:
     Args:
         chunks: bytes in order; a :class:`TruncatedGzipError` from it becomes one last line, of the bytes
             since the last newline (even if there are none), with the problem ``truncated_gzip``.
-        max_bytes: a longer line is given with the problem ``line_too_long`` and its first ``max_bytes`` bytes.
+        max_bytes: a longer line is given with the problem ``line_too_long`` and ``max_bytes`` of its bytes.
 
     Yields:
         every line; the last one also without a newline, but not an empty rest after the last newline.

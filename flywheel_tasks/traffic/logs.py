@@ -107,7 +107,7 @@ def _place(location: str, root: Path) -> _Place:
 
 
 def _partitions(names: Iterable[str], location: str) -> list[str]:
-    """The names that are partitions, sorted; a log file in the wrong place is an error, others are no logs."""
+    """The names that are partitions, sorted; a log file in a wrong place is an error, others are no logs."""
     found = []
     for name in sorted(names):
         parts = name.split("/")

@@ -1,0 +1,61 @@
+"""Characters of a role-play benchmark to card events of a log."""
+
+import re
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Any
+
+from flywheel_tasks.traffic.importers.rows import (
+    Imported,
+    RowError,
+    SkippedRow,
+    card_event,
+    read_objects,
+    text_field,
+)
+
+
+def _rpbench_card(row: dict[str, Any]) -> tuple[str, str, list[str], list[str]]:
+    profile = row.get("npc_profile")
+    if not isinstance(profile, dict) or not isinstance(row.get("id"), int):
+        raise RowError("missing_field", "id is not a number or npc_profile is not an object")
+    name = text_field(profile, "name_text").strip()
+    if not name:
+        raise RowError("no_name", "name_text is empty")
+    phrases = profile.get("short_definition_text") or profile.get("title") or ""
+    traits = [phrase.strip() for phrase in phrases.split(",") if phrase.strip()]
+    descriptions = [profile.get(key) or "" for key in ("description", "long_definition_text")]
+    traits += sorted(filter(str.strip, descriptions), key=len)[:1]  # the shorter one says the same
+    if not traits:
+        raise RowError("no_definition", f"{name} has neither title nor description")
+    sentences = re.split(r"(?<=[.!?])\s+", (row.get("background") or "").strip())
+    rules = [item for item in sentences if item and not item.startswith("You are role-playing")]
+    filled = [item.replace("{{char}}", name).replace("{{user}}", "the user").strip() for item in traits]
+    return f"rpbench-{row['id']:04d}", name, filled, rules
+
+
+def read_rpbench(path: Path, *, start: date, source: str) -> Imported:
+    """Read the characters of RPBench-Auto (``characters.jsonl``).
+
+    Args:
+        path: the file.
+        start: day from which the cards count.
+        source: ``internal`` or ``user``.
+
+    Returns:
+        card events: title phrases and a description as traits, the background's rules as instructions.
+    """
+    events: dict[str, dict[str, Any]] = {}
+    skipped: list[SkippedRow] = []
+    for number, row in read_objects(path, skipped):
+        try:
+            card_id, name, traits, rules = _rpbench_card(row)
+            if card_id in events:
+                raise RowError("repeated_id", f"an earlier line has id {row['id']}")
+        except RowError as error:
+            skipped.append(SkippedRow(str(path), number, *error.args))
+            continue
+        events[card_id] = card_event(
+            card_id, name, traits, rules, datetime.combine(start, time(), UTC), source
+        )
+    return Imported(list(events.values()), skipped)
