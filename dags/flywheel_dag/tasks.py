@@ -1,0 +1,145 @@
+"""What the tasks call: the library, imported when a task runs and not when the DAG is parsed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from flywheel_dag.workspace import workspace
+from flywheel_tasks.storage.registry_state import Decision
+
+
+def choose_generation(params: dict[str, Any]) -> str:
+    """The generation of this run: the trigger form's, or the next one. A later retry keeps the choice."""
+    from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.pipeline.generation import next_id
+
+    root = workspace()
+    return params["generation"] or next_id(root, registry_of(root))
+
+
+def simulate_traffic(ti: Any) -> None:
+    """Let the demo's users write the logs, unless the generation has been opened with them."""
+    from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.pipeline import local
+
+    root, generation = workspace(), _generation(ti)
+    if generation not in registry_of(root).generations():
+        local.simulate_traffic(root, generation, print)
+
+
+def open_generation(ti: Any, params: dict[str, Any]) -> str:
+    """Pin the champion and the newest logs."""
+    from flywheel_tasks.pipeline import generation
+
+    return generation.open_generation(workspace(), generation=_generation(ti), seed=params["seed"])
+
+
+def run_stage(stage: str, params: dict[str, Any]) -> None:
+    """Run one stage through DVC and push what it made."""
+    from flywheel_tasks.pipeline import runner
+
+    runner.run(workspace(), stage, force=stage in params["force"])
+
+
+def check_gate(ti: Any) -> None:
+    """Leave the question for the approver; fail at once, with the reasons, if the gate does not pass."""
+    from flywheel_tasks.online.approval import ApprovalError, launch_request
+
+    try:
+        request = launch_request(workspace())
+    except ApprovalError as error:
+        raise AirflowFailException(str(error)) from error
+    if request.generation != _generation(ti):
+        raise AirflowFailException(
+            f"the verdict is of {request.generation}, this run is of {_generation(ti)}"
+        )
+    ti.xcom_push(key="request", value=asdict(request))
+
+
+def _answer(answer: dict[str, Any]) -> tuple[Decision, str]:
+    """Decision and by whom. An answer of nobody is the default that Airflow takes when the time is up: a no."""
+    if (user := answer["responded_by_user"]) is None:
+        return "timeout", "nobody (no answer in time)"
+    return "approve" if answer["chosen_options"] == ["Approve"] else "reject", str(user["name"])
+
+
+def record_decision(ti: Any, approval: str, then: str) -> str:
+    """Write an answer to the registry: who, what, when, and the digests that were shown.
+
+    Returns:
+        id of the task that follows: ``then`` after a yes, ``rollback`` after a no.
+    """
+    from flywheel_tasks.online.approval import ApprovalError, Request, record_answer
+
+    shown = ti.xcom_pull(task_ids=approval, key="shown")
+    answer = ti.xcom_pull(task_ids=approval)
+    if not shown or not answer:
+        raise AirflowFailException(f"{approval} has left no answer")
+    decision, by = _answer(answer)
+    try:
+        record_answer(workspace(), Request(**shown), decision=decision, by=by, at=answer["responded_at"])
+    except ApprovalError as error:
+        raise AirflowFailException(str(error)) from error
+    if decision == "approve":
+        return then
+    ti.xcom_push(key="reason", value=f"{shown['kind']} not approved: {decision} by {by}")
+    return "rollback"
+
+
+def start_ab_test(ti: Any, run_id: str) -> str:
+    """Start the approved A/B test; returns when it ends (ISO 8601), from the registry: a retry changes nothing."""
+    from flywheel_tasks.online.launch import start
+
+    return start(workspace(), by=f"airflow: {run_id}").ends_at.isoformat()
+
+
+def simulate_ab_traffic() -> None:
+    """Let the demo's users talk to both arms."""
+    from flywheel_tasks.online.simulated import simulate_ab
+
+    simulate_ab(workspace())
+
+
+def analyze_ab(ti: Any, run_id: str) -> str:
+    """Analyse the A/B test and leave the question for the approver; an invalid test asks nobody.
+
+    Returns:
+        id of the task that follows.
+    """
+    from flywheel_tasks.online.analysis import analyse
+    from flywheel_tasks.online.approval import promotion_request
+
+    root, generation = workspace(), _generation(ti)
+    found = analyse(root, generation, by=f"airflow: {run_id}")
+    if found["result"] != "valid":
+        ti.xcom_push(key="reason", value=f"invalid A/B test: {'; '.join(found['reasons'])}")
+        return "rollback"
+    ti.xcom_push(key="request", value=asdict(promotion_request(root, generation)))
+    return "approve_promotion"
+
+
+def promote(ti: Any, run_id: str) -> str:
+    """Make the candidate champion; returns its digest."""
+    from flywheel_tasks.online import promotion
+
+    return promotion.promote(workspace(), _generation(ti), by=f"airflow: {run_id}").digest
+
+
+def rollback(ti: Any, run_id: str) -> str:
+    """Drop the candidate and record why; returns the reason."""
+    from flywheel_tasks.online import promotion
+
+    deciders = ("record_promotion_decision", "analyze_ab", "record_launch_decision")
+    reasons = [ti.xcom_pull(task_ids=decider, key="reason") for decider in deciders]
+    reason = next((found for found in reasons if found), None)
+    if reason is None:
+        raise AirflowFailException("no task has left a reason to roll back")
+    promotion.rollback(workspace(), _generation(ti), reason, by=f"airflow: {run_id}")
+    return str(reason)
+
+
+def _generation(ti: Any) -> str:
+    return str(ti.xcom_pull(task_ids="choose_generation"))
