@@ -98,23 +98,24 @@ def _override(settings: dict[str, Any], overrides: Mapping[str, Any]) -> None:
         section[last] = value
 
 
+def build_workspace(root: Path, overrides: Mapping[str, Any] | None = None) -> Path:
+    """dvc.yaml, code and params.yaml with some values changed (``{"rl.steps": 2}``), in ``root``."""
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.copy(PROJECT / "dvc.yaml", root / "dvc.yaml")
+    shutil.copy(PROJECT / ".dvcignore", root / ".dvcignore")
+    ignore = shutil.ignore_patterns("__pycache__")
+    for folder in ("flywheel_tasks", "data_contracts", "dags"):
+        shutil.copytree(PROJECT / folder, root / folder, ignore=ignore, dirs_exist_ok=True)
+    settings = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    _override(settings, overrides or {})
+    (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return root
+
+
 @pytest.fixture
 def make_workspace() -> Callable[..., Path]:
-    """``make_workspace(root, {"rl.steps": 2})``: dvc.yaml, code and params.yaml with some values changed, in ``root``."""
-
-    def make(root: Path, overrides: Mapping[str, Any] | None = None) -> Path:
-        root.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PROJECT / "dvc.yaml", root / "dvc.yaml")
-        shutil.copy(PROJECT / ".dvcignore", root / ".dvcignore")
-        ignore = shutil.ignore_patterns("__pycache__")
-        for folder in ("flywheel_tasks", "data_contracts", "dags"):
-            shutil.copytree(PROJECT / folder, root / folder, ignore=ignore, dirs_exist_ok=True)
-        settings = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-        _override(settings, overrides or {})
-        (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        return root
-
-    return make
+    """:func:`build_workspace`."""
+    return build_workspace
 
 
 @pytest.fixture

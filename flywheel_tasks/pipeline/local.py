@@ -42,6 +42,13 @@ def week_of(settings: Settings, generation: str) -> date:
     return first + timedelta(days=settings.simulation.days * (generations.number_of(generation) - 1))
 
 
+def _is_simulated(location: Path, start: date) -> bool:
+    """Whether the simulation wrote all partitions of a week (its marker names them before it writes them)."""
+    marker = location / "simulated.json"
+    run = read_json(marker)["runs"].get(f"traffic-{start}") if marker.exists() else None
+    return run is not None and all((location / path).exists() for path in run["partitions"])
+
+
 def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     """Let the demo's simulated users write the generation's week of logs, talking to the champion; once.
 
@@ -50,17 +57,15 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     settings = load_settings(root / "params.yaml")
     start = week_of(settings, generation)
     location = root / settings.logs.location
-    done = location / f".simulated-{start.isoformat()}"
-    if done.exists():
+    if _is_simulated(location, start):
         return
     champion = generations.ensure_champion(root)
     generations.place_champion(root, champion)
     say(f"Simulated users talk to the champion ({champion.generation}) for the week of {start} ...")
     command = [sys.executable, "-m", "flywheel_tasks.cli", "simulate", "traffic"]
-    command += ["--model", str(root / generations.INPUTS / "champion"), "--policy", champion.generation]
+    command += ["--model", str(root / generations.INPUTS / "champion"), "--policy-id", champion.generation]
     command += ["--out", str(location), "--start-date", start.isoformat(), "--root", str(root)]
     subprocess.run(command, cwd=root, check=True, env=runner.environment(), preexec_fn=die_with_parent)  # noqa: PLW1509
-    done.write_text("complete\n", encoding="utf-8")
 
 
 def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:

@@ -1,0 +1,75 @@
+"""A generation small enough for a test: the real graph, stages and trainers, on random tiny models."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flywheel_tasks.pipeline import runner
+
+# The tiny model says nothing of sense, so limits that judge sense are opened; the rules themselves still run.
+OPEN_RULES = [
+    {"metric": "evaluate.win_rate.pointwise.user", "min": 0.0, "max": 1.0},
+    {"metric": "evaluate.win_rate.pairwise.user", "min": 0.0, "max": 1.0},
+    {"metric": "evaluate.production.false_refusal.candidate", "max": 1.0},
+    {"metric": "train_pointwise_rm.heldout.accuracy.value", "min": 0.0},
+]
+# No model reaches this: the gate must block.
+CLOSED_RULES = [*OPEN_RULES, {"metric": "evaluate.win_rate.pointwise.user", "min": 1.01}]
+
+
+def small_settings(models: Path, rules: list[dict[str, Any]] = OPEN_RULES) -> dict[str, Any]:
+    """Overrides of params.yaml."""
+    lora = {"rank": 4, "alpha": 8, "layers": 2}
+    return {
+        "base.policy": str(models / "base"),
+        "base.embedder": str(models / "embedder"),
+        "prompt.max_tokens": 120,
+        "sampling.max_new_tokens": 10,
+        "simulation.users": 60,
+        "simulation.turns": 2,
+        "simulation.days": 3,
+        "curate.duplicate_cosine": 1.0,
+        "annotation_batch.candidates": 3,
+        "annotation_batch.max_reward_train": 12,
+        "annotation_batch.max_reward_heldout": 6,
+        "annotation_batch.max_policy": 6,
+        "annotate.max_length_ratio": 20.0,
+        "annotate.max_emoji_difference": 20,
+        "pointwise_rm.lora": lora,
+        "pointwise_rm.max_tokens": 160,
+        "pairwise_rm.lora": lora,
+        "pairwise_rm.max_pairs": 8,
+        "rejection_sample.prompts": 6,
+        "rejection_sample.candidates": 2,
+        "sft.lora": lora,
+        "sft.epochs": 1.0,
+        "dpo.lora": lora,
+        "dpo.max_pairs": 4,
+        "rl.steps": 2,
+        "rl.prompts_per_step": 2,
+        "rl.group_size": 2,
+        "rl.select_from": 6,
+        "rl.heldout_prompts": 4,
+        "rl.lora": lora,
+        "evaluate.prompts": 8,
+        "gate.rules": rules,
+        "ab.duration_minutes": 0.05,
+        "ab.min_users_per_arm": 1,
+        "launch.traffic_share": 0.5,
+        "airflow.retries": 0,
+    }
+
+
+def make_repository(root: Path, make_workspace: Callable[..., Path], settings: dict[str, Any]) -> Path:
+    """A git and DVC repository in ``root`` with a remote beside it, as a team would have."""
+    make_workspace(root, settings)
+    shutil.copy(Path(__file__).resolve().parents[2] / ".gitignore", root / ".gitignore")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run([*git, "init", "-q"], cwd=root, check=True)
+    runner.dvc(root, "init", "-q", quiet=True)
+    runner.dvc(root, "remote", "add", "-q", "-d", "storage", str(root.parent / f"{root.name}-remote"), quiet=True)
+    subprocess.run([*git, "add", "."], cwd=root, check=True)
+    subprocess.run([*git, "commit", "-qm", "start"], cwd=root, check=True)
+    return root
