@@ -19,6 +19,7 @@ from transformers import (
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import prompt_ids
+from flywheel_tasks.policy.roomy_cache import make_room
 from flywheel_tasks.settings import Compute, Sampling
 from flywheel_tasks.training.precision import resolve_dtype
 
@@ -214,9 +215,10 @@ class Sampler:
     ) -> list[list[int]]:
         """Sample ``len(prompts) * n`` rows token by token; a row that ended leaves the batch soon."""
         logits, cache, mask = self._prefill(prompts)
-        cache.batch_repeat_interleave(n)
         logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
         width, limit = mask.shape[1], self.sampling.max_new_tokens
+        cache.batch_repeat_interleave(n)
+        make_room(cache, limit)
         device, rows = mask.device, mask.shape[0]
         positions = mask.sum(-1, keepdim=True)
         mask = torch.cat([mask, mask.new_ones((rows, limit))], 1)
