@@ -120,15 +120,20 @@ def _judge(io: StageIO, rows: list[dict[str, Any]]) -> None:
     """Fill in rewards and preferences."""
     compute = io.settings.compute
     pointwise = PointwiseScorer(io.dep("models/pointwise_rm"), compute=compute, max_tokens=None)
-    for side in SIDES:
-        scores = pointwise.score([(_card(row), row["history"], row[f"{side}_reply"]) for row in rows])
-        for row, score in zip(rows, scores, strict=True):
-            row[f"{side}_reward"] = _number(score, row, f"{side} reward")
+    # Both replies to a prompt in one call: the scorer then reads the prompt once.
+    scores = pointwise.score(
+        [(_card(row), row["history"], row[f"{side}_reply"]) for row in rows for side in SIDES],
+        progress="pointwise rewards",
+    )
+    for place, score in enumerate(scores):
+        row, side = rows[place // len(SIDES)], SIDES[place % len(SIDES)]
+        row[f"{side}_reward"] = _number(score, row, f"{side} reward")
     del pointwise
     gc.collect()
     pairwise = PairwiseScorer(io.dep("models/pairwise_rm"), compute=compute, max_tokens=None)
     preferences = pairwise.prefer(
-        [(_card(row), row["history"], row["candidate_reply"], row["champion_reply"]) for row in rows]
+        [(_card(row), row["history"], row["candidate_reply"], row["champion_reply"]) for row in rows],
+        progress="pairwise preferences",
     )
     for row, preference in zip(rows, preferences, strict=True):
         row["pairwise_p"] = _number(preference, row, "pairwise preference")
@@ -173,7 +178,9 @@ def measure(rows: Sequence[dict[str, Any]], tokens: Mapping[str, Sequence[int]],
         "divergence": {judge: win_rate.divergence(values) for judge, values in rates.items()},
         "judges_agree": win_rate.agreement(scores["pointwise"], scores["pairwise"], users),
         "identical": share([float(equal) for equal in same], users),
-        "reward": {side: mean([row[f"{side}_reward"] for row in rows], users) for side in SIDES},
+        "reward": {  # only the difference of two replies to one prompt has a meaning
+            "gain": mean([row["candidate_reward"] - row["champion_reward"] for row in rows], users)
+        },
         "production": _production(rows, tokens),
         "instructions": production.instruction_coverage({row["card_id"]: _card(row) for row in rows}),
         "style": {item.feature: item.as_metrics() for item in styles},

@@ -1,6 +1,7 @@
 """The short Markdown that an approver sees in Airflow: verdict, figures, and what they approve."""
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,10 @@ from flywheel_tasks.report.figures import MISSING, estimate_note, is_estimate, p
 
 EXAMPLES = 3
 _LONGEST = 400
-_PLAIN = re.compile(r"[^\w ,.;:%?–—’“”…-]|(?<!\w)[-_]|_|^\d+(?=[.)])|://|www", re.ASCII)
+# What a Markdown reader, a browser or a template engine could take for its own. Of the word characters that
+# is only the underscore and "www"; a dash or a "1." is active at the start of a line.
+_ACTIVE = re.compile(r"[^\w ,.;:%?!()=+'\"±–—’“”…/-]|^[^\w\s]|^\d+(?=[.)])|_|://|www", re.IGNORECASE)
+_INVISIBLE = ("Cc", "Cf", "Co", "Cs")
 _SOURCES = ("user", "internal", "all")
 _PRODUCTION = (
     "instruction_following",
@@ -26,14 +30,15 @@ _PRODUCTION = (
 def escape(text: str) -> str:
     """Text of users or models as one line of plain text to Markdown, HTML and template engines alike.
 
-    Everything but letters, digits and plain punctuation becomes a numeric character reference.
+    Everything but letters, digits and plain punctuation becomes a numeric character reference. Invisible
+    characters, which could change the order of what is shown, are removed.
 
     Args:
         text: any text; cut after 400 characters.
     """
-    line = " ".join(text.split())
+    line = "".join(c for c in " ".join(text.split()) if unicodedata.category(c) not in _INVISIBLE)
     line = line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
-    return re.sub(_PLAIN, lambda match: "".join(f"&#{ord(c)};" for c in match.group()), line)
+    return _ACTIVE.sub(lambda match: "".join(f"&#{ord(c)};" for c in match.group()), line)
 
 
 def render_approval(contents: Contents) -> str:

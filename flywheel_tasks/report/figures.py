@@ -11,6 +11,7 @@ _REMOVED = re.compile(
     r"removed|quarantin|duplicat|dropped|discarded|rejected|unknown|filtered|reasons|skipped"
 )
 MISSING = "not measured"
+_SPELLED = {"heldout": "held-out", "auc": "AUC", "sft": "SFT", "dpo": "DPO", "rl": "RL", "rm": "reward model"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Chart:
 
 def words(key: str) -> str:
     """A metrics key in words."""
-    return key.replace("_", " ")
+    return " ".join(_SPELLED.get(part, part) for part in key.split("_"))
 
 
 def is_estimate(node: Any) -> bool:

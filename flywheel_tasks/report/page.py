@@ -1,9 +1,10 @@
 """The generation report: one HTML file that needs nothing else, for the person who approves."""
 
+import re
 from importlib.resources import files
 
 from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from flywheel_tasks.report import figures
 from flywheel_tasks.report.contents import Contents, most_different
@@ -64,7 +65,13 @@ def render_page(contents: Contents) -> str:
         examples=most_different(contents.replies, EXAMPLES),
         show=figures.show,
         words=figures.words,
+        breakable=_breakable,
     )
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped text whose metric names may break after a dot or an underscore on a narrow screen."""
+    return Markup(re.sub(r"([._])(?=[a-z])", r"\1<wbr>", str(escape(text))))  # noqa: S704 - escaped first
 
 
 def _sections(

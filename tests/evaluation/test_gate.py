@@ -1,0 +1,79 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flywheel_tasks.evaluation.gate import run
+from flywheel_tasks.storage.digests import file_digest, tree_digest
+from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.documents import write_json as write_metrics
+from tests.evaluation.handmade import metrics, replies
+
+
+def finish(io: Any) -> dict[str, Any]:
+    found = run(io)
+    write_metrics(found, io.out("metrics/gate.json"))
+    io.commit()
+    return dict(found)
+
+
+def test_a_pass_is_bound_to_the_model(gate_io: Callable[..., Any]) -> None:
+    io = gate_io()
+    found = finish(io)
+    verdict = read_json(io.root / "gate/verdict.json")
+    assert verdict["verdict"] == "pass"
+    assert verdict["generation"] == "g0001"
+    assert verdict["model_digest"] == tree_digest(io.root / "models/policy")
+    assert {"metric", "value", "min", "max", "passed", "reason"} == set(verdict["reasons"][0])
+    assert found["passed"] == 1
+    approval = (io.root / "gate/approval.md").read_text()
+    assert approval.startswith("# PASS: generation g0001")
+    assert file_digest(io.root / "gate/verdict.json") in approval
+    assert verdict["model_digest"] in approval
+
+
+def test_a_block_is_a_result_and_not_an_error(gate_io: Callable[..., Any]) -> None:
+    io = gate_io(metrics(user=0.707, internal=0.437))
+    found = finish(io)
+    verdict = read_json(io.root / "gate/verdict.json")
+    assert verdict["verdict"] == "block"
+    assert found["passed"] == 0
+    assert found["rules"]["failed"] == sum(not reason["passed"] for reason in verdict["reasons"]) > 0
+    assert (io.root / "gate/approval.md").read_text().startswith("# BLOCKED")
+    assert "BLOCKED" in (io.root / "gate/report.html").read_text()
+
+
+def test_metrics_without_any_figure_block(gate_io: Callable[..., Any]) -> None:
+    io = gate_io({"evaluate": {}})
+    finish(io)
+    assert read_json(io.root / "gate/verdict.json")["verdict"] == "block"
+    assert "not measured" in (io.root / "gate/report.html").read_text()
+
+
+def test_the_same_inputs_give_the_same_files(gate_io: Callable[..., Any]) -> None:
+    first = gate_io()
+    finish(first)
+    before = tree_digest(first.root / "gate")
+    second = gate_io()
+    finish(second)
+    assert tree_digest(second.root / "gate") == before
+
+
+@pytest.mark.parametrize(
+    "missing", ["inputs/generation.json", "metrics/evaluate.json", "models/policy/model.safetensors"]
+)
+def test_a_missing_input_writes_no_verdict(gate_io: Callable[..., Any], missing: str) -> None:
+    io = gate_io()
+    (io.root / missing).unlink()
+    if missing.startswith("models"):
+        (io.root / "models/policy").rmdir()
+    with pytest.raises(FileNotFoundError):
+        run(io)
+    assert not (io.root / "gate/verdict.json").exists()
+
+
+def test_no_two_replies_that_differ(gate_io: Callable[..., Any]) -> None:
+    rows = [row | {"candidate_reply": row["champion_reply"]} for row in replies()]
+    io = gate_io(rows=rows)
+    finish(io)
+    assert "No two replies differ" in (io.root / "gate/report.html").read_text()

@@ -1,0 +1,75 @@
+import re
+from collections.abc import Callable
+from html import unescape
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jinja2 import Environment
+
+from flywheel_tasks.report.approval import escape, render_approval
+
+
+@given(st.text(max_size=300))
+def test_escaped_text_is_inert_and_comes_back(value: str) -> None:
+    escaped = escape(value)
+    assert "\n" not in escaped
+    assert not re.search(r"[<>`*\[\]{}|\\~#@]", re.sub(r"&#\d+;", "", escaped))
+    shown = unescape(escaped)
+    # html.unescape maps a few code points of its own; all printable ASCII comes back
+    assert re.sub(r"[^!-~]", "", shown) == re.sub(r"[^!-~]", "", " ".join(value.split()))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ 7*7 }}",
+        "{% raw %}",
+        "<script>",
+        "[x](javascript:y)",
+        "![](http://a)",
+        "# h",
+        "- x",
+        "1. x",
+        "| a |",
+        "~~~",
+        "www.a.b",
+    ],
+)
+def test_attacks_become_references(attack: str) -> None:
+    escaped = escape(attack)
+    assert escaped != attack
+    assert unescape(escaped) == attack
+    assert Environment(autoescape=True).from_string(escaped).render() == escaped
+
+
+def test_text_that_reorders_what_is_shown_is_removed() -> None:
+    assert escape("ssap\u202e\u2066 to block\x07") == "ssap to block"
+
+
+def test_long_text_is_cut() -> None:
+    assert escape("a" * 1000) == "a" * 400 + "…"
+
+
+def test_planted_markup_is_not_in_the_text(contents: Callable[..., Any]) -> None:
+    text = render_approval(contents(planted=" <script>alert(1)</script> {{ 7*7 }} | **x**"))
+    assert "<script" not in text
+    assert "{{" not in text
+    assert Environment(autoescape=True).from_string(text).render() + "\n" == text
+    assert "alert(1)" in text
+
+
+def test_verdict_reasons_figures_and_digests_are_there(contents: Callable[..., Any]) -> None:
+    text = render_approval(contents(user=0.707, internal=0.437))
+    assert text.startswith("# BLOCKED: generation g0001\n\n4 of 11 gate rules fail.")
+    assert "**Simulated.** The annotators and the users of this generation are simulated" in text
+    assert "| pointwise model | 70.7% (60.7–80.7, n = 30) | 43.7% (33.7–53.7, n = 30) |" in text
+    assert "| instruction following | 31.0% (21.0–41.0, n = 60) | 44.0% (34.0–54.0, n = 60) |" in text
+    assert "- model: `sha256:1212" in text
+    assert "- verdict: `sha256:efef" in text
+
+
+def test_real_people_are_not_called_simulated(contents: Callable[..., Any]) -> None:
+    assert "imulated" not in render_approval(contents(simulated={"users": False, "annotators": False}))
+    assert "not recorded" in render_approval(contents(simulated={"users": None, "annotators": False}))

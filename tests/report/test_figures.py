@@ -1,0 +1,41 @@
+from flywheel_tasks.report import figures
+from flywheel_tasks.report.contents import Curve
+
+
+def test_numbers_for_people() -> None:
+    assert [figures.show(x) for x in (None, 3, 12345, 0.12345, 1234.5, 96.0)] == [
+        "not measured", "3", "12,345", "0.123", "1,234", "96",
+    ]  # fmt: skip
+    assert figures.percent(0.6543) == "65.4%"
+
+
+def test_what_was_removed_is_kept_apart() -> None:
+    metrics = {
+        "read": 10,
+        "quarantined": {"total": 2, "not_json": 2},
+        "accuracy": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9},
+    }
+    assert [f.label for f in figures.figures(metrics, removed=True)] == [
+        "quarantined › total",
+        "quarantined › not json",
+    ]
+    rest = figures.figures(metrics, removed=False)
+    assert [(f.label, f.text, f.note) for f in rest] == [
+        ("read", "10", ""),
+        ("accuracy", "0.5", "0.4–0.6, n = 9"),
+    ]
+    assert figures.figures(None) == []
+
+
+def test_bars_stay_in_the_track_and_missing_ones_are_said() -> None:
+    bar = figures.bar("user", {"value": 0.5, "low": -0.2, "high": 1.4, "n": 3})
+    assert (bar.low, bar.value, bar.high) == (0, 50, 100)
+    assert figures.bar("user", {"value": None, "low": None, "high": None}).value is None
+    assert figures.bar("user", None).text == "not measured"
+
+
+def test_charts_scale_to_their_values() -> None:
+    (chart,) = figures.charts([Curve("sft", [1, 2, 3], {"loss": [3.0, None, 1.0], "lr": [1, 1, 1]})])
+    assert chart.points == "0.00,3.00 100.00,97.00"
+    assert (chart.title, chart.low, chart.high, chart.last) == ("SFT: loss", "1", "3", "1")
+    assert figures.charts([Curve("sft", [1], {"loss": [1.0]})]) == []
