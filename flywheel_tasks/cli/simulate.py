@@ -1,0 +1,147 @@
+"""``flywheel simulate``: the demo's simulated users and annotators."""
+
+import math
+from collections.abc import Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(no_args_is_help=True, help="Simulated users and annotators of the demo.")
+console = Console(stderr=True)
+Root = Annotated[Path, typer.Option(help="Workspace with params.yaml.")]
+
+
+def _sampler(model: Path, root: Path) -> Any:
+    from flywheel_tasks.policy.sampler import Sampler
+    from flywheel_tasks.settings import load_settings
+
+    settings = load_settings(root / "params.yaml")
+    with console.status(f"Loading {model}"):
+        return Sampler(
+            model,
+            sampling=settings.sampling,
+            compute=settings.compute,
+            max_prompt_tokens=settings.prompt.max_tokens,
+        )
+
+
+def _policy_id(model: Path) -> str:
+    from flywheel_tasks.storage.digests import tree_digest
+
+    return f"{model.name}@{tree_digest(model).removeprefix('sha256:')[:12]}"
+
+
+@app.command()
+def traffic(
+    model: Annotated[Path, typer.Option(help="Policy folder that answers.")],
+    out: Annotated[Path, typer.Option(help="Folder of the logs.")],
+    root: Root = Path(),
+    policy: Annotated[str | None, typer.Option(help="Id logged with replies; default: name, digest.")] = None,
+    start_date: Annotated[str | None, typer.Option(help="First day; default: the setting.")] = None,
+) -> None:
+    """Let simulated users talk to a model and write raw logs (see the section simulation of params.yaml)."""
+    from datetime import UTC, datetime
+
+    from flywheel_tasks.settings import load_settings
+    from flywheel_tasks.simulation.cards import load_cards
+    from flywheel_tasks.simulation.events import card_events, write_partitions
+    from flywheel_tasks.simulation.population import make_population
+    from flywheel_tasks.simulation.traffic import Arm, Schedule, parse_day, simulate
+
+    settings = load_settings(root / "params.yaml")
+    plan = settings.simulation
+    where = f"{root / 'params.yaml'}: simulation.start_date" if start_date is None else "--start-date"
+    start = parse_day(start_date or plan.start_date, where)
+    schedule = Schedule(f"traffic-{start}", start, plan.days, plan.turns, settings.seed)
+    cards = load_cards()
+    arm = Arm("base", policy or _policy_id(model), _sampler(model, root))
+    users = make_population(settings.seed, plan.users, plan.internal_share, cards)
+    events = card_events(cards, datetime.combine(start, datetime.min.time(), UTC), schedule.run)
+    events += simulate(users, cards, lambda _: arm, schedule, progress=True)
+    paths = write_partitions(events, out, schedule.run, start.isoformat())
+    console.print(f"{len(events)} simulated events of {len(users)} users in {len(paths)} partitions of {out}")
+
+
+@app.command()
+def label(
+    batch: Annotated[Path, typer.Option(help="batch.jsonl")],
+    out: Annotated[Path, typer.Option(help="Where labels.jsonl goes.")],
+    seed: Annotated[int, typer.Option(help="Of the annotators' noise.")],
+) -> None:
+    """Label a batch by simulated annotators."""
+    from flywheel_tasks.simulation.annotators import label_batch
+    from flywheel_tasks.storage.documents import read_jsonl, write_jsonl
+
+    with console.status("Simulated annotators at work"):
+        rows = list(label_batch(read_jsonl(batch), seed))
+    write_jsonl(rows, out)
+    console.print(f"{len(rows)} simulated labels in {out}")
+
+
+def _ab_users(plan: Mapping[str, Any], least: int, most: int) -> int:
+    """Users of whom each arm's share is half as many again as an analysis needs; at least ``most``."""
+    share = min(float(arm["share"]) for arm in plan["arms"])
+    return max(most, math.ceil(1.5 * least / share))
+
+
+def _ab_start(out: Path, run: str, default: date) -> date:
+    """The day after the newest partition; a run that was cut short starts on its own first day again."""
+    from flywheel_tasks.simulation.events import partition_dates, read_marker
+
+    known = read_marker(out)["runs"].get(run)
+    if known is not None:
+        return date.fromisoformat(known["start_date"])
+    dates = partition_dates(out)
+    return date.fromisoformat(dates[-1]) + timedelta(days=1) if dates else default
+
+
+@app.command()
+def ab(
+    plan: Annotated[Path, typer.Option(help="launch/plan.json")],
+    control: Annotated[Path, typer.Option(help="Policy folder of the control arm.")],
+    candidate: Annotated[Path, typer.Option(help="Policy folder of the candidate arm.")],
+    out: Annotated[Path, typer.Option(help="Folder of the logs.")],
+    root: Root = Path(),
+    users: Annotated[
+        int | None, typer.Option(help="Population; default: enough for ab.min_users_per_arm.")
+    ] = None,
+) -> None:
+    """Let simulated users talk to the two arms of an A/B test; users in no arm leave no logs."""
+    from flywheel_tasks.online.assignment import assign
+    from flywheel_tasks.settings import load_settings
+    from flywheel_tasks.simulation.cards import load_cards
+    from flywheel_tasks.simulation.events import write_partitions
+    from flywheel_tasks.simulation.population import User, make_population
+    from flywheel_tasks.simulation.traffic import Arm, Schedule, parse_day, simulate
+    from flywheel_tasks.storage.documents import read_json
+
+    settings, launch = load_settings(root / "params.yaml"), read_json(plan)
+    run, sim = f"ab-{launch['experiment']}", settings.simulation
+    first = parse_day(sim.start_date, f"{root / 'params.yaml'}: simulation.start_date") + timedelta(
+        days=sim.days
+    )
+    schedule = Schedule(
+        run, _ab_start(out, run, first), sim.days, sim.turns, settings.seed, str(launch["experiment"])
+    )
+    folders = {"control": control, "candidate": candidate}
+    arms = {
+        arm["name"]: Arm(
+            arm["name"], f"{launch['generation']}-{arm['name']}", _sampler(folders[arm["name"]], root)
+        )
+        for arm in launch["arms"]
+    }
+
+    def arm_of(user: User) -> Arm | None:
+        name = assign(launch, user.user_id)
+        return None if name is None else arms[name]
+
+    count = users or _ab_users(launch, settings.ab.min_users_per_arm, sim.users)
+    population = make_population(settings.seed, count, sim.internal_share, load_cards())
+    events = simulate(population, load_cards(), arm_of, schedule, progress=True)
+    paths = write_partitions(events, out, run, schedule.start.isoformat())
+    console.print(
+        f"{len(events)} simulated events of the arms of {count} users in {len(paths)} partitions of {out}"
+    )

@@ -1,0 +1,180 @@
+"""How a simulated annotator rewrites a reply that breaks its card: it is edited, where it can be."""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+
+import emoji
+import yaml
+
+from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.simulation.cards import Check, checks_of
+from flywheel_tasks.simulation.checks import obeys
+from flywheel_tasks.simulation.utility import refuses, repetition, templated, utility
+from flywheel_tasks.simulation.wording import content_words, ends_sentence, sentences, words
+
+ATTEMPTS = 24
+_FORMS_OF_ADDRESS = frozenset({"dear", "champ", "captain", "friend"})
+_MARKUP = re.compile(
+    r"^\s*(?:[-*•]|\d+[.)])\s+|\[[^\]]*\]|^\s*(?:user|assistant|system)\s*:\s*|[*_#`\"“”]", re.I | re.M
+)
+_FIRST_PERSON = re.compile(r"\b(?:i|i['’]\w+|me|my|mine|myself)\b", re.IGNORECASE)
+
+
+@cache
+def _phrases() -> Mapping[str, list[str]]:
+    return yaml.safe_load(
+        files("flywheel_tasks.simulation").joinpath("phrases.yaml").read_text(encoding="utf-8")
+    )
+
+
+@cache
+def _replacements() -> Mapping[str, list[str]]:
+    found: Mapping[str, list[str]] = yaml.safe_load(
+        files("flywheel_tasks.simulation").joinpath("phrases.yaml").read_text(encoding="utf-8")
+    )["replacements"]
+    return found
+
+
+def _usable(text: str, history: Sequence[Turn]) -> list[str]:
+    """The finished sentences that a person would keep: no refusal, no stock phrase, nothing said before."""
+    kept: list[str] = []
+    for sentence in sentences(_MARKUP.sub("", text)):
+        said = [*history, {"role": "assistant", "content": " ".join(kept)}]
+        if (
+            not ends_sentence(sentence)
+            or len(words(sentence)) < 3
+            or refuses(sentence)
+            or templated(sentence)
+        ):
+            continue
+        if repetition(said, sentence) < 0.3:  # type: ignore[arg-type]
+            kept.append(sentence)
+    return kept
+
+
+def _topic(history: Sequence[Turn], rng: random.Random) -> str | None:
+    """A word the user used that a phrase can be built on."""
+    found = [w for w in content_words(history[-1]["content"]) if len(w) > 3 and "'" not in w]
+    found = [w for w in found if not w.endswith(("ly", "ing", "ed"))]
+    return rng.choice(sorted(found, key=len, reverse=True)[:3]) if found else None
+
+
+def _phrase(kind: str, plain: str, topic: str | None, rng: random.Random) -> str:
+    """A phrase about the topic, or one of the plain ones."""
+    if topic is None or rng.random() < 0.3:
+        return rng.choice(_phrases()[plain])
+    return rng.choice(_phrases()[kind]).format(w=topic)
+
+
+def _without_word(text: str, word: str, rng: random.Random) -> str:
+    """The text without a forbidden word."""
+    if word == "i":
+        return " ".join(s for s in sentences(text) if not re.search(r"\bi\b|\bi['’]", s, re.IGNORECASE))
+    pattern = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
+    swapped = pattern.sub(lambda _: rng.choice(_replacements().get(word, [""])), text)
+    return re.sub(r"\s+([,.!?])", r"\1", re.sub(r"  +", " ", swapped)).strip()
+
+
+def _lower_first(text: str) -> str:
+    return text if re.match(r"I\b|I['’]", text) else text[:1].lower() + text[1:]
+
+
+def _upper_first(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _draft(card: Card, history: Sequence[Turn], body: list[str], rng: random.Random) -> str:
+    """One attempt: sentences within the card's limits, what it demands, then marks and case."""
+    rules = {check.kind: check for check in checks_of(card)}
+    topic = _topic(history, rng)
+    asks = "end_question" in rules or ("no_question" not in rules and rng.random() < 0.4)
+    wanted = int(rules["max_sentences"].value or 1) if "max_sentences" in rules else rng.choice([2, 3])
+    body = [s for s in body if "?" not in s] if asks or "no_question" in rules else list(body)
+    body = [s for s in body if len(words(s)) <= _budget(rules)]
+    body = body[: max(1, wanted - asks)] or [_phrase("statements", "plain", topic, rng)]
+    text = _mention(" ".join(_marked(s) for s in body), rules, wanted - asks, rng)
+    if "start_word" in rules and words(text)[:1] != [rules["start_word"].value]:
+        text = f"{_upper_first(str(rules['start_word'].value))}, {_lower_first(text)}"
+    if asks and wanted == 1:
+        text = f"{text.rstrip('.!')}, or what do you say?"
+    elif asks:
+        text = f"{text} {_phrase('questions', 'plain_questions', topic, rng)}"
+    return _finish(text, list(rules.values()), rng)
+
+
+def _budget(rules: Mapping[str, Check]) -> int:
+    """Words that one kept sentence may have, so that the additions still fit."""
+    limit = int(rules["max_words"].value or 0) if "max_words" in rules else 36
+    return limit - 8 * ("mention" in rules) - 2 * ("start_word" in rules)
+
+
+def _marked(sentence: str) -> str:
+    return sentence if ends_sentence(sentence) else f"{sentence}."
+
+
+def _mention(text: str, rules: Mapping[str, Check], room: int, rng: random.Random) -> str:
+    """The text with the word that the card always wants, in a sentence of its own or as a form of address."""
+    check = rules.get("mention")
+    if check is None or obeys(check, text):
+        return text
+    word = str(check.value)
+    if word in _FORMS_OF_ADDRESS:
+        return _upper_first(rng.choice(_phrases()["addressed"]).format(m=word) + _lower_first(text))
+    added = rng.choice(_phrases()["mentions"]).format(m=word)
+    parts = sentences(text)
+    if len(parts) >= room:
+        parts = parts[: max(room - 1, 0)]
+    return " ".join([*parts, added])
+
+
+def _finish(text: str, checks: Sequence[Check], rng: random.Random) -> str:
+    """Marks, emoji, digits, forbidden words and case, in an order in which none undoes another."""
+    kinds = {check.kind for check in checks}
+    for check in checks:
+        if check.kind == "forbid_word":
+            text = _without_word(text, str(check.value), rng)
+    if "no_digits" in kinds:
+        text = re.sub(r"\s*\d[\d.,:]*", " some", text)
+    if kinds & {"no_exclamation", "one_exclamation"}:
+        text = text.replace("!", ".")
+    if "one_exclamation" in kinds:
+        text = re.sub(r"\.(?=\s|$)", "!", text, count=1)
+    if kinds & {"no_emoji", "one_emoji"}:
+        text = emoji.replace_emoji(text, "").strip()
+    if "one_emoji" in kinds:
+        text = f"{text} {rng.choice(_phrases()['emoji'])}"
+    text = re.sub(r"\s+", " ", text).strip()
+    return text.lower() if "lowercase" in kinds else _upper_first(text)
+
+
+def rewrite(card: Card, history: Sequence[Turn], reply: str, rng: random.Random) -> str | None:
+    """An edited reply that obeys the card.
+
+    Args:
+        card: the character.
+        history: turns, the last one the user's.
+        reply: the text to edit.
+        rng: for the choice among phrases.
+
+    Returns:
+        of several drafts that obey every instruction the best by the hidden utility; None if none does.
+    """
+    checks, body = checks_of(card), _usable(reply, history)
+    best: tuple[float, str] | None = None
+    obedient = 0
+    for _ in range(ATTEMPTS):
+        text = _draft(card, history, body, rng)
+        if not all(obeys(check, text) for check in checks) or text == reply:
+            continue
+        worth = utility(card, history, text) + rng.gauss(
+            0.0, 0.4
+        )  # people do not all write the same best reply
+        if best is None or worth > best[0]:
+            best = (worth, text)
+        obedient += 1
+        if obedient == 4:
+            break
+    return best[1] if best else None

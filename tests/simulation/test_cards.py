@@ -1,0 +1,39 @@
+from flywheel_tasks.evaluation.instructions import unchecked
+from flywheel_tasks.simulation.cards import Check, checks_of, load_cards
+from flywheel_tasks.simulation.checks import KINDS, obeys
+
+
+def test_twenty_cards_with_two_instructions_each_that_code_can_check():
+    cards = load_cards()
+    assert len({card.card_id for card in cards}) == len(cards) == 20
+    assert all(len(checks_of(card)) == 2 for card in cards)
+    assert {check.kind for card in cards for check in checks_of(card)} <= set(KINDS)
+
+
+def test_the_evaluations_own_checker_understands_every_instruction():
+    # It does not know the demo's checks: it finds instructions by patterns in their sentences.
+    assert [text for card in load_cards() for text in unchecked(card)] == []
+
+
+def test_every_kind_tells_a_good_reply_from_a_bad_one():
+    cases = {
+        ("max_words", 3): ("I like rain.", "I like the rain."),
+        ("max_sentences", 1): ("I came with Mr. Bean, late.", "I came. I saw."),
+        ("end_question", None): ('And you?" 🌿', "And you? I do."),
+        ("no_question", None): ("I do.", "Do I?"),
+        ("lowercase", None): ("i do.", "I do."),
+        ("one_exclamation", None): ("Ha! Yes.", "Ha! Yes!"),
+        ("no_exclamation", None): ("Ha.", "Ha!"),
+        ("no_emoji", None): ("Ha.", "Ha 😀"),
+        ("one_emoji", None): ("Ha 👩‍🚀", "Ha 😀😀"),
+        ("no_lists", None): ("One - two.", "Look:\n1. one\n2. two"),
+        ("no_digits", None): ("Two.", "2."),
+        ("forbid_word", "i"): ("My day.", "I'm here."),
+        ("mention", "sea"): ("Two seas.", "A seal."),
+        ("start_word", "indeed"): ("Indeed, yes.", "Yes, indeed."),
+    }
+    assert {kind for kind, _ in cases} == set(KINDS)
+    for (kind, value), (good, bad) in cases.items():
+        assert obeys(Check(kind, value), good), kind
+        assert not obeys(Check(kind, value), bad), kind
+        assert not obeys(Check(kind, value), " …"), kind
