@@ -13,7 +13,8 @@ from airflow.sdk.exceptions import AirflowFailException
 def _ask(operator: ApprovalOperator, task_instance_id: Any) -> str | None:
     """Write the request, and return the body that Airflow holds for it.
 
-    A cleared approval keeps its first request in Airflow 3.3 (apache/airflow#72155); the operator does not look.
+    A cleared approval keeps its first request in Airflow 3.3 (apache/airflow#72155); the operator does not
+    look.
     """
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import CreateHITLDetailPayload

@@ -60,7 +60,7 @@ def check_gate(ti: Any) -> None:
 
 
 def _answer(answer: dict[str, Any]) -> tuple[Decision, str]:
-    """Decision and by whom. An answer of nobody is the default that Airflow takes when the time is up: a no."""
+    """Decision and by whom. An answer of nobody is the default that Airflow takes in the end: a no."""
     if (user := answer["responded_by_user"]) is None:
         return "timeout", "nobody (no answer in time)"
     return "approve" if answer["chosen_options"] == ["Approve"] else "reject", str(user["name"])
@@ -90,7 +90,7 @@ def record_decision(ti: Any, approval: str, then: str) -> str:
 
 
 def start_ab_test(ti: Any, run_id: str) -> str:
-    """Start the approved A/B test; returns when it ends (ISO 8601), from the registry: a retry changes nothing."""
+    """Start the approved A/B test; returns its end (ISO 8601) as the registry has it, also when retried."""
     from flywheel_tasks.online.launch import start
 
     return start(workspace(), by=f"airflow: {run_id}").ends_at.isoformat()

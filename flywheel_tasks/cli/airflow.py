@@ -29,7 +29,7 @@ def start(
     port: Annotated[int, typer.Option(help="Of the UI, on 127.0.0.1 only.")] = 8080,
 ) -> None:
     """Start Airflow on SQLite, with a login, and keep it until Ctrl-C."""
-    from flywheel_tasks.cli.airflow_services import USER, Place, Services, prepare
+    from flywheel_tasks.cli.airflow_services import USER, Place, Services, prepare, set_gpu_pool
     from flywheel_tasks.settings import load_settings
 
     root = root.resolve()
@@ -39,10 +39,11 @@ def start(
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with console.status("Preparing Airflow's database"):
-            prepare(place, settings.airflow.gpu_pool_slots)
+            prepare(place)
         services.start()
         with console.status("Waiting for Airflow's services"):
             services.wait_until_healthy()
+        set_gpu_pool(place, settings.airflow.gpu_pool_slots)
         console.print(f"Airflow is up: [bold]{place.url}[/]")
         console.print(f"User: [bold]{USER}[/]    Password: in {place.passwords} (only you can read it)")
         console.print(f"Logs: {services.log('*')}    Stop: Ctrl-C")

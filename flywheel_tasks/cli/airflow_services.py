@@ -1,4 +1,4 @@
-"""Airflow's four services on one machine: their settings, their start, and their end, with nothing left behind."""
+"""Airflow's four services on one machine: settings, start, and an end that leaves nothing behind."""
 
 import ctypes
 import json
@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -87,7 +88,7 @@ def make_password(place: Place) -> None:
     if place.passwords.exists():
         return
     place.home.mkdir(parents=True, exist_ok=True)
-    with open(  # noqa: PTH123 - the mode must be right from the first byte
+    with open(
         place.passwords, "x", opener=lambda path, flags: os.open(path, flags, 0o600), encoding="utf-8"
     ) as file:
         json.dump({USER: secrets.token_urlsafe(16)}, file)
@@ -109,11 +110,32 @@ def airflow(place: Place, *arguments: str) -> None:
         )
 
 
-def prepare(place: Place, gpu_pool_slots: int) -> None:
-    """Make the database, the password and the pool of GPU stages; repeated, it brings them up to date."""
+def prepare(place: Place) -> None:
+    """Make the database and the password; repeated, it brings them up to date."""
     make_password(place)
     airflow(place, "db", "migrate")
-    airflow(place, "pools", "set", "gpu", str(gpu_pool_slots), "Stages that need the GPU")
+
+
+def _call(place: Place, method: str, path: str, body: object, token: str | None = None) -> Any:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(  # noqa: S310 - http to 127.0.0.1
+        place.url + path, json.dumps(body).encode(), headers, method=method
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
+        return json.load(answer)
+
+
+def log_in(place: Place) -> str:
+    """A token of the login, for the REST API."""
+    password = json.loads(place.passwords.read_text(encoding="utf-8"))[USER]
+    return str(_call(place, "POST", "/auth/token", {"username": USER, "password": password})["access_token"])
+
+
+def set_gpu_pool(place: Place, slots: int) -> None:
+    """Make the pool of stages that need the GPU, or change its size (the API server must be up)."""
+    pool = {"name": "gpu", "slots": slots, "description": "Stages that need the GPU"}
+    body = {"actions": [{"action": "create", "entities": [pool], "action_on_existence": "overwrite"}]}
+    _call(place, "PATCH", "/api/v2/pools", body, log_in(place))
 
 
 def _end_with_parent() -> None:

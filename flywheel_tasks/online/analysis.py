@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import tea_tasting as tt
@@ -53,19 +54,20 @@ def _table(users: Sequence[Exposed]) -> pa.Table:
 def _lifts(users: Sequence[Exposed], alpha: float) -> dict[str, Any]:
     """Each metric's value in both arms and its lift in percent, relative to control."""
     experiment = tt.Experiment(_metrics(alpha), variant="arm")
-    result = experiment.analyze(_table(users), control="control")
+    with np.errstate(divide="ignore", invalid="ignore"):  # an event that nobody had: its figures are null
+        result = experiment.analyze(_table(users), control="control")
     found = {}
     for name, metric in result.items():
         found[name] = {
-            "control": metric.control,
-            "candidate": metric.treatment,
+            "control": float(metric.control),
+            "candidate": float(metric.treatment),
             "lift_percent": {
-                "value": 100 * metric.rel_effect_size,
-                "low": 100 * metric.rel_effect_size_ci_lower,
-                "high": 100 * metric.rel_effect_size_ci_upper,
+                "value": 100 * float(metric.rel_effect_size),
+                "low": 100 * float(metric.rel_effect_size_ci_lower),
+                "high": 100 * float(metric.rel_effect_size_ci_upper),
                 "n": len(users),
             },
-            "pvalue": metric.pvalue,
+            "pvalue": float(metric.pvalue),
         }
     return finite(found)
 
@@ -101,8 +103,9 @@ def analyse_exposed(plan: Plan, reading: Reading, settings: Ab) -> dict[str, Any
         settings: section ``ab``.
 
     Returns:
-        a document: ``result`` (valid, invalid), ``reasons``, ``users``, ``sample_ratio``, ``logs``, and ``metrics``,
-        each with control, candidate, lift in percent with its interval at 1 - alpha, pvalue; missing is null.
+        a document: ``result`` (valid, invalid), ``reasons``, ``users``, ``sample_ratio``, ``logs``, and
+        ``metrics``, each with control, candidate, lift in percent with its interval at 1 - alpha, pvalue;
+        a missing figure is null.
     """
     users = reading.users
     reasons = _exposure_faults(users, plan)

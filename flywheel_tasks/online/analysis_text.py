@@ -41,8 +41,9 @@ def analysis_markdown(analysis: Mapping[str, Any]) -> str:
     lines += [f"- **Invalid:** {reason}" for reason in analysis["reasons"]]
     lines += ["| metric | control | candidate | lift |", "|---|---|---|---|"]
     lines += [
-        f"| {_NAMES.get(name, name)} | {_number(metric['control'])} | {_number(metric['candidate'])} "
+        f"| {title} | {_number(metric['control'])} | {_number(metric['candidate'])} "
         f"| {_lift(metric['lift_percent'])} |"
-        for name, metric in analysis["metrics"].items()
+        for name, title in _NAMES.items()
+        if (metric := analysis["metrics"].get(name)) is not None
     ]
     return "\n".join(lines)

@@ -10,8 +10,8 @@ _BITS = 64
 def assign(plan: Mapping[str, Any], user_id: str) -> str | None:
     """The arm of a user.
 
-    The first 64 bits of SHA-256 of salt and user id are a point of [0, 1), where the arms lie side by side in the
-    plan's order. Another salt is another, independent, draw; a user's arm never changes during a test.
+    The first 64 bits of SHA-256 of salt and user id are a point of [0, 1), where the arms lie side by side in
+    the plan's order. Another salt is another, independent, draw; a user's arm never changes during a test.
 
     Args:
         plan: an A/B test's plan (``launch/plan.json``): ``salt``, and ``arms`` with ``name`` and ``share``.

@@ -1,0 +1,128 @@
+"""A real Airflow: from the trigger to a promoted champion, and the ways in which nothing is launched."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flywheel_tasks.online.approval import registry_of
+from flywheel_tasks.storage.digests import file_digest, tree_digest
+from tests.conftest import build_workspace
+from tests.dags.live import LiveAirflow
+from tests.dags.small import OVERRIDES, make_small, write_ab_logs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
+    folder = tmp_path_factory.mktemp("live")
+    root = make_small(build_workspace(folder / "workspace", OVERRIDES))
+    with LiveAirflow.started(root, folder / "home", overrides={"PYTHONPATH": str(root)}) as live:
+        live.ready()
+        yield live
+
+
+@pytest.fixture
+def root(airflow: LiveAirflow) -> Path:
+    return airflow.place.root
+
+
+def test_from_the_trigger_to_the_champion(airflow: LiveAirflow, root: Path) -> None:
+    run = airflow.trigger({"generation": "g0001", "seed": 7})
+    launch = airflow.question(run, "approve_launch", 120)
+    model, verdict = tree_digest(root / "models/policy"), file_digest(root / "gate/verdict.json")
+    assert model in launch["body"]
+    assert verdict in launch["body"]
+    assert "| evaluate.win_rate | 0.55 |" in launch["body"]
+    assert "{{ 7 * 7 }} {% raw" in launch["body"]  # text of users is shown, never rendered
+    assert (launch["options"], launch["defaults"]) == (["Approve", "Reject"], ["Reject"])
+    assert registry_of(root).state().experiments == {}
+    assert (root / "models/policy/model.safetensors").read_text() == "g0001 7"
+
+    write_ab_logs(root)
+    airflow.answer(run, "approve_launch", "Approve")
+    promotion = airflow.question(run, "approve_promotion", 120)
+    experiment = registry_of(root).state().experiments["g0001"]
+    assert experiment.status == "running"
+    assert experiment.analysis is not None
+    assert experiment.analysis.digest in promotion["body"]
+    assert model in promotion["body"]
+    assert "| Depth: messages per exposed user |" in promotion["body"]
+    assert registry_of(root).state().champion.generation == "base"
+
+    airflow.answer(run, "approve_promotion", "Approve")
+    assert airflow.wait_for_end(run, 60) == "success"
+    states = airflow.states(run)
+    assert states.pop("rollback") == "skipped"
+    assert set(states.values()) == {"success"}
+    state = registry_of(root).state()
+    assert (state.champion.generation, state.champion.digest) == ("g0001", model)
+    answers = [(item.kind, item.decision, item.by, item.shown) for item in state.approvals]
+    assert answers == [
+        ("launch", "approve", "admin", (model, verdict)),
+        ("promotion", "approve", "admin", (model, experiment.analysis.digest)),
+    ]
+
+
+def test_a_failed_gate_asks_nobody_and_launches_nothing(airflow: LiveAirflow, root: Path) -> None:
+    before = registry_of(root).state()
+    (root / "wish.txt").write_text("block\n")
+    run = airflow.trigger({"generation": "g0002"})
+    assert airflow.wait_for_end(run, 120) == "failed"
+    states = airflow.states(run)
+    assert states["check_gate"] == "failed"
+    assert "win rate 0.71 is above 0.65" in airflow.log(run, "check_gate")
+    later = ("approve_launch", "record_launch_decision", "launch", "start_ab_test", "promote", "rollback")
+    assert {task: states[task] for task in later} == dict.fromkeys(later, "upstream_failed")
+    assert airflow.asked(run) == []
+    assert registry_of(root).state() == before
+
+
+def test_a_no_is_recorded_and_launches_nothing(airflow: LiveAirflow, root: Path) -> None:
+    (root / "wish.txt").write_text("pass\n")
+    run = airflow.trigger({"generation": "g0003"})
+    airflow.question(run, "approve_launch", 120)
+    airflow.answer(run, "approve_launch", "Reject")
+    assert airflow.wait_for_end(run, 60) == "success"
+    states = airflow.states(run)
+    assert states["rollback"] == "success"
+    assert {states[task] for task in ("launch", "start_ab_test", "promote")} == {"skipped"}
+    state = registry_of(root).state()
+    assert (state.approvals[-1].decision, state.approvals[-1].generation) == ("reject", "g0003")
+    assert "g0003" not in state.experiments
+    last = registry_of(root).history()[-1]
+    assert (last.kind, last.detail["generation"]) == ("declined", "g0003")
+
+
+def test_an_approval_of_something_that_changed_is_refused(airflow: LiveAirflow, root: Path) -> None:
+    run = airflow.trigger({"generation": "g0004"})
+    airflow.question(run, "approve_launch", 120)
+    (root / "models/policy/model.safetensors").write_text("another model")
+    airflow.answer(run, "approve_launch", "Approve")
+    assert airflow.wait_for_end(run, 60) == "failed"
+    assert airflow.states(run)["record_launch_decision"] == "failed"
+    assert "is about model" in airflow.log(run, "record_launch_decision")
+    assert "g0004" not in registry_of(root).state().experiments
+
+
+def test_a_cleared_question_is_not_asked_with_its_old_text(airflow: LiveAirflow, root: Path) -> None:
+    run = airflow.trigger({"generation": "g0005"})
+    before = airflow.question(run, "approve_launch", 120)
+    airflow.clear(run, "train", "gate", "check_gate", "approve_launch")
+    (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("seed: 7", "seed: 8"))
+    assert airflow.wait_for_end(run, 120) == "failed"
+    assert airflow.question_now(run, "approve_launch")["body"] == before["body"]
+    assert "still holds an earlier question" in airflow.log(run, "approve_launch", 2)
+
+
+def test_the_login_is_not_open(airflow: LiveAirflow) -> None:
+    with httpx.Client(base_url=airflow.place.url) as stranger:
+        assert stranger.get("/api/v2/dags").status_code == 401
+        wrong = stranger.post("/auth/token", json={"username": "admin", "password": "admin"})
+        assert wrong.status_code == 401
+    assert airflow.place.passwords.stat().st_mode & 0o077 == 0
+    password = airflow.place.passwords.read_text().split('"')[3]
+    logs = "".join(path.read_text(errors="replace") for path in airflow.place.home.glob("logs/*.log"))
+    assert password not in logs

@@ -1,0 +1,150 @@
+"""Launch: only what passed the gate and was approved, and only while it is still that."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from flywheel_tasks.online import launch
+from flywheel_tasks.online.approval import (
+    ApprovalError,
+    GateBlockedError,
+    launch_request,
+    record_answer,
+    registry_of,
+)
+from flywheel_tasks.pipeline.graph import load_graph
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.settings import load_settings
+from flywheel_tasks.storage.digests import file_digest, tree_digest
+from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.registry_state import RegistryError
+from tests.online.conftest import MD5, approve, write_model, write_verdict
+
+
+def run_launch(root: Path) -> dict:
+    io = StageIO(load_graph(root / "dvc.yaml")["launch"], root, load_settings(root / "params.yaml"))
+    metrics = launch.run(io)
+    write_json(metrics, io.out("metrics/launch.json"))
+    io.commit()
+    return dict(metrics)
+
+
+def test_an_approved_model_gets_a_plan_and_a_test(root: Path) -> None:
+    approve(root)
+    assert run_launch(root) == {"traffic_share": 0.5, "arms": 2}
+    plan = read_json(root / "launch/plan.json")
+    model = tree_digest(root / "models/policy")
+    assert plan["experiment"] == plan["generation"] == "g0001"
+    assert [arm["name"] for arm in plan["arms"]] == ["control", "candidate"]
+    assert [arm["digest"] for arm in plan["arms"]] == [tree_digest(root / "inputs/champion"), model]
+    assert plan["model_digest"] == model
+    assert plan["verdict_digest"] == file_digest(root / "gate/verdict.json")
+
+    experiment = launch.start(root, by="ada")
+    assert experiment.ends_at - experiment.started_at == timedelta(minutes=10080)
+    candidate = registry_of(root).state().candidate
+    assert candidate is not None
+    assert (candidate.digest, candidate.dvc.md5) == (model, MD5)
+    changes = len(registry_of(root).history())
+    assert launch.start(root, by="retry") == experiment
+    assert len(registry_of(root).history()) == changes
+
+
+def test_another_model_draws_other_users(root: Path) -> None:
+    approve(root)
+    run_launch(root)
+    salt = read_json(root / "launch/plan.json")["salt"]
+    write_model(root, "another")
+    write_verdict(root)
+    approve(root)
+    run_launch(root)
+    assert read_json(root / "launch/plan.json")["salt"] != salt
+
+
+def test_without_an_approval_the_error_says_how(root: Path) -> None:
+    with pytest.raises(RegistryError, match="flywheel approve launch"):
+        run_launch(root)
+    assert not (root / "launch/plan.json").exists()
+
+
+@pytest.mark.parametrize("decision", ["reject", "timeout"])
+def test_a_no_launches_nothing(root: Path, decision: str) -> None:
+    approve(root)
+    approve(root, decision=decision)
+    with pytest.raises(RegistryError, match=f"was not approved: {decision} by ada"):
+        run_launch(root)
+
+
+def test_a_blocked_model_is_refused_even_if_approved(root: Path) -> None:
+    approve(root)
+    write_verdict(root, "block")
+    with pytest.raises(GateBlockedError, match=r"win rate above 0\.65"):
+        run_launch(root)
+    with pytest.raises(GateBlockedError):
+        launch_request(root)
+
+
+@pytest.mark.parametrize("verdict", ["", "PASS", "block"])
+def test_only_pass_passes(root: Path, verdict: str) -> None:
+    write_verdict(root, verdict)
+    with pytest.raises(GateBlockedError):
+        launch_request(root)
+
+
+def test_a_verdict_without_its_fields_is_refused(root: Path) -> None:
+    write_json({"verdict": "pass"}, root / "gate/verdict.json")
+    with pytest.raises(ApprovalError, match="not a verdict"):
+        launch_request(root)
+
+
+def test_an_approval_holds_for_that_model_and_verdict_only(root: Path) -> None:
+    approve(root)
+    write_model(root, "another")
+    with pytest.raises(ApprovalError, match="is about model"):
+        run_launch(root)
+    write_verdict(root)
+    with pytest.raises(RegistryError, match="was approved for model"):
+        run_launch(root)
+
+
+def test_start_checks_again(root: Path) -> None:
+    approve(root)
+    run_launch(root)
+    approve(root, decision="reject")
+    with pytest.raises(RegistryError, match="not approved: reject"):
+        launch.start(root, by="ada")
+    write_model(root, "another")
+    write_verdict(root)
+    with pytest.raises(launch.LaunchError, match="run stage launch again"):
+        launch.start(root, by="ada")
+    assert registry_of(root).state().candidate is None
+
+
+def test_an_approval_of_what_has_changed_is_refused(root: Path) -> None:
+    shown = launch_request(root)
+    assert shown.model_digest in shown.body
+    assert shown.evidence_digest in shown.body
+    write_model(root, "another")
+    write_verdict(root)
+    with pytest.raises(ApprovalError, match="Nothing is approved"):
+        record_answer(root, shown, decision="approve", by="ada")
+    assert registry_of(root).state().approvals == ()
+    record_answer(root, shown, decision="reject", by="ada")  # a no needs nothing to be there
+    assert registry_of(root).state().approvals[-1].shown == (shown.model_digest, shown.evidence_digest)
+
+
+def test_a_candidate_equal_to_the_champion_is_not_tested(root: Path) -> None:
+    write_model(root, "champion")
+    write_verdict(root)
+    approve(root)
+    with pytest.raises(launch.LaunchError, match="the candidate is the champion itself"):
+        run_launch(root)
+
+
+def test_a_model_that_dvc_does_not_know_is_not_launched(root: Path) -> None:
+    approve(root)
+    run_launch(root)
+    (root / "dvc.lock").write_text("stages: {}\n")
+    with pytest.raises(launch.LaunchError, match=r"not in dvc\.lock"):
+        launch.start(root, by="ada")
