@@ -212,6 +212,7 @@ class Rl(Section):
     beta: NonNegative
     length_penalty: NonNegative
     length_limit: Positive
+    cut_off_penalty: NonNegative
     heldout_prompts: Positive
     lora: Lora
 

@@ -1,7 +1,7 @@
 """A key-value cache with room for the tokens to come.
 
-The library's dynamic layer copies the whole cache of a layer for every new token, which took a third of a decoding
-step; this one writes the token in place.
+The library's dynamic layer copies the whole cache of a layer for every new token, which took a third of a
+decoding step; this one writes the token in place.
 """
 
 import torch
@@ -50,7 +50,7 @@ class RoomyLayer(DynamicLayer):
 
 
 def make_room(cache: Cache, room: int) -> None:
-    """Give the plain dynamic layers of a filled cache room for ``room`` more tokens; others stay as they are."""
+    """Give the plain dynamic layers of a filled cache room for more tokens; others stay as they are."""
     cache.layers = [
         RoomyLayer(layer, room) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]

@@ -21,10 +21,25 @@ from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import prompt_ids
 from flywheel_tasks.policy.roomy_cache import make_room
 from flywheel_tasks.settings import Compute, Sampling
-from flywheel_tasks.training.precision import resolve_dtype
+from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
 
 # Finished rows leave the batch when they are at least this share of it: moving the cache has its price too.
 _COMPACT_SHARE = 0.125
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A sampled reply.
+
+    Attributes:
+        text: without special tokens, trimmed; may be empty.
+        tokens: how many, the end token left out.
+        ended: False if it was cut off at ``max_new_tokens``.
+    """
+
+    text: str
+    tokens: int
+    ended: bool
 
 
 @dataclass(frozen=True)
@@ -58,12 +73,11 @@ class Sampler:
     def __init__(
         self, model_dir: Path, *, sampling: Sampling, compute: Compute, max_prompt_tokens: int
     ) -> None:
-        torch.set_num_threads(compute.threads)
+        set_threads(compute)
         model = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=resolve_dtype(compute), use_safetensors=True, local_files_only=True
         )
-        if torch.cuda.is_available():
-            model = model.to(torch.device("cuda"))
+        model.to(device())  # type: ignore[arg-type]
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
         self._bind(model.eval(), tokenizer, sampling, max_prompt_tokens)
 
@@ -118,11 +132,20 @@ class Sampler:
         Returns:
             for each prompt, in the order given, its ``n`` replies: no special tokens, trimmed, maybe empty.
         """
-        rows = [
-            prompt_ids(self.tokenizer, card, history, self.max_prompt_tokens) for card, history in prompts
-        ]
-        drawn = self.sample_ids(rows, n, seed, progress)
-        return [self.decode(replies) for replies in drawn]
+        drawn = self.sample_replies(prompts, n, seed, progress)
+        return [[reply.text for reply in replies] for replies in drawn]
+
+    def sample_replies(
+        self, prompts: Sequence[tuple[Card, Sequence[Turn]]], n: int, seed: int, progress: str | None = None
+    ) -> list[list[Reply]]:
+        """Draw ``n`` replies to each prompt, with their lengths. Args and order as :meth:`sample`."""
+        rows = [prompt_ids(self.tokenizer, *prompt, self.max_prompt_tokens) for prompt in prompts]
+        found: list[list[Reply]] = []
+        for drawn in self.sample_ids(rows, n, seed, progress):
+            ended = [ids[-1] in self.end_ids for ids in drawn]
+            lengths = [len(ids) - end for ids, end in zip(drawn, ended, strict=True)]
+            found.append([Reply(*parts) for parts in zip(self.decode(drawn), lengths, ended, strict=True)])
+        return found
 
     def decode(self, replies: Sequence[Sequence[int]]) -> list[str]:
         """Texts of replies given as token ids: special tokens removed, trimmed."""
@@ -191,13 +214,13 @@ class Sampler:
         Returns:
             logits of the next token (prompts, vocabulary), the cache, the attention mask (prompts, width).
         """
-        device, width = self.model.device, max(len(prompt) for prompt in prompts)
+        width = max(len(prompt) for prompt in prompts)
         ids = torch.full((len(prompts), width), self._pad)
         mask = torch.zeros((len(prompts), width), dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
             mask[row, width - len(prompt) :] = 1
-        ids, mask = ids.to(device), mask.to(device)
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
         out = self.model(
@@ -219,12 +242,12 @@ class Sampler:
         width, limit = mask.shape[1], self.sampling.max_new_tokens
         cache.batch_repeat_interleave(n)
         make_room(cache, limit)
-        device, rows = mask.device, mask.shape[0]
+        rows = mask.shape[0]
         positions = mask.sum(-1, keepdim=True)
         mask = torch.cat([mask, mask.new_ones((rows, limit))], 1)
-        tokens = torch.full((rows, limit), -1, device=device)
-        alive = torch.arange(rows, device=device)  # the row of each batch entry
-        ended = torch.zeros(rows, dtype=torch.bool, device=device)  # by batch entry
+        tokens = torch.full((rows, limit), -1, device=mask.device)
+        alive = torch.arange(rows, device=mask.device)  # the row of each batch entry
+        ended = torch.zeros(rows, dtype=torch.bool, device=mask.device)  # by batch entry
         for step in range(limit):
             drawn = self._draw(logits, generator)
             tokens[alive, step] = torch.where(ended, -1, drawn)

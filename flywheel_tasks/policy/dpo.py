@@ -1,0 +1,132 @@
+"""Stage ``dpo``: direct preference optimisation on a small set of pairs.
+
+Rafailov et al. 2023, "Direct Preference Optimization" (arXiv 2305.18290), equation 7: the loss of a pair is
+-log sigmoid(beta * ((log p(c) - log p0(c)) - (log p(r) - log p0(r)))), p0 the model before this stage.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from trl import DPOConfig, DPOTrainer
+
+from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
+from flywheel_tasks.curation.sampling import draw_order
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs
+from flywheel_tasks.training.lora import lora_config, merge_to_full
+from flywheel_tasks.training.order import training_order
+from flywheel_tasks.training.precision import set_threads
+from flywheel_tasks.training.run import train, trainer_arguments
+
+_LOGGED = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
+CURVE = ("loss", *_LOGGED, "grad_norm", "learning_rate")
+Row = dict[str, list[int]]
+
+
+class EncodedDPOTrainer(DPOTrainer):
+    """TRL's trainer for rows that are token ids already, as the sampler will see them."""
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
+        return dataset
+
+
+def choose_pairs(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
+    """At most ``most`` pairs: one of every prompt before a second of any; which ones, the seed decides."""
+    queues: dict[str, list[Pair]] = {}
+    for pair in sorted(pairs, key=lambda pair: draw_order(seed, "dpo", pair.pair_id)):
+        queues.setdefault(pair.prompt_id, []).append(pair)
+    depth = max((len(queue) for queue in queues.values()), default=0)
+    by_turns = [queue[turn] for turn in range(depth) for queue in queues.values() if turn < len(queue)]
+    return by_turns[:most]
+
+
+def encode_pair(
+    tokenizer: PreTrainedTokenizerBase, pair: Pair, prompt_tokens: int, max_tokens: int
+) -> Row | None:
+    """Token ids of a pair: ``prompt_ids``, ``chosen_ids``, ``rejected_ids``; replies end in the end token.
+
+    The prompt gives way to the longer reply (but keeps half of ``max_tokens``), then replies are cut.
+
+    Returns:
+        the row, or None if both replies are equal once they are cut.
+    """
+    chosen, rejected = reply_ids(tokenizer, pair.chosen), reply_ids(tokenizer, pair.rejected)
+    room = max(max_tokens // 2, max_tokens - max(len(chosen), len(rejected)))
+    prompt = prompt_ids(tokenizer, pair.card, pair.history, min(prompt_tokens, room))
+    left = max_tokens - len(prompt)
+    if chosen[:left] == rejected[:left]:
+        return None
+    return {"prompt_ids": prompt, "chosen_ids": chosen[:left], "rejected_ids": rejected[:left]}
+
+
+def encode_pairs(io: StageIO, tokenizer: PreTrainedTokenizerBase, path: Path) -> tuple[list[Pair], list[Row]]:
+    """The chosen pairs of purpose ``policy`` and their token ids.
+
+    Raises:
+        PairError: the table breaks a rule, or no pair is left.
+    """
+    section = io.settings.dpo
+    encoded = [
+        (pair, row)
+        for pair in load_pairs(path)["policy"]
+        if (row := encode_pair(tokenizer, pair, io.settings.prompt.max_tokens, section.max_tokens))
+        is not None
+    ]
+    rows = {pair.pair_id: row for pair, row in encoded}
+    pairs = choose_pairs([pair for pair, _ in encoded], section.max_pairs, io.settings.seed)
+    if not pairs:
+        raise PairError(f"{path}: no pair with purpose policy to train on")
+    return pairs, [rows[pair.pair_id] for pair in pairs]
+
+
+def run(io: StageIO) -> Mapping[str, Any]:
+    """Train the policy of the SFT stage on pairs and save the merged model.
+
+    Raises:
+        PairError: the pairs table breaks a rule, or there is no pair of purpose ``policy``.
+        TrainingError: see :func:`flywheel_tasks.training.run.train`.
+    """
+    section, settings = io.settings.dpo, io.settings
+    set_threads(settings.compute)
+    start = io.dep("models/policy_sft")
+    tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
+    pairs, rows = encode_pairs(io, tokenizer, io.dep("data/preferences/pairs.parquet"))
+    lengths = [sum(map(len, row.values())) for row in rows]
+    order = training_order(lengths, section.batch_size, section.epochs, settings.seed)
+    steps = -(-len(order) // section.batch_size)
+    arguments = DPOConfig(
+        **trainer_arguments(io, section.learning_rate, section.batch_size, steps),
+        beta=section.beta,
+        max_length=None,  # encoding has cut the rows
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        start, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    trainer = EncodedDPOTrainer(
+        model=model,  # with adapters, the reference is the same model with them switched off
+        args=arguments,
+        train_dataset=Dataset.from_list([rows[index] for index in order]),
+        processing_class=tokenizer,
+        peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
+    )
+    trained = train(trainer, io, curve=io.out("plots/dpo.csv"), columns=CURVE, must_move=("lora_B",))
+    assert isinstance(trainer.model, PeftModel)
+    probe = rows[0]["prompt_ids"] + rows[0]["chosen_ids"]
+    merge_to_full(trainer.model, tokenizer, io.out("models/policy_dpo"), probe=probe)
+    return {
+        "pairs": {"all": len(pairs), **dict(sorted(Counter(pair.kind for pair in pairs).items()))},
+        "train": trained | _last_means(trainer.state.log_history),
+    }
+
+
+def _last_means(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Reward margin and accuracy over the last fifth of the steps, as for the loss."""
+    steps = [entry for entry in history if "loss" in entry]
+    last = steps[-max(1, len(steps) // 5) :]
+    return {f"{name}_last": sum(entry[key] for entry in last) / len(last) for key, name in _LOGGED.items()}

@@ -1,0 +1,290 @@
+"""Stage ``rejection_sample``: the best of n replies of a pool of policies, if it clears the thresholds.
+
+Every candidate is kept in a table with its scores and why it was kept or dropped.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.prompts import CONTEXT, Prompt, choose, load_split
+from flywheel_tasks.policy.sampler import Reply, Sampler
+from flywheel_tasks.policy.sentences import whole_sentences
+from flywheel_tasks.rewards.scoring import PointwiseScorer
+from flywheel_tasks.rewards.signals import SignalScorer
+from flywheel_tasks.settings import RejectionSample
+from flywheel_tasks.storage.tables import write_rows
+
+KEPT = "best_of_n"
+ACCEPTED = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("source", pa.string()),
+        *CONTEXT,
+        ("reply", pa.string()),
+        ("reward", pa.float64()),
+    ]
+)
+
+
+class NothingAcceptedError(RuntimeError):
+    """No candidate cleared the thresholds, so there is nothing to train on."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A member of the pool.
+
+    Attributes:
+        name: goes into the table.
+        folder: its model.
+    """
+
+    name: str
+    folder: Path
+
+
+@dataclass
+class Candidate:
+    """One reply with its scores.
+
+    Attributes:
+        prompt: what it answers.
+        candidate_id: unique in the stage.
+        policy: which member of the pool drew it.
+        text: the reply.
+        cut_off: it was cut off at the token limit, and not even one sentence of it was whole.
+        reward: of the pointwise model; None if it was not scored.
+        signals: probability of each signal whose model could be trained.
+        reason: why it was kept or dropped.
+    """
+
+    prompt: Prompt
+    candidate_id: str
+    policy: str
+    text: str
+    cut_off: bool
+    reward: float | None = None
+    signals: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What the best candidate of a prompt must reach.
+
+    Attributes:
+        reward: least reward.
+        signals: least probability of each signal that may select.
+    """
+
+    reward: float
+    signals: Mapping[str, float]
+
+
+def candidates_of(prompt: Prompt, policy: str, replies: Sequence[Reply]) -> list[Candidate]:
+    """Candidates of one policy for one prompt.
+
+    A reply that the token limit cut off is shortened to its whole sentences, and is scored like that: as
+    training data it would teach to stop in the middle of a sentence.
+    """
+    found = []
+    for number, reply in enumerate(replies):
+        text = reply.text if reply.ended else whole_sentences(reply.text)
+        identity = f"{prompt.prompt_id}:{policy}:{number}"
+        found.append(Candidate(prompt, identity, policy, text or reply.text, bool(reply.text and not text)))
+    return found
+
+
+def mark_unusable(candidates: Sequence[Candidate]) -> None:
+    """Give a reason to candidates of one prompt that need no score: empty, cut off, or a repetition."""
+    seen: set[str] = set()
+    for candidate in candidates:
+        plain = " ".join(candidate.text.split())
+        if not plain:
+            candidate.reason = "empty"
+        elif candidate.cut_off:
+            candidate.reason = "cut_off"
+        elif plain in seen:
+            candidate.reason = "duplicate"
+        seen.add(plain)
+
+
+def thresholds(candidates: Sequence[Candidate], section: RejectionSample, used: Sequence[str]) -> Thresholds:
+    """Limits from the settings and from the rewards of all scored candidates.
+
+    Args:
+        candidates: of all prompts.
+        section: settings.
+        used: signals that may select.
+    """
+    rewards = [candidate.reward for candidate in candidates if candidate.reward is not None]
+    reward = float(np.quantile(rewards, section.min_reward_quantile)) if rewards else 0.0
+    limits = {"continue": section.min_continue, "thumb_up": section.min_thumb_up}
+    return Thresholds(reward, {signal: limit for signal, limit in limits.items() if signal in used})
+
+
+def decide(candidates: Sequence[Candidate], limits: Thresholds) -> Candidate | None:
+    """Give every scored candidate of one prompt its reason.
+
+    Args:
+        candidates: of one prompt; those with a reason already are left out.
+        limits: for the best one.
+
+    Returns:
+        the kept one, or None.
+    """
+    scored = [candidate for candidate in candidates if candidate.reward is not None and not candidate.reason]
+    if not scored:
+        return None
+    best = max(scored, key=lambda candidate: (candidate.reward, candidate.candidate_id))
+    for candidate in scored:
+        candidate.reason = "not_best"
+    best.reason = _verdict(best, limits)
+    return best if best.reason == KEPT else None
+
+
+def _verdict(best: Candidate, limits: Thresholds) -> str:
+    assert best.reward is not None
+    if not best.reward >= limits.reward:
+        return "below_reward_threshold"
+    for signal, least in limits.signals.items():
+        # A signal without a model says nothing about this reply.
+        if signal in best.signals and not best.signals[signal] >= least:
+            return f"below_p_{signal}"
+    return KEPT
+
+
+def _draw(io: StageIO, pool: Sequence[Policy], prompts: Sequence[Prompt]) -> list[list[Candidate]]:
+    """Candidates of the whole pool, a list for each prompt."""
+    found: list[list[Candidate]] = [[] for _ in prompts]
+    for place, policy in enumerate(pool):
+        sampler = Sampler(
+            policy.folder,
+            sampling=io.settings.sampling,
+            compute=io.settings.compute,
+            max_prompt_tokens=io.settings.prompt.max_tokens,
+        )
+        seed = int(np.random.SeedSequence([io.settings.seed, 1, place]).generate_state(1)[0])
+        replies = sampler.sample_replies(
+            [prompt.chat for prompt in prompts],
+            io.settings.rejection_sample.candidates,
+            seed,
+            progress=f"rejection_sample: replies of {policy.name}",
+        )
+        for candidates, prompt, drawn in zip(found, prompts, replies, strict=True):
+            candidates += candidates_of(prompt, policy.name, drawn)
+    return found
+
+
+def _score(io: StageIO, candidates: Sequence[Candidate]) -> list[str]:
+    """Fill in rewards and signal probabilities.
+
+    Returns:
+        signals that have a model.
+    """
+    rows = [(*candidate.prompt.chat, candidate.text) for candidate in candidates]
+    scorer = PointwiseScorer(io.dep("models/pointwise_rm"), compute=io.settings.compute)
+    for candidate, reward in zip(candidates, scorer.score(rows), strict=True):
+        candidate.reward = reward
+    models = SignalScorer(io.dep("models/signal_models"), io.dep("models/embedder"))
+    trained = []
+    for signal, chances in sorted(models.probabilities(rows).items()):
+        if signal in models.untrained:
+            continue
+        trained.append(signal)
+        for candidate, chance in zip(candidates, chances, strict=True):
+            assert chance is not None
+            candidate.signals[signal] = chance
+    return trained
+
+
+def _candidate_row(candidate: Candidate, signals: Sequence[str]) -> dict[str, Any]:
+    return {
+        "prompt_id": candidate.prompt.prompt_id,
+        "source": candidate.prompt.source,
+        "candidate_id": candidate.candidate_id,
+        "policy": candidate.policy,
+        "text": candidate.text,
+        "reward": candidate.reward,
+        **{f"p_{signal}": candidate.signals.get(signal) for signal in signals},
+        "kept": candidate.reason == KEPT,
+        "reason": candidate.reason,
+    }
+
+
+def _write(
+    folder: Path, candidates: Sequence[Candidate], accepted: Sequence[Candidate], signals: Sequence[str]
+) -> None:
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("prompt_id", "source", "candidate_id", "policy", "text")]
+        + [(name, pa.float64()) for name in ["reward", *(f"p_{signal}" for signal in signals)]]
+        + [("kept", pa.bool_()), ("reason", pa.string())]
+    )
+    folder.mkdir(parents=True)
+    write_rows([_candidate_row(one, signals) for one in candidates], schema, folder / "candidates.parquet")
+    rows = [
+        {
+            "prompt_id": one.prompt.prompt_id,
+            "source": one.prompt.source,
+            **one.prompt.context(),
+            "reply": one.text,
+            "reward": one.reward,
+        }
+        for one in accepted
+    ]
+    write_rows(rows, ACCEPTED, folder / "accepted.parquet")
+
+
+def _mean(candidates: Sequence[Candidate]) -> float | None:
+    rewards = [candidate.reward for candidate in candidates if candidate.reward is not None]
+    return float(np.mean(rewards)) if rewards else None
+
+
+def run(io: StageIO) -> Mapping[str, Any]:
+    """Draw, score, choose.
+
+    Raises:
+        NothingAcceptedError: no candidate cleared the thresholds.
+        PromptError: a table breaks a rule.
+    """
+    section, signals = io.settings.rejection_sample, io.settings.signal_models
+    split = io.dep("data/split/policy_train.parquet")
+    prompts = load_split(split, io.dep("data/curated/cards.parquet"))
+    prompts = choose(prompts, section.prompts, io.settings.seed, "rejection_sample")
+    pool = [Policy("champion", io.dep("inputs/champion"))]
+    by_prompt = _draw(io, pool, prompts)
+    for candidates in by_prompt:
+        mark_unusable(candidates)
+    everything = [candidate for candidates in by_prompt for candidate in candidates]
+    trained = _score(io, [candidate for candidate in everything if not candidate.reason])
+    limits = thresholds(everything, section, signals.used)
+    accepted = [best for candidates in by_prompt if (best := decide(candidates, limits)) is not None]
+    reasons = Counter(candidate.reason for candidate in everything)
+    if not accepted:
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        raise NothingAcceptedError(f"{split}: none of {len(everything)} candidates was accepted ({counts})")
+    _write(io.out("data/rejection"), everything, accepted, signals.signals)
+    return {
+        "prompts": len(prompts),
+        "candidates": len(everything),
+        "accepted": {"all": len(accepted), **_by_source(accepted)},
+        "prompts_by_source": dict(sorted(Counter(prompt.source for prompt in prompts).items())),
+        "reasons": dict(sorted(reasons.items())),
+        "mean_reward": {"accepted": _mean(accepted), "all": _mean(everything)},
+        "thresholds": {
+            "reward": limits.reward,
+            **{f"p_{name}": least if name in trained else None for name, least in limits.signals.items()},
+        },
+        "signal_models": {name: int(name in trained) for name in signals.signals},
+    }
+
+
+def _by_source(accepted: Sequence[Candidate]) -> dict[str, int]:
+    return dict(sorted(Counter(candidate.prompt.source for candidate in accepted).items()))

@@ -1,0 +1,223 @@
+"""Stage ``rl``: online reinforcement learning (GRPO) against the pointwise reward model.
+
+Prompts are single turns of fresh traffic with a low mean or a high spread of reward; what was gained is measured
+on held-out prompts of other users.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from trl import GRPOConfig
+
+from flywheel_tasks.chat.prompt import prompt_ids, prompt_messages
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.grpo import PackedGRPOTrainer, Rewards, make_rollout
+from flywheel_tasks.policy.heldout import HELDOUT, SIDE, measure, paired_gain
+from flywheel_tasks.policy.prompts import Prompt, choose, load_split
+from flywheel_tasks.policy.sampler import Sampler
+from flywheel_tasks.policy.selection import SELECTION, select
+from flywheel_tasks.rewards.scoring import PointwiseScorer
+from flywheel_tasks.storage.tables import read_rows, write_rows
+from flywheel_tasks.training.lora import lora_config, merge_to_full
+from flywheel_tasks.training.order import training_order
+from flywheel_tasks.training.run import train, trainer_arguments
+
+CURVE = (
+    "reward",
+    "reward_std",
+    "rewards/pointwise/mean",
+    "rewards/penalties/mean",
+    "penalty_length",
+    "penalty_cut_off",
+    "completions/mean_length",
+    "completions/clipped_ratio",
+    "entropy",
+    "loss",
+    "grad_norm",
+    "learning_rate",
+)
+Row = dict[str, Any]
+
+
+def _seed(io: StageIO, purpose: int) -> int:
+    return int(np.random.SeedSequence([io.settings.seed, purpose]).generate_state(1)[0])
+
+
+def _kept(path: Path, schema: pa.Schema, make: Callable[[], list[Row]]) -> list[Row]:
+    """Rows that a killed run of the very same inputs already made, or new ones."""
+    if not path.exists():
+        write_rows(make(), schema, path)
+    return read_rows(path)
+
+
+def _sampler(io: StageIO, folder: Path) -> Sampler:
+    return Sampler(
+        folder,
+        sampling=io.settings.sampling,
+        compute=io.settings.compute,
+        max_prompt_tokens=io.settings.prompt.max_tokens,
+    )
+
+
+def _select(io: StageIO, sampler: Sampler, scorer: PointwiseScorer, prompts: Sequence[Prompt]) -> list[Row]:
+    """Sample every prompt and choose: rows of ``selection.parquet``."""
+    section = io.settings.rl
+    drawn = sampler.sample(
+        [prompt.chat for prompt in prompts],
+        section.group_size,
+        _seed(io, 4),
+        progress="rl: replies to select by",
+    )
+    rows = [
+        (*prompt.chat, reply) for prompt, replies in zip(prompts, drawn, strict=True) for reply in replies
+    ]
+    rewards = np.array(scorer.score(rows)).reshape(len(prompts), section.group_size).tolist()
+    ids = [prompt.prompt_id for prompt in prompts]
+    return [asdict(one) for one in select(ids, rewards, section.select_share)]
+
+
+def _dataset(
+    io: StageIO, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
+) -> tuple[Dataset, list[int]]:
+    """Prompts of all steps, in order, so that a resumed run goes on with the right ones.
+
+    Returns:
+        the dataset (``prompt`` as messages, ``index`` into the prompts), and one prompt's token ids.
+    """
+    section, limit = io.settings.rl, io.settings.prompt.max_tokens
+    ids = [prompt_ids(tokenizer, *prompt.chat, limit) for prompt in prompts]
+    needed = section.steps * section.prompts_per_step
+    order = training_order(
+        [len(row) for row in ids], section.prompts_per_step, needed / len(prompts), io.settings.seed
+    )
+    rows = [
+        {"prompt": prompt_messages(tokenizer, *prompts[index].chat, limit), "index": index}
+        for index in order[:needed]
+    ]
+    return Dataset.from_list(rows), ids[0]
+
+
+def _train(
+    io: StageIO, scorer: PointwiseScorer, sampler: Sampler, prompts: Sequence[Prompt]
+) -> dict[str, Any]:
+    """GRPO from the DPO policy; the merged model is saved as the stage's output."""
+    section, sampling, tokenizer = io.settings.rl, io.settings.sampling, sampler.tokenizer
+    dataset, probe = _dataset(io, tokenizer, prompts)
+    arguments = GRPOConfig(
+        **trainer_arguments(
+            io,
+            section.learning_rate,
+            section.prompts_per_step * section.group_size,
+            section.steps,
+            lr_scheduler_type="constant_with_warmup",
+        ),
+        num_generations=section.group_size,
+        max_completion_length=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        beta=section.beta,
+        shuffle_dataset=False,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        io.dep("models/policy_dpo"), dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    rewards = Rewards(scorer, prompts, section, sampler.end_ids, sampler.decode)
+    trainer = PackedGRPOTrainer(
+        model=model,
+        reward_funcs=[rewards.pointwise, rewards.penalties],
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
+        rollout_func=make_rollout(sampling, io.settings.prompt.max_tokens, io.settings.seed),
+    )
+    columns = (*CURVE, "kl") if section.beta > 0 else CURVE
+    trained = train(trainer, io, curve=io.out("plots/rl.csv"), columns=columns, must_move=("lora_B",))
+    assert isinstance(trainer.model, PeftModel)
+    merge_to_full(trainer.model, tokenizer, io.out("models/policy"), probe=probe)
+    return trained
+
+
+def _side(rows: Sequence[Row]) -> dict[str, float]:
+    return {
+        "reward": float(np.mean([row["reward"] for row in rows])),
+        "tokens": float(np.mean([row["tokens"] for row in rows])),
+        "cut_off_share": float(np.mean([not row["ended"] for row in rows])),
+    }
+
+
+def _heldout_rows(prompts: Sequence[Prompt], before: Sequence[Row], after: Sequence[Row]) -> list[Row]:
+    return [
+        {
+            "prompt_id": prompt.prompt_id,
+            "source": prompt.source,
+            "before_reply": old["reply"],
+            "before_reward": old["reward"],
+            "after_reply": new["reply"],
+            "after_reward": new["reward"],
+        }
+        for prompt, old, new in zip(prompts, before, after, strict=True)
+    ]
+
+
+def run(io: StageIO) -> Mapping[str, Any]:
+    """Select prompts, train, and measure on held-out prompts.
+
+    Raises:
+        PromptError: a split breaks a rule.
+        TrainingError: see :func:`flywheel_tasks.training.run.train`.
+    """
+    section, seed, resume = io.settings.rl, io.settings.seed, io.resume_dir()
+    cards = io.dep("data/curated/cards.parquet")
+    pool = choose(
+        load_split(io.dep("data/split/policy_train.parquet"), cards),
+        section.select_from,
+        seed,
+        "rl selection",
+    )
+    heldout = choose(
+        load_split(io.dep("data/split/policy_heldout.parquet"), cards),
+        section.heldout_prompts,
+        seed,
+        "rl heldout",
+    )
+    scorer = PointwiseScorer(io.dep("models/pointwise_rm"), compute=io.settings.compute)
+    sampler = _sampler(io, io.dep("models/policy_dpo"))
+    selection = _kept(resume / "selection.parquet", SELECTION, lambda: _select(io, sampler, scorer, pool))
+    before = _kept(
+        resume / "before.parquet",
+        SIDE,
+        lambda: measure(sampler, scorer, heldout, _seed(io, 5), "rl: held-out replies before"),
+    )
+    chosen = {row["prompt_id"] for row in selection if row["selected"]}
+    trained = _train(io, scorer, sampler, [prompt for prompt in pool if prompt.prompt_id in chosen])
+    after = measure(
+        _sampler(io, io.out("models/policy")), scorer, heldout, _seed(io, 5), "rl: held-out replies after"
+    )
+    folder = io.out("data/rl")
+    folder.mkdir(parents=True)
+    write_rows(selection, SELECTION, folder / "selection.parquet")
+    write_rows(_heldout_rows(heldout, before, after), HELDOUT, folder / "heldout.parquet")
+    gain = paired_gain([row["reward"] for row in before], [row["reward"] for row in after], seed)
+    sides = {"before": _side(before), "after": _side(after)}
+    return {
+        "selection": {
+            "sampled": len(selection),
+            "mean_reward": float(np.mean([row["mean_reward"] for row in selection])),
+            **dict(sorted(Counter(row["reason"] for row in selection).items())),
+        },
+        "train": trained,
+        "heldout": {
+            **{f"{key}_{side}": value for side, values in sides.items() for key, value in values.items()},
+            "reward_gain": gain,
+        },
+    }

@@ -1,0 +1,68 @@
+"""Stage ``sft``: supervised fine-tuning on accepted replies and rewrites; only replies are learned."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.sft_data import IGNORED, encode, lengths, load_examples
+from flywheel_tasks.training.lora import lora_config, merge_to_full
+from flywheel_tasks.training.order import training_order
+from flywheel_tasks.training.precision import set_threads
+from flywheel_tasks.training.run import train, trainer_arguments
+
+CURVE = ("loss", "mean_token_accuracy", "entropy", "grad_norm", "learning_rate")
+
+
+def run(io: StageIO) -> Mapping[str, Any]:
+    """Train the champion on the mixture and save the merged model.
+
+    Raises:
+        PromptError: a table breaks a rule, or there is nothing to learn from.
+        TrainingError: see :func:`flywheel_tasks.training.run.train`.
+    """
+    section, settings = io.settings.sft, io.settings
+    set_threads(settings.compute)
+    examples = load_examples(
+        io.dep("data/rejection/accepted.parquet"), io.dep("data/preferences/rewrites.parquet")
+    )
+    champion = io.dep("inputs/champion")
+    tokenizer = AutoTokenizer.from_pretrained(champion, local_files_only=True)
+    rows = [encode(tokenizer, one, settings.prompt.max_tokens, section.max_tokens) for one in examples]
+    order = training_order(lengths(rows), section.batch_size, section.epochs, settings.seed)
+    steps = -(-len(order) // section.batch_size)
+    arguments = SFTConfig(
+        **trainer_arguments(io, section.learning_rate, section.batch_size, steps),
+        max_length=None,  # encoding has cut the rows; a cut here could take the end token
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        champion, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list([rows[index] for index in order]),
+        processing_class=tokenizer,
+        peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
+    )
+    trained = train(trainer, io, curve=io.out("plots/sft.csv"), columns=CURVE, must_move=("lora_B",))
+    assert isinstance(trainer.model, PeftModel)
+    merge_to_full(trainer.model, tokenizer, io.out("models/policy_sft"), probe=rows[0]["input_ids"])
+    parts = Counter(example.mix for example in examples)
+    return {
+        "rows": {"all": len(examples), **dict(sorted(parts.items()))},
+        "shares": {part: count / len(examples) for part, count in sorted(parts.items())},
+        "mean_completion_tokens": float(np.mean([_learned(row) for row in rows])),
+        "train": trained,
+    }
+
+
+def _learned(row: Mapping[str, list[int]]) -> int:
+    return sum(label != IGNORED for label in row["labels"])

@@ -1,0 +1,85 @@
+"""What supervised fine-tuning learns from: accepted replies and annotators' rewrites, as token ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
+from flywheel_tasks.policy.prompts import Prompt, PromptError, card_from_context, prompt_of
+from flywheel_tasks.storage.tables import read_rows
+
+IGNORED = -100  # label of tokens that are not learned
+
+
+@dataclass(frozen=True)
+class Example:
+    """A reply to learn.
+
+    Attributes:
+        mix: part of the mixture: ``rejection_user``, ``rejection_internal`` or ``rewrites``.
+        prompt: what it answers.
+        reply: its text.
+    """
+
+    mix: str
+    prompt: Prompt
+    reply: str
+
+
+def load_examples(accepted: Path, rewrites: Path) -> list[Example]:
+    """The mixture, sorted by part and prompt.
+
+    Args:
+        accepted: table of rejection sampling.
+        rewrites: table of annotators' rewrites; only those of purpose ``policy`` are used, because the others
+            are data of the reward models, which judge this policy.
+
+    Raises:
+        PromptError: a reply is empty, a row breaks a rule, or there are no rows at all.
+    """
+    found = []
+    for path, column in ((accepted, "reply"), (rewrites, "rewrite")):
+        for number, row in enumerate(read_rows(path)):
+            where = f"{path}: row {number} (prompt {row['prompt_id']})"
+            if column == "rewrite" and row["purpose"] != "policy":
+                continue
+            if not row[column] or not row[column].strip():
+                raise PromptError(f"{where}: {column} is empty")
+            prompt = prompt_of(row, card_from_context(row), where)
+            mix = "rewrites" if column == "rewrite" else f"rejection_{prompt.source}"
+            found.append(Example(mix, prompt, row[column].strip()))
+    if not found:
+        raise PromptError(f"{accepted} and {rewrites}: no reply to learn from")
+    return sorted(found, key=lambda example: (example.mix, example.prompt.prompt_id, example.reply))
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, example: Example, prompt_tokens: int, max_tokens: int
+) -> dict[str, list[int]]:
+    """Token ids and labels of one example.
+
+    The reply ends in the end token, which is learned too. Where padding is the same token, the labels tell
+    them apart: this row has none of padding's.
+
+    Args:
+        tokenizer: with a chat template.
+        example: prompt and reply.
+        prompt_tokens: most tokens of the prompt.
+        max_tokens: most tokens of both; the prompt gives way first (but keeps half), then the reply, which
+            then has no end token, since it does not end there.
+
+    Returns:
+        ``input_ids`` and ``labels``, of the same length; the prompt's labels are ignored ones.
+    """
+    reply = reply_ids(tokenizer, example.reply)
+    room = max(max_tokens // 2, max_tokens - len(reply))
+    prompt = prompt_ids(tokenizer, *example.prompt.chat, min(prompt_tokens, room))
+    reply = reply[: max_tokens - len(prompt)]
+    return {"input_ids": [*prompt, *reply], "labels": [IGNORED] * len(prompt) + reply}
+
+
+def lengths(rows: Sequence[dict[str, list[int]]]) -> list[int]:
+    """Tokens of each row."""
+    return [len(row["input_ids"]) for row in rows]
