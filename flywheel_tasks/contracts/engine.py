@@ -10,12 +10,8 @@ from great_expectations.data_context.types.base import ProgressBarsConfig
 
 from flywheel_tasks.contracts.suite import ContractError, Rule, build_suite
 
-# Indexes of all broken rows are needed; copies of the rows and of the most common values are not.
-_RESULT_FORMAT = {
-    "result_format": "COMPLETE",
-    "partial_unexpected_count": 0,
-    "return_unexpected_index_query": False,
-}
+# The indexes of all broken rows are needed; a query that selects them is not.
+_RESULT_FORMAT = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
 
 
 @dataclass(frozen=True)
@@ -98,5 +94,8 @@ class Engine:
         rows = details.get("unexpected_index_list") or []
         values = details.get("unexpected_list") or [None] * len(rows)
         broken = {int(index[row]): value for row, value in zip(rows, values, strict=True)}
-        observed = details.get("observed_value", details.get("unexpected_count"))
+        observed = next(  # some expectations on tables have an observed value of None, and say more elsewhere
+            (details[key] for key in ("observed_value", "unexpected_count") if details.get(key) is not None),
+            {key: value for key, value in details.items() if value is not None},
+        )
         return Outcome(rule, bool(result.success), observed, broken)

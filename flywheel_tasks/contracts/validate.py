@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from flywheel_tasks.contracts.engine import Engine
 from flywheel_tasks.contracts.relations import broken_rows
-from flywheel_tasks.contracts.suite import Contract, ContractError, load_contracts
+from flywheel_tasks.contracts.suite import Contract, ContractError, Rule, load_contracts
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import read_table, write_rows, write_table
@@ -70,15 +70,23 @@ class Validation:
             self._remove(table, broken)
 
     def check_relations(self) -> None:
-        """Set aside the rows that break a relation, until no row does."""
-        changed = True
-        while changed:
-            changed = False
-            for table, contract in self.contracts.items():
-                for rule in contract.relations():
-                    broken = broken_rows(rule, table, self.frames)
-                    self._remove(table, {row: (rule.name, why[:_DETAIL]) for row, why in broken.items()})
-                    changed = changed or bool(broken)
+        """Set aside the rows that break a relation, until no row does.
+
+        After each removal the rules are tried from the first one again, so that a row which lost what it
+        refers to is listed under the rule that says so.
+        """
+        while any(
+            self._check_relation(table, rule)
+            for table, contract in self.contracts.items()
+            for rule in contract.relations()
+        ):
+            continue
+
+    def _check_relation(self, table: str, rule: Rule) -> bool:
+        """Set aside the rows that break one relation; whether there were any."""
+        broken = broken_rows(rule, table, self.frames)
+        self._remove(table, {row: (rule.name, why[:_DETAIL]) for row, why in broken.items()})
+        return bool(broken)
 
     def check_tables(self, engine: Engine) -> None:
         """Check what is left against the table rules.
@@ -139,12 +147,12 @@ def _type_name(kind: pa.DataType) -> str:
 
 
 def _check_schema(contract: Contract, table: pa.Table, path: Path) -> None:
-    """Raise unless the table has exactly the contract's columns, in order, with their types."""
-    expected = [(name, column.type) for name, column in contract.columns.items()]
-    found = [(item.name, _type_name(item.type)) for item in table.schema]
+    """Raise unless the table has exactly the contract's columns, with their types."""
+    expected = {(name, column.type) for name, column in contract.columns.items()}
+    found = {(item.name, _type_name(item.type)) for item in table.schema}
     if expected != found:
-        wrong = [f"{name}: {kind}" for name, kind in found if (name, kind) not in expected]
-        absent = [f"{name}: {kind}" for name, kind in expected if (name, kind) not in found]
+        wrong = [f"{name}: {kind}" for name, kind in sorted(found - expected)]
+        absent = [f"{name}: {kind}" for name, kind in sorted(expected - found)]
         raise ContractError(
             f"{path}: table {contract.table} breaks the rule columns: absent: {', '.join(absent) or 'none'}; "
             f"unexpected: {', '.join(wrong) or 'none'}"

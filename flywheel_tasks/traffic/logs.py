@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Protocol
@@ -79,9 +80,13 @@ class _Bucket:
             raise LogsError(f"{location}: names no bucket; expected s3://bucket/prefix")
         self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
 
+    @cached_property
+    def _client(self) -> Any:
+        return boto3.client("s3")
+
     def names(self) -> Iterable[str]:
         try:
-            pages = boto3.client("s3").get_paginator("list_objects_v2")
+            pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
                 for item in page.get("Contents", ()):
                     if not item["Key"].endswith("/"):
@@ -91,7 +96,7 @@ class _Bucket:
 
     def copy(self, name: str, file: BinaryIO) -> None:
         try:
-            body = boto3.client("s3").get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
+            body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
             for chunk in body.iter_chunks(_CHUNK):
                 file.write(chunk)
         except (ClientError, BotoCoreError) as error:
@@ -228,4 +233,4 @@ def open_partition(
                 number = line.number
                 yield line
         except CorruptGzipError as error:
-            raise LogsError(f"{location}: {name}: damaged gzip after line {number}: {error}") from error
+            raise LogsError(f"{location}: {name}: damaged gzip, beyond line {number}: {error}") from error

@@ -1,0 +1,76 @@
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flywheel_tasks.contracts.relations import broken_rows
+from flywheel_tasks.contracts.suite import Rule
+
+BOOKS = pd.DataFrame(
+    {
+        "book": ["b1", "b2", "b3", "b4"],
+        "author": ["a1", "a9", None, "a2"],
+        "country": ["x", "x", "x", "y"],
+        "year": [1990, 1990, 1990, 1950],
+    },
+    index=[10, 11, 12, 13],
+)
+AUTHORS = pd.DataFrame(
+    {"author": ["a1", "a2"], "country": ["y", "y"], "year": [1960, 1960], "alive": [True, False]}
+)
+FRAMES = {"books": BOOKS, "authors": AUTHORS}
+
+
+def references(**also) -> Rule:
+    where = {"column": "author", "table": "authors", "target": "author", **also}
+    return Rule.model_validate({"name": "r", "references": where})
+
+
+def test_a_reference_to_nothing_is_broken_and_a_missing_one_is_not():
+    assert broken_rows(references(), "books", FRAMES) == {11: "author a9 is not among authors.author"}
+
+
+def test_references_check_the_row_referred_to():
+    assert list(broken_rows(references(where={"alive": True}), "books", FRAMES)) == [11, 13]
+    assert list(broken_rows(references(same=["country"]), "books", FRAMES)) == [10, 11]
+    assert list(broken_rows(references(differs=["country"]), "books", FRAMES)) == [11, 13]
+    assert broken_rows(references(not_before="year"), "books", FRAMES)[13] == (
+        "year 1950 is before that of author a2: 1960"
+    )
+
+
+def test_constant_breaks_all_rows_of_a_mixed_group():
+    rule = Rule.model_validate({"name": "r", "constant": {"column": "year", "within": "country"}})
+    assert broken_rows(rule, "books", FRAMES) == {}
+    mixed = BOOKS.assign(year=[1990, 1991, 1990, 1950])
+    assert list(broken_rows(rule, "books", {"books": mixed})) == [10, 11, 12]
+
+
+def rooted(only: str) -> Rule:
+    tree = {"parent": "parent", "target": "id", "root_where": {"kind": "ok"}, "only": only}
+    return Rule.model_validate({"name": "r", "rooted": tree})
+
+
+def test_roots_must_be_as_they_should():
+    tree = pd.DataFrame({"id": ["a", "b", "c"], "parent": [None, None, "a"], "kind": ["ok", "no", "no"]})
+    assert broken_rows(rooted("roots"), "t", {"t": tree}) == {1: "id b has no parent, but not kind ok"}
+
+
+@given(st.lists(st.integers(-1, 12), min_size=1, max_size=12))
+def test_rows_that_lead_to_no_root_are_those_found_by_following_each_for_long(parents):
+    """Oracle: following any chain for more steps than there are rows ends at a root, or never does."""
+    tree = pd.DataFrame(
+        {
+            "id": [str(n) for n in range(len(parents))],
+            "parent": pd.array([None if p < 0 else str(p) for p in parents], dtype="str"),
+            "kind": "ok",
+        }
+    )
+    lost = []
+    for start in range(len(parents)):
+        node = start
+        for _ in range(len(parents) + 1):
+            if 0 <= node < len(parents):
+                node = parents[node]
+        if node != -1:
+            lost.append(start)
+    assert list(broken_rows(rooted("others"), "t", {"t": tree})) == lost

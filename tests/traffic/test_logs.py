@@ -1,0 +1,167 @@
+import gzip
+import hashlib
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
+from moto.server import ThreadedMotoServer
+
+from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.traffic.logs import LogsError, _place, open_partition, pin_logs, read_pinned
+from tests.traffic.sample import write_log
+
+
+def read(location: str, root: Path, partition: dict) -> list[bytes]:
+    return [line.data for line in open_partition(location, root, partition, max_line_bytes=100)]
+
+
+def test_partitions_are_pinned_sorted_with_digest_and_size(tmp_path):
+    write_log(tmp_path, [b"b\n"], "date=2026-11-03/b.jsonl")
+    packed = write_log(tmp_path, [b"a\n"], "date=2026-11-02/z.jsonl.gz")
+    write_log(tmp_path, [b"hidden"], "date=2026-11-02/.part.jsonl.tmp")
+    write_log(tmp_path, [b"hidden"], "_SUCCESS")
+    write_log(tmp_path, [b"{}"], "simulated.json")
+    pinned = pin_logs("data/logs", tmp_path)
+    assert pinned["location"] == "data/logs"
+    assert [item["path"] for item in pinned["partitions"]] == [
+        "date=2026-11-02/z.jsonl.gz",
+        "date=2026-11-03/b.jsonl",
+    ]
+    assert pinned["partitions"][0]["sha256"] == "sha256:" + hashlib.sha256(packed.read_bytes()).hexdigest()
+    assert pinned["partitions"][0]["bytes"] == len(packed.read_bytes())
+    assert read("data/logs", tmp_path, pinned["partitions"][0]) == [b"a"]
+
+
+def test_partitions_behind_a_linked_folder_are_found(tmp_path):
+    elsewhere = write_log(tmp_path / "elsewhere", [b"a\n"]).parent
+    write_log(tmp_path, [b"b\n"], "date=2026-11-03/b.jsonl")
+    (tmp_path / "data/logs/date=2026-11-02").symlink_to(elsewhere)
+    assert len(pin_logs("data/logs", tmp_path)["partitions"]) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "part.jsonl",
+        "2026-11-02/part.jsonl.gz",
+        "date=2026-11-02/part.json",
+        "date=2026-11-02/part.JSONL.GZ",
+        "date=2026-11-02/hour=01/part.jsonl",
+        "date=2026-02-30/part.jsonl",
+        "date=today/part.jsonl",
+    ],
+)
+def test_a_log_in_a_wrong_place_is_refused_by_name(tmp_path, name):
+    write_log(tmp_path, [b"x\n"])
+    write_log(tmp_path, [b"x\n"], name)
+    with pytest.raises(LogsError, match=name.replace(".", r"\.")):
+        pin_logs("data/logs", tmp_path)
+
+
+def test_no_folder_no_logs_and_other_addresses_are_clear_errors(tmp_path):
+    with pytest.raises(LogsError, match="no such folder"):
+        pin_logs("data/logs", tmp_path)
+    (tmp_path / "data/logs").mkdir(parents=True)
+    with pytest.raises(LogsError, match="no logs"):
+        pin_logs("data/logs", tmp_path)
+    with pytest.raises(LogsError, match="s3://"):
+        pin_logs("gs://bucket/logs", tmp_path)
+    with pytest.raises(LogsError, match="no bucket"):
+        pin_logs("s3://", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["date=2026-11-02/p.jsonl", "date=2026-11-02/p.jsonl.gz"])
+def test_a_changed_or_missing_partition_is_refused_before_any_line(tmp_path, name):
+    path = write_log(tmp_path, [b"a\n", b"b\n"], name)
+    partition = pin_logs("data/logs", tmp_path)["partitions"][0]
+    write_log(tmp_path, [b"a\n", b"B\n"], name)
+    lines = open_partition("data/logs", tmp_path, partition, max_line_bytes=100)
+    with pytest.raises(LogsError, match=r"p\.jsonl.* changed since it was pinned"):
+        next(lines)
+    path.unlink()
+    with pytest.raises(LogsError, match="cannot be read"):
+        read("data/logs", tmp_path, partition)
+
+
+def test_damaged_gzip_names_file_and_line(tmp_path):
+    path = write_log(tmp_path, [b"%d\n" % n for n in range(50_000)], "date=2026-11-02/p.jsonl.gz")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # the length in the trailer
+    path.write_bytes(data)
+    partition = pin_logs("data/logs", tmp_path)["partitions"][0]
+    with pytest.raises(LogsError, match=r"p\.jsonl\.gz: damaged gzip, beyond line [1-9]"):
+        read("data/logs", tmp_path, partition)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([], "location is missing"),
+        ({"location": "x"}, "partitions is missing"),
+        ({"location": "x", "partitions": []}, "no logs are pinned"),
+        ({"location": "x", "partitions": [{"path": 1}]}, r"partitions\[0\]"),
+        ({"location": "x", "partitions": [{"path": "../secret.jsonl", "sha256": "y"}]}, "secret"),
+        ({"location": "x", "partitions": [{"path": "date=2026-11-02/a.jsonl", "sha256": "y"}] * 2}, "twice"),
+    ],
+)
+def test_a_wrong_pin_document_is_refused(tmp_path, document, message):
+    write_json(document, tmp_path / "logs.json")
+    with pytest.raises(LogsError, match=message):
+        read_pinned(tmp_path / "logs.json")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="traffic")
+        yield client
+    server.stop()
+
+
+def test_s3_is_listed_pinned_and_read_as_a_folder_is(s3, tmp_path):
+    for name, data in {
+        "chat/date=2026-11-03/b.jsonl": b"b\n",
+        "chat/date=2026-11-02/a.jsonl.gz": gzip.compress(b"a1\na2\n", mtime=0),
+        "chat/_manifest": b"",
+        "chatter/date=2026-11-02/other.jsonl": b"other\n",
+    }.items():
+        s3.put_object(Bucket="traffic", Key=name, Body=data)
+        if name.startswith("chat/"):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    pinned = pin_logs("s3://traffic/chat/", tmp_path)
+    assert pinned["partitions"] == pin_logs("chat", tmp_path)["partitions"]
+    location, partitions = pinned["location"], pinned["partitions"]
+    assert [read(location, tmp_path, item) for item in partitions] == [[b"a1", b"a2"], [b"b"]]
+
+    s3.put_object(Bucket="traffic", Key="chat/date=2026-11-03/b.jsonl", Body=b"changed\n")
+    with pytest.raises(LogsError, match="changed since it was pinned"):
+        read(location, tmp_path, partitions[1])
+    s3.delete_object(Bucket="traffic", Key="chat/date=2026-11-03/b.jsonl")
+    with pytest.raises(LogsError, match="cannot be read"):
+        read(location, tmp_path, partitions[1])
+
+
+def test_more_objects_than_one_listing_holds(s3, tmp_path):
+    backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]  # of the server, which runs in this process
+    for number in range(1005):
+        backend.put_object("traffic", f"many/date=2026-11-02/{number:04d}.jsonl", b"")
+    assert len(list(_place("s3://traffic/many", tmp_path).names())) == 1005
+
+
+def test_an_absent_bucket_is_a_clear_error(s3, tmp_path):
+    with pytest.raises(LogsError, match="s3://nowhere/x: cannot be listed"):
+        pin_logs("s3://nowhere/x", tmp_path)
+    with pytest.raises(LogsError, match="no logs"):
+        pin_logs("s3://traffic/empty", tmp_path)
