@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from transformers import AutoTokenizer
 
 from flywheel_tasks.chat.card import Card, Turn
@@ -19,6 +18,7 @@ from flywheel_tasks.chat.prompt import reply_ids
 from flywheel_tasks.evaluation import production, win_rate
 from flywheel_tasks.evaluation.intervals import mean, share
 from flywheel_tasks.evaluation.prompts import card_of, check_disjoint, load_cards, select
+from flywheel_tasks.evaluation.replies import REPLIES
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
@@ -26,25 +26,6 @@ from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.style.compare import compare
 
 SIDES = ("champion", "candidate")
-_TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
-REPLIES = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("sample", pa.int64()),
-        ("source", pa.string()),
-        ("user_id", pa.string()),
-        ("card_id", pa.string()),
-        ("card_name", pa.string()),
-        ("traits", pa.list_(pa.string())),
-        ("instructions", pa.list_(pa.string())),
-        ("history", pa.list_(_TURN)),
-        ("champion_reply", pa.string()),
-        ("candidate_reply", pa.string()),
-        ("champion_reward", pa.float64()),
-        ("candidate_reward", pa.float64()),
-        ("pairwise_p", pa.float64()),
-    ]
-)
 
 
 def run(io: StageIO) -> Mapping[str, Any]:

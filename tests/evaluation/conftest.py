@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flywheel_tasks.evaluation.evaluate import REPLIES
+from flywheel_tasks.evaluation.replies import REPLIES
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import write_rows
 from tests.evaluation.handmade import metrics, replies
