@@ -6,7 +6,11 @@ from typing import Any
 
 import great_expectations as gx
 import pandas as pd
-from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
 
 from flywheel_tasks.contracts.suite import ContractError, Rule, build_suite
 
@@ -36,7 +40,7 @@ class Outcome:
             "rule": self.rule.name,
             "expectation": self.rule.expectation,
             "success": self.success,
-            "observed": self.observed,
+            "observed": self.observed if isinstance(self.observed, int | float) else str(self.observed),
         }
 
 
@@ -44,9 +48,12 @@ class Engine:
     """An in-memory Great Expectations context."""
 
     def __init__(self) -> None:
-        context = gx.get_context(mode="ephemeral")
-        context.enable_analytics(False)
-        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        config = DataContextConfig(  # the default would leave a folder for a documentation site behind
+            store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+            progress_bars=ProgressBarsConfig(globally=False),
+            analytics_enabled=False,
+        )
+        context = gx.get_context(project_config=config, mode="ephemeral")
         self._source = context.data_sources.add_pandas("tables")
         self._batches = 0
 

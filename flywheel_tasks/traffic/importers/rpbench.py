@@ -15,6 +15,13 @@ from flywheel_tasks.traffic.importers.rows import (
 )
 
 
+def _optional(row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    if value is not None and not isinstance(value, str):
+        raise RowError("wrong_type", f"{key} is neither a string nor null")
+    return (value or "").strip()
+
+
 def _rpbench_card(row: dict[str, Any]) -> tuple[str, str, list[str], list[str]]:
     profile = row.get("npc_profile")
     if not isinstance(profile, dict) or not isinstance(row.get("id"), int):
@@ -22,13 +29,13 @@ def _rpbench_card(row: dict[str, Any]) -> tuple[str, str, list[str], list[str]]:
     name = text_field(profile, "name_text").strip()
     if not name:
         raise RowError("no_name", "name_text is empty")
-    phrases = profile.get("short_definition_text") or profile.get("title") or ""
+    phrases = _optional(profile, "short_definition_text") or _optional(profile, "title")
     traits = [phrase.strip() for phrase in phrases.split(",") if phrase.strip()]
-    descriptions = [profile.get(key) or "" for key in ("description", "long_definition_text")]
-    traits += sorted(filter(str.strip, descriptions), key=len)[:1]  # the shorter one says the same
+    descriptions = [_optional(profile, key) for key in ("description", "long_definition_text")]
+    traits += sorted(filter(None, descriptions), key=len)[:1]  # the shorter one says the same
     if not traits:
         raise RowError("no_definition", f"{name} has neither title nor description")
-    sentences = re.split(r"(?<=[.!?])\s+", (row.get("background") or "").strip())
+    sentences = re.split(r"(?<=[.!?])\s+", _optional(row, "background"))
     rules = [item for item in sentences if item and not item.startswith("You are role-playing")]
     filled = [item.replace("{{char}}", name).replace("{{user}}", "the user").strip() for item in traits]
     return f"rpbench-{row['id']:04d}", name, filled, rules
