@@ -21,8 +21,8 @@ _DOC = """One generation, from raw logs to a promoted champion.
 
 The stages and their edges are those of `dvc.yaml`; each runs through DVC, so a stage whose inputs have not
 changed is not run again. A gate that does not pass asks nobody. Two decisions of people are recorded in the
-registry, with the digests they were shown: the launch of the A/B test, and the promotion after it. No answer in
-time is a no.
+registry, with the digests they were shown: the launch of the A/B test, and the promotion after it. No answer
+in time is a no.
 """
 
 

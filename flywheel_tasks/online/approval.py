@@ -92,8 +92,11 @@ def launch_request(root: Path) -> Request:
     """
     verdict = passing_verdict(root / VERDICT, root / POLICY)
     digest = file_digest(root / VERDICT)
-    text = (root / GATE_TEXT).read_text(encoding="utf-8").rstrip()
-    body = text + _digests(verdict["model_digest"], "verdict", digest)
+    body = (root / GATE_TEXT).read_text(encoding="utf-8").rstrip()
+    if (
+        verdict["model_digest"] not in body or digest not in body
+    ):  # the gate's text names them itself, as a rule
+        body += _digests(verdict["model_digest"], "verdict", digest)
     return Request("launch", verdict["generation"], verdict["model_digest"], digest, body)
 
 

@@ -116,7 +116,7 @@ def write_logs(root: Path, day: str, events: list[dict[str, object]]) -> None:
 
 
 def write_ab_logs(root: Path, users: int = 160) -> None:
-    """Write what the users of both arms of the coming A/B test do; the candidate's users write a little more."""
+    """Write what the users of both arms of the coming A/B test do; the candidate's write a little more."""
     verdict = read_json(root / "gate/verdict.json")
     plan = make_plan(
         read_json(root / "inputs/generation.json"), verdict, file_digest(root / "gate/verdict.json"), 0.5

@@ -86,8 +86,8 @@ def test_figures_agree_with_scipy() -> None:
 
 
 def test_the_interval_covers_the_true_lift() -> None:
-    # 60 tests with a true lift of 25 percent: a 95% interval misses it about 3 times (10 at most, p = 0.001), a
-    # 50% interval 30 times (18 at least).
+    # 60 tests with a true lift of 25 percent: a 95% interval misses it about 3 times (10 at most, p = 0.001),
+    # a 50% interval 30 times (18 at least).
     generator, missed, half = np.random.default_rng(7), 0, 0
     exposed = users(300, some)
     for _ in range(60):

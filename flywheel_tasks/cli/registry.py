@@ -1,0 +1,113 @@
+"""``flywheel registry``, ``flywheel approve``, ``flywheel rollback``: who is champion and who decided so."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, help="The champion, the candidate, and every change of them.")
+approve_app = typer.Typer(no_args_is_help=True, help="Answer for a launch or a promotion.")
+console = Console(highlight=False)
+
+Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
+By = Annotated[str, typer.Option("--by", help="Your name, for the history.")]
+Reject = Annotated[bool, typer.Option("--reject", help="Answer no.")]
+
+
+@app.command()
+def show(root: Root = Path()) -> None:
+    """Show the champion, the candidate and the experiments."""
+    from flywheel_tasks.online.approval import registry_of
+
+    state = registry_of(root.resolve()).state()
+    table = Table(title="Models", title_justify="left")
+    for heading in ("", "generation", "model", "DVC", "code", "data"):
+        table.add_column(heading, overflow="fold")
+    for role, model in (
+        ("champion", state.champion),
+        ("candidate", state.candidate),
+        ("previous", state.previous),
+    ):
+        if model is not None:
+            md5 = model.dvc.md5 if model.dvc else "none"
+            table.add_row(role, model.generation, model.digest, md5, model.code_version, model.data_version)
+    console.print(table if table.row_count else "The registry is empty: no generation has run.")
+    for name, experiment in state.experiments.items():
+        analysis = experiment.analysis.result if experiment.analysis else "none"
+        console.print(
+            f"Experiment {name}: {experiment.status}, {experiment.started_at:%Y-%m-%d %H:%M} to "
+            f"{experiment.ends_at:%Y-%m-%d %H:%M} UTC, analysis: {analysis}"
+        )
+
+
+@app.command()
+def history(root: Root = Path()) -> None:
+    """Show every change, oldest first."""
+    from flywheel_tasks.online.approval import registry_of
+
+    table = Table()
+    for heading in ("#", "at (UTC)", "by", "change", "detail"):
+        table.add_column(heading, overflow="fold")
+    for change in registry_of(root.resolve()).history():
+        detail = ", ".join(f"{key}={value}" for key, value in change.detail.items())
+        table.add_row(str(change.sequence), f"{change.at:%Y-%m-%d %H:%M:%S}", change.by, change.kind, detail)
+    console.print(table)
+
+
+def _answer(root: Path, kind: Literal["launch", "promotion"], by: str, reject: bool) -> None:
+    from flywheel_tasks.online.approval import record_answer, request_of
+
+    shown = request_of(root.resolve(), kind)
+    console.print(Markdown(shown.body))
+    record_answer(root.resolve(), shown, decision="reject" if reject else "approve", by=by)
+    answer = "[red]rejected[/]" if reject else "[green]approved[/]"
+    console.print(f"The {kind} of {shown.generation} is {answer}; recorded as {by}'s answer.")
+
+
+@approve_app.command()
+def launch(by: By, root: Root = Path(), reject: Reject = False) -> None:
+    """Approve (or reject) that the gated model goes into an A/B test."""
+    _answer(root, "launch", by, reject)
+
+
+@approve_app.command()
+def promotion(by: By, root: Root = Path(), reject: Reject = False) -> None:
+    """Approve (or reject) that the tested model becomes champion, and do it."""
+    from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.online.promotion import promote, rollback
+
+    running = registry_of(root.resolve()).state().running()
+    _answer(root, "promotion", by, reject)
+    assert running is not None  # there was a question to answer
+    if reject:
+        rollback(root.resolve(), running.plan.generation, f"promotion not approved: reject by {by}", by=by)
+        console.print("The candidate is dropped; the champion stays.")
+    else:
+        console.print(f"Champion: {promote(root.resolve(), running.plan.generation, by=by).generation}")
+
+
+@app.command()
+def rollback(
+    by: By,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")],
+    root: Root = Path(),
+    champion: Annotated[bool, typer.Option("--champion", help="Go back to the champion before.")] = False,
+) -> None:
+    """Drop the candidate and end its A/B test; with --champion, make the previous champion champion again."""
+    from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.storage.registry_state import RegistryError
+
+    registry = registry_of(root.resolve())
+    if champion:
+        restored = registry.restore(reason, by=by).champion
+        assert restored is not None
+        console.print(f"Champion: {restored.generation}")
+        return
+    running = registry.state().running()
+    if running is None:
+        raise RegistryError("no experiment is running; --champion goes back to the champion before")
+    registry.rollback(running.plan.generation, reason, by=by)
+    console.print(f"The candidate of {running.plan.generation} is dropped; the champion stays.")
