@@ -1,0 +1,133 @@
+from collections import Counter
+
+import pytest
+
+from flywheel_tasks.curation.curate import blocked, private, run, unusable
+from flywheel_tasks.curation.tables import CurationError
+from flywheel_tasks.storage.tables import read_rows, write_rows
+from flywheel_tasks.traffic.schemas import CARDS, MESSAGES, SIGNALS
+from tests.curation.rows import card, message, prompt, signal
+
+TOPICS = (
+    "the harbour",
+    "a lost key",
+    "my sister",
+    "cold soup",
+    "an old clock",
+    "bees",
+    "the exam",
+    "a wet tent",
+)
+
+
+def test_privacy_looks_at_every_user_turn_and_never_repeats_the_text():
+    before = [{"role": "user", "content": "me@x.com"}, {"role": "assistant", "content": "you@x.com"}]
+    found = private(
+        [prompt("p1", before=before), prompt("p2")], lambda text: "EMAIL" if "@" in text else None
+    )
+    assert found == {"p1": ("privacy:EMAIL", "in turn 0 of the history")}
+    assert private([prompt("p3", before=before[1:])], lambda text: "EMAIL" if "@" in text else None) == {}
+
+
+def test_blocked_words_are_whole_words_in_any_case_of_history_and_reply():
+    rows = [
+        prompt("p1", "GUN shop"),
+        prompt("p2", "I begun."),
+        prompt("p3", reply="A gun."),
+        prompt("p4", "a + b"),
+    ]
+    assert set(blocked(rows, ("gun", "+"))) == {"p1", "p3", "p4"}
+    assert blocked(rows, ()) == {}
+
+
+def test_unusable_prompts_say_why():
+    found = unusable([prompt("p1", card_id="zz"), prompt("p2", "  "), prompt("p3")], {"c1": {}})
+    assert {key: reason for key, (reason, _) in found.items()} == {"p1": "missing_card", "p2": "empty"}
+
+
+@pytest.fixture
+def validated(make_io, tiny_models):
+    """A workspace with logs of 24 users; returns a function that makes the StageIO."""
+
+    def make(root, overrides=None, messages=None):
+        io = make_io("curate", root, overrides)
+        (root / "models").mkdir(exist_ok=True)
+        if not (root / "models/embedder").exists():
+            (root / "models/embedder").symlink_to(tiny_models / "embedder")
+        log = list(chats()) if messages is None else messages
+        write_rows([card("c1"), card("c2", "Pip")], CARDS, root / "data/validated/cards.parquet")
+        write_rows(log, MESSAGES, root / "data/validated/messages.parquet")
+        signals = [signal("v0-1", "thumb_up")] if log else []
+        write_rows(signals, SIGNALS, root / "data/validated/signals.parquet")
+        return io
+
+    return make
+
+
+def chats():
+    for user in range(24):
+        name, kind = f"v{user}", {"user": f"u{user}", "source": "internal" if user % 4 == 0 else "user"}
+        kind["card"] = f"c{user % 2 + 1}"
+        texts = [f"{TOPICS[(user + k) % 8]} and number {user * 7 + k}, what do you say?" for k in range(3)]
+        texts[1] = "mail me at anna@example.com" if user == 3 else texts[1]
+        texts[2] = "this word is forbidden" if user == 5 else texts[2]
+        for turn, text in enumerate(texts):
+            parent = None if turn == 0 else 2 * turn - 1
+            yield message(name, 2 * turn, "user", text, parent, **kind)
+            yield message(name, 2 * turn + 1, "assistant", f"Reply {turn} to {user}.", 2 * turn, **kind)
+
+
+SETTINGS = {
+    "curate.blocked_words": ["forbidden"],
+    "curate.max_prompts": 40,
+    "curate.max_prompts_per_user": 2,
+    "curate.duplicate_cosine": 1.0,
+    "compute.threads": 1,
+}
+
+
+def test_every_prompt_is_kept_or_removed_with_a_reason(validated, tmp_path):
+    io = validated(tmp_path, SETTINGS)
+    metrics = run(io)
+    kept = read_rows(io.out("data/curated") / "prompts.parquet")
+    removed = read_rows(io.out("data/curated") / "removed.parquet")
+    assert len(kept) == metrics["kept"] == 40
+    assert len(kept) + len(removed) == metrics["read"]["prompts"] == 72
+    assert not {row["prompt_id"] for row in kept} & {row["prompt_id"] for row in removed}
+    assert dict(Counter(row["reason"] for row in removed)) == metrics["removed"]
+    # The address stays in the history of the user's later turn, so both go.
+    assert metrics["removed"]["privacy:EMAIL_ADDRESS"] == 2
+    assert metrics["removed"]["safety"] == 1
+    assert max(Counter(row["user_id"] for row in kept).values()) == 2
+    assert not any("@" in row["detail"] for row in removed)
+    shares = metrics["source_share"]
+    assert shares["internal"]["kept"] == pytest.approx(shares["internal"]["raw"], abs=0.05)
+
+
+def test_near_duplicates_are_dropped_naming_the_kept_prompt(validated, tmp_path):
+    log = [
+        message(f"d{k}", 0, "user", text, user=f"u{k}")
+        for k, text in enumerate(["I like rain.", "I like rain"])
+    ]
+    io = validated(tmp_path, {**SETTINGS, "curate.duplicate_cosine": 0.9}, log)
+    run(io)
+    removed = read_rows(io.out("data/curated") / "removed.parquet")
+    assert [row["reason"] for row in removed] == ["near_duplicate"]
+    assert removed[0]["detail"].endswith(" to d0-0")
+
+
+def test_the_same_inputs_give_the_same_bytes(validated, tmp_path):
+    written = []
+    for name in ("a", "b"):
+        io = validated(tmp_path / name, SETTINGS)
+        run(io)
+        written.append((io.out("data/curated") / "prompts.parquet").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_no_prompts_or_none_left_are_errors(validated, tmp_path):
+    with pytest.raises(CurationError, match=r"messages\.parquet: no message of a user"):
+        run(validated(tmp_path / "a", SETTINGS, []))
+    log = [message("x", 0, "user", "me@example.com")]
+    with pytest.raises(CurationError, match="all 1 prompts were removed"):
+        run(validated(tmp_path / "b", SETTINGS, log))
