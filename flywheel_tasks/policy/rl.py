@@ -1,7 +1,7 @@
 """Stage ``rl``: online reinforcement learning (GRPO) against the pointwise reward model.
 
-Prompts are single turns of fresh traffic with a low mean or a high spread of reward; what was gained is measured
-on held-out prompts of other users.
+Prompts are single turns of fresh traffic with a low mean or a high spread of reward; what was
+gained is measured on held-out prompts of other users.
 """
 
 from collections import Counter

@@ -1,0 +1,124 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flywheel_tasks.annotation.schemas import PAIRS
+from flywheel_tasks.policy.dpo import EncodedDPOTrainer, choose_pairs, encode_pair, run
+from flywheel_tasks.rewards.pairs import PairError, load_pairs
+from tests.policy.conftest import pair_rows, write
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_models: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_models / "base")
+
+
+def log_prob(model: Any, prompt: list[int], reply: list[int]) -> float:
+    """log p(reply | prompt), token by token, in plain torch."""
+    ids = torch.tensor([prompt + reply])
+    with torch.no_grad():
+        logs = model(ids).logits[0].double().log_softmax(-1)
+    return sum(float(logs[len(prompt) + i - 1, token]) for i, token in enumerate(reply))
+
+
+def test_loss_and_margins_equal_plain_torch(policy_io: Callable[..., Any], monkeypatch: Any) -> None:
+    """The second step's loss, with the weights before it, against equation 7 written out."""
+    seen: list[tuple[float, list[tuple[float, float]]]] = []
+    original = EncodedDPOTrainer.compute_loss
+
+    def spy(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        ids, mask = inputs["input_ids"], inputs["completion_mask"]
+        real = inputs["attention_mask"]
+        rows = []
+        for row, completion, kept in zip(ids.tolist(), mask.tolist(), real.tolist(), strict=True):
+            prompt = [t for t, c, k in zip(row, completion, kept, strict=True) if k and not c]
+            reply = [t for t, c, k in zip(row, completion, kept, strict=True) if k and c]
+            now = log_prob(self.model, prompt, reply)
+            with self.model.disable_adapter():
+                rows.append((now, log_prob(self.model, prompt, reply)))
+        loss = original(self, model, inputs, *args, **kwargs)
+        seen.append((float(loss.detach()), rows))
+        return loss
+
+    monkeypatch.setattr(EncodedDPOTrainer, "compute_loss", spy)
+    io = policy_io("dpo", {"dpo.learning_rate": 0.05, "dpo.beta": 0.3})
+    metrics = run(io)
+    assert metrics["train"]["steps"] == len(seen) == 3
+    for loss, rows in seen:
+        half = len(rows) // 2
+        margins = [
+            0.3 * ((c - c0) - (r - r0)) for (c, c0), (r, r0) in zip(rows[:half], rows[half:], strict=True)
+        ]
+        expected = -sum(float(logsigmoid(torch.tensor(m))) for m in margins) / half
+        assert loss == pytest.approx(expected, abs=1e-4)
+    assert seen[0][0] == pytest.approx(
+        math.log(2), abs=1e-5
+    )  # both models are the same before the first step
+    assert abs(seen[2][0] - math.log(2)) > 1e-4
+
+
+def test_stage(policy_io: Callable[..., Any]) -> None:
+    io = policy_io("dpo", {"dpo.epochs": 3.0, "dpo.learning_rate": 0.03})
+    metrics = run(io)
+    assert metrics["pairs"]["all"] == 6
+    assert set(metrics["pairs"]) <= {"all", "ranking", "rewrite"}
+    assert metrics["train"]["margin_last"] > 0
+    assert metrics["train"]["accuracy_last"] > 0.5
+    # Both from fresh loads: the saved model prefers chosen replies more than the one before does.
+    saved = AutoModelForCausalLM.from_pretrained(io.out("models/policy_dpo"))
+    before = AutoModelForCausalLM.from_pretrained(io.root / "models/policy_sft")
+    tokenizer = AutoTokenizer.from_pretrained(io.out("models/policy_dpo"))
+    pairs = load_pairs(io.root / "data/preferences/pairs.parquet")["policy"]
+    gains = []
+    for pair in pairs:
+        row = encode_pair(tokenizer, pair, 96, 128)
+        assert row is not None
+        gains.append(
+            sum(
+                sign
+                * (
+                    log_prob(saved, row["prompt_ids"], row[side])
+                    - log_prob(before, row["prompt_ids"], row[side])
+                )
+                for side, sign in (("chosen_ids", 1), ("rejected_ids", -1))
+            )
+        )
+    assert sum(gain > 0 for gain in gains) >= 6
+
+
+def test_reward_pairs_are_never_trained_on(policy_io: Callable[..., Any]) -> None:
+    io = policy_io("dpo")
+    write(pair_rows("reward_train", 4), PAIRS, io.root / "data/preferences/pairs.parquet")
+    with pytest.raises(PairError, match="no pair with purpose policy"):
+        run(io)
+
+
+def test_pairs_that_are_equal_once_cut_are_left_out(tokenizer: Any, tmp_path: Path) -> None:
+    (row,) = pair_rows("policy", 1)
+    write(
+        [row | {"chosen": "so " * 100 + "a", "rejected": "so " * 100 + "b"}],
+        PAIRS,
+        tmp_path / "pairs.parquet",
+    )
+    (pair,) = load_pairs(tmp_path / "pairs.parquet")["policy"]
+    assert encode_pair(tokenizer, pair, 96, 64) is None
+    whole = encode_pair(tokenizer, pair, 96, 400)
+    assert whole is not None
+    assert whole["chosen_ids"][-1] == whole["rejected_ids"][-1] == tokenizer.eos_token_id
+
+
+def test_a_small_set_takes_one_pair_of_every_prompt_first(tmp_path: Path) -> None:
+    rows = pair_rows("policy", 4)
+    rows += [row | {"pair_id": row["pair_id"] + "b"} for row in rows]
+    write(rows, PAIRS, tmp_path / "pairs.parquet")
+    pairs = load_pairs(tmp_path / "pairs.parquet")["policy"]
+    chosen = choose_pairs(pairs, 5, 1)
+    assert len({pair.prompt_id for pair in chosen[:4]}) == 4
+    assert choose_pairs(pairs[::-1], 5, 1) == chosen
+    assert len(choose_pairs(pairs, 99, 1)) == 8

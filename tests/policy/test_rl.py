@@ -1,0 +1,193 @@
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flywheel_tasks.policy import rl
+from flywheel_tasks.policy.grpo import Rewards, RolloutError, make_rollout, rollout_seed
+from flywheel_tasks.policy.heldout import paired_gain
+from flywheel_tasks.policy.rl import run
+from flywheel_tasks.policy.selection import select
+from flywheel_tasks.settings import Lora, Rl, Sampling
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.tables import read_rows
+
+SECTION = Rl(
+    steps=1,
+    prompts_per_step=1,
+    group_size=2,
+    select_from=2,
+    select_share=1.0,
+    learning_rate=1e-3,
+    beta=0.0,
+    length_penalty=0.5,
+    length_limit=3,
+    cut_off_penalty=2.0,
+    heldout_prompts=1,
+    lora=Lora(rank=2, alpha=2, layers=1),
+)
+
+
+def test_selection_takes_low_means_then_high_spreads() -> None:
+    rewards = [[5.0, 5.0], [0.0, 0.1], [3.0, 9.0], [1.0, 1.1], [2.0, 8.1], [4.0, 4.0]]
+    found = select(list("abcdef"), rewards, 4 / 6)
+    assert [one.reason for one in found] == [
+        "not_selected",
+        "low_mean",
+        "high_std",
+        "low_mean",
+        "high_std",
+        "not_selected",
+    ]
+    assert [one.selected for one in found] == [False, True, True, True, True, False]
+    assert found[2].mean_reward == 6.0
+    assert found[2].reward_std == pytest.approx(np.std([3.0, 9.0], ddof=1))
+
+
+@given(
+    st.lists(st.lists(st.floats(-5, 5), min_size=2, max_size=2), min_size=1, max_size=12),
+    st.floats(0.0, 1.0),
+)
+def test_selection_always_takes_its_share(rewards: list[list[float]], share: float) -> None:
+    names = [f"p{i}" for i in range(len(rewards))]
+    found = select(names, rewards, share)
+    assert [one.prompt_id for one in found] == names
+    assert sum(one.selected for one in found) == max(1, round(share * len(rewards)))
+
+
+def test_the_two_penalties_are_logged_apart() -> None:
+    logged: dict[str, float] = {}
+    rewards = Rewards(None, [], SECTION, frozenset({2}), lambda ids: [])  # type: ignore[arg-type]
+    # Three tokens and the end; five tokens cut off; five and the end.
+    completions = [[9, 9, 9, 2], [9, 9, 9, 9, 9], [9, 9, 9, 9, 9, 2]]
+    found = rewards.penalties(completions, logged.__setitem__)
+    assert found == [0.0, -0.5 * 2 - 2.0, -0.5 * 2]
+    assert logged == {"penalty_length": pytest.approx(-2 / 3), "penalty_cut_off": pytest.approx(-2 / 3)}
+
+
+def test_a_rollout_of_broken_groups_is_refused() -> None:
+    class Trainer:
+        num_generations = 2
+
+    sampling = Sampling(max_new_tokens=4, temperature=1.0, top_k=5, batch_rows=4)
+    with pytest.raises(RolloutError, match="3 prompts are not whole groups of 2"):
+        make_rollout(sampling, 96, 1)(["a", "a", "b"], Trainer())
+
+
+def test_rollout_seeds_differ_by_step_and_run() -> None:
+    assert len({rollout_seed(seed, step) for seed in (1, 2) for step in range(50)}) == 100
+
+
+def test_the_paired_interval_covers_the_mean_and_uses_the_pairing() -> None:
+    random = np.random.default_rng(0)
+    base = random.normal(0, 5, 60)  # prompts differ much more than the gain
+    after = base + random.normal(0.5, 0.2, 60)
+    found = paired_gain(base.tolist(), after.tolist(), 1)
+    assert found["n"] == 60
+    low, high, value = found["low"], found["high"], found["value"]
+    assert low is not None
+    assert high is not None
+    assert value is not None
+    assert 0.4 < low < value < high < 0.6
+    assert paired_gain(base.tolist(), after.tolist(), 1) == found
+    assert paired_gain([1.0], [2.0], 1) == {"value": 1.0, "low": None, "high": None, "n": 1}
+
+
+def test_stage(policy_io: Callable[..., Any]) -> None:
+    io = policy_io("rl")
+    metrics = run(io)
+    selection = read_rows(io.out("data/rl") / "selection.parquet")
+    heldout = read_rows(io.out("data/rl") / "heldout.parquet")
+    assert len(selection) == 6
+    assert sum(row["selected"] for row in selection) == round(0.6 * 6)
+    assert {row["prompt_id"].rpartition("-")[0] for row in selection} == {"policy_train"}
+    assert {row["prompt_id"].rpartition("-")[0] for row in heldout} == {"policy_heldout"}
+    gain = metrics["heldout"]["reward_gain"]
+    assert gain["n"] == len(heldout) == 4
+    before, after = ([row[f"{side}_reward"] for row in heldout] for side in ("before", "after"))
+    assert gain["value"] == pytest.approx(np.mean(after) - np.mean(before))
+    with io.out("plots/rl.csv").open(encoding="utf-8") as file:
+        curve = list(csv.DictReader(file))
+    assert [row["step"] for row in curve] == ["1", "2"]
+    for row in curve:
+        total = float(row["rewards/pointwise/mean"]) + float(row["rewards/penalties/mean"])
+        assert float(row["reward"]) == pytest.approx(total, abs=1e-4)
+        parts = float(row["penalty_length"]) + float(row["penalty_cut_off"])
+        assert float(row["rewards/penalties/mean"]) == pytest.approx(parts, abs=1e-4)
+        assert float(row["entropy"]) > 0
+    assert "kl" not in curve[0]
+    AutoModelForCausalLM.from_pretrained(io.out("models/policy"))
+
+
+class LikesToken:
+    """Stands in for a reward model: the share of a reply's tokens that are in a set (a planted reward)."""
+
+    def __init__(self, model_dir: Path, **kwargs: Any) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
+
+    def score(self, rows: Any, progress: str | None = None) -> list[float]:
+        texts = [self._tokenizer(reply)["input_ids"] for *_, reply in rows]
+        return [sum(token % 2 for token in ids) / max(1, len(ids)) for ids in texts]
+
+
+@pytest.mark.slow
+def test_a_planted_reward_rises(policy_io: Callable[..., Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(rl, "PointwiseScorer", LikesToken)
+    io = policy_io(
+        "rl",
+        {
+            "rl.steps": 12,
+            "rl.prompts_per_step": 4,
+            "rl.group_size": 8,
+            "rl.learning_rate": 0.04,
+            "rl.length_penalty": 0.0,
+            "rl.cut_off_penalty": 0.0,
+            "rl.heldout_prompts": 6,
+            "sampling.batch_rows": 64,
+        },
+    )
+    metrics = run(io)
+    with io.out("plots/rl.csv").open(encoding="utf-8") as file:
+        rewards = [float(row["rewards/pointwise/mean"]) for row in csv.DictReader(file)]
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
+    assert metrics["heldout"]["reward_gain"]["value"] > 0.1
+
+
+@pytest.mark.slow
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
+    policy_io: Callable[..., Any], monkeypatch: Any, tmp_path: Path
+) -> None:
+    small = {"rl.steps": 4, "rl.learning_rate": 0.01}
+    whole = policy_io("rl", small, root=tmp_path / "whole")
+    run(whole)
+
+    class Killed(RuntimeError):
+        pass
+
+    original = Rewards.penalties
+    calls = []
+
+    def dies(self: Rewards, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:  # in the fourth step
+            raise Killed
+        return original(self, *args, **kwargs)
+
+    dies.__name__ = "penalties"
+    killed = policy_io("rl", small, root=tmp_path / "killed")
+    monkeypatch.setattr(Rewards, "penalties", dies)
+    with pytest.raises(Killed):
+        run(killed)
+    torch.manual_seed(99)
+    again = policy_io("rl", small, root=tmp_path / "killed")
+    run(again)
+    assert len(calls) == 5  # the fourth step alone was done again
+    for name in ("models/policy", "data/rl", "plots/rl.csv"):
+        assert tree_digest(again.out(name)) == tree_digest(whole.out(name)), name
