@@ -1,9 +1,15 @@
+from pathlib import Path
+
 import pandas as pd
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel_tasks.contracts.relations import broken_rows
-from flywheel_tasks.contracts.suite import Rule
+from flywheel_tasks.contracts.suite import Rule, load_contracts
+from flywheel_tasks.contracts.validate import Validation
+
+CONTRACTS = Path(__file__).parents[2] / "data_contracts"
+LOADED = load_contracts(CONTRACTS)
 
 BOOKS = pd.DataFrame(
     {
@@ -74,3 +80,68 @@ def test_rows_that_lead_to_no_root_are_those_found_by_following_each_for_long(pa
         if node != -1:
             lost.append(start)
     assert list(broken_rows(rooted("others"), "t", {"t": tree})) == lost
+
+
+@st.composite
+def logs(draw) -> dict[str, pd.DataFrame]:
+    """Cards, messages and signals whose references hit and miss."""
+    small = st.sampled_from("abc")
+    cards = draw(st.lists(small, max_size=2))
+    size = draw(st.integers(1, 8))
+    messages = [
+        {
+            "conversation_id": draw(small),
+            "message_id": f"m{n}",
+            "user_id": draw(st.sampled_from("uuuv")),
+            "card_id": draw(st.sampled_from("aaab")),
+            "source": "user",
+            "role": draw(st.sampled_from(["user", "assistant"])),
+            "time": draw(st.integers(0, 3)),
+            "parent_id": draw(st.sampled_from([None, *(f"m{k}" for k in range(size + 1))])),
+        }
+        for n in range(size)
+    ]
+    signals = [
+        {"message_id": f"m{draw(st.integers(0, size))}", "conversation_id": draw(small), "user_id": "u"}
+        for _ in range(draw(st.integers(0, 4)))
+    ]
+    types = {"parent_id": "str", "time": "int64"}
+    frame = pd.DataFrame(messages).astype({name: types.get(name, "str") for name in messages[0]})
+    columns = ["message_id", "conversation_id", "user_id"]
+    return {
+        "cards": pd.DataFrame({"card_id": pd.array(cards, dtype="str")}),
+        "messages": frame,
+        "signals": pd.DataFrame(signals, columns=columns).astype("str"),
+    }
+
+
+@settings(deadline=None, max_examples=30)
+@given(logs())
+def test_what_passes_is_sound_and_nothing_is_lost(frames):
+    """Soundness is checked here row by row, by the rules of the documented format."""
+    ours = {table: LOADED[table] for table in frames}
+    validation = Validation(ours, CONTRACTS, dict(frames))
+    validation.check_relations()
+    for table, frame in frames.items():
+        kept, removed = validation.frames[table].index, validation.quarantine.get(table, {})
+        assert sorted([*kept, *removed]) == list(frame.index)
+    cards = set(validation.frames["cards"]["card_id"])
+    messages = {row["message_id"]: row for row in validation.frames["messages"].to_dict("records")}
+    conversations: dict[str, set] = {}
+    for row in messages.values():
+        assert row["card_id"] in cards
+        conversations.setdefault(row["conversation_id"], set()).add((row["user_id"], row["card_id"]))
+        steps = 0
+        while not pd.isna(row["parent_id"]):
+            parent = messages[row["parent_id"]]
+            assert parent["conversation_id"] == row["conversation_id"]
+            assert parent["role"] != row["role"]
+            assert parent["time"] <= row["time"]
+            row, steps = parent, steps + 1
+            assert steps <= len(messages)
+        assert row["role"] == "user"
+    assert all(len(pairs) == 1 for pairs in conversations.values())
+    for row in validation.frames["signals"].to_dict("records"):
+        reply = messages[row["message_id"]]
+        assert reply["role"] == "assistant"
+        assert (reply["conversation_id"], reply["user_id"]) == (row["conversation_id"], row["user_id"])
