@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import reply_ids
 from flywheel_tasks.evaluation import production, win_rate
@@ -87,11 +85,10 @@ def _reply(
             max_prompt_tokens=io.settings.prompt.max_tokens,
         )
         drawn = sampler.sample(asked, io.settings.evaluate.samples, io.settings.seed, f"{side} replies")
+        replies = [reply for replies in drawn for reply in replies]
+        tokens[side] = [len(reply_ids(sampler.tokenizer, reply)) - 1 for reply in replies]
         del sampler  # two models at once would double the memory
         gc.collect()
-        replies = [reply for replies in drawn for reply in replies]
-        tokenizer = AutoTokenizer.from_pretrained(folders[side], local_files_only=True)
-        tokens[side] = [len(reply_ids(tokenizer, reply)) - 1 for reply in replies]
         for row, reply in zip(rows, replies, strict=True):
             row[f"{side}_reply"] = reply
     return tokens

@@ -1,8 +1,8 @@
 """Card instructions that code can check, found in their sentences by patterns.
 
 The paper's metrics "instruction following" and "instruction violation" are judged here only where a rule of
-the card can be counted or matched. A sentence no pattern understands is unchecked: it counts neither as obeyed
-nor as broken. A condition ("if the user asks …") is never checked: code can't tell whether it holds.
+the card can be counted or matched. A sentence no pattern understands is unchecked: it counts neither as
+obeyed nor as broken. A condition ("if the user asks …") is never checked: code can't tell whether it holds.
 """
 
 import re

@@ -1,0 +1,34 @@
+"""Makes the bucket of the DVC remote and the registry. Credentials and endpoint: boto3's environment."""
+
+import sys
+
+import boto3
+from botocore.exceptions import ClientError
+
+
+def make_bucket(name: str) -> bool:
+    """Make a bucket.
+
+    Args:
+        name: of the bucket.
+
+    Returns:
+        whether it was made now.
+
+    Raises:
+        ClientError: it belongs to someone else, the name is not allowed, or the credentials are refused.
+    """
+    client = boto3.client("s3")
+    try:
+        client.head_bucket(Bucket=name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
+            raise
+        client.create_bucket(Bucket=name)
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    made = make_bucket(sys.argv[1])
+    sys.stdout.write(f"bucket {sys.argv[1]} {'made' if made else 'is there'}\n")
