@@ -152,6 +152,14 @@ class LiveAirflow:
         body = {"dag_run_id": run, "task_ids": list(tasks), "dry_run": False, "only_failed": False}
         self.call("POST", f"/dags/{DAG}/clearTaskInstances", body)
 
+    def mark_failed(self, run: str, task: str) -> None:
+        """Mark a running task as failed, as a person does in the UI."""
+        self.call("PATCH", f"/dags/{DAG}/dagRuns/{run}/taskInstances/{task}", {"new_state": "failed"})
+
+    def versions(self) -> int:
+        """How many versions of the DAG Airflow has stored."""
+        return int(self.call("GET", f"/dags/{DAG}/dagVersions")["total_entries"])
+
     def log(self, run: str, task: str, attempt: int = 1) -> str:
         """A task's log."""
         path = f"/dags/{DAG}/dagRuns/{run}/taskInstances/{task}/logs/{attempt}?full_content=true"

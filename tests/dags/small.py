@@ -56,6 +56,8 @@ def base_model(io):
     return {}
 
 def train(io):
+    if (io.root / "slow").exists():
+        time.sleep(600)
     generation = read_json(io.dep("inputs/generation.json"))["generation"]
     _model(io.out("models/policy"), f"{generation} {io.settings.seed}")
     return {}

@@ -1,9 +1,11 @@
 """A real Airflow: from the trigger to a promoted champion, and the ways in which nothing is launched."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from flywheel_tasks.online.approval import registry_of
@@ -115,6 +117,53 @@ def test_a_cleared_question_is_not_asked_with_its_old_text(airflow: LiveAirflow,
     assert airflow.wait_for_end(run, 120) == "failed"
     assert airflow.question_now(run, "approve_launch")["body"] == before["body"]
     assert "still holds an earlier question" in airflow.log(run, "approve_launch", 2)
+
+
+def processes_of(root: Path) -> list[psutil.Process]:
+    """Processes of DVC and stages in the workspace."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = " ".join(process.cmdline())
+            if Path(process.cwd()) == root and ("flywheel stage" in words or "dvc " in words):
+                found.append(process)
+    return found
+
+
+def test_a_killed_task_takes_its_dvc_and_stage_with_it(airflow: LiveAirflow, root: Path) -> None:
+    (root / "slow").touch()
+    try:
+        run = airflow.trigger({"generation": "g0006"})
+
+        def training() -> bool:
+            return any("flywheel stage train" in " ".join(p.cmdline()) for p in processes_of(root))
+
+        airflow.until("stage train runs", training, 120)
+        airflow.mark_failed(run, "train")
+        airflow.until("its processes are gone", lambda: not processes_of(root), 60)
+    finally:
+        (root / "slow").unlink()
+    assert airflow.wait_for_end(run, 60) == "failed"
+
+
+def test_silence_is_a_no(airflow: LiveAirflow, root: Path) -> None:
+    params, versions = root / "params.yaml", airflow.versions()
+    params.write_text(
+        params.read_text().replace("approval_timeout_hours: 72", "approval_timeout_hours: 0.0005")
+    )
+    airflow.until("the new time limit is read", lambda: airflow.versions() > versions, 60)
+    run = airflow.trigger({"generation": "g0007"})
+    assert airflow.wait_for_end(run, 120) == "success"
+    assert airflow.states(run)["rollback"] == "success"
+    assert airflow.states(run)["launch"] == "skipped"
+    answer = registry_of(root).state().approvals[-1]
+    assert (answer.generation, answer.decision) == ("g0007", "timeout")
+    assert answer.by == "nobody (no answer in time)"
+
+
+def test_parsing_again_makes_no_new_version(airflow: LiveAirflow) -> None:
+    # The file has been parsed every few seconds; only the changed setting above made a version.
+    assert airflow.versions() <= 2
 
 
 def test_the_login_is_not_open(airflow: LiveAirflow) -> None:
