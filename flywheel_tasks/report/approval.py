@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flywheel_tasks.report.contents import Contents, most_different
-from flywheel_tasks.report.figures import MISSING, estimate_note, is_estimate, percent, words
+from flywheel_tasks.report.figures import MISSING, estimate_note, get, is_estimate, percent, rl_gain, words
 
 EXAMPLES = 3
 _LONGEST = 400
@@ -80,30 +80,23 @@ def _cell(node: Any, *, share: bool = True) -> str:
     return f"{value} ({note})" if note else value
 
 
-def _get(metrics: Mapping[str, Any], *path: str) -> Any:
-    node: Any = metrics
-    for key in path:
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node
-
-
 def _win_rates(metrics: Mapping[str, Any]) -> str:
     lines = ["| candidate preferred | user | internal | all |", "|---|---|---|---|"]
     for judge in ("pointwise", "pairwise"):
-        cells = [_cell(_get(metrics, "evaluate", "win_rate", judge, source)) for source in _SOURCES]
+        cells = [_cell(get(metrics, "evaluate", "win_rate", judge, source)) for source in _SOURCES]
         lines.append(f"| {judge} model | {' | '.join(cells)} |")
-    accuracy = _cell(_get(metrics, "train_pointwise_rm", "heldout", "accuracy"))
+    accuracy = _cell(get(metrics, "train_pointwise_rm", "heldout", "accuracy"))
     note = (
         f"Share of prompts, with 95% interval. Accuracy of the pointwise model on held-out pairs: {accuracy}."
     )
-    return "## Win rates\n\n" + "\n".join(lines) + "\n\n" + note
+    return "## Win rates\n\n" + "\n".join(lines) + "\n\n" + " ".join(filter(None, [note, rl_gain(metrics)]))
 
 
 def _production(metrics: Mapping[str, Any]) -> str:
     lines = ["| replies | champion | candidate |", "|---|---|---|"]
     for name in _PRODUCTION:
         cells = [
-            _cell(_get(metrics, "evaluate", "production", name, side), share=name != "words")
+            _cell(get(metrics, "evaluate", "production", name, side), share=name != "words")
             for side in ("champion", "candidate")
         ]
         lines.append(f"| {words(name)} | {' | '.join(cells)} |")

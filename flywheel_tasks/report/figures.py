@@ -159,8 +159,22 @@ def accuracy_bars(metrics: Mapping[str, Any]) -> list[Bar]:
     ):
         for path, leaf in flatten(metrics.get(stage) or {}):
             if is_estimate(leaf) and re.search(r"accuracy|auc", path[-1]):
-                bars.append(bar(f"{title}: {' '.join(words(part) for part in path)}", leaf))
+                name = " ".join(words(part) for part in path if part != "signals")
+                bars.append(bar(f"{title}: {name}", leaf))
     return bars
+
+
+def rl_gain(metrics: Mapping[str, Any]) -> str:
+    """One sentence on the mean held-out reward before and after RL; empty where it was not measured."""
+    heldout = get(metrics, "rl", "heldout")
+    gain = get(heldout, "reward_gain")
+    if not is_estimate(gain) or gain["value"] is None:
+        return ""
+    before, after = (show(get(heldout, key)) for key in ("reward_before", "reward_after"))
+    return (
+        f"Mean reward on held-out prompts: {before} before RL, {after} after; gain {show(gain['value'])} "
+        f"(95% interval {estimate_note(gain, as_percent=False)})."
+    )
 
 
 def charts(curves: Sequence[Curve]) -> list[Chart]:
@@ -191,14 +205,15 @@ def _chart(title: str, pairs: Sequence[tuple[float, float]]) -> Chart:
 
 def win_rate_bars(contents: Contents) -> dict[str, list[Bar]]:
     """Win rates by judge: user, internal, all."""
-    rates = _at(contents.metrics, "evaluate", "win_rate")
+    rates = get(contents.metrics, "evaluate", "win_rate")
     return {
-        judge: [bar(source, _at(rates, judge, source)) for source in ("user", "internal", "all")]
+        judge: [bar(source, get(rates, judge, source)) for source in ("user", "internal", "all")]
         for judge in ("pointwise", "pairwise")
     }
 
 
-def _at(node: Any, *path: str) -> Any:
+def get(node: Any, *path: str) -> Any:
+    """What is at a path of nested metrics; None where nothing is."""
     for key in path:
         node = node.get(key) if isinstance(node, Mapping) else None
     return node

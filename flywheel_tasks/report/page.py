@@ -54,6 +54,7 @@ def render_page(contents: Contents) -> str:
         note=contents.simulation_note(),
         win_rates=figures.win_rate_bars(contents),
         gap=(evaluate.get("divergence") or {}).get("pointwise"),
+        rl_gain=figures.rl_gain(contents.metrics),
         accuracy=figures.accuracy_bars(contents.metrics),
         production=_production(evaluate.get("production") or {}),
         instructions=evaluate.get("instructions"),

@@ -93,7 +93,10 @@ def metrics(
         "rejection_sample": {"candidates": 192, "accepted": 31, "dropped": {"low_reward": 17}},
         "sft": {"steps": 18, "loss_first": 3.1, "loss_last": 2.4},
         "dpo": {"steps": 8, "loss_first": 0.69, "loss_last": 0.66},
-        "rl": {"steps": 10, "heldout": {"before": 0.11, "after": 0.35}},
+        "rl": {
+            "steps": 10,
+            "heldout": {"reward_before": 0.11, "reward_after": 0.35, "reward_gain": estimate(0.24, 40)},
+        },
         "evaluate": {
             "prompts": {"user": 30, "internal": 30, "all": 60},
             "win_rate": {

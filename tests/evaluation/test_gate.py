@@ -1,9 +1,13 @@
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 
-from flywheel_tasks.evaluation.gate import run
+from flywheel_tasks.evaluation.gate import run, simulated_parts
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.documents import write_json as write_metrics
@@ -70,6 +74,39 @@ def test_a_missing_input_writes_no_verdict(gate_io: Callable[..., Any], missing:
     with pytest.raises(FileNotFoundError):
         run(io)
     assert not (io.root / "gate/verdict.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("annotator", "source"), [("simulated", "simulated"), ("files", "simulated"), ("files", "files")]
+)
+def test_what_is_simulated_is_read_from_the_settings(
+    gate_io: Callable[..., Any], annotator: str, source: str
+) -> None:
+    io = gate_io()
+    params = yaml.safe_load((io.root / "params.yaml").read_text())
+    params["label"]["annotator"], params["logs"]["source"] = annotator, source
+    (io.root / "params.yaml").write_text(yaml.safe_dump(params))
+    stage = dataclasses.replace(io.stage, params=("gate", "logs", "label"))
+    seen = StageIO(stage, io.root, load_settings(io.root / "params.yaml"))
+    assert simulated_parts(seen) == {"users": source == "simulated", "annotators": annotator == "simulated"}
+    unseen = StageIO(
+        dataclasses.replace(io.stage, params=("gate",)), io.root, load_settings(io.root / "params.yaml")
+    )
+    assert simulated_parts(unseen) == {"users": None, "annotators": None}
+
+
+def test_training_curves_that_dvc_declares_are_drawn(gate_io: Callable[..., Any]) -> None:
+    io = gate_io()
+    (io.root / "plots").mkdir(exist_ok=True)
+    (io.root / "plots/rl.csv").write_text("step,loss,reward\n1,2.5,0.1\n2,2.25,\n3,1.5,0.4\n")
+    deps = (*(dep for dep in io.stage.deps if not dep.startswith("plots/")), "plots/rl.csv")
+    declared = StageIO(
+        dataclasses.replace(io.stage, deps=deps), io.root, load_settings(io.root / "params.yaml")
+    )
+    finish(declared)
+    page = (io.root / "gate/report.html").read_text()
+    assert "RL: loss" in page
+    assert "RL: reward" in page
 
 
 def test_no_two_replies_that_differ(gate_io: Callable[..., Any]) -> None:
