@@ -10,11 +10,18 @@ import pytest
 
 from flywheel_tasks.storage.tables import write_rows
 
-WORDS = "moon river garden lamp cloud stone paper window kettle violin harbour meadow".split()
+WORDS = ("moon", "river", "garden", "lamp", "cloud", "stone", "paper", "window", "kettle", "violin", "meadow")
 TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 PAIRS = pa.schema(
-    [(name, pa.string()) for name in ("pair_id", "prompt_id", "user_id", "source", "purpose", "card_id", "card_name")]
-    + [("traits", pa.list_(pa.string())), ("instructions", pa.list_(pa.string())), ("history", pa.list_(TURN))]
+    [
+        (name, pa.string())
+        for name in ("pair_id", "prompt_id", "user_id", "source", "purpose", "card_id", "card_name")
+    ]
+    + [
+        ("traits", pa.list_(pa.string())),
+        ("instructions", pa.list_(pa.string())),
+        ("history", pa.list_(TURN)),
+    ]
     + [("chosen", pa.string()), ("rejected", pa.string()), ("kind", pa.string()), ("agreement", pa.float64())]
 )
 
@@ -60,10 +67,8 @@ def write_pairs(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 @pytest.fixture
-def reward_io(
-    make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path
-) -> Callable[..., Any]:
-    """``reward_io("train_pointwise_rm", {...}, rows=...)``: a stage over planted pairs and the tiny base model."""
+def reward_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) -> Callable[..., Any]:
+    """``reward_io("train_pointwise_rm", {...}, rows=...)``: a stage over planted pairs and a tiny base."""
 
     def make(
         stage: str,
@@ -76,7 +81,11 @@ def reward_io(
         if not (root / "models").exists():
             (root / "models").mkdir()
             (root / "models" / "base").symlink_to(tiny_models / "base")
-        rows = rows if rows is not None else planted_rows(48, "reward_train") + planted_rows(24, "reward_heldout")
+        rows = (
+            rows
+            if rows is not None
+            else planted_rows(48, "reward_train") + planted_rows(24, "reward_heldout")
+        )
         write_pairs(rows, root / "data" / "preferences" / "pairs.parquet")
         return io
 

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from flywheel_tasks.settings import Compute
+from flywheel_tasks.training.precision import cpu_has_bfloat16, resolve_dtype
+
+
+def test_named_precision_is_taken_as_it_is() -> None:
+    assert resolve_dtype(Compute(precision="float32", threads=1)) == torch.float32
+    assert resolve_dtype(Compute(precision="bfloat16", threads=1)) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 sse", True),
+        ("flags\t\t: fpu amx_bf16", True),
+        ("flags\t\t: fpu avx512f avx512_bf16x", False),
+        ("model name\t: avx512_bf16 in a name\nflags\t: fpu", False),
+    ],
+)
+def test_bfloat16_is_read_from_the_cpu_flags(flags: str, has: bool, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\nbugs\t: none\n")
+    assert cpu_has_bfloat16(tmp_path / "cpuinfo") is has
+
+
+def test_no_cpuinfo_means_no_bfloat16(tmp_path: Path) -> None:
+    assert cpu_has_bfloat16(tmp_path / "none") is False
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about CPUs")
+def test_auto_follows_the_cpu() -> None:
+    expected = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+    assert resolve_dtype(Compute(precision="auto", threads=1)) == expected
