@@ -148,5 +148,7 @@ def assemble(messages: Iterable[Row], signals: Iterable[Row], continue_window_mi
             prompts[prompt["prompt_id"]], times[prompt["prompt_id"]] = prompt, item.message["time"]
             counts.update(replies=len(item.replies), regenerated=max(len(item.replies) - 1, 0))
     counts.update(prompts=len(prompts), unanswered=sum(row["reply"] is None for row in prompts.values()))
-    ordered = sorted(prompts.values(), key=lambda row: (times[row["prompt_id"]], row["turn"], row["prompt_id"]))
+    ordered = sorted(
+        prompts.values(), key=lambda row: (times[row["prompt_id"]], row["turn"], row["prompt_id"])
+    )
     return Assembled(ordered, times, dict(counts))

@@ -18,7 +18,7 @@ from flywheel_tasks.simulation.wording import content_words, words
 
 _AUXILIARIES = "do does did are is was were can could would will should have has shall am may"
 _YES_NO = frozenset(_AUXILIARIES.split())
-PRIVATE_SHARE = 0.04
+PRIVATE_SHARE = 0.1
 
 
 @dataclass(frozen=True)

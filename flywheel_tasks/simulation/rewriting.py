@@ -13,14 +13,16 @@ from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.simulation.cards import Check, checks_of
 from flywheel_tasks.simulation.checks import obeys
 from flywheel_tasks.simulation.utility import refuses, repetition, templated, utility
-from flywheel_tasks.simulation.wording import content_words, ends_sentence, sentences, words
+from flywheel_tasks.simulation.wording import ends_sentence, named_things, sentences, words
 
 ATTEMPTS = 24
 _FORMS_OF_ADDRESS = frozenset({"dear", "champ", "captain", "friend"})
 _MARKUP = re.compile(
-    r"^\s*(?:[-*•]|\d+[.)])\s+|\[[^\]]*\]|^\s*(?:user|assistant|system)\s*:\s*|[*_#`\"“”]", re.I | re.M
+    r"^\s*(?:[-*•]|\d+[.)])\s+"  # marks of lists
+    r"|\[[^\]]*\]|\*[^*]*\*|\([^)]*\)"  # stage directions
+    r"|^\s*(?:user|assistant|system)\s*:\s*|[*_#`\"“”()]",
+    re.IGNORECASE | re.MULTILINE,
 )
-_FIRST_PERSON = re.compile(r"\b(?:i|i['’]\w+|me|my|mine|myself)\b", re.IGNORECASE)
 
 
 @cache
@@ -56,10 +58,9 @@ def _usable(text: str, history: Sequence[Turn]) -> list[str]:
 
 
 def _topic(history: Sequence[Turn], rng: random.Random) -> str | None:
-    """A word the user used that a phrase can be built on."""
-    found = [w for w in content_words(history[-1]["content"]) if len(w) > 3 and "'" not in w]
-    found = [w for w in found if not w.endswith(("ly", "ing", "ed"))]
-    return rng.choice(sorted(found, key=len, reverse=True)[:3]) if found else None
+    """A thing that the user named, for a phrase to be built on."""
+    found = named_things(history[-1]["content"])
+    return rng.choice(found) if found else None
 
 
 def _phrase(kind: str, plain: str, topic: str | None, rng: random.Random) -> str:

@@ -104,10 +104,10 @@ def test_people_talk_longer_and_thumb_up_more_with_a_better_model():
         ("I hear you, and my tea is getting cold over it. What happened to the garden, dear?",)
     )
     bad = PoolSampler(("I'm sorry, but as an AI I can't have feelings. I can't have feelings. I can't have",))
-    better, worse = messages_of(events_of(good, 110)), messages_of(events_of(bad, 110))
-    assert len(better) > 1.3 * len(worse)
-    ups = [sum(e.get("signal") == "thumb_up" for e in events_of(s, 110)) for s in (good, bad)]
-    downs = [sum(e.get("signal") == "thumb_down" for e in events_of(s, 110)) for s in (good, bad)]
+    logs = [events_of(sampler, 80) for sampler in (good, bad)]
+    assert len(messages_of(logs[0])) > 1.3 * len(messages_of(logs[1]))
+    ups = [sum(event.get("signal") == "thumb_up" for event in log) for log in logs]
+    downs = [sum(event.get("signal") == "thumb_down" for event in log) for log in logs]
     assert ups[0] > ups[1]
     assert downs[0] < downs[1]
 
