@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from flywheel_tasks.policy import rl
 from flywheel_tasks.policy.grpo import Rewards, RolloutError, make_rollout, rollout_seed
@@ -126,33 +126,37 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     AutoModelForCausalLM.from_pretrained(io.out("models/policy"))
 
 
-class LikesToken:
-    """Stands in for a reward model: the share of a reply's tokens that are in a set (a planted reward)."""
+class LikesVowels:
+    """Stands in for a reward model: the share of a reply's characters that are vowels (a planted reward)."""
 
     def __init__(self, model_dir: Path, **kwargs: Any) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        pass
 
     def score(self, rows: Any, progress: str | None = None) -> list[float]:
-        texts = [self._tokenizer(reply)["input_ids"] for *_, reply in rows]
-        return [sum(token % 2 for token in ids) / max(1, len(ids)) for ids in texts]
+        return [sum(letter in "aeiou" for letter in reply) / max(1, len(reply)) for *_, reply in rows]
 
 
 @pytest.mark.slow
 def test_a_planted_reward_rises(policy_io: Callable[..., Any], monkeypatch: Any) -> None:
-    monkeypatch.setattr(rl, "PointwiseScorer", LikesToken)
+    monkeypatch.setattr(rl, "PointwiseScorer", LikesVowels)
     io = policy_io(
         "rl",
         {
             "rl.steps": 12,
             "rl.prompts_per_step": 4,
             "rl.group_size": 8,
-            "rl.learning_rate": 0.04,
+            "rl.learning_rate": 0.02,
             "rl.length_penalty": 0.0,
             "rl.cut_off_penalty": 0.0,
             "rl.heldout_prompts": 6,
             "sampling.batch_rows": 64,
         },
     )
+    # Larger embeddings: the tiny model's logits would hardly differ from 0, whatever its layers learn.
+    model = AutoModelForCausalLM.from_pretrained(io.root / "models/policy_dpo")
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(10)
+    model.save_pretrained(io.root / "models/policy_dpo")
     metrics = run(io)
     with io.out("plots/rl.csv").open(encoding="utf-8") as file:
         rewards = [float(row["rewards/pointwise/mean"]) for row in csv.DictReader(file)]

@@ -1,0 +1,28 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flywheel_tasks.policy.sentences import whole_sentences
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("I see. And then we", "I see."),
+        ('She said "go!" And', 'She said "go!"'),
+        ("It was 3.5 miles and", ""),
+        ("Really?! *waves.* Then I", "Really?! *waves.*"),
+        ("All done.", "All done."),
+        ("", ""),
+    ],
+)
+def test_examples(text: str, whole: str) -> None:
+    assert whole_sentences(text) == whole
+
+
+@given(st.text(alphabet="ab .!?\n", max_size=40))
+def test_a_prefix_that_ends_well_and_stays(text: str) -> None:
+    found = whole_sentences(text)
+    assert text.strip().startswith(found)
+    assert not found or found[-1] in ".!?"
+    assert whole_sentences(found) == found
