@@ -50,7 +50,12 @@ class BoundApproval(ApprovalOperator):
 
     def __init__(self, *, asks: str, response_timeout: timedelta, **kwargs: Any) -> None:
         super().__init__(
-            body="", defaults=self.REJECT, response_timeout=response_timeout, retries=0, **kwargs
+            subject="Approve?",
+            body="",
+            defaults=self.REJECT,
+            response_timeout=response_timeout,
+            retries=0,
+            **kwargs,
         )
         self.asks = asks
 
@@ -60,6 +65,7 @@ class BoundApproval(ApprovalOperator):
         request = ti.xcom_pull(task_ids=self.asks, key="request")
         if not request:
             raise AirflowFailException(f"{self.asks} has left no request to show")
+        self.subject = f"Approve the {request['kind']} of generation {request['generation']}?"
         self.body = request["body"]
         if _ask(self, ti.id) != self.body:
             raise AirflowFailException(

@@ -63,7 +63,8 @@ def _answer(answer: dict[str, Any]) -> tuple[Decision, str]:
     """Decision and by whom. An answer of nobody is the default that Airflow takes in the end: a no."""
     if (user := answer["responded_by_user"]) is None:
         return "timeout", "nobody (no answer in time)"
-    return "approve" if answer["chosen_options"] == ["Approve"] else "reject", str(user["name"])
+    by = user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"
+    return "approve" if answer["chosen_options"] == ["Approve"] else "reject", by
 
 
 def record_decision(ti: Any, approval: str, then: str) -> str:

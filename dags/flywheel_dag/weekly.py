@@ -97,7 +97,6 @@ def _approval(kind: str, asks: str, settings: Settings) -> BoundApproval:
     return BoundApproval(
         task_id=f"approve_{kind}",
         asks=asks,
-        subject=f"Approve the {kind} of this generation?",
         response_timeout=timedelta(hours=settings.airflow.approval_timeout_hours),
         queue="cpu",
         doc_md=f"A person decides about the {kind}. No answer in time is a no.",

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
 USER = "admin"
 _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 20
+_LEFT_SECONDS = 5
 _START_SECONDS = 180
 _LOG_TAIL = 30
 
@@ -222,10 +224,19 @@ class Services:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        psutil.wait_procs(_members(sessions), timeout=max(1.0, deadline - time.monotonic()))
-        for left in _members(sessions):
-            left.kill()
+        self._end_left(sessions)
         self._running.clear()
+
+    def _end_left(self, sessions: set[int]) -> None:
+        """End what outlived its service (a task has a supervisor and children of its own)."""
+        left = _members(sessions)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(left, timeout=_LEFT_SECONDS)
+        for process in {*alive, *_members(sessions)}:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _members(sessions: set[int]) -> list[psutil.Process]:

@@ -94,13 +94,14 @@ def _exposure_faults(users: Sequence[Exposed], plan: Plan) -> list[str]:
     return [f"{number} users {what}" for number, what in faults if number]
 
 
-def analyse_exposed(plan: Plan, reading: Reading, settings: Ab) -> dict[str, Any]:
+def analyse_exposed(plan: Plan, reading: Reading, settings: Ab, *, simulated: bool) -> dict[str, Any]:
     """Analyse a test.
 
     Args:
         plan: of the test.
         reading: what the logs hold of it.
         settings: section ``ab``.
+        simulated: whether the users are the demo's.
 
     Returns:
         a document: ``result`` (valid, invalid), ``reasons``, ``users``, ``sample_ratio``, ``logs``, and
@@ -130,6 +131,7 @@ def analyse_exposed(plan: Plan, reading: Reading, settings: Ab) -> dict[str, Any
         "experiment": plan.experiment,
         "generation": plan.generation,
         "model_digest": plan.model_digest,
+        "simulated": simulated,
         "result": "invalid" if reasons else "valid",
         "reasons": reasons,
         "confidence": 1 - settings.alpha,
@@ -171,7 +173,8 @@ def analyse(root: Path, generation: str, by: str) -> dict[str, Any]:
         experiment.plan.experiment,
         max_line_bytes=settings.ingest.max_line_bytes,
     )
-    document = analyse_exposed(experiment.plan, reading, settings.ab)
+    simulated = settings.logs.source == "simulated"
+    document = analyse_exposed(experiment.plan, reading, settings.ab, simulated=simulated)
     data = orjson.dumps(
         document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
     )

@@ -18,6 +18,10 @@ def _number(value: float | None) -> str:
     return "missing" if value is None else f"{value:.3f}"
 
 
+def _figure(name: str, value: float | None) -> str:
+    return f"{value:.1%}" if name == "breadth" and value is not None else _number(value)
+
+
 def _lift(lift: Mapping[str, Any]) -> str:
     if None in (lift["value"], lift["low"], lift["high"]):
         return "missing"
@@ -38,10 +42,15 @@ def analysis_markdown(analysis: Mapping[str, Any]) -> str:
         f"(sample ratio p = {_number(ratio)}). Intervals: {analysis['confidence']:.0%}.",
         "",
     ]
+    if analysis["simulated"]:
+        lines += [
+            "**Simulated.** The users of this test are simulated: its figures say nothing of real people.",
+            "",
+        ]
     lines += [f"- **Invalid:** {reason}" for reason in analysis["reasons"]]
     lines += ["| metric | control | candidate | lift |", "|---|---|---|---|"]
     lines += [
-        f"| {title} | {_number(metric['control'])} | {_number(metric['candidate'])} "
+        f"| {title} | {_figure(name, metric['control'])} | {_figure(name, metric['candidate'])} "
         f"| {_lift(metric['lift_percent'])} |"
         for name, title in _NAMES.items()
         if (metric := analysis["metrics"].get(name)) is not None

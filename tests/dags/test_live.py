@@ -52,6 +52,7 @@ def test_from_the_trigger_to_the_champion(airflow: LiveAirflow, root: Path) -> N
     assert experiment.analysis.digest in promotion["body"]
     assert model in promotion["body"]
     assert "| Depth: messages per exposed user |" in promotion["body"]
+    assert "Simulated" not in promotion["body"]
     assert registry_of(root).state().champion.generation == "base"
 
     airflow.answer(run, "approve_promotion", "Approve")

@@ -240,7 +240,7 @@ def test_only_a_persons_yes_is_a_yes(
     assert tasks.record_decision(ti, "approve_launch", "launch") == follows
     (recorded,) = registry_of(tmp_path).state().approvals
     assert (recorded.decision, recorded.at) == (decision, at)
-    assert recorded.by == ("ada" if user else "nobody (no answer in time)")
+    assert recorded.by == ("ada (1)" if user else "nobody (no answer in time)")
     assert ("reason" in ti.pushed) == (follows == "rollback")
 
 

@@ -55,13 +55,17 @@ def reading(exposed: list[Exposed]) -> Reading:
     return Reading(exposed, partitions=1, logs_digest=DIGEST, unreadable=0, repeated=0)
 
 
+def analysed(found: Reading) -> dict:
+    return analyse_exposed(PLAN, found, AB, simulated=False)
+
+
 def some(arm: str, index: int) -> int:
     return (index * 7) % 5 + (arm == "candidate" and index % 2)
 
 
 def test_figures_agree_with_scipy() -> None:
     exposed = users(400, some)
-    found = analyse_exposed(PLAN, reading(exposed), AB)
+    found = analysed(reading(exposed))
     assert found["result"] == "valid", found["reasons"]
     arms = {
         arm: np.array([user.messages for user in exposed if user.arms == [arm]])
@@ -101,7 +105,7 @@ def test_the_interval_covers_the_true_lift() -> None:
 
 
 def test_a_signal_that_nobody_gave_has_no_lift() -> None:
-    found = analyse_exposed(PLAN, reading(users(400, some)), AB)
+    found = analysed(reading(users(400, some)))
     assert found["metrics"]["thumb_down_per_reply"]["lift_percent"]["value"] is None
     assert not any(
         isinstance(value, float) and not math.isfinite(value)
@@ -111,21 +115,21 @@ def test_a_signal_that_nobody_gave_has_no_lift() -> None:
 
 
 def test_too_few_users_prove_nothing() -> None:
-    found = analyse_exposed(PLAN, reading(users(30, some)), AB)
+    found = analysed(reading(users(30, some)))
     assert found["result"] == "invalid"
     assert any("at least 20 are needed" in reason for reason in found["reasons"])
 
 
 @pytest.mark.parametrize("exposed", [[], users(1, some)])
 def test_nobody_proves_nothing(exposed: list[Exposed]) -> None:
-    found = analyse_exposed(PLAN, reading(exposed), AB)
+    found = analysed(reading(exposed))
     assert found["result"] == "invalid"
     assert found["metrics"] == {}
 
 
 def test_a_wrong_ratio_is_invalid() -> None:
     exposed = [user for user in users(600, some) if user.arms == ["control"] or int(user.user_id[5:]) % 3]
-    found = analyse_exposed(PLAN, reading(exposed), AB)
+    found = analysed(reading(exposed))
     assert found["sample_ratio"]["pvalue"] < 0.001
     assert any("sizes do not fit" in reason for reason in found["reasons"])
 
@@ -142,13 +146,13 @@ def test_a_wrong_exposure_is_invalid(arms: list[str], message: str) -> None:
     exposed = users(400, some)
     other = {"control": "candidate", "candidate": "control"}
     exposed[0].arms = [other[exposed[0].arms[0]]] if arms == ["swap"] else arms
-    found = analyse_exposed(PLAN, reading(exposed), AB)
+    found = analysed(reading(exposed))
     assert found["result"] == "invalid"
     assert message in found["reasons"]
 
 
 def test_without_messages_there_is_no_lift() -> None:
-    found = analyse_exposed(PLAN, reading(users(400, lambda arm, index: 0)), AB)
+    found = analysed(reading(users(400, lambda arm, index: 0)))
     assert {"breadth has no lift with an interval", "depth has no lift with an interval"} <= set(
         found["reasons"]
     )
@@ -205,6 +209,7 @@ def test_from_logs_to_the_champion(root: Path) -> None:
     with pytest.raises(RegistryError, match="no recorded approval"):
         promotion.promote(root, "g0001", by="ada")
     shown = promotion_request(root, "g0001")
+    assert "**Simulated.**" in shown.body
     assert shown.evidence_digest in shown.body
     assert f"{found['metrics']['depth']['lift_percent']['value']:+.1f}%" in shown.body
     approve(root, "promotion")
