@@ -6,7 +6,7 @@ Run: ``python benchmarks/candidate_generation.py --model models/base``
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ def _prompts(count: int, seed: int) -> list[tuple[Card, list[Turn]]]:
 def _plain(sampler: Sampler, rows: list[list[int]], n: int) -> int:
     """``model.generate`` in arrival order, the prompt repeated for each candidate; tokens made."""
     sampling, made = sampler.sampling, 0
+    generate: Any = sampler.model.generate
     size = max(1, sampling.batch_rows // n)
     pad, ends = sampler.tokenizer.pad_token_id, sorted(sampler.end_ids)
     for start in range(0, len(rows), size):
@@ -49,7 +50,7 @@ def _plain(sampler: Sampler, rows: list[list[int]], n: int) -> int:
         width = max(map(len, batch))
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in batch])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
-        out = sampler.model.generate(
+        out = generate(
             input_ids=ids.to(sampler.model.device),
             attention_mask=mask.to(sampler.model.device),
             do_sample=True,

@@ -137,5 +137,7 @@ def make_io(make_workspace: Callable[..., Path]) -> Callable[..., Any]:
 def shared_data() -> Path:
     """The folder of real data beside the project, or a skip that says so."""
     if not SHARED_DATA.is_dir():
-        pytest.skip(f"real data folder {SHARED_DATA.relative_to(PROJECT.parent)} is missing beside the project")
+        pytest.skip(
+            f"real data folder {SHARED_DATA.relative_to(PROJECT.parent)} is missing beside the project"
+        )
     return SHARED_DATA

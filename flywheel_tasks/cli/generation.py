@@ -22,12 +22,19 @@ def _figure(value: Any) -> str:
 
 
 def _limits(reason: dict[str, Any]) -> str:
-    parts = [f"{word} {reason[key]}" for key, word in (("min", "at least"), ("max", "at most")) if reason.get(key) is not None]
+    words = (("min", "at least"), ("max", "at most"))
+    parts = [
+        f"{word} {reason[key]}"
+        for key, word in (("min", "at least"), ("max", "at most"))
+        if reason.get(key) is not None
+    ]
     return ", ".join(parts)
 
 
 def _show_verdict(verdict: dict[str, Any]) -> None:
-    table = Table(title=f"Gate of {verdict['generation']}: {verdict['verdict'].upper()}", title_justify="left")
+    table = Table(
+        title=f"Gate of {verdict['generation']}: {verdict['verdict'].upper()}", title_justify="left"
+    )
     for heading in ("", "metric", "value", "limit"):
         table.add_column(heading)
     for reason in verdict["reasons"]:
@@ -46,9 +53,13 @@ def _run(root: Path, generation: str | None, seed: int | None) -> None:
         console.print("[red]The gate blocks this model: nothing is launched.[/]")
         raise typer.Exit(3)
     if outcome.status == "waiting":
-        console.print("Waiting for a person: [bold]flywheel approve launch --by NAME[/], then run this again.")
+        console.print(
+            "Waiting for a person: [bold]flywheel approve launch --by NAME[/], then run this again."
+        )
         return
-    console.print(f"Experiment [bold]{outcome.experiment}[/] is up: flywheel ab status, flywheel registry show")
+    console.print(
+        f"Experiment [bold]{outcome.experiment}[/] is up: flywheel ab status, flywheel registry show"
+    )
 
 
 @app.command()

@@ -39,11 +39,12 @@ class Reason:
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric as found: its number, its interval in words (maybe empty), or what is wrong with it."""
+    """A metric as found: its number, its interval in words (maybe empty) and bounds, or what is wrong with it."""
 
     value: float | None
     interval: str
     problem: str
+    bounds: tuple[float, float] | None = None
 
 
 def find(metrics: Mapping[str, Any], metric: str) -> Measured:
@@ -69,17 +70,24 @@ def find(metrics: Mapping[str, Any], metric: str) -> Measured:
         return Measured(None, "", f"is not a number but {type(node).__name__}")
     if not math.isfinite(node):
         return Measured(None, "", f"is {node}, not a finite number")
-    return Measured(float(node), _interval(parent, node), "")
+    bounds = _bounds(parent, node)
+    return Measured(float(node), _interval(parent, bounds), "", bounds)
 
 
-def _interval(parent: Any, value: Any) -> str:
+def _bounds(parent: Any, value: Any) -> tuple[float, float] | None:
     if not isinstance(parent, Mapping) or parent.get("value") != value:
-        return ""
-    bounds = [parent.get(key) for key in ("low", "high")]
+        return None
+    low, high = parent.get("low"), parent.get("high")
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        return None
+    return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def _interval(parent: Any, bounds: tuple[float, float] | None) -> str:
     parts = []
-    if all(isinstance(bound, int | float) for bound in bounds):
+    if bounds is not None:
         parts.append(f"95% interval {bounds[0]:.3g} to {bounds[1]:.3g}")
-    if isinstance(parent.get("n"), int):
+    if bounds is not None and isinstance(parent.get("n"), int):
         parts.append(f"n = {parent['n']}")
     return f" ({', '.join(parts)})" if parts else ""
 
@@ -165,8 +173,15 @@ def _user_only(user: Measured, internal: Measured, rule: Overfitting) -> Reason:
 def _apart(gap: Measured, limit: float) -> Reason:
     if gap.value is None:
         return _failed(DIVERGENCE, gap, -limit, limit)
-    passed = abs(gap.value) <= limit
-    verdict = f"within ±{limit:g} as required" if passed else f"outside ±{limit:g}: the sources disagree"
+    near = abs(gap.value) <= limit
+    noise = gap.bounds is not None and gap.bounds[0] <= 0 <= gap.bounds[1]
+    passed = near or noise
+    if near:
+        verdict = f"within ±{limit:g} as required"
+    elif noise:
+        verdict = f"outside ±{limit:g}, but so few prompts cannot tell it from no gap at all"
+    else:
+        verdict = f"outside ±{limit:g}: the sources disagree"
     text = (
         f"{DIVERGENCE} (user minus internal) is {number(gap.value, limit, -limit)}{gap.interval}, {verdict}."
     )

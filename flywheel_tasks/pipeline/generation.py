@@ -201,7 +201,9 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         "champion": champion.model_dump(mode="json"),
         "params": (root / "params.yaml").read_text(encoding="utf-8"),
     }
-    registry.put_generation(name, _BUNDLE, orjson.dumps(bundle, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2))
+    registry.put_generation(
+        name, _BUNDLE, orjson.dumps(bundle, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+    )
     write_json(logs, root / INPUTS / "logs.json")
     write_json(description, root / INPUTS / "generation.json")
     return name

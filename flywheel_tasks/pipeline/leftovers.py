@@ -82,7 +82,9 @@ def clear_broken_lock_file(root: Path) -> None:
         whole = False
     if not whole and not living_dvc(root):
         aside = path.with_name("dvc.lock.broken")
-        logger.warning("%s is not whole; put aside as %s, finished stages come from the run cache", path, aside.name)
+        logger.warning(
+            "%s is not whole; put aside as %s, finished stages come from the run cache", path, aside.name
+        )
         path.replace(aside)
 
 

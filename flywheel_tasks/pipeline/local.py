@@ -63,9 +63,9 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     generations.place_champion(root, champion)
     say(f"Simulated users talk to the champion ({champion.generation}) for the week of {start} ...")
     command = [sys.executable, "-m", "flywheel_tasks.cli", "simulate", "traffic"]
-    command += ["--model", str(root / generations.INPUTS / "champion"), "--policy-id", champion.generation]
+    command += ["--model", str(root / generations.INPUTS / "champion"), "--policy", champion.generation]
     command += ["--out", str(location), "--start-date", start.isoformat(), "--root", str(root)]
-    subprocess.run(command, cwd=root, check=True, env=runner.environment(), preexec_fn=die_with_parent)  # noqa: PLW1509
+    subprocess.run(command, cwd=root, check=True, env=runner.environment(), preexec_fn=die_with_parent)
 
 
 def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:

@@ -61,7 +61,7 @@ def dvc(root: Path, *arguments: str, quiet: bool = False) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads are started before this call
+        preexec_fn=die_with_parent,  # no threads are started before this call
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -73,11 +73,6 @@ def dvc(root: Path, *arguments: str, quiet: bool = False) -> str:
         shown = "\n".join(tail)
         raise StageFailedError(f"dvc {' '.join(arguments)} ended with {process.returncode}:\n{shown}")
     return "\n".join(tail)
-
-
-def has_remote(root: Path) -> bool:
-    """Whether the workspace has a default DVC remote."""
-    return bool(dvc(root, "config", "core.remote", quiet=True).strip()) if (root / ".dvc" / "config").exists() else False
 
 
 def push(root: Path, targets: Iterable[str]) -> None:

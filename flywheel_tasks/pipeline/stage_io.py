@@ -48,7 +48,9 @@ class StageIO:
             FileNotFoundError: it is not there.
         """
         if not any(path == dep or path.startswith(dep.rstrip("/") + "/") for dep in self.stage.deps):
-            raise UndeclaredPathError(f"stage {self.stage.name} reads {path}, which is not among its deps in dvc.yaml")
+            raise UndeclaredPathError(
+                f"stage {self.stage.name} reads {path}, which is not among its deps in dvc.yaml"
+            )
         if not (self.root / path).exists():
             raise FileNotFoundError(f"stage {self.stage.name}: input {path} is missing")
         return self.root / path
@@ -60,7 +62,9 @@ class StageIO:
             UndeclaredPathError: dvc.yaml does not list it.
         """
         if path not in self.stage.outs:
-            raise UndeclaredPathError(f"stage {self.stage.name} writes {path}, which is not among its outs in dvc.yaml")
+            raise UndeclaredPathError(
+                f"stage {self.stage.name} writes {path}, which is not among its outs in dvc.yaml"
+            )
         temporary = self._temporary / path
         temporary.parent.mkdir(parents=True, exist_ok=True)
         return temporary

@@ -17,7 +17,7 @@ def replace(temporary: Path, final: Path) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.is_dir() and not final.is_symlink():
         shutil.rmtree(final)
-    os.replace(temporary, final)
+    temporary.replace(final)
 
 
 @contextmanager

@@ -27,7 +27,9 @@ def finite(value: Any) -> Any:
 
 def write_json(value: Any, path: Path) -> None:
     """Write one JSON document, keys sorted, atomically."""
-    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+    options = (
+        orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+    )
     with atomic_path(path) as temporary:
         temporary.write_bytes(orjson.dumps(finite(value), option=options))
 

@@ -107,7 +107,7 @@ def metrics(
                     "all": estimate(0.53),
                 },
             },
-            "divergence": {"pointwise": {"value": gap, "low": -0.1, "high": 0.3, "n": 60, "clusters": 18}},
+            "divergence": {"pointwise": estimate(gap)},
             "production": {
                 name: {"champion": estimate(old), "candidate": estimate(new)}
                 for name, (old, new) in shares.items()

@@ -36,6 +36,16 @@ def test_limits_of_the_overfitting_rule(user: float, internal: float, blocked: b
     assert bool(failed(metrics(user=user, internal=internal))) == blocked
 
 
+def test_a_gap_that_may_be_noise_does_not_block() -> None:
+    found = metrics(user=0.64, internal=0.41)
+    gap = found["evaluate"]["divergence"]["pointwise"]
+    assert any("the sources disagree" in reason for reason in failed(found))
+    gap |= {"low": -0.05, "high": 0.51}
+    assert not any("divergence" in reason for reason in failed(found))
+    gap |= {"low": None, "high": None}
+    assert any("the sources disagree" in reason for reason in failed(found)), "no interval: fail closed"
+
+
 def test_failures_come_first_and_name_value_interval_and_limit() -> None:
     reasons = judge(GATE, metrics(false_refusal=0.35))
     assert [reason.passed for reason in reasons] == sorted(reason.passed for reason in reasons)

@@ -69,7 +69,9 @@ def make_repository(root: Path, make_workspace: Callable[..., Path], settings: d
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
     subprocess.run([*git, "init", "-q"], cwd=root, check=True)
     runner.dvc(root, "init", "-q", quiet=True)
-    runner.dvc(root, "remote", "add", "-q", "-d", "storage", str(root.parent / f"{root.name}-remote"), quiet=True)
+    runner.dvc(
+        root, "remote", "add", "-q", "-d", "storage", str(root.parent / f"{root.name}-remote"), quiet=True
+    )
     subprocess.run([*git, "add", "."], cwd=root, check=True)
     subprocess.run([*git, "commit", "-qm", "start"], cwd=root, check=True)
     return root

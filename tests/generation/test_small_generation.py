@@ -1,5 +1,6 @@
 """One generation through dvc repro on tiny models, and what must hold of it."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -100,7 +101,7 @@ def test_training_moved_every_model(launched):
     root, _ = launched
     folders = ["inputs/champion", "models/policy_sft", "models/policy_dpo", "models/policy"]
     weights = [load_file(root / folder / "model.safetensors") for folder in folders]
-    for before, after in zip(weights, weights[1:], strict=False):
+    for before, after in itertools.pairwise(weights):
         assert any(not before[name].equal(after[name]) for name in before)
 
 

@@ -7,7 +7,13 @@ from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).resolve().parents[2]
 # How stages are run and stored; a change here does not change what a stage computes.
-MACHINERY = ("flywheel_tasks.pipeline", "flywheel_tasks.settings", "flywheel_tasks.storage", "flywheel_tasks.cli")
+MACHINERY = (
+    "flywheel_tasks.pipeline",
+    "flywheel_tasks.settings",
+    "flywheel_tasks.storage",
+    "flywheel_tasks.cli",
+)
+TEMPLATES = (".html", ".md", ".css", ".j2")
 
 
 def import_graph() -> grimp.ImportGraph:
@@ -15,11 +21,20 @@ def import_graph() -> grimp.ImportGraph:
 
 
 def code_of(imports: grimp.ImportGraph, entry: str) -> list[str]:
-    """Files that ``module:function`` reaches, sorted; packages are left out, they hold only their docstring."""
+    """Files that ``module:function`` reaches, sorted: modules, and the templates that lie beside them.
+
+    Packages are left out, they hold only their docstring.
+    """
     module = entry.partition(":")[0]
     reached = sorted({module} | imports.find_upstream_modules(module))
-    files = (Path(name.replace(".", "/") + ".py") for name in reached if not name.startswith(MACHINERY))
-    return [file.as_posix() for file in files if (PROJECT / file).exists()]
+    names = [Path(name.replace(".", "/") + ".py") for name in reached if not name.startswith(MACHINERY)]
+    modules = [name for name in names if (PROJECT / name).exists()]
+    beside = {
+        item for name in modules for item in (PROJECT / name).parent.iterdir() if item.suffix in TEMPLATES
+    }
+    return sorted(
+        [name.as_posix() for name in modules] + [item.relative_to(PROJECT).as_posix() for item in beside]
+    )
 
 
 def main() -> None:
@@ -31,7 +46,7 @@ def main() -> None:
     document = yaml.load(path.read_text(encoding="utf-8"))
     imports = import_graph()
     for stage in document["stages"].values():
-        data = [dep for dep in stage.get("deps", []) if not dep.endswith(".py")]
+        data = [dep for dep in stage.get("deps", []) if not dep.startswith("flywheel_tasks/")]
         code = data + code_of(imports, stage["meta"]["run"])
         if "deps" in stage:
             stage["deps"].clear()

@@ -30,7 +30,7 @@ stages:
     meta: {run: "demo_stages:second"}
 """
 
-STAGES = '''
+STAGES = """
 import os, time
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def second(io):
             file.write(f"{os.getpid()}\\n")
             file.flush()
             time.sleep(0.05 if (io.root / "fast").exists() else 2.0)
-'''
+"""
 
 
 @pytest.fixture

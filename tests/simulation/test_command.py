@@ -15,10 +15,10 @@ def workspace(tmp_path, make_workspace):
     return make_workspace(
         tmp_path / "w",
         {
-            "simulation.users": 6,
-            "simulation.turns": 2,
-            "simulation.days": 3,
-            "sampling.max_new_tokens": 6,
+            "simulation.users": 4,
+            "simulation.turns": 1,
+            "simulation.days": 2,
+            "sampling.max_new_tokens": 4,
             "compute.threads": 1,
         },
     )

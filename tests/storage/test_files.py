@@ -1,7 +1,6 @@
 """Outputs appear whole or not at all; JSON never holds NaN; digests see every byte and name."""
 
 import math
-import os
 
 import pyarrow as pa
 import pytest
@@ -10,7 +9,14 @@ from hypothesis import strategies as st
 
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import tree_digest
-from flywheel_tasks.storage.documents import DocumentError, finite, read_json, read_jsonl, write_json, write_jsonl
+from flywheel_tasks.storage.documents import (
+    DocumentError,
+    finite,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from flywheel_tasks.storage.tables import read_rows, write_rows
 
 
@@ -26,7 +32,7 @@ def test_an_error_leaves_what_was_there(tmp_path):
     with pytest.raises(RuntimeError):
         fail()
     assert final.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_folder_replaces_a_folder(tmp_path):
@@ -35,11 +41,15 @@ def test_a_folder_replaces_a_folder(tmp_path):
     with atomic_path(tmp_path / "m") as temporary:
         temporary.mkdir()
         (temporary / "fresh").touch()
-    assert os.listdir(tmp_path / "m") == ["fresh"]
+    assert [p.name for p in (tmp_path / "m").iterdir()] == ["fresh"]
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(st.characters(codec="utf-8")),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats()
+    | st.text(st.characters(codec="utf-8")),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
     max_leaves=20,
 )
