@@ -34,9 +34,10 @@ def prompt_messages(
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
-    return tokenizer.apply_chat_template(
+    ids = tokenizer.apply_chat_template(
         messages, tokenize=True, add_generation_prompt=True, return_dict=False
     )
+    return cast(list[int], ids)
 
 
 def prompt_ids(

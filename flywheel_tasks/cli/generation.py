@@ -23,11 +23,7 @@ def _figure(value: Any) -> str:
 
 def _limits(reason: dict[str, Any]) -> str:
     words = (("min", "at least"), ("max", "at most"))
-    parts = [
-        f"{word} {reason[key]}"
-        for key, word in (("min", "at least"), ("max", "at most"))
-        if reason.get(key) is not None
-    ]
+    parts = [f"{word} {reason[key]}" for key, word in words if reason.get(key) is not None]
     return ", ".join(parts)
 
 

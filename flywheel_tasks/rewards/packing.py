@@ -130,3 +130,36 @@ def packed_scores(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Ten
     ends = hidden[batch["end_rows"], batch["end_columns"]].float()
     with torch.autocast(ends.device.type, enabled=False):
         return nn.functional.linear(ends, head.weight.float()).squeeze(-1)
+
+
+class PackingError(RuntimeError):
+    """A model scores a packed reply otherwise than the reply alone."""
+
+
+@torch.no_grad()
+def check_packing(model: nn.Module, group: Group, pad_token_id: int) -> None:
+    """Score one group packed and its continuations one by one, through the model's own pooling.
+
+    Architectures that ignore a block mask or positions (state-space models, some attention kernels) are found
+    here and not in a bad reward.
+
+    Args:
+        model: see :func:`packed_scores`; it is put into evaluation mode.
+        group: what to try.
+        pad_token_id: the model's.
+
+    Raises:
+        PackingError: a score differs by more than 0.1% of the largest, or is not finite.
+    """
+    model.eval()
+    place = next(model.parameters()).device
+    packed = packed_scores(model, {k: v.to(place) for k, v in pack([group], pad_token_id).items()})
+    alone = torch.stack(
+        [
+            model(input_ids=torch.tensor([[*group.prompt, *tokens]], device=place)).logits[0, 0].float()
+            for tokens in group.continuations
+        ]
+    )
+    difference = float((packed - alone).abs().max() / alone.abs().max().clamp_min(1.0))
+    if not difference <= 1e-3:
+        raise PackingError(f"{type(model).__name__} scores packed replies differently ({difference:.1e})")

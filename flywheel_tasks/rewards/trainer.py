@@ -19,7 +19,7 @@ from trl import RewardConfig, RewardTrainer
 
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.encoding import Limits
-from flywheel_tasks.rewards.packing import Group, pack, packed_scores
+from flywheel_tasks.rewards.packing import Group, check_packing, pack, packed_scores
 from flywheel_tasks.settings import Training
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order
@@ -133,6 +133,13 @@ def _ordered(rows: Sequence[Row], batch_size: int, epochs: float, seed: int) -> 
     return [row for index in training_order(lengths, per_batch, epochs, seed) for row in grouped[index]]
 
 
+def _longest_group(rows: Sequence[Row]) -> Group:
+    """The row with the longest prompt, twice, so that there is a neighbour to be hidden."""
+    row = max(rows, key=lambda row: len(row.prompt))
+    sides = [side for side in (row.worse, row.better) if side]
+    return Group(row.prompt, [*sides, sides[0]])
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained reward model, loaded again from the folder it was saved in."""
@@ -168,6 +175,7 @@ def train_rows(
     set_seed(io.settings.seed)  # the head is new: its first values depend on the seed
     model = _load_backbone(io.dep("models/base"), tokenizer.pad_token_id)
     head = _head(model)
+    check_packing(model, _longest_group(rows), tokenizer.pad_token_id)
     ordered = _ordered(rows, section.batch_size, section.epochs, io.settings.seed)
     dataset = Dataset.from_list(
         [

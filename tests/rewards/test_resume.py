@@ -19,7 +19,7 @@ from tests.rewards.conftest import planted_rows
 
 pytestmark = pytest.mark.slow
 
-# 12 steps in two epochs, a checkpoint every 3. Both kills are in the second epoch, one in the midst of saving.
+# 12 steps in two epochs, a checkpoint every 3. Both kills are in the second epoch, one while saving.
 SETTINGS = {"pointwise_rm.epochs": 2.0, "pointwise_rm.batch_size": 8, "pointwise_rm.learning_rate": 0.01}
 KILLED = """
 import os, signal, sys
