@@ -1,6 +1,7 @@
 """A card and a history as the token ids that a policy or a reward model reads."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 

@@ -79,7 +79,7 @@ def test_bad_tables_are_refused_by_file_row_and_rule(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"accepted.parquet: row 1 .* reply is empty"):
         load_examples(accepted, rewrites)
     write([accepted_rows(1)[0] | {"history": []}], ACCEPTED, accepted)
-    with pytest.raises(PromptError, match="row 0 .* history does not end"):
+    with pytest.raises(PromptError, match=r"row 0 .* history does not end"):
         load_examples(accepted, rewrites)
 
 
