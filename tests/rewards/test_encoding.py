@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
+from flywheel_tasks.rewards.encoding import Limits, encode_comparisons, encode_replies, reward_tokenizer
+from flywheel_tasks.rewards.pairs import Pair
+from flywheel_tasks.rewards.pairwise import choose_pairs, pairwise_rows
+from flywheel_tasks.rewards.pointwise import pointwise_rows
+
+CARD = Card("c1", "Mira", ("calm",), ("Never use lists.",))
+HISTORY: list[Turn] = [{"role": "user", "content": "What do you see from your window?"}]
+TEXT = st.text(st.sampled_from("ab cd.\n"), min_size=1, max_size=300).filter(str.strip)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_models: Path) -> PreTrainedTokenizerBase:
+    return reward_tokenizer(tiny_models / "base")
+
+
+def pair(chosen: str, rejected: str, number: int = 0) -> Pair:
+    return Pair(f"p{number}", f"q{number // 2}", "u", CARD, tuple(HISTORY), chosen, rejected, "ranking")
+
+
+def test_padding_is_not_the_end_of_turn_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.pad_token == "<|endoftext|>"
+
+
+def test_replies_follow_the_policy_prompt_and_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    limits = Limits("pointwise", 224, 160)
+    prompt, replies = encode_replies(tokenizer, CARD, HISTORY, ["Rain.", "The sea and a boat."], limits)
+    assert prompt == prompt_ids(tokenizer, CARD, HISTORY, 160)
+    assert replies == [reply_ids(tokenizer, "Rain."), reply_ids(tokenizer, "The sea and a boat.")]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(TEXT, min_size=1, max_size=6), TEXT, TEXT, st.integers(60, 200))
+def test_nothing_is_longer_than_the_limit(
+    tokenizer: PreTrainedTokenizerBase, turns: list[str], first: str, second: str, most: int
+) -> None:
+    history: list[Turn] = [
+        {"role": "assistant" if (len(turns) - k) % 2 == 0 else "user", "content": text}
+        for k, text in enumerate(turns)
+    ]
+    limits = Limits("pointwise", most, most)
+    prompt, replies = encode_replies(tokenizer, CARD, history, [first, second], limits)
+    assert all(len(prompt) + len(reply) <= most for reply in replies)
+    assert all(reply[-1] == tokenizer.eos_token_id for reply in replies)
+    assert len(prompt) >= 1
+    head, comparisons = encode_comparisons(tokenizer, CARD, history, [(first, second)], limits)
+    assert len(head) + len(comparisons[0]) <= most
+
+
+def test_a_comparison_shows_both_replies_in_the_order_given(tokenizer: PreTrainedTokenizerBase) -> None:
+    limits = Limits("pairwise", 288, 160)
+    head, (one, other) = encode_comparisons(
+        tokenizer, CARD, HISTORY, [("Rain.", "A boat."), ("A boat.", "Rain.")], limits
+    )
+    text = tokenizer.decode(head + one)
+    assert text.index("Mira") < text.index("your window?") < text.index("Reply A: Rain.")
+    assert text.index("Reply A: Rain.") < text.index("Reply B: A boat.") < text.index("Which reply is better")
+    assert text.endswith("<|im_start|>assistant\n")
+    assert "Reply A: A boat.\n\nReply B: Rain." in tokenizer.decode(other)
+
+
+def test_old_turns_give_way_and_the_question_stays(tokenizer: PreTrainedTokenizerBase) -> None:
+    history: list[Turn] = [
+        {"role": "user", "content": f"turn {k} " + "word " * 30} if k % 2 == 0 else
+        {"role": "assistant", "content": f"turn {k} " + "word " * 30}
+        for k in range(9)
+    ]  # fmt: skip
+    head, (comparison,) = encode_comparisons(
+        tokenizer, CARD, history, [("Yes.", "No.")], Limits("pairwise", 288, 160)
+    )
+    text = tokenizer.decode(head + comparison)
+    assert "turn 8" in text
+    assert "turn 0" not in text
+    assert len(head + comparison) <= 288
+
+
+def test_pairs_that_are_equal_once_cut_are_left_out_and_named(tokenizer: PreTrainedTokenizerBase) -> None:
+    same_start = "word " * 80
+    pairs = [pair(same_start + "yes", same_start + "no", 0), pair("yes", "no", 1)]
+    rows, equal = pointwise_rows(tokenizer, pairs, Limits("pointwise", 96, 60))
+    assert equal == ["p0"]
+    assert [len(row.better) for row in rows] == [2]
+    rows, equal = pairwise_rows(tokenizer, pairs, Limits("pairwise", 120, 60), seed=1)
+    assert equal == ["p0"]
+    assert len(rows) == 1
+
+
+def test_the_chosen_reply_is_shown_in_both_places(tokenizer: PreTrainedTokenizerBase) -> None:
+    pairs = [pair("yes", "no", k) for k in range(40)]
+    rows, _ = pairwise_rows(tokenizer, pairs, Limits("pairwise", 288, 160), seed=1)
+    as_a = [row for row in rows if row.better]
+    as_b = [row for row in rows if row.worse]
+    assert len(as_a) + len(as_b) == 40
+    assert 10 <= len(as_a) <= 30
+    assert all("Reply A: yes" in tokenizer.decode(row.better) for row in as_a)
+    assert all("Reply B: yes" in tokenizer.decode(row.worse) for row in as_b)
+
+
+def test_at_most_so_many_pairs_by_whole_prompts() -> None:
+    pairs = [pair("yes", "no", k) for k in range(20)]
+    chosen = choose_pairs(pairs, 8, seed=1)
+    assert len(chosen) == 8
+    assert len({p.prompt_id for p in chosen}) == 4
+    assert chosen != choose_pairs(pairs, 8, seed=2)
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
+    Limits("pairwise", 288, 160).save(tmp_path)
+    assert Limits.load(tmp_path, "pairwise") == Limits("pairwise", 288, 160)
+    with pytest.raises(ValueError, match="a pointwise one is needed"):
+        Limits.load(tmp_path, "pointwise")

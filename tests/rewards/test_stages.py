@@ -1,0 +1,233 @@
+"""Both reward-model stages on a tiny random Llama with a planted preference."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import set_seed
+
+from flywheel_tasks.rewards import pairwise, pointwise
+from flywheel_tasks.rewards.encoding import Limits, encode_comparisons, encode_replies, reward_tokenizer
+from flywheel_tasks.rewards.pairs import PairError, load_pairs
+from flywheel_tasks.rewards.pointwise import pointwise_rows
+from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
+from flywheel_tasks.rewards.trainer import _load_backbone, _ordered
+from flywheel_tasks.settings import Compute
+from flywheel_tasks.storage.digests import tree_digest
+from tests.rewards.conftest import planted_rows
+
+pytestmark = pytest.mark.slow
+
+COMPUTE = Compute(precision="float32", threads=1)
+STAGES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "pointwise_rm": (pointwise, {"epochs": 3.0, "learning_rate": 0.01}),
+    "pairwise_rm": (pairwise, {"epochs": 6.0, "learning_rate": 0.003, "max_pairs": 500}),
+}
+
+
+@dataclass
+class Run:
+    """A finished stage."""
+
+    io: Any
+    metrics: Mapping[str, Any]
+    model: Path
+    curve: Path
+
+
+_runs: dict[str, Run] = {}
+
+
+def stage_run(section: str, make: Callable[..., Any], root: Path) -> Run:
+    module, changes = STAGES[section]
+    settings = {f"{section}.{key}": value for key, value in changes.items()} | {
+        "compute.precision": "float32"
+    }
+    train = 96 if section == "pairwise_rm" else 48
+    rows = planted_rows(train, "reward_train") + planted_rows(24, "reward_heldout")
+    io = make(f"train_{section}", settings, rows, root)
+    metrics = module.run(io)
+    return Run(io, metrics, io.out(f"models/{section}"), io.out(f"plots/{section}.csv"))
+
+
+@pytest.fixture
+def trained(reward_io: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """A stage's run, made once for all tests of this file."""
+
+    def get(section: str) -> Run:
+        if section not in _runs:
+            _runs[section] = stage_run(section, reward_io, tmp_path_factory.mktemp(section) / "work")
+        return _runs[section]
+
+    return get
+
+
+@pytest.mark.parametrize("section", STAGES)
+def test_the_planted_preference_is_learned(section: str, trained: Callable[[str], Run]) -> None:
+    metrics = trained(section).metrics
+    accuracy = metrics["heldout"]["accuracy"]
+    assert accuracy["low"] > 0.6
+    assert accuracy["n"] == metrics["heldout"]["pairs"] == 48
+    assert {kind: found["n"] for kind, found in metrics["heldout"]["by_kind"].items()} == {
+        "ranking": 24,
+        "rewrite": 24,
+    }
+    assert metrics["heldout"]["margin"]["low"] > 0
+    assert metrics["train"]["loss_last"] < metrics["train"]["loss_first"]
+    assert metrics["head_moved"] > 0.01
+
+
+@pytest.mark.parametrize("section", STAGES)
+def test_the_curve_has_a_row_a_step(section: str, trained: Callable[[str], Run]) -> None:
+    run = trained(section)
+    rows = list(csv.DictReader(run.curve.open()))
+    assert [int(row["step"]) for row in rows] == list(range(1, run.metrics["train"]["steps"] + 1))
+
+
+def test_a_model_that_cannot_know_is_at_chance(reward_io: Callable[..., Any], tmp_path: Path) -> None:
+    """Trained on pairs whose order is random, the measured accuracy must include one half."""
+    rows = planted_rows(24, "reward_train") + planted_rows(24, "reward_heldout")
+    for row in rows[::2]:
+        row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    metrics = pointwise.run(reward_io("train_pointwise_rm", {"pointwise_rm.learning_rate": 0.01}, rows))
+    accuracy = metrics["heldout"]["accuracy"]
+    assert accuracy["low"] < 0.5 < accuracy["high"]
+
+
+def test_the_first_loss_is_that_of_plain_torch(trained: Callable[[str], Run]) -> None:
+    """-log sigmoid(r_chosen - r_rejected), each reply alone through an unwrapped classifier."""
+    run = trained("pointwise_rm")
+    section = run.io.settings.pointwise_rm
+    tokenizer = reward_tokenizer(run.io.dep("models/base"))
+    set_seed(run.io.settings.seed)
+    model = _load_backbone(run.io.dep("models/base"), tokenizer.pad_token_id).eval()
+    pairs = load_pairs(run.io.dep("data/preferences/pairs.parquet"))["reward_train"]
+    rows, _ = pointwise_rows(tokenizer, pairs, Limits("pointwise", section.max_tokens, 96))
+    batch = _ordered(rows, section.batch_size, section.epochs, run.io.settings.seed)[: section.batch_size]
+
+    def reward(prompt: tuple[int, ...], reply: tuple[int, ...]) -> torch.Tensor:
+        return model(input_ids=torch.tensor([[*prompt, *reply]])).logits[0, 0]
+
+    with torch.no_grad():
+        margins = torch.stack(
+            [reward(row.prompt, row.better) - reward(row.prompt, row.worse) for row in batch]
+        )
+        expected = -torch.log(1 / (1 + torch.exp(-margins))).mean()
+    logged = next(csv.DictReader(run.curve.open()))
+    assert float(logged["loss"]) == pytest.approx(float(expected), abs=1e-4)
+    assert float(logged["margin"]) == pytest.approx(float(margins.mean()), abs=1e-4)
+
+
+def heldout(run: Run) -> list[Any]:
+    return load_pairs(run.io.dep("data/preferences/pairs.parquet"))["reward_heldout"]
+
+
+def test_scores_are_those_of_a_plain_loop_in_the_callers_order(trained: Callable[[str], Run]) -> None:
+    run = trained("pointwise_rm")
+    scorer = PointwiseScorer(run.model, compute=COMPUTE, max_tokens=None)
+    rows = [(p.card, p.history, reply) for p in heldout(run) for reply in (p.chosen, p.rejected)]
+    rows = rows[::3] + rows[1::3]
+    expected = []
+    for card, history, reply in rows:
+        prompt, (ids,) = encode_replies(scorer._tokenizer, card, history, [reply], scorer._limits)
+        with torch.no_grad():
+            expected.append(float(scorer._model(input_ids=torch.tensor([prompt + ids])).logits[0, 0]))
+    assert scorer.score(rows) == pytest.approx(expected, abs=1e-4)
+    assert scorer.score([]) == []
+
+
+def test_preferences_are_those_of_a_plain_loop_over_both_orders(trained: Callable[[str], Run]) -> None:
+    run = trained("pairwise_rm")
+    scorer = PairwiseScorer(run.model, compute=COMPUTE)
+    rows = [(p.card, p.history, p.chosen, p.rejected) for p in heldout(run)[:12]]
+    expected = []
+    for card, history, first, second in rows:
+        prompt, (as_a, as_b) = encode_comparisons(
+            scorer._tokenizer, card, history, [(first, second), (second, first)], scorer._limits
+        )
+        with torch.no_grad():
+            a, b = (
+                float(torch.sigmoid(scorer._model(input_ids=torch.tensor([prompt + ids])).logits[0, 0]))
+                for ids in (as_a, as_b)
+            )
+        expected.append((a + 1 - b) / 2)
+    assert scorer.prefer(rows) == pytest.approx(expected, abs=1e-4)
+    swapped = scorer.prefer([(card, history, second, first) for card, history, first, second in rows])
+    assert swapped == pytest.approx([1 - p for p in expected], abs=1e-4)
+
+
+FRESH = """
+import json, sys
+from pathlib import Path
+from flywheel_tasks.chat.card import Card
+from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
+from flywheel_tasks.settings import Compute
+compute = Compute(precision="float32", threads=1)
+rows = [(Card(*card), history, chosen, rejected) for card, history, chosen, rejected in json.load(sys.stdin)]
+pointwise = PointwiseScorer(Path(sys.argv[1]), compute=compute)
+chosen = pointwise.score([(card, history, chosen) for card, history, chosen, _ in rows])
+rejected = pointwise.score([(card, history, rejected) for card, history, _, rejected in rows])
+preferred = PairwiseScorer(Path(sys.argv[2]), compute=compute).prefer(rows)
+json.dump([[c - r for c, r in zip(chosen, rejected)], [p - 0.5 for p in preferred]], sys.stdout)
+"""
+
+
+def test_a_fresh_process_gives_what_was_measured(trained: Callable[[str], Run]) -> None:
+    """The heads are in the saved models: a process that saw no training agrees as often with the labels."""
+    runs = [trained("pointwise_rm"), trained("pairwise_rm")]
+    cards = [
+        ((p.card.card_id, p.card.name, p.card.traits, p.card.instructions), p.history, p.chosen, p.rejected)
+        for p in heldout(runs[0])
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, *(str(run.model) for run in runs)],
+        input=json.dumps(cards),
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    for run, margins in zip(runs, json.loads(done.stdout), strict=True):
+        measured = run.metrics["heldout"]
+        assert sum(m > 0 for m in margins) / len(margins) == pytest.approx(measured["accuracy"]["value"])
+        assert sum(margins) / len(margins) == pytest.approx(measured["margin"]["value"], abs=1e-4)
+
+
+def test_the_folder_is_a_plain_classifier_in_float32(trained: Callable[[str], Run]) -> None:
+    folder = trained("pointwise_rm").model
+    weights = load_file(folder / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert "score.weight" in weights
+    assert not [name for name in weights if "lora" in name or "lm_head" in name]
+    assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+    assert json.loads((folder / "scorer.json").read_text()) == {
+        "kind": "pointwise",
+        "max_tokens": 224,
+        "prompt_max_tokens": 96,
+    }
+
+
+def test_the_same_inputs_give_the_same_model(
+    trained: Callable[[str], Run], reward_io: Callable[..., Any], tmp_path: Path
+) -> None:
+    first, second = trained("pointwise_rm"), stage_run("pointwise_rm", reward_io, tmp_path / "again")
+    assert second.metrics == first.metrics
+    assert tree_digest(second.model) == tree_digest(first.model)
+    assert tree_digest(second.curve) == tree_digest(first.curve)
+
+
+def test_equal_replies_only_is_an_error(reward_io: Callable[..., Any]) -> None:
+    rows = planted_rows(2, "reward_train") + planted_rows(2, "reward_heldout")
+    for row in rows:
+        row["rejected"] = row["chosen"]
+    with pytest.raises(PairError, match="every reward_train pair is equal"):
+        pointwise.run(reward_io("train_pointwise_rm", {}, rows))
