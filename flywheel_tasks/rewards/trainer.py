@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.encoding import Limits
@@ -100,14 +101,15 @@ class PackedRewardTrainer(RewardTrainer):
 
 def _load_backbone(folder: Path, pad_token_id: int) -> PreTrainedModel:
     """A causal language model as a sequence classifier with one label and a new head, without its lm_head."""
-    found: Any = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        num_labels=1,
-        dtype=torch.float32,
-        use_safetensors=True,
-        attn_implementation="sdpa",
-        output_loading_info=True,
-    )
+    with suppress_seqcls_warning():  # it would print a table about the new head and the lm_head left out
+        found: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=1,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
     model, report = found
     if missing := set(report["missing_keys"]) - {"score.weight"}:
         raise BackboneError(f"{folder}: weights are missing: {', '.join(sorted(missing)[:5])}")
