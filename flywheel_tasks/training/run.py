@@ -58,7 +58,7 @@ def trainer_arguments(
         "train_sampling_strategy": "sequential",
         "learning_rate": learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": max(1, steps // 10),
+        "warmup_steps": steps // 20,  # none in a short run: the first step of a warm-up learns nothing
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "seed": io.settings.seed,
