@@ -18,6 +18,7 @@ from trl import DPOConfig, DPOTrainer
 from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
 from flywheel_tasks.curation.sampling import draw_order
 from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.compact_head import vocabulary_at_labels
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order
@@ -115,7 +116,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
         processing_class=tokenizer,
         peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
     )
-    trained = train(trainer, io, curve=io.out("plots/dpo.csv"), columns=CURVE, must_move=("lora_B",))
+    with vocabulary_at_labels():
+        trained = train(trainer, io, curve=io.out("plots/dpo.csv"), columns=CURVE, must_move=("lora_B",))
     assert isinstance(trainer.model, PeftModel)
     probe = rows[0]["prompt_ids"] + rows[0]["chosen_ids"]
     merge_to_full(trainer.model, tokenizer, io.out("models/policy_dpo"), probe=probe)

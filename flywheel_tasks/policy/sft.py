@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.compact_head import vocabulary_at_labels
 from flywheel_tasks.policy.sft_data import IGNORED, encode, lengths, load_examples
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order
@@ -52,7 +53,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
         processing_class=tokenizer,
         peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
     )
-    trained = train(trainer, io, curve=io.out("plots/sft.csv"), columns=CURVE, must_move=("lora_B",))
+    with vocabulary_at_labels():
+        trained = train(trainer, io, curve=io.out("plots/sft.csv"), columns=CURVE, must_move=("lora_B",))
     assert isinstance(trainer.model, PeftModel)
     merge_to_full(trainer.model, tokenizer, io.out("models/policy_sft"), probe=rows[0]["input_ids"])
     parts = Counter(example.mix for example in examples)

