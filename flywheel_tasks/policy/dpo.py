@@ -102,7 +102,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     order = training_order(lengths, section.batch_size, section.epochs, settings.seed)
     steps = -(-len(order) // section.batch_size)
     arguments = DPOConfig(
-        **trainer_arguments(io, section.learning_rate, section.batch_size, steps),
+        **trainer_arguments(io, section.learning_rate, section.batch_size, steps, warmup_steps=0),
         beta=section.beta,
         max_length=None,  # encoding has cut the rows
     )

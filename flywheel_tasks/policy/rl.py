@@ -118,7 +118,8 @@ def _train(
             section.learning_rate,
             section.prompts_per_step * section.group_size,
             section.steps,
-            lr_scheduler_type="constant_with_warmup",
+            lr_scheduler_type="constant",
+            warmup_steps=0,  # a warm-up's first step has a rate of 0, and there are few
         ),
         num_generations=section.group_size,
         max_completion_length=sampling.max_new_tokens,
