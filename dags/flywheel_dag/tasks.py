@@ -41,7 +41,7 @@ def run_stage(stage: str, params: dict[str, Any]) -> None:
     """Run one stage through DVC and push what it made."""
     from flywheel_tasks.pipeline import runner
 
-    runner.run(workspace(), stage, force=stage in params["force"])
+    runner.run(workspace(), stage, force=stage in (params["force"] or ()))
 
 
 def check_gate(ti: Any) -> None:

@@ -46,7 +46,7 @@ def _params(graph: dict[str, Stage]) -> dict[str, Param]:
         ),
         "force": Param(
             [],
-            type="array",
+            type=["null", "array"],
             items={"type": "string", "enum": names},
             examples=names,
             title="Stages to run again",

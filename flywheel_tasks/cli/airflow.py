@@ -36,7 +36,8 @@ def start(
     settings = load_settings(root / "params.yaml")
     place = Place(root, root / ".airflow", port)
     services = Services(place)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell starts background jobs deaf to Ctrl-C
+        signal.signal(number, _interrupt)
     try:
         with console.status("Preparing Airflow's database"):
             prepare(place)
@@ -45,8 +46,10 @@ def start(
             services.wait_until_healthy()
         set_gpu_pool(place, settings.airflow.gpu_pool_slots)
         console.print(f"Airflow is up: [bold]{place.url}[/]")
-        console.print(f"User: [bold]{USER}[/]    Password: in {place.passwords} (only you can read it)")
-        console.print(f"Logs: {services.log('*')}    Stop: Ctrl-C")
+        console.print(f"User:       [bold]{USER}[/]")
+        console.print(f"Password:   in {place.passwords}, which only you can read", soft_wrap=True)
+        console.print(f"Logs:       {services.log('*')}", soft_wrap=True)
+        console.print("Stop:       Ctrl-C")
         while True:
             services.check()
             time.sleep(1)

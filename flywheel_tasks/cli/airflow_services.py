@@ -89,7 +89,7 @@ def make_password(place: Place) -> None:
     """
     if place.passwords.exists():
         return
-    place.home.mkdir(parents=True, exist_ok=True)
+    place.home.mkdir(parents=True, exist_ok=True, mode=0o700)  # the database in it holds secrets too
     with open(
         place.passwords, "x", opener=lambda path, flags: os.open(path, flags, 0o600), encoding="utf-8"
     ) as file:

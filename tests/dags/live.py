@@ -1,13 +1,15 @@
 """A real Airflow for tests: started on a free port in a home of its own, driven over its REST API."""
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from flywheel_tasks.cli.airflow_services import Place, Services, log_in, prepare, set_gpu_pool
 
@@ -26,6 +28,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def processes_with(home: Path) -> list[str]:
+    """Command lines of all processes that were started for a home, tasks and what they started included."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("AIRFLOW_HOME") == str(home) and process.pid != os.getpid():
+                found.append(" ".join(process.cmdline()))
+    return [words for words in found if words]  # one that has ended has no words
 
 
 class LiveAirflow:
@@ -67,6 +79,7 @@ class LiveAirflow:
                 yield cls(place, services, client)
         finally:
             services.stop()
+        assert not (left := processes_with(home)), f"left behind: {left}"
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """One REST call under /api/v2; its JSON answer."""

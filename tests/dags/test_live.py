@@ -148,11 +148,11 @@ def test_a_killed_task_takes_its_dvc_and_stage_with_it(airflow: LiveAirflow, roo
 
 
 def test_silence_is_a_no(airflow: LiveAirflow, root: Path) -> None:
-    params, versions = root / "params.yaml", airflow.versions()
+    params = root / "params.yaml"
+    assert "approval_timeout_hours: 72" in params.read_text()
     params.write_text(
         params.read_text().replace("approval_timeout_hours: 72", "approval_timeout_hours: 0.0005")
     )
-    airflow.until("the new time limit is read", lambda: airflow.versions() > versions, 60)
     run = airflow.trigger({"generation": "g0007"})
     assert airflow.wait_for_end(run, 120) == "success"
     assert airflow.states(run)["rollback"] == "success"
@@ -163,8 +163,7 @@ def test_silence_is_a_no(airflow: LiveAirflow, root: Path) -> None:
 
 
 def test_parsing_again_makes_no_new_version(airflow: LiveAirflow) -> None:
-    # The file has been parsed every few seconds; only the changed setting above made a version.
-    assert airflow.versions() <= 2
+    assert airflow.versions() == 1  # though the file has been parsed every few seconds
 
 
 def test_the_login_is_not_open(airflow: LiveAirflow) -> None:
