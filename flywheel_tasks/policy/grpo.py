@@ -93,6 +93,7 @@ class Rewards:
         scorer: the pointwise reward model.
         prompts: the dataset's column ``index`` points into them.
         section: settings.
+        unit: what a penalty of 1 takes away, in reward: the scale of a reward model is its own.
         end_ids: tokens that end a reply.
         decode: token ids to texts.
     """
@@ -102,12 +103,14 @@ class Rewards:
         scorer: PointwiseScorer,
         prompts: Sequence[Prompt],
         section: Rl,
+        unit: float,
         end_ids: frozenset[int],
         decode: Callable[[Sequence[Sequence[int]]], list[str]],
     ) -> None:
         self._scorer = scorer
         self._prompts = prompts
         self._section = section
+        self._unit = unit
         self._end_ids = end_ids
         self._decode = decode
 
@@ -126,8 +129,11 @@ class Rewards:
         ended = [ids[-1] in self._end_ids for ids in completion_ids]
         tokens = [len(ids) - end for ids, end in zip(completion_ids, ended, strict=True)]
         limit = self._section.length_limit
-        length = [-self._section.length_penalty * max(0, count - limit) for count in tokens]
-        cut_off = [0.0 if end else -self._section.cut_off_penalty for end in ended]
+        per_token, whole = (
+            -self._unit * each for each in (self._section.length_penalty, self._section.cut_off_penalty)
+        )
+        length = [per_token * max(0, count - limit) for count in tokens]
+        cut_off = [0.0 if end else whole for end in ended]
         log_metric("penalty_length", float(np.mean(length)))
         log_metric("penalty_cut_off", float(np.mean(cut_off)))
         return [a + b for a, b in zip(length, cut_off, strict=True)]

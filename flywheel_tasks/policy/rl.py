@@ -107,9 +107,9 @@ def _dataset(
 
 
 def _train(
-    io: StageIO, scorer: PointwiseScorer, sampler: Sampler, prompts: Sequence[Prompt]
+    io: StageIO, scorer: PointwiseScorer, sampler: Sampler, prompts: Sequence[Prompt], unit: float
 ) -> dict[str, Any]:
-    """GRPO from the DPO policy; the merged model is saved as the stage's output."""
+    """GRPO from the DPO policy; the merged model is saved as the stage's output. ``unit``: of penalties."""
     section, sampling, tokenizer = io.settings.rl, io.settings.sampling, sampler.tokenizer
     dataset, probe = _dataset(io, tokenizer, prompts)
     arguments = GRPOConfig(
@@ -131,7 +131,7 @@ def _train(
     model = AutoModelForCausalLM.from_pretrained(
         io.dep("models/policy_dpo"), dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
-    rewards = Rewards(scorer, prompts, section, sampler.end_ids, sampler.decode)
+    rewards = Rewards(scorer, prompts, section, unit, sampler.end_ids, sampler.decode)
     trainer = PackedGRPOTrainer(
         model=model,
         reward_funcs=[rewards.pointwise, rewards.penalties],
@@ -200,7 +200,10 @@ def run(io: StageIO) -> Mapping[str, Any]:
         lambda: measure(sampler, scorer, heldout, _seed(io, 5), "rl: held-out replies before"),
     )
     chosen = {row["prompt_id"] for row in selection if row["selected"]}
-    trained = _train(io, scorer, sampler, [prompt for prompt in pool if prompt.prompt_id in chosen])
+    # A reward model's scale is its own: penalties are counted in its spread between replies to one prompt.
+    unit = float(np.mean([row["reward_std"] for row in selection]))
+    prompts = [prompt for prompt in pool if prompt.prompt_id in chosen]
+    trained = _train(io, scorer, sampler, prompts, unit)
     after = measure(
         _sampler(io, io.out("models/policy")), scorer, heldout, _seed(io, 5), "rl: held-out replies after"
     )
@@ -213,6 +216,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     return {
         "selection": {
             "sampled": len(selection),
+            "mean_reward_std": unit,
             "mean_reward": float(np.mean([row["mean_reward"] for row in selection])),
             **dict(sorted(Counter(row["reason"] for row in selection).items())),
         },

@@ -64,12 +64,12 @@ def test_selection_always_takes_its_share(rewards: list[list[float]], share: flo
 
 def test_the_two_penalties_are_logged_apart() -> None:
     logged: dict[str, float] = {}
-    rewards = Rewards(None, [], SECTION, frozenset({2}), lambda ids: [])  # type: ignore[arg-type]
+    rewards = Rewards(None, [], SECTION, 10.0, frozenset({2}), lambda ids: [])  # type: ignore[arg-type]
     # Three tokens and the end; five tokens cut off; five and the end.
     completions = [[9, 9, 9, 2], [9, 9, 9, 9, 9], [9, 9, 9, 9, 9, 2]]
     found = rewards.penalties(completions, logged.__setitem__)
-    assert found == [0.0, -0.5 * 2 - 2.0, -0.5 * 2]
-    assert logged == {"penalty_length": pytest.approx(-2 / 3), "penalty_cut_off": pytest.approx(-2 / 3)}
+    assert found == [0.0, 10 * (-0.5 * 2 - 2.0), 10 * (-0.5 * 2)]
+    assert logged == {"penalty_length": pytest.approx(-20 / 3), "penalty_cut_off": pytest.approx(-20 / 3)}
 
 
 def test_a_rollout_of_broken_groups_is_refused() -> None:
