@@ -72,19 +72,24 @@ def _tiny_embedder(wheels: Path, out: Path) -> None:
     BertModel(config).save_pretrained(out)
 
 
-@pytest.fixture(scope="session")
-def tiny_models() -> Path:
+def build_tiny_models(project: Path) -> Path:
     """Folder with ``base/`` (tiny Llama policy) and ``embedder/``; made once and kept in the checkout."""
-    home = PROJECT / ".flywheel" / "test-models"
+    home = project / ".flywheel" / "test-models"
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / "lock"):
         for name, make in (("base", _tiny_policy), ("embedder", _tiny_embedder)):
             if not (home / name).exists():
                 unfinished = home / f".{name}.tmp"
                 shutil.rmtree(unfinished, ignore_errors=True)
-                make(PROJECT / ".flywheel" / "wheels", unfinished)
+                make(project / ".flywheel" / "wheels", unfinished)
                 unfinished.rename(home / name)
     return home
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> Path:
+    """:func:`build_tiny_models`."""
+    return build_tiny_models(PROJECT)
 
 
 def _override(settings: dict[str, Any], overrides: Mapping[str, Any]) -> None:

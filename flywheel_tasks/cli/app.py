@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from flywheel_tasks.cli import registry
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
@@ -20,8 +22,9 @@ for _name, _module in (
     ("simulate", "simulate"),
     ("airflow", "airflow"),
 ):
-    if (Path(__file__).parent / f"{_module}.py").exists():
-        app.add_typer(import_module(f"flywheel_tasks.cli.{_module}").app, name=_name)
+    app.add_typer(import_module(f"flywheel_tasks.cli.{_module}").app, name=_name)
+app.add_typer(registry.approve_app, name="approve")
+app.command("rollback")(registry.rollback)
 
 
 @app.callback()
