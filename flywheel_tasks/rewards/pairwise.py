@@ -53,7 +53,7 @@ def pairwise_rows(
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
-    """Train on up to ``max_pairs`` of the ``reward_train`` pairs, measure on the ``reward_heldout`` ones.
+    """Train on at most ``max_pairs`` of the ``reward_train`` pairs, measure on as many ``reward_heldout`` ones.
 
     Raises:
         PairError: the pairs table breaks a rule, or no pair is left to train on.
@@ -78,7 +78,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         curve=io.out("plots/pairwise_rm.csv"),
     )
     scorer = PairwiseScorer.from_model(trained.model, tokenizer, limits, io.settings.compute)
-    heldout = pairs["reward_heldout"]
+    heldout = choose_pairs(pairs["reward_heldout"], section.max_pairs, io.settings.seed)
     orders = scorer.prefer_by_order(
         [(p.card, p.history, p.chosen, p.rejected) for p in heldout],
         progress=f"{io.stage.name}: held-out pairs",

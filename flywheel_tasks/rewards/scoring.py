@@ -90,22 +90,26 @@ class _Scorer:
         encode: Callable[[Card, Sequence[Turn], Sequence[Item]], tuple[list[int], list[list[int]]]],
         progress: str | None,
     ) -> list[list[float]]:
-        """Scores of each item's continuations; items that share a prompt are packed into one row."""
-        groups: list[Group] = []
-        places: list[tuple[int, int, int]] = []
+        """Scores of each item's continuations; what shares a prompt is packed into one row, repeats once."""
+        contents: list[tuple[list[int], list[list[int]]]] = []
         open_: dict[tuple[int, ...], int] = {}
+        known: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, int]] = {}
+        places: list[list[tuple[int, int]]] = []
         for (card, history), item in zip(prompts, items, strict=True):
             prompt, continuations = encode(card, history, [item])
             key = tuple(prompt)
-            index = open_.get(key)
-            if index is None or len(groups[index].continuations) + len(continuations) > _ROW_CONTINUATIONS:
-                index = open_[key] = len(groups)
-                groups.append(Group(prompt, []))
-            start = len(groups[index].continuations)
-            groups[index] = Group(prompt, [*groups[index].continuations, *continuations])
-            places.append((index, start, start + len(continuations)))
-        scores = self._scores(groups, progress)
-        return [scores[index][start:stop] for index, start, stop in places]
+            places.append([])
+            for tokens in continuations:
+                if (key, tuple(tokens)) not in known:
+                    index = open_.get(key)
+                    if index is None or len(contents[index][1]) == _ROW_CONTINUATIONS:
+                        index = open_[key] = len(contents)
+                        contents.append((prompt, []))
+                    known[key, tuple(tokens)] = (index, len(contents[index][1]))
+                    contents[index][1].append(tokens)
+                places[-1].append(known[key, tuple(tokens)])
+        scores = self._scores([Group(*content) for content in contents], progress)
+        return [[scores[group][place] for group, place in row] for row in places]
 
 
 def _batches(groups: Sequence[Group]) -> Iterator[list[int]]:
