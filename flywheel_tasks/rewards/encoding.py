@@ -125,17 +125,18 @@ def encode_comparisons(
     comparisons: Sequence[tuple[str, str]],
     limits: Limits,
 ) -> tuple[list[int], list[list[int]]]:
-    """One prompt and its comparisons for a pairwise model: "Reply A: ... Reply B: ... Which is better?".
+    """One prompt and its comparisons for a pairwise model: a reply is judged with another one in view.
 
-    The conversation is one user message of the chat template, so any template will do. The oldest turns give
-    way until the conversation fits ``prompt_max_tokens``; both replies of a comparison have the same token
-    limit.
+    The conversation and the other reply are one user message of the chat template, so any template will do; the
+    judged reply is the answer to "write a better reply", and the score is read where it ends, where a model
+    trained to chat has just read that reply. The oldest turns give way until the conversation fits
+    ``prompt_max_tokens``; both replies have the same token limit.
 
     Args:
         tokenizer: from :func:`reward_tokenizer`.
         card: the character.
         history: turns, the last one the user's.
-        comparisons: (reply A, reply B) of each.
+        comparisons: (other reply, judged reply) of each.
         limits: of a pairwise model.
 
     Returns:
@@ -145,15 +146,14 @@ def encode_comparisons(
     while len(turns) > 1 and len(_tokens(tokenizer, _transcript(card, turns))) > limits.prompt_max_tokens:
         turns = turns[1:]
     # Only the text around the mark is used: replies are put in as tokens and cannot be mistaken for it.
-    message = f"{_transcript(card, turns).replace(_MARK, '')}\n\n{_MARK}\n\nWhich reply is better, A or B?"
+    message = f"{_transcript(card, turns).replace(_MARK, '')}\n\nA reply: {_MARK}\n\nWrite a better reply."
     messages = [{"role": "user", "content": message}]
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     head, tail = (_tokens(tokenizer, part) for part in text.split(_MARK))
-    first, second = _tokens(tokenizer, "Reply A: "), _tokens(tokenizer, "\n\nReply B: ")
-    fixed = len(first) + len(second) + len(tail)
+    fixed = len(tail) + 1
     head = head[-max(1, min(len(head), limits.max_tokens - fixed - limits.max_tokens // 3)) :]
-    room = max(1, (limits.max_tokens - fixed - len(head)) // 2)
+    room = max(2, (limits.max_tokens - fixed - len(head)) // 2)
     return head, [
-        [*first, *_tokens(tokenizer, a)[:room], *second, *_tokens(tokenizer, b)[:room], *tail]
-        for a, b in comparisons
+        [*_tokens(tokenizer, other)[:room], *tail, *_cut(reply_ids(tokenizer, judged), room + 1)]
+        for other, judged in comparisons
     ]

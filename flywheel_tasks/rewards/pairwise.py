@@ -23,37 +23,28 @@ def choose_pairs(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
 
 
 def pairwise_rows(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], limits: Limits, seed: int
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], limits: Limits
 ) -> tuple[list[Row], list[str]]:
-    """Comparisons as token ids, the chosen reply shown as A or B at random.
+    """Comparisons as token ids: the chosen reply judged beside the rejected one, and the other way round.
 
     Returns:
-        the rows: the logit is to be above 0 where the chosen reply is A, below 0 where it is B; and the ids
-        of pairs whose replies are equal once cut to the token limit, which are left out.
+        the rows, and the ids of pairs whose replies are equal once cut to the token limit, which are left
+        out.
     """
-    random_ = random.Random(seed)
     rows: list[Row] = []
     equal: list[str] = []
     for pair in pairs:
-        prompt, (as_a, as_b) = encode_comparisons(
-            tokenizer,
-            pair.card,
-            pair.history,
-            [(pair.chosen, pair.rejected), (pair.rejected, pair.chosen)],
-            limits,
-        )
-        chosen_is_a = random_.random() < 0.5
-        if as_a == as_b:
+        orders = [(pair.rejected, pair.chosen), (pair.chosen, pair.rejected)]
+        prompt, (better, worse) = encode_comparisons(tokenizer, pair.card, pair.history, orders, limits)
+        if better == worse:
             equal.append(pair.pair_id)
         else:
-            rows.append(
-                Row(tuple(prompt), tuple(as_a) if chosen_is_a else (), () if chosen_is_a else tuple(as_b))
-            )
+            rows.append(Row(tuple(prompt), tuple(better), tuple(worse)))
     return rows, equal
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
-    """Train on at most ``max_pairs`` of the ``reward_train`` pairs, measure on as many ``reward_heldout`` ones.
+    """Train on at most ``max_pairs`` ``reward_train`` pairs, measure on as many ``reward_heldout`` ones.
 
     Raises:
         PairError: the pairs table breaks a rule, or no pair is left to train on.
@@ -65,7 +56,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     limits = Limits("pairwise", section.max_tokens, min(io.settings.prompt.max_tokens, section.max_tokens))
     tokenizer = reward_tokenizer(io.dep("models/base"))
     chosen = choose_pairs(pairs["reward_train"], section.max_pairs, io.settings.seed)
-    rows, equal = pairwise_rows(tokenizer, chosen, limits, io.settings.seed)
+    rows, equal = pairwise_rows(tokenizer, chosen, limits)
     if not rows:
         raise PairError(f"{path}: every reward_train pair is equal within {section.max_tokens} tokens")
     trained = train_rows(
@@ -79,14 +70,12 @@ def run(io: StageIO) -> Mapping[str, Any]:
     )
     scorer = PairwiseScorer.from_model(trained.model, tokenizer, limits, io.settings.compute)
     heldout = choose_pairs(pairs["reward_heldout"], section.max_pairs, io.settings.seed)
-    orders = scorer.prefer_by_order(
+    preferred = scorer.prefer(
         [(p.card, p.history, p.chosen, p.rejected) for p in heldout],
         progress=f"{io.stage.name}: held-out pairs",
     )
-    margins = [(as_a + as_b) / 2 - 0.5 for as_a, as_b in orders]
-    flips = sum((as_a > 0.5) != (as_b > 0.5) for as_a, as_b in orders)
     return {
         "train": trained.metrics | {"pairs": len(rows), "left_out_as_equal": len(equal)},
-        "heldout": agreement(heldout, margins) | {"order_changes_choice": flips / len(orders)},
+        "heldout": agreement(heldout, [p - 0.5 for p in preferred]),
         "head_moved": trained.head_moved,
     }

@@ -156,35 +156,17 @@ class PointwiseScorer(_Scorer):
 
 
 class PairwiseScorer(_Scorer):
-    """P(first reply is better), from one encoding of both."""
+    """P(first reply is better), each reply judged with the other in view."""
 
     kind = "pairwise"
-
-    def prefer_by_order(
-        self, rows: Sequence[tuple[Card, Sequence[Turn], str, str]], progress: str | None = None
-    ) -> list[tuple[float, float]]:
-        """P(first preferred) when the first reply is shown as A, and when it is shown as B.
-
-        Args and errors as :meth:`prefer`.
-        """
-        found = self._grouped(
-            [(card, history) for card, history, *_ in rows],
-            [(first, second) for *_, first, second in rows],
-            lambda card, history, pairs: encode_comparisons(
-                self._tokenizer,
-                card,
-                history,
-                [order for a, b in pairs for order in ((a, b), (b, a))],
-                self._limits,
-            ),
-            progress,
-        )
-        return [(_sigmoid(as_a), _sigmoid(-as_b)) for as_a, as_b in found]
 
     def prefer(
         self, rows: Sequence[tuple[Card, Sequence[Turn], str, str]], progress: str | None = None
     ) -> list[float]:
-        """P(first preferred), averaged over both orders, so that position has no effect.
+        """P(first preferred) = sigmoid(s(first | second shown) - s(second | first shown)).
+
+        Both orders take part in every probability: swapping the replies gives exactly 1 - P, and equal
+        replies 1/2.
 
         Args:
             rows: (card, history ending with a user's turn, first reply, second reply).
@@ -193,7 +175,19 @@ class PairwiseScorer(_Scorer):
         Raises:
             ScoreError: a score is not finite.
         """
-        return [(as_a + as_b) / 2 for as_a, as_b in self.prefer_by_order(rows, progress)]
+        found = self._grouped(
+            [(card, history) for card, history, *_ in rows],
+            [(first, second) for *_, first, second in rows],
+            lambda card, history, pairs: encode_comparisons(
+                self._tokenizer,
+                card,
+                history,
+                [order for first, second in pairs for order in ((second, first), (first, second))],
+                self._limits,
+            ),
+            progress,
+        )
+        return [_sigmoid(first - second) for first, second in found]
 
 
 def _sigmoid(value: float) -> float:

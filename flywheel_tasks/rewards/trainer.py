@@ -36,10 +36,7 @@ class BackboneError(RuntimeError):
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison to learn from: score(better) > score(worse), both continuations of one prompt.
-
-    An empty side has the constant score 0: a pairwise model's logit is trained to be above or below it.
-    """
+    """One comparison to learn from: score(better) > score(worse), both continuations of one prompt."""
 
     prompt: tuple[int, ...]
     better: tuple[int, ...]
@@ -57,13 +54,12 @@ class PackRows:
         self._pad_token_id = pad_token_id
 
     def __call__(self, examples: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, torch.Tensor]:
-        """A packed batch, and for each comparison the index of its two scores (-1: the constant 0)."""
+        """A packed batch, and for each comparison the index of its two scores."""
         prompts: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
         for example in examples:
             continuations = prompts.setdefault(tuple(example["prompt_ids"]), {})
             for side in ("chosen_ids", "rejected_ids"):
-                if example[side]:
-                    continuations.setdefault(tuple(example[side]), 0)
+                continuations.setdefault(tuple(example[side]), 0)
         index = 0
         for continuations in prompts.values():
             for key in continuations:
@@ -71,9 +67,7 @@ class PackRows:
                 index += 1
         batch = pack([Group(prompt, list(found)) for prompt, found in prompts.items()], self._pad_token_id)
         for side in ("chosen_ids", "rejected_ids"):
-            batch[side] = torch.tensor(
-                [prompts[tuple(e["prompt_ids"])][tuple(e[side])] if e[side] else -1 for e in examples]
-            )
+            batch[side] = torch.tensor([prompts[tuple(e["prompt_ids"])][tuple(e[side])] for e in examples])
         batch["attention_mask"] = (batch["segments"] >= 0).long()
         return batch
 
@@ -92,7 +86,6 @@ class PackedRewardTrainer(RewardTrainer):
 
         def scored(**batch: Any) -> SequenceClassifierOutput:
             scores = packed_scores(model, batch)
-            scores = torch.cat([scores, scores.new_zeros(1)])  # index -1: the constant score of an empty side
             sides = torch.cat([scores[batch["chosen_ids"]], scores[batch["rejected_ids"]]])
             return SequenceClassifierOutput(logits=sides[:, None])
 
@@ -136,10 +129,8 @@ def _ordered(rows: Sequence[Row], batch_size: int, epochs: float, seed: int) -> 
 
 
 def _longest_group(rows: Sequence[Row]) -> Group:
-    """The row with the longest prompt, twice, so that there is a neighbour to be hidden."""
     row = max(rows, key=lambda row: len(row.prompt))
-    sides = [side for side in (row.worse, row.better) if side]
-    return Group(row.prompt, [*sides, sides[0]])
+    return Group(row.prompt, [row.worse, row.better])
 
 
 @dataclass(frozen=True)
@@ -167,7 +158,7 @@ def train_rows(
     Args:
         io: the stage; reads ``models/base``.
         section: its settings.
-        rows: comparisons; none may be empty on both sides.
+        rows: comparisons, at least one.
         limits: saved as ``scorer.json``.
         tokenizer: from :func:`flywheel_tasks.rewards.encoding.reward_tokenizer`.
         out: folder for the model.
@@ -201,7 +192,7 @@ def train_rows(
     )
     metrics = train(trainer, io, curve=curve, columns=CURVE, must_move=("score", "lora_B"))
     online = [entry["accuracy"] for entry in trainer.state.log_history if "accuracy" in entry]
-    probe = [*rows[0].prompt, *(rows[0].better or rows[0].worse)]
+    probe = [*rows[0].prompt, *rows[0].better]
     assert isinstance(trainer.model, PeftModel)
     loaded = merge_to_full(trainer.model, tokenizer, out, probe=probe)
     limits.save(out)

@@ -56,16 +56,18 @@ def test_nothing_is_longer_than_the_limit(
     assert len(head) + len(comparisons[0]) <= most
 
 
-def test_a_comparison_shows_both_replies_in_the_order_given(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_comparison_shows_the_other_reply_and_ends_with_the_judged_one(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     limits = Limits("pairwise", 288, 160)
     head, (one, other) = encode_comparisons(
         tokenizer, CARD, HISTORY, [("Rain.", "A boat."), ("A boat.", "Rain.")], limits
     )
     text = tokenizer.decode(head + one)
-    assert text.index("Mira") < text.index("your window?") < text.index("Reply A: Rain.")
-    assert text.index("Reply A: Rain.") < text.index("Reply B: A boat.") < text.index("Which reply is better")
-    assert text.endswith("<|im_start|>assistant\n")
-    assert "Reply A: A boat.\n\nReply B: Rain." in tokenizer.decode(other)
+    assert text.index("Mira") < text.index("your window?") < text.index("A reply: Rain.")
+    assert text.index("A reply: Rain.") < text.index("Write a better reply.")
+    assert text.endswith("<|im_start|>assistant\nA boat.<|im_end|>")
+    assert tokenizer.decode(head + other).endswith("<|im_start|>assistant\nRain.<|im_end|>")
 
 
 def test_old_turns_give_way_and_the_question_stays(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -89,20 +91,18 @@ def test_pairs_that_are_equal_once_cut_are_left_out_and_named(tokenizer: PreTrai
     rows, equal = pointwise_rows(tokenizer, pairs, Limits("pointwise", 96, 60))
     assert equal == ["p0"]
     assert [len(row.better) for row in rows] == [2]
-    rows, equal = pairwise_rows(tokenizer, pairs, Limits("pairwise", 120, 60), seed=1)
+    rows, equal = pairwise_rows(tokenizer, pairs, Limits("pairwise", 120, 60))
     assert equal == ["p0"]
     assert len(rows) == 1
 
 
-def test_the_chosen_reply_is_shown_in_both_places(tokenizer: PreTrainedTokenizerBase) -> None:
-    pairs = [pair("yes", "no", k) for k in range(40)]
-    rows, _ = pairwise_rows(tokenizer, pairs, Limits("pairwise", 288, 160), seed=1)
-    as_a = [row for row in rows if row.better]
-    as_b = [row for row in rows if row.worse]
-    assert len(as_a) + len(as_b) == 40
-    assert 10 <= len(as_a) <= 30
-    assert all("Reply A: yes" in tokenizer.decode(row.better) for row in as_a)
-    assert all("Reply B: yes" in tokenizer.decode(row.worse) for row in as_b)
+def test_each_reply_is_judged_beside_the_other(tokenizer: PreTrainedTokenizerBase) -> None:
+    (row,), _ = pairwise_rows(tokenizer, [pair("yes", "no")], Limits("pairwise", 288, 160))
+    better, worse = tokenizer.decode(row.better), tokenizer.decode(row.worse)
+    assert better.startswith("no")
+    assert better.endswith("assistant\nyes<|im_end|>")
+    assert worse.startswith("yes")
+    assert worse.endswith("assistant\nno<|im_end|>")
 
 
 def test_at_most_so_many_pairs_by_whole_prompts() -> None:

@@ -85,15 +85,15 @@ def test_an_empty_continuation_is_an_error() -> None:
 def test_rows_of_one_prompt_are_packed_together() -> None:
     examples = [
         {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5]},
-        {"prompt_ids": [9], "chosen_ids": [3], "rejected_ids": []},
+        {"prompt_ids": [9], "chosen_ids": [3], "rejected_ids": [7]},
         {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [6]},
     ]
     batch = PackRows(PAD)(examples)
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6], [9, 3, PAD, PAD, PAD, PAD]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6], [9, 3, 7, PAD, PAD, PAD]]
     assert batch["position_ids"].tolist()[0] == [0, 1, 2, 2, 3, 2]
     assert batch["chosen_ids"].tolist() == [0, 3, 0]
-    assert batch["rejected_ids"].tolist() == [1, -1, 2]
-    assert batch["attention_mask"].sum() == 8
+    assert batch["rejected_ids"].tolist() == [1, 4, 2]
+    assert batch["attention_mask"].sum() == 9
 
 
 def test_a_model_that_ignores_the_mask_is_found(model: PreTrainedModel) -> None:
