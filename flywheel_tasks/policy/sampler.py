@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,6 +20,7 @@ from flywheel_tasks.chat.prompt import prompt_ids
 from flywheel_tasks.policy.roomy_cache import make_room
 from flywheel_tasks.settings import Compute, Sampling
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
+from flywheel_tasks.training.progress import Meter
 
 # Finished rows leave the batch when they are at least this share of it: moving the cache has its price too.
 _COMPACT_SHARE = 0.125
@@ -127,7 +126,7 @@ class Sampler:
             prompts: cards and histories that end with a user's turn.
             n: replies a prompt.
             seed: of the draw, at least 0.
-            progress: label of a progress bar, or None for no bar.
+            progress: what a line every few seconds is about, or None for silence.
 
         Returns:
             for each prompt, in the order given, its ``n`` replies: no special tokens, trimmed, maybe empty.
@@ -161,7 +160,7 @@ class Sampler:
             prompts: token ids, none empty.
             n: replies a prompt, at least 1.
             seed: of the draw, at least 0.
-            progress: label of a progress bar, or None for no bar.
+            progress: what a line every few seconds is about, or None for silence.
 
         Returns:
             for each prompt, in the order given, ``n`` lists of token ids. A reply that ended has its end
@@ -176,19 +175,16 @@ class Sampler:
             raise ValueError(f"prompt {empty[0]} has no tokens")
         results: list[list[list[int]]] = [[] for _ in prompts]
         batches = self._batches([len(prompt) for prompt in prompts], n)
-        if progress is not None:
-            console = Console(stderr=True)
-            steps = track(batches, description=progress, console=console, disable=not console.is_terminal)
-        else:
-            steps = iter(batches)
+        meter = Meter(progress, len(prompts), "prompts")
         with self._inference():
-            for batch in steps:
+            for batch in batches:
                 # A generator of its own for each batch, so that no other draw moves it.
                 state = np.random.SeedSequence([seed, batch.index]).generate_state(1, np.uint64)
                 generator = torch.Generator(device=self.model.device).manual_seed(int(state[0]))
                 rows = self._decode_batch([prompts[i] for i in batch.positions], n, generator)
                 for place, position in enumerate(batch.positions):
                     results[position] = rows[place * n : (place + 1) * n]
+                meter.advance(len(batch.positions))
         return results
 
     def _batches(self, lengths: Sequence[int], n: int) -> list[_Batch]:
