@@ -18,6 +18,7 @@ from transformers import (
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import prompt_ids
 from flywheel_tasks.policy.roomy_cache import make_room
+from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.settings import Compute, Sampling
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
 from flywheel_tasks.training.progress import Meter
@@ -31,7 +32,7 @@ class Reply:
     """A sampled reply.
 
     Attributes:
-        text: without special tokens, trimmed; may be empty.
+        text: as a user sees it (:meth:`Sampler.decode`); may be empty.
         tokens: how many, the end token left out.
         ended: False if it was cut off at ``max_new_tokens``.
     """
@@ -147,9 +148,17 @@ class Sampler:
         return found
 
     def decode(self, replies: Sequence[Sequence[int]]) -> list[str]:
-        """Texts of replies given as token ids: special tokens removed, trimmed."""
+        """Texts of replies given as token ids, as a user sees them: special tokens removed, trimmed.
+
+        A reply that the token limit cut off is shown up to its last whole sentence, if it has one. So no judge
+        learns to tell replies by a cut that is ours, not the policy's.
+        """
         texts = self.tokenizer.batch_decode([list(ids) for ids in replies], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        ended = [bool(ids) and ids[-1] in self.end_ids for ids in replies]
+        return [
+            text.strip() if end else whole_sentences(text) or text.strip()
+            for text, end in zip(texts, ended, strict=True)
+        ]
 
     def sample_ids(
         self, prompts: Sequence[Sequence[int]], n: int, seed: int, progress: str | None = None
