@@ -43,7 +43,7 @@ stages:
 """
 
 STAGES = """
-import json
+import time
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 

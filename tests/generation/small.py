@@ -78,3 +78,13 @@ def make_repository(root: Path, make_workspace: Callable[..., Path], settings: d
     subprocess.run([*git, "add", "."], cwd=root, check=True)
     subprocess.run([*git, "commit", "-qm", "start"], cwd=root, check=True)
     return root
+
+
+def metrics_of(root: Path) -> dict[str, str]:
+    """Text of every metrics file."""
+    return {path.name: path.read_text() for path in sorted((root / "metrics").glob("*.json"))}
+
+
+def stages_run(root: Path) -> dict[str, float]:
+    """When each stage's own work last ended."""
+    return {path.stem: path.stat().st_mtime for path in (root / ".flywheel/timings").glob("*.json")}
