@@ -46,9 +46,9 @@ def hh_rlhf(
     file: File, out: Annotated[Path, typer.Option(help="Parquet file of preference pairs.", dir_okay=False)]
 ) -> None:
     """Preference transcripts (JSON Lines of chosen and rejected, .gz or not) to preference pairs."""
+    from flywheel_tasks.annotation.schemas import PAIRS
     from flywheel_tasks.storage.tables import write_rows
     from flywheel_tasks.traffic.importers import ImportFormatError, read_hh_rlhf
-    from flywheel_tasks.traffic.schemas import PAIRS
 
     try:
         imported = read_hh_rlhf(file)

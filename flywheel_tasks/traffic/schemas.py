@@ -79,23 +79,3 @@ VALIDATION_QUARANTINE = pa.schema(
         ("detail", pa.string()),
     ]
 )
-
-# Preference pairs, as annotation makes them and importers of public sets write them.
-PAIRS = pa.schema(
-    [
-        ("pair_id", pa.string()),
-        ("prompt_id", pa.string()),
-        ("user_id", pa.string()),
-        ("source", pa.string()),
-        ("purpose", pa.string()),
-        ("card_id", pa.string()),
-        ("card_name", pa.string()),
-        ("traits", _STRINGS),
-        ("instructions", _STRINGS),
-        ("history", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("chosen", pa.string()),
-        ("rejected", pa.string()),
-        ("kind", pa.string()),
-        ("agreement", pa.float64()),
-    ]
-)

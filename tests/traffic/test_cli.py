@@ -2,8 +2,8 @@ import orjson
 import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
+from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.cli.traffic import app
-from flywheel_tasks.traffic.schemas import PAIRS
 from tests.traffic.test_importers import HEADER, character, pair, transcripts
 
 ASKED = "\n\nHuman: Hi\n\nAssistant: "

@@ -4,6 +4,7 @@ from datetime import date
 import orjson
 import pytest
 
+from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.storage.tables import write_rows
 from flywheel_tasks.traffic.events import parse_event
 from flywheel_tasks.traffic.importers import (
@@ -15,7 +16,7 @@ from flywheel_tasks.traffic.importers import (
 )
 from flywheel_tasks.traffic.ingest import Ingestion
 from flywheel_tasks.traffic.logs import open_partition, pin_logs
-from flywheel_tasks.traffic.schemas import PAIRS, TABLES
+from flywheel_tasks.traffic.schemas import TABLES
 
 DAY = date(2026, 3, 1)
 ASKED = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: A joke, please: \nHuman: or two"

@@ -81,7 +81,7 @@ def read_hh_rlhf(path: Path) -> Imported:
         path: ``.jsonl`` or ``.jsonl.gz``.
 
     Returns:
-        preference pairs (:data:`flywheel_tasks.traffic.schemas.PAIRS`), with a neutral assistant card.
+        preference pairs (:data:`flywheel_tasks.annotation.schemas.PAIRS`), with a neutral assistant card.
 
     Raises:
         ImportFormatError: the gzip is damaged.
