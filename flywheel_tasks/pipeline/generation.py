@@ -63,7 +63,7 @@ def ensure_champion(root: Path) -> ModelRef:
     registry = open_registry(settings.registry.location, root)
     champion = registry.state().champion
     if champion is None:
-        runner.run(root, "base_model")
+        runner.run(root, "base_model", push_outputs=False)
         out = lineage.dvc_output(root, "models/base")
         champion = ModelRef(
             generation="base",
