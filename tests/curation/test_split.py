@@ -65,5 +65,5 @@ def test_every_prompt_lands_in_one_split_and_users_are_disjoint(make_io, tmp_pat
 
 def test_an_empty_split_is_named(make_io, tmp_path):
     io, _ = workspace(make_io, tmp_path, 1)
-    with pytest.raises(CurationError, match=r"data/split: no prompt for .*evaluation"):
+    with pytest.raises(CurationError, match=r"data/split: no prompt for (\w+, ){3}\w+: 2 prompts of 1 users"):
         run(io)
