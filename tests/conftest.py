@@ -12,10 +12,18 @@ from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("GX_ANALYTICS_ENABLED", "False")
+# Tiny models gain nothing from threads, and two test processes would fight for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file, and all of tests/generation, share fixtures that take minutes: one process runs them."""
+    for item in items:
+        home = "generation" if item.path.parent.name == "generation" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(home))
 
 
 def _tiny_policy(wheels: Path, out: Path) -> None:
@@ -48,6 +56,25 @@ def _tiny_policy(wheels: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
+def _tiny_talker(wheels: Path, out: Path) -> None:
+    """The tiny policy with a bias to full stops and to ending, so that some of its replies are whole sentences.
+
+    One embedding dimension is the same for all tokens and larger for these two; embeddings are tied, so it acts as
+    the bias of an output layer.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _tiny_policy(wheels, out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    model = AutoModelForCausalLM.from_pretrained(out)
+    with torch.no_grad():
+        embedding = model.get_input_embeddings().weight
+        embedding[:, 0] = 0.1
+        embedding[[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(".")], 0] = 0.7
+    model.save_pretrained(out)
+
+
 def _tiny_embedder(wheels: Path, out: Path) -> None:
     """A random two-layer BERT behind the real MiniLM tokenizer and pooling."""
     import tempfile
@@ -73,11 +100,11 @@ def _tiny_embedder(wheels: Path, out: Path) -> None:
 
 
 def build_tiny_models(project: Path) -> Path:
-    """Folder with ``base/`` (tiny Llama policy) and ``embedder/``; made once and kept in the checkout."""
+    """Folder with ``base/`` (tiny Llama policy), ``talker/`` and ``embedder/``; made once, kept in the checkout."""
     home = project / ".flywheel" / "test-models"
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / "lock"):
-        for name, make in (("base", _tiny_policy), ("embedder", _tiny_embedder)):
+        for name, make in (("base", _tiny_policy), ("talker", _tiny_talker), ("embedder", _tiny_embedder)):
             if not (home / name).exists():
                 unfinished = home / f".{name}.tmp"
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -112,6 +139,7 @@ def build_workspace(root: Path, overrides: Mapping[str, Any] | None = None) -> P
     for folder in ("flywheel_tasks", "data_contracts", "dags"):
         shutil.copytree(PROJECT / folder, root / folder, ignore=ignore, dirs_exist_ok=True)
     settings = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    settings["compute"]["threads"] = 1
     _override(settings, overrides or {})
     (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return root

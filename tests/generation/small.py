@@ -23,7 +23,7 @@ def small_settings(models: Path, rules: list[dict[str, Any]] = OPEN_RULES) -> di
     """Overrides of params.yaml."""
     lora = {"rank": 4, "alpha": 8, "layers": 2}
     return {
-        "base.policy": str(models / "base"),
+        "base.policy": str(models / "talker"),
         "base.embedder": str(models / "embedder"),
         "prompt.max_tokens": 120,
         "sampling.max_new_tokens": 10,
