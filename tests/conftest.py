@@ -12,18 +12,11 @@ from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Tiny models gain nothing from threads, and two test processes would fight for the cores.
+# Tiny models gain nothing from threads, and a started Airflow wants a core too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file, and all of tests/generation, share fixtures that take minutes: one process runs them."""
-    for item in items:
-        home = "generation" if item.path.parent.name == "generation" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(home))
 
 
 def _tiny_policy(wheels: Path, out: Path) -> None:

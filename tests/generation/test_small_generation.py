@@ -64,7 +64,7 @@ def test_a_changed_setting_of_rl_runs_rl_and_what_follows(launched):
     root = launched.root
     before = stages_run(root)
     settings = yaml.safe_load((root / "params.yaml").read_text())
-    settings["rl"]["length_penalty"] = 0.5
+    settings["rl"]["learning_rate"] = 0.01
     original = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     try:
