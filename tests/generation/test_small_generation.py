@@ -97,6 +97,7 @@ def test_a_blocked_candidate_is_not_launched(launched):
     root = launched.root
     settings = yaml.safe_load((root / "params.yaml").read_text())
     settings["gate"]["rules"] = CLOSED_RULES
+    settings["logs"]["source"] = "files"  # those of g0001: all but the gate is there already
     (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     outcome = run_generation(root, generation="g0002", seed=None, say=print)
     assert outcome.status == "blocked"
