@@ -62,6 +62,7 @@ def small_settings(models: Path, rules: list[dict[str, Any]] = OPEN_RULES) -> di
         "ab.min_users_per_arm": 1,
         "launch.traffic_share": 0.5,
         "airflow.retries": 0,
+        "airflow.schedule": None,  # a run of its own would take the only place
     }
 
 
