@@ -62,7 +62,7 @@ def _tiny_talker(wheels: Path, out: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = AutoModelForCausalLM.from_pretrained(out)
     with torch.no_grad():
-        embedding = model.get_input_embeddings().weight
+        embedding = model.get_parameter("model.embed_tokens.weight")
         embedding[:, 0] = 0.1
         embedding[[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(".")], 0] = 0.7
     model.save_pretrained(out)
