@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +167,21 @@ def shared_data() -> Path:
             f"real data folder {SHARED_DATA.relative_to(PROJECT.parent)} is missing beside the project"
         )
     return SHARED_DATA
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[Any]:
+    """A client of an S3 server of this module's own; the environment leads there, as a user's would."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        yield boto3.client("s3")
+    server.stop()

@@ -2,11 +2,9 @@ import gzip
 import hashlib
 from pathlib import Path
 
-import boto3
 import pytest
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
-from moto.server import ThreadedMotoServer
 
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.traffic.logs import LogsError, _place, open_partition, pin_logs, read_pinned
@@ -113,19 +111,9 @@ def test_a_wrong_pin_document_is_refused(tmp_path, document, message):
 
 
 @pytest.fixture(scope="module")
-def s3():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="traffic")
-        yield client
-    server.stop()
+def s3(s3_server):
+    s3_server.create_bucket(Bucket="traffic")
+    return s3_server
 
 
 def test_s3_is_listed_pinned_and_read_as_a_folder_is(s3, tmp_path):
