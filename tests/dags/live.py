@@ -1,6 +1,7 @@
 """A real Airflow for tests: started on a free port in a home of its own, driven over its REST API."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -148,9 +149,21 @@ class LiveAirflow:
         return sorted(item["task_instance"]["task_id"] for item in found)
 
     def question(self, run: str, task: str, seconds: float = 60) -> dict[str, Any]:
-        """Wait until a task asks; returns its question as the UI shows it."""
+        """Wait until a task asks and can be answered; returns its question as the UI shows it.
+
+        The scheduler takes the end of the asking process for a failure of the task if the answer is there
+        first (Airflow 3.3.2), so this waits until it has seen that end.
+        """
         self.wait_for_state(run, task, "awaiting_input", seconds)
+        ended = re.compile(
+            rf"Received executor event with state success .*task_id='{task}', run_id='{re.escape(run)}'"
+        )
+        self.until(f"{task}'s process has ended", lambda: ended.search(self.scheduler_log()), 30)
         return self.question_now(run, task)
+
+    def scheduler_log(self) -> str:
+        """What the scheduler has written so far."""
+        return self.services.log("scheduler").read_text(encoding="utf-8", errors="replace")
 
     def question_now(self, run: str, task: str) -> dict[str, Any]:
         """A task's question as the UI shows it now, whatever the task's state."""
