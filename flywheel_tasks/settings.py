@@ -224,36 +224,6 @@ class Evaluate(Section):
     samples: Positive
 
 
-class GateRule(Section):
-    """One threshold on one metric: ``<stage>.<path in its metrics file>``."""
-
-    metric: str
-    min: float | None = None
-    max: float | None = None
-
-    @model_validator(mode="after")
-    def _bounded(self) -> "GateRule":
-        if self.min is None and self.max is None:
-            raise ValueError(f"{self.metric}: a rule needs min, max or both")
-        return self
-
-
-class Overfitting(Section):
-    """The paper's rule against overfitting the reward model, on pointwise win rates (docs/evaluation.md)."""
-
-    below: Share  # each source's win rate must be below this
-    user_high: Share  # a user win rate from here on is high ...
-    internal_low: Share  # ... and together with an internal one below this it blocks
-    max_divergence: Share  # of user minus internal win rate, either way
-
-
-class Gate(Section):
-    """The rules that a candidate must pass."""
-
-    rules: Annotated[tuple[GateRule, ...], Field(min_length=1)]
-    overfitting: Overfitting
-
-
 class Launch(Section):
     """Share of users in each arm of the A/B test."""
 
@@ -315,7 +285,6 @@ class Settings(Section):
     dpo: Dpo
     rl: Rl
     evaluate: Evaluate
-    gate: Gate
     launch: Launch
     approval: Approval
     registry: Registry

@@ -127,7 +127,8 @@ def build_workspace(root: Path, overrides: Mapping[str, Any] | None = None) -> P
     """dvc.yaml, code and params.yaml with some values changed (``{"rl.steps": 2}``), in ``root``."""
     root.mkdir(parents=True, exist_ok=True)
     shutil.copy(PROJECT / "dvc.yaml", root / "dvc.yaml")
-    shutil.copy(PROJECT / ".dvcignore", root / ".dvcignore")
+    for name in (".dvcignore", "gate_rules.yaml"):
+        shutil.copy(PROJECT / name, root / name)
     ignore = shutil.ignore_patterns("__pycache__")
     for folder in ("flywheel_tasks", "data_contracts", "dags"):
         shutil.copytree(PROJECT / folder, root / folder, ignore=ignore, dirs_exist_ok=True)

@@ -19,7 +19,7 @@ def _changed(tmp_path: Path, change) -> Path:
 
 
 def test_the_projects_settings_are_valid():
-    assert load_settings(PARAMS).gate.rules
+    assert load_settings(PARAMS).evaluate.prompts
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,6 @@ def test_the_projects_settings_are_valid():
         (lambda raw: raw["rl"].update(steps=0), r"rl\.steps: .*greater than 0"),
         (lambda raw: raw["split"]["shares"].update(evaluation=0.5), "add up to 1"),
         (lambda raw: raw["split"]["shares"].pop("evaluation"), "must name exactly"),
-        (lambda raw: raw["gate"].update(rules=[]), r"gate\.rules"),
-        (lambda raw: raw["gate"].update(rules=[{"metric": "a.b"}]), "needs min, max or both"),
         (lambda raw: raw["signal_models"].update(used=["applause"]), "not trained: applause"),
         (lambda raw: raw["launch"].update(traffic_share=0.6), "less than or equal to 0.5"),
         (lambda raw: raw.update(seed=-1), "seed"),

@@ -23,8 +23,12 @@ def _figure(value: Any) -> str:
 
 def _limits(reason: dict[str, Any]) -> str:
     words = (("min", "at least"), ("max", "at most"))
-    parts = [f"{word} {reason[key]}" for key, word in words if reason.get(key) is not None]
+    limits = (reason.get("warn") if reason["outcome"] == "warn" else reason.get("block")) or {}
+    parts = [f"{word} {limits[key]}" for key, word in words if limits.get(key) is not None]
     return ", ".join(parts)
+
+
+_MARKS = {"pass": "[green]pass[/]", "warn": "[yellow]WARN[/]", "block": "[red]BLOCK[/]"}
 
 
 def _show_verdict(verdict: dict[str, Any]) -> None:
@@ -34,8 +38,7 @@ def _show_verdict(verdict: dict[str, Any]) -> None:
     for heading in ("", "metric", "value", "limit"):
         table.add_column(heading)
     for reason in verdict["reasons"]:
-        mark = "[green]pass[/]" if reason["passed"] else "[red]BLOCK[/]"
-        table.add_row(mark, reason["metric"], _figure(reason["value"]), _limits(reason))
+        table.add_row(_MARKS[reason["outcome"]], reason["metric"], _figure(reason["value"]), _limits(reason))
     console.print(table)
 
 

@@ -3,11 +3,13 @@
 A blocked candidate is a result, not an error: the stage succeeds and what follows reads the verdict.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from flywheel_tasks.evaluation.rules import judge
+from flywheel_tasks.evaluation.gate_rules import FILE, load_rules
+from flywheel_tasks.evaluation.rules import judge, verdict_of
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.report.approval import render_approval
 from flywheel_tasks.report.contents import Contents, read_curve
@@ -21,17 +23,20 @@ def run(io: StageIO) -> Mapping[str, Any]:
     """Write ``gate/verdict.json``, ``gate/report.html`` and ``gate/approval.md``.
 
     Returns:
-        metrics: ``passed`` (1 or 0) and how many rules passed and failed.
+        metrics: ``passed`` (1 where nothing blocks, else 0) and how many rules passed, warned and failed.
+
+    Raises:
+        GateRulesError: the rules themselves are wrong.
     """
     metrics = {
         PurePosixPath(dep).stem: read_json(io.dep(dep)) for dep in io.stage.deps if dep.startswith("metrics/")
     }
-    reasons = judge(io.settings.gate, metrics)
-    passed = all(reason.passed for reason in reasons)
+    reasons = judge(load_rules(io.dep(FILE)), metrics)
+    outcome = verdict_of(reasons)
     generation = read_json(io.dep("inputs/generation.json"))
     verdict = {
         "generation": generation["generation"],
-        "verdict": "pass" if passed else "block",
+        "verdict": outcome,
         "model_digest": tree_digest(io.dep("models/policy")),
         "reasons": [reason.as_dict() for reason in reasons],
     }
@@ -48,8 +53,11 @@ def run(io: StageIO) -> Mapping[str, Any]:
     )
     io.out("gate/report.html").write_text(render_page(contents), encoding="utf-8")
     io.out("gate/approval.md").write_text(render_approval(contents), encoding="utf-8")
-    failed = sum(not reason.passed for reason in reasons)
-    return {"passed": int(passed), "rules": {"passed": len(reasons) - failed, "failed": failed}}
+    counts = Counter(reason.outcome for reason in reasons)
+    return {
+        "passed": int(outcome != "block"),
+        "rules": {"passed": counts["pass"], "warned": counts["warn"], "failed": counts["block"]},
+    }
 
 
 def simulated_parts(io: StageIO) -> dict[str, bool | None]:

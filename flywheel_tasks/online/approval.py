@@ -17,6 +17,7 @@ from flywheel_tasks.storage.registry_state import Decision, Kind
 POLICY = "models/policy"
 VERDICT = "gate/verdict.json"
 GATE_TEXT = "gate/approval.md"
+LAUNCHABLE = ("pass", "warn")  # a warning is for the approver to weigh; all else blocks
 
 
 class ApprovalError(ValueError):
@@ -24,7 +25,7 @@ class ApprovalError(ValueError):
 
 
 class GateBlockedError(ApprovalError):
-    """The gate's verdict is not a pass; the message has its reasons."""
+    """The gate's verdict blocks; the message has its reasons."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ def registry_of(root: Path) -> Registry:
 
 
 def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
-    """Read a gate's verdict and check that it passes, and that it is about this model.
+    """Read a gate's verdict and check that it does not block, and that it is about this model.
 
     Args:
         verdict: ``gate/verdict.json``.
         model: the candidate's folder.
 
     Raises:
-        GateBlockedError: it is not a pass.
+        GateBlockedError: it blocks.
         ApprovalError: it is about another model, or malformed.
     """
     found = read_json(verdict)
@@ -70,8 +71,8 @@ def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
         raise ApprovalError(
             f"{verdict}: not a verdict: generation, verdict, model_digest, reasons must be there"
         )
-    if found["verdict"] != "pass":
-        failed = [str(reason["reason"]) for reason in found["reasons"] if not reason.get("passed")]
+    if found["verdict"] not in LAUNCHABLE:
+        failed = [str(reason["reason"]) for reason in found["reasons"] if reason.get("outcome") == "block"]
         lines = "\n".join(f"- {line}" for line in failed or ["no reason is given"])
         raise GateBlockedError(f"the gate does not pass generation {found['generation']}:\n{lines}")
     if (digest := tree_digest(model)) != found["model_digest"]:

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from flywheel_tasks.online.approval import LAUNCHABLE
 from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.stage import die_with_parent
@@ -84,7 +85,7 @@ def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
         model_digest=shown[0],
         verdict_digest=shown[1],
         decision="approve",
-        by="policy: approval.local, a passing gate",
+        by="policy: approval.local, a gate that does not block",
     )
     return True
 
@@ -112,7 +113,7 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
     say(f"Generation {name}: data, training, evaluation, gate (dvc repro gate)")
     runner.reproduce(root, "gate")
     verdict = read_json(root / "gate/verdict.json")
-    if verdict["verdict"] != "pass":
+    if verdict["verdict"] not in LAUNCHABLE:
         return Outcome(name, "blocked", verdict)
     if not _approve_by_policy(root, verdict):
         return Outcome(name, "waiting", verdict)

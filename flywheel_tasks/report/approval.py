@@ -9,6 +9,7 @@ from flywheel_tasks.report.contents import Contents, most_different
 from flywheel_tasks.report.figures import MISSING, estimate_note, get, is_estimate, percent, rl_gain, words
 
 EXAMPLES = 3
+BADGES = {"pass": "PASS", "warn": "PASS WITH WARNINGS", "block": "BLOCKED"}
 _LONGEST = 400
 # What a Markdown reader, a browser or a template engine could take for its own. Of the word characters that
 # is only the underscore and "www"; a dash or a "1." is active at the start of a line.
@@ -47,8 +48,8 @@ def render_approval(contents: Contents) -> str:
     Args:
         contents: what the gate knows.
     """
-    verdict = "PASS" if contents.passed else "BLOCKED"
-    parts = [f"# {verdict}: generation {escape(str(contents.generation['generation']))}", _lead(contents)]
+    generation = escape(str(contents.generation["generation"]))
+    parts = [f"# {BADGES[contents.outcome]}: generation {generation}", contents.lead()]
     if note := contents.simulation_note():
         parts.append(f"**Simulated.** {note}" if any(contents.simulated.values()) else note)
     parts += [_reasons(contents), _win_rates(contents.metrics), _production(contents.metrics)]
@@ -58,17 +59,9 @@ def render_approval(contents: Contents) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _lead(contents: Contents) -> str:
-    reasons = contents.verdict["reasons"]
-    failed = [reason for reason in reasons if not reason["passed"]]
-    if not failed:
-        return f"All {len(reasons)} gate rules hold. Approving starts the A/B test of this model."
-    return f"{len(failed)} of {len(reasons)} gate rules fail. This model is not launched."
-
-
 def _reasons(contents: Contents) -> str:
-    marks = {True: "✓", False: "✗"}
-    lines = [f"- {marks[bool(r['passed'])]} {escape(r['reason'])}" for r in contents.verdict["reasons"]]
+    marks = {"pass": "✓", "warn": "△", "block": "✗"}
+    lines = [f"- {marks[r['outcome']]} {escape(r['reason'])}" for r in contents.verdict["reasons"]]
     return "## Reasons\n\n" + "\n".join(lines)
 
 

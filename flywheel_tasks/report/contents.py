@@ -46,9 +46,28 @@ class Contents:
     simulated: Mapping[str, bool | None]
 
     @property
-    def passed(self) -> bool:
-        """Whether every rule holds."""
-        return bool(self.verdict["verdict"] == "pass")
+    def outcome(self) -> str:
+        """The verdict: pass, warn or block."""
+        return str(self.verdict["verdict"])
+
+    def reasons(self, outcome: str) -> list[Mapping[str, Any]]:
+        """The rules with this outcome."""
+        return [reason for reason in self.verdict["reasons"] if reason["outcome"] == outcome]
+
+    def lead(self) -> str:
+        """One or two sentences on what the verdict means."""
+        count = len(self.verdict["reasons"])
+        if self.outcome == "block":
+            blocking = len(self.reasons("block"))
+            fail = "fails" if blocking == 1 else "fail"
+            return f"{blocking} of {count} gate rules {fail}. This model is not launched."
+        if warned := len(self.reasons("warn")):
+            warn = "warns" if warned == 1 else "warn"
+            return (
+                f"No gate rule fails, {warned} of {count} {warn}. Weigh them: approving starts the A/B test "
+                "of this model."
+            )
+        return f"All {count} gate rules hold. Approving starts the A/B test of this model."
 
     def simulation_note(self) -> str:
         """One sentence on what of this generation is simulated; empty where all is real."""

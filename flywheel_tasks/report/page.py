@@ -7,6 +7,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from flywheel_tasks.report import figures
+from flywheel_tasks.report.approval import BADGES
 from flywheel_tasks.report.contents import Contents, most_different
 
 EXAMPLES = 10
@@ -50,7 +51,7 @@ def render_page(contents: Contents) -> str:
     return environment.get_template("report.html").render(
         css=Markup(templates["report.css"]),  # noqa: S704 - our own file
         contents=contents,
-        failed=[reason for reason in contents.verdict["reasons"] if not reason["passed"]],
+        badge=BADGES[contents.outcome],
         note=contents.simulation_note(),
         win_rates=figures.win_rate_bars(contents),
         gap=(evaluate.get("divergence") or {}).get("pointwise"),

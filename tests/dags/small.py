@@ -65,8 +65,9 @@ def train(io):
 def gate(io):
     generation = read_json(io.dep("inputs/generation.json"))["generation"]
     passed = io.dep("wish.txt").read_text().strip() == "pass"
-    reason = {"metric": "evaluate.win_rate", "value": 0.55 if passed else 0.71, "min": 0.45, "max": 0.65,
-              "passed": passed, "reason": "win rate 0.55 is within 0.45 to 0.65" if passed
+    reason = {"metric": "evaluate.win_rate", "value": 0.55 if passed else 0.71,
+              "block": {"min": 0.45, "max": 0.65}, "outcome": "pass" if passed else "block",
+              "reason": "win rate 0.55 is within 0.45 to 0.65" if passed
               else "win rate 0.71 is above 0.65: the model fits the judge, not the users"}
     write_json({"generation": generation, "verdict": "pass" if passed else "block",
                 "model_digest": tree_digest(io.dep("models/policy")), "reasons": [reason]},

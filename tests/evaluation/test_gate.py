@@ -28,7 +28,9 @@ def test_a_pass_is_bound_to_the_model(gate_io: Callable[..., Any]) -> None:
     assert verdict["verdict"] == "pass"
     assert verdict["generation"] == "g0001"
     assert verdict["model_digest"] == tree_digest(io.root / "models/policy")
-    assert {"metric", "value", "min", "max", "passed", "reason"} == set(verdict["reasons"][0])
+    assert {"metric", "outcome", "value", "low", "high", "block", "warn", "reason"} == set(
+        verdict["reasons"][0]
+    )
     assert found["passed"] == 1
     approval = (io.root / "gate/approval.md").read_text()
     assert approval.startswith("# PASS: generation g0001")
@@ -42,7 +44,7 @@ def test_a_block_is_a_result_and_not_an_error(gate_io: Callable[..., Any]) -> No
     verdict = read_json(io.root / "gate/verdict.json")
     assert verdict["verdict"] == "block"
     assert found["passed"] == 0
-    assert found["rules"]["failed"] == sum(not reason["passed"] for reason in verdict["reasons"]) > 0
+    assert found["rules"]["failed"] == sum(reason["outcome"] == "block" for reason in verdict["reasons"]) > 0
     assert (io.root / "gate/approval.md").read_text().startswith("# BLOCKED")
     assert "BLOCKED" in (io.root / "gate/report.html").read_text()
 
@@ -86,11 +88,11 @@ def test_what_is_simulated_is_read_from_the_settings(
     params = yaml.safe_load((io.root / "params.yaml").read_text())
     params["label"]["annotator"], params["logs"]["source"] = annotator, source
     (io.root / "params.yaml").write_text(yaml.safe_dump(params))
-    stage = dataclasses.replace(io.stage, params=("gate", "logs", "label"))
+    stage = dataclasses.replace(io.stage, params=("logs", "label"))
     seen = StageIO(stage, io.root, load_settings(io.root / "params.yaml"))
     assert simulated_parts(seen) == {"users": source == "simulated", "annotators": annotator == "simulated"}
     unseen = StageIO(
-        dataclasses.replace(io.stage, params=("gate",)), io.root, load_settings(io.root / "params.yaml")
+        dataclasses.replace(io.stage, params=()), io.root, load_settings(io.root / "params.yaml")
     )
     assert simulated_parts(unseen) == {"users": None, "annotators": None}
 

@@ -6,55 +6,106 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel_tasks.evaluation.rules import apply, judge, number
-from flywheel_tasks.settings import GateRule, load_settings
+from flywheel_tasks.evaluation.gate_rules import GateRulesError, Limit, Rule, load_rules
+from flywheel_tasks.evaluation.measured import number
+from flywheel_tasks.evaluation.rules import SEVERITY, apply, judge, verdict_of
 from tests.evaluation.handmade import metrics
 
-GATE = load_settings(Path(__file__).resolve().parents[2] / "params.yaml").gate
+RULES = load_rules(Path(__file__).resolve().parents[2] / "gate_rules.yaml")
+
+
+def having(found: dict[str, Any], outcome: str) -> list[str]:
+    return [reason.reason for reason in judge(RULES, found) if reason.outcome == outcome]
 
 
 def failed(found: dict[str, Any]) -> list[str]:
-    return [reason.reason for reason in judge(GATE, found) if not reason.passed]
+    return having(found, "block")
 
 
 def test_healthy_win_rates_pass_the_default_rules() -> None:
-    assert failed(metrics(user=0.60, internal=0.57)) == []
+    assert verdict_of(judge(RULES, metrics(user=0.60, internal=0.57))) == "pass"
+
+
+@pytest.mark.parametrize("n", [30, 1_000, 100_000])
+def test_healthy_win_rates_pass_whatever_the_number_of_prompts(n: int) -> None:
+    from flywheel_tasks.evaluation.intervals import difference, share
+
+    found = metrics(user=0.60, internal=0.57)
+    rates = {
+        name: share([1.0] * round(p * n) + [0.0] * (n - round(p * n)), list(range(n)))
+        for name, p in (("user", 0.60), ("internal", 0.57))
+    }
+    found["evaluate"]["win_rate"]["pointwise"] |= rates
+    found["evaluate"]["divergence"]["pointwise"] = difference(rates["user"], rates["internal"])
+    assert failed(found) == []
 
 
 def test_v12_of_the_paper_is_blocked() -> None:
     reasons = failed(metrics(user=0.707, internal=0.437))
     assert any("pointwise.user is 0.707" in r and "not below 0.65" in r for r in reasons)
-    assert any("internal is 0.437" in r and "better for users only" in r for r in reasons)
+    assert any("internal is 0.437" in r and "below the minimum of 0.5" in r for r in reasons)
     assert any("divergence.pointwise (user minus internal) is 0.27" in r for r in reasons)
 
 
 @pytest.mark.parametrize(
-    ("user", "internal", "blocked"),
-    [(0.6499, 0.60, False), (0.65, 0.60, True), (0.60, 0.65, True), (0.62, 0.48, True), (0.58, 0.48, False)],
+    ("user", "internal", "outcome"),
+    [
+        (0.60, 0.60, "pass"),
+        (0.6001, 0.60, "warn"),
+        (0.6499, 0.60, "warn"),
+        (0.65, 0.62, "block"),
+        (0.60, 0.65, "block"),
+        (0.52, 0.50, "pass"),
+        (0.52, 0.4999, "block"),
+        (0.44, 0.50, "block"),
+        (0.47, 0.50, "warn"),
+    ],
 )
-def test_limits_of_the_overfitting_rule(user: float, internal: float, blocked: bool) -> None:
-    assert bool(failed(metrics(user=user, internal=internal))) == blocked
+def test_limits_of_the_overfitting_rule(user: float, internal: float, outcome: str) -> None:
+    found = metrics(user=user, internal=internal)
+    found["evaluate"]["divergence"]["pointwise"] |= {"low": -0.5, "high": 0.5}
+    assert verdict_of(judge(RULES, found)) == outcome
 
 
-def test_a_gap_that_may_be_noise_does_not_block() -> None:
-    found = metrics(user=0.64, internal=0.41)
+def test_only_a_gap_that_cannot_be_noise_blocks() -> None:
+    found = metrics(user=0.60, internal=0.50)
     gap = found["evaluate"]["divergence"]["pointwise"]
+    gap |= {"low": 0.01, "high": 0.19}
     assert any("the sources disagree" in reason for reason in failed(found))
-    gap |= {"low": -0.05, "high": 0.51}
-    assert not any("divergence" in reason for reason in failed(found))
+    gap |= {"low": -0.01, "high": 0.21}
+    assert failed(found) == []
     gap |= {"low": None, "high": None}
     assert any("the sources disagree" in reason for reason in failed(found)), "no interval: fail closed"
+    gap |= {"value": 0.05}
+    assert failed(found) == [], "a gap this small is none, whatever its interval"
+    gap |= {"value": 0.24, "low": -0.01, "high": 0.49}
+    assert any("no gap at all" in reason for reason in having(found, "warn"))
 
 
-def test_failures_come_first_and_name_value_interval_and_limit() -> None:
-    reasons = judge(GATE, metrics(false_refusal=0.35))
-    assert [reason.passed for reason in reasons] == sorted(reason.passed for reason in reasons)
+def test_the_worst_comes_first_and_names_value_interval_and_limit() -> None:
+    reasons = judge(RULES, metrics(user=0.62, false_refusal=0.35))
+    order = [SEVERITY[reason.outcome] for reason in reasons]
+    assert order == sorted(order)
+    assert set(order) == {0, 1, 2}
     assert reasons[0].reason == (
         "evaluate.production.false_refusal.candidate is 0.35 (95% interval 0.25 to 0.45, n = 60), "
-        "above the maximum of 0.2."
+        "above the maximum of 0.2: blocked."
     )
+    assert (reasons[0].value, reasons[0].low, reasons[0].high) == (
+        0.35,
+        pytest.approx(0.25),
+        pytest.approx(0.45),
+    )
+    assert (reasons[0].block, reasons[0].warn) == ({"min": None, "max": 0.2}, {"min": None, "max": 0.1})
 
 
+def test_between_the_limits_is_a_warning() -> None:
+    (reason,) = (r for r in judge(RULES, metrics(false_refusal=0.15)) if "false_refusal" in r.metric)
+    assert reason.outcome == "warn"
+    assert "above the maximum of 0.1: look before you launch" in reason.reason
+
+
+@pytest.mark.parametrize("kind", ["block", "warn"])
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -66,18 +117,19 @@ def test_failures_come_first_and_name_value_interval_and_limit() -> None:
         ([0.6], "is not a number but list"),
         ({"low": 0.5}, "is a group of metrics"),
         ({"value": None, "low": None, "high": None}, "is null"),
+        ({"value": None, "reason": "no judge is set"}, "was not measured: no judge is set"),
     ],
 )
-def test_what_is_no_number_fails(value: Any, words: str) -> None:
-    reason = apply(GateRule(metric="s.x", min=0.0), {"s": {"x": value}})
-    assert not reason.passed
+def test_what_is_no_number_blocks_under_any_limit(value: Any, words: str, kind: str) -> None:
+    reason = apply(Rule(metric="s.x", **{kind: Limit(min=0.0)}), {"s": {"x": value}})
+    assert reason.outcome == "block"
     assert reason.value is None
     assert words in reason.reason
 
 
-@pytest.mark.parametrize("metric", ["s.y", "other.x", "s.x.deeper", "s"])
-def test_a_missing_metric_fails(metric: str) -> None:
-    assert not apply(GateRule(metric=metric, min=0.0), {"s": {"x": 1.0}}).passed
+@pytest.mark.parametrize("metric", ["s.y", "other.x", "s.x.deeper", "s.x.value.deeper"])
+def test_a_missing_metric_blocks(metric: str) -> None:
+    assert apply(Rule(metric=metric, warn=Limit(min=0.0)), {"s": {"x": 1.0}}).outcome == "block"
 
 
 @pytest.mark.parametrize(("user", "internal"), [(None, 0.5), (0.5, None)])
@@ -85,13 +137,38 @@ def test_overfitting_needs_both_sources(user: float | None, internal: float | No
     assert failed(metrics(user=user, internal=internal))
 
 
+def test_no_reason_at_all_blocks() -> None:
+    assert verdict_of([]) == "block"
+
+
 @given(value=st.floats(-2, 2), low=st.floats(-1, 1), high=st.floats(-1, 1))
 def test_limits_are_inclusive_and_exact(value: float, low: float, high: float) -> None:
-    reason = apply(GateRule(metric="s.x", min=low, max=high), {"s": {"x": value}})
-    assert reason.passed == (low <= value <= high)
+    low, high = min(low, high), max(low, high)
+    reason = apply(Rule(metric="s.x", block=Limit(min=low, max=high)), {"s": {"x": value}})
+    assert (reason.outcome == "pass") == (low <= value <= high)
 
 
 def test_rounding_never_shows_a_value_at_a_limit_that_it_misses() -> None:
     assert number(0.449999, 0.45) == "0.449999"
     assert number(0.45, 0.45) == "0.45"
     assert number(1 / 3, 0.45) == "0.3333"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("rules: [", "not YAML"),
+        ("rules: []\noverfitting: {high: 1, target: 1, internal_low: 0, gap: 1, wide_gap: 1}", "rules: "),
+        ("rules: [{metric: a.b}]", "needs block, warn or both"),
+        ("rules: [{metric: a.b, block: {}}]", "needs min, max or both"),
+        ("rules: [{metric: a.b, block: {min: 2, max: 1}}]", "min 2 is above max 1"),
+        ("rules: [{metric: a.b, blok: {min: 2}}]", r"rules\.0\.blok: Extra inputs"),
+        ("rules: [{metric: a.b, block: {min: 2}}]", "overfitting: Field required"),
+        ("rules: [{metric: a.b, block: {min: .nan}}]", "finite|number"),
+    ],
+)
+def test_a_wrong_rule_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "gate_rules.yaml"
+    path.write_text(text)
+    with pytest.raises(GateRulesError, match=complaint):
+        load_rules(path)

@@ -6,20 +6,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from flywheel_tasks.pipeline import runner
 
 # The tiny model says nothing of sense, so limits that judge sense are opened; the rules themselves still run.
-OPEN_RULES = [
-    {"metric": "evaluate.win_rate.pointwise.user", "min": 0.0, "max": 1.0},
-    {"metric": "evaluate.win_rate.pairwise.user", "min": 0.0, "max": 1.0},
-    {"metric": "evaluate.production.false_refusal.candidate", "max": 1.0},
-    {"metric": "train_pointwise_rm.heldout.accuracy.value", "min": 0.0},
-]
+OPEN_RULES: dict[str, Any] = {
+    "rules": [
+        {"metric": "evaluate.win_rate.pointwise.user", "block": {"min": 0.0, "max": 1.0}},
+        {"metric": "evaluate.win_rate.pairwise.user", "block": {"min": 0.0, "max": 1.0}},
+        {"metric": "evaluate.production.false_refusal.candidate", "block": {"max": 1.0}},
+        {"metric": "train_pointwise_rm.heldout.accuracy.value", "block": {"min": 0.0}},
+    ],
+    "overfitting": {"high": 1.0, "target": 1.0, "internal_low": 0.0, "gap": 1.0, "wide_gap": 1.0},
+}
 # No model reaches this: the gate must block.
-CLOSED_RULES = [*OPEN_RULES, {"metric": "evaluate.win_rate.pointwise.user", "min": 1.01}]
+CLOSED_RULES = {
+    **OPEN_RULES,
+    "rules": [*OPEN_RULES["rules"], {"metric": "evaluate.win_rate.pointwise.user", "block": {"min": 1.01}}],
+}
 
 
-def small_settings(models: Path, rules: list[dict[str, Any]] = OPEN_RULES) -> dict[str, Any]:
+def small_settings(models: Path) -> dict[str, Any]:
     """Overrides of params.yaml."""
     lora = {"rank": 4, "alpha": 8, "layers": 2}
     return {
@@ -56,8 +64,6 @@ def small_settings(models: Path, rules: list[dict[str, Any]] = OPEN_RULES) -> di
         "rl.heldout_prompts": 4,
         "rl.lora": lora,
         "evaluate.prompts": 8,
-        "gate.rules": rules,
-        "gate.overfitting": {"below": 1.0, "user_high": 1.0, "internal_low": 0.0, "max_divergence": 1.0},
         "ab.duration_minutes": 0.05,
         "ab.min_users_per_arm": 1,
         "launch.traffic_share": 0.5,
@@ -66,9 +72,15 @@ def small_settings(models: Path, rules: list[dict[str, Any]] = OPEN_RULES) -> di
     }
 
 
+def write_gate_rules(root: Path, rules: dict[str, Any]) -> None:
+    """Give a workspace gate rules of its own."""
+    (root / "gate_rules.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
+
+
 def make_repository(root: Path, make_workspace: Callable[..., Path], settings: dict[str, Any]) -> Path:
     """A git and DVC repository in ``root`` with a remote beside it, as a team would have."""
     make_workspace(root, settings)
+    write_gate_rules(root, OPEN_RULES)
     shutil.copy(Path(__file__).resolve().parents[2] / ".gitignore", root / ".gitignore")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
     subprocess.run([*git, "init", "-q"], cwd=root, check=True)

@@ -13,7 +13,7 @@ from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.local import run_generation
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import open_registry
-from tests.generation.small import CLOSED_RULES, metrics_of, stages_run
+from tests.generation.small import CLOSED_RULES, metrics_of, stages_run, write_gate_rules
 
 pytestmark = pytest.mark.slow
 
@@ -96,10 +96,10 @@ def test_a_blocked_candidate_is_not_launched(launched):
     """Last: it changes the workspace's rules."""
     root = launched.root
     settings = yaml.safe_load((root / "params.yaml").read_text())
-    settings["gate"]["rules"] = CLOSED_RULES
     settings["logs"]["source"] = "files"  # those of g0001: all but the gate is there already
     (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    write_gate_rules(root, CLOSED_RULES)
     outcome = run_generation(root, generation="g0002", seed=None, say=print)
     assert outcome.status == "blocked"
-    assert [r["metric"] for r in outcome.verdict["reasons"] if not r["passed"]]
+    assert [r["metric"] for r in outcome.verdict["reasons"] if r["outcome"] == "block"]
     assert "g0002" not in open_registry("registry", root).state().experiments

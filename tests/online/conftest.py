@@ -28,8 +28,13 @@ def write_model(root: Path, text: str = "candidate") -> str:
 def write_verdict(root: Path, verdict: str = "pass", digest: str | None = None) -> None:
     """Write gate/verdict.json and gate/approval.md for the candidate."""
     digest = digest or tree_digest(root / "models/policy")
-    failed = {"metric": "evaluate.win_rate", "value": 0.71, "passed": False, "reason": "win rate above 0.65"}
-    reasons = [failed] if verdict != "pass" else [{**failed, "passed": True, "reason": "win rate within"}]
+    failed = {
+        "metric": "evaluate.win_rate",
+        "value": 0.71,
+        "outcome": "block",
+        "reason": "win rate above 0.65",
+    }
+    reasons = [failed] if verdict != "pass" else [{**failed, "outcome": "pass", "reason": "win rate within"}]
     write_json(
         {"generation": "g0001", "verdict": verdict, "model_digest": digest, "reasons": reasons},
         root / "gate/verdict.json",

@@ -85,6 +85,11 @@ def test_a_blocked_model_is_refused_even_if_approved(root: Path) -> None:
         launch_request(root)
 
 
+def test_a_warning_may_be_launched(root: Path) -> None:
+    write_verdict(root, "warn")
+    assert launch_request(root).generation == "g0001"
+
+
 @pytest.mark.parametrize("verdict", ["", "PASS", "block"])
 def test_only_pass_passes(root: Path, verdict: str) -> None:
     write_verdict(root, verdict)

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from flywheel_tasks.evaluation.rules import judge
+from flywheel_tasks.evaluation.gate_rules import load_rules
+from flywheel_tasks.evaluation.rules import judge, verdict_of
 from flywheel_tasks.report.contents import Contents, Curve
-from flywheel_tasks.settings import load_settings
 from tests.evaluation.handmade import metrics, replies
 
 
 @pytest.fixture
 def contents() -> Callable[..., Contents]:
     """``contents(user=0.6, internal=0.57, planted="")``."""
-    gate = load_settings(Path(__file__).resolve().parents[2] / "params.yaml").gate
+    rules = load_rules(Path(__file__).resolve().parents[2] / "gate_rules.yaml")
 
     def make(planted: str = "", simulated: dict[str, bool | None] | None = None, **rates: Any) -> Contents:
         found = metrics(**rates)
-        reasons = [reason.as_dict() for reason in judge(gate, found)]
+        reasons = judge(rules, found)
         return Contents(
             generation={
                 "generation": "g0001",
@@ -28,9 +28,9 @@ def contents() -> Callable[..., Contents]:
             },
             verdict={
                 "generation": "g0001",
-                "verdict": "pass" if all(reason["passed"] for reason in reasons) else "block",
+                "verdict": verdict_of(reasons),
                 "model_digest": "sha256:" + "12" * 32,
-                "reasons": reasons,
+                "reasons": [reason.as_dict() for reason in reasons],
             },
             verdict_digest="sha256:" + "ef" * 32,
             metrics=found,

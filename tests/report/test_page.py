@@ -55,6 +55,13 @@ def test_the_page_is_one_file_with_the_verdict_first(contents: Callable[..., Any
     assert "prefers-color-scheme: dark" in page
 
 
+def test_a_warning_is_neither_a_pass_nor_a_block(contents: Callable[..., Any]) -> None:
+    page = render_page(contents(false_refusal=0.15))
+    assert '<header class="warn">' in page
+    assert "PASS WITH WARNINGS" in page
+    assert page.count('<li class="warn">') == 1
+
+
 def test_figures_reach_the_page(contents: Callable[..., Any]) -> None:
     page = render_page(contents())
     for text in (

@@ -1,0 +1,93 @@
+"""``gate_rules.yaml``: the limits of the gate, typed; an unknown key or an empty limit is an error that names it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
+
+from flywheel_tasks.settings import Section, Share
+
+FILE = "gate_rules.yaml"
+
+
+class GateRulesError(ValueError):
+    """The rules are missing, are not YAML, or break a rule themselves; the message names the file and the key."""
+
+
+class Limit(Section):
+    """Bounds of a metric, both inclusive; at least one is set."""
+
+    min: FiniteFloat | None = None
+    max: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "Limit":
+        if self.min is None and self.max is None:
+            raise ValueError("a limit needs min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is within the bounds (NaN is not)."""
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+
+class Rule(Section):
+    """Limits on one metric, ``<stage>.<path in its metrics file>``."""
+
+    metric: Annotated[str, Field(pattern=r"^\w+(\.[\w-]+)+$")]
+    block: Limit | None = None
+    warn: Limit | None = None
+
+    @model_validator(mode="after")
+    def _limited(self) -> "Rule":
+        if self.block is None and self.warn is None:
+            raise ValueError(f"{self.metric}: a rule needs block, warn or both")
+        return self
+
+
+class Overfitting(Section):
+    """The paper's rule against overfitting the reward model, on pointwise win rates (METHOD, offline evaluation)."""
+
+    high: Share  # a source's win rate from here on blocks
+    target: Share  # ... and above this it warns
+    internal_low: Share  # an internal win rate below this blocks
+    gap: Share  # a user/internal gap above this that cannot be noise blocks
+    wide_gap: Share  # ... and above this it warns although it may be noise
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Overfitting":
+        if self.target > self.high or self.gap > self.wide_gap:
+            raise ValueError("target must not be above high, nor gap above wide_gap")
+        return self
+
+
+class GateRules(Section):
+    """Everything that a candidate is held against."""
+
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    overfitting: Overfitting
+
+
+def load_rules(path: Path) -> GateRules:
+    """Read and check the rules.
+
+    Args:
+        path: ``gate_rules.yaml``.
+
+    Raises:
+        GateRulesError: it is missing, not YAML, or a key is unknown, missing or out of range.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise GateRulesError(f"{path}: no such file") from error
+    except yaml.YAMLError as error:
+        raise GateRulesError(f"{path}: not YAML: {error}") from error
+    try:
+        return GateRules.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
+        raise GateRulesError("\n".join(lines)) from error

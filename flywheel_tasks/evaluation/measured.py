@@ -1,0 +1,77 @@
+"""Looking a metric up among the stages' metrics: its number and interval, or in words what is wrong with it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric as found.
+
+    Attributes:
+        value: its number; None where nothing usable was found.
+        problem: what is wrong with it, in words; empty where nothing is.
+        bounds: of its 95% interval, where it has one.
+        n: how many rows it is from, where that is told.
+    """
+
+    value: float | None
+    problem: str = ""
+    bounds: tuple[float, float] | None = None
+    n: int | None = None
+
+    def interval(self) -> str:
+        """The interval in words, in brackets; maybe empty."""
+        parts = []
+        if self.bounds is not None:
+            parts.append(f"95% interval {self.bounds[0]:.3g} to {self.bounds[1]:.3g}")
+            if self.n is not None:
+                parts.append(f"n = {self.n}")
+        return f" ({', '.join(parts)})" if parts else ""
+
+
+def find(metrics: Mapping[str, Any], metric: str) -> Measured:
+    """Look a metric up.
+
+    Args:
+        metrics: of all stages, by stage.
+        metric: ``<stage>.<path>``; the end of the path is a number, or an estimate with ``value``.
+    """
+    node: Any = metrics
+    parent: Any = None
+    for key in metric.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            return Measured(None, "is missing")
+        parent, node = node, node[key]
+    if isinstance(node, Mapping):
+        if "value" not in node:
+            return Measured(None, "is a group of metrics, not a number")
+        parent, node = node, node["value"]
+    if node is None:
+        why = parent.get("reason") if isinstance(parent, Mapping) else None
+        return Measured(None, f"was not measured: {why}" if why else "is null: nothing was measured")
+    if isinstance(node, bool) or not isinstance(node, int | float):
+        return Measured(None, f"is not a number but {type(node).__name__}")
+    if not math.isfinite(node):
+        return Measured(None, f"is {node}, not a finite number")
+    if not isinstance(parent, Mapping) or parent.get("value") != node:
+        return Measured(float(node))
+    n = parent.get("n")
+    return Measured(float(node), "", _bounds(parent), n if isinstance(n, int) else None)
+
+
+def _bounds(parent: Mapping[str, Any]) -> tuple[float, float] | None:
+    low, high = parent.get("low"), parent.get("high")
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        return None
+    return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def number(value: float, *limits: float | None) -> str:
+    """A number in four digits, or in all where rounding would show it equal to a limit that it is not."""
+    short = f"{value:.4g}"
+    if any(limit is not None and float(short) == limit != value for limit in limits):
+        return repr(value)
+    return short
