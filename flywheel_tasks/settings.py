@@ -214,6 +214,8 @@ class Rl(Section):
     length_limit: Positive
     cut_off_penalty: NonNegative
     heldout_prompts: Positive
+    check_every: Positive
+    target_win_rate: Share
     lora: Lora
 
 

@@ -23,9 +23,10 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.grpo import PackedGRPOTrainer, Rewards, make_rollout
 from flywheel_tasks.policy.heldout import HELDOUT, SIDE, measure, paired_gain
 from flywheel_tasks.policy.prompts import Prompt, choose, load_split
+from flywheel_tasks.policy.safe_steps import CHECKS, Check, SafeSteps, write_curve
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.selection import SELECTION, select
-from flywheel_tasks.rewards.scoring import PointwiseScorer
+from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order
@@ -106,10 +107,59 @@ def _dataset(
     return Dataset.from_list(rows), ids[0]
 
 
+def _safe_steps(
+    io: StageIO, scorer: PointwiseScorer, sampler: Sampler, prompts: Sequence[Prompt]
+) -> SafeSteps:
+    """The checks of this run; the first is of the policy before RL."""
+    settings, seed, resume = io.settings, _seed(io, 5), io.resume_dir()
+
+    def replies(model: Any, step: int) -> list[Row]:
+        drawing = Sampler.from_model(
+            model, sampler.tokenizer, sampling=settings.sampling, max_prompt_tokens=settings.prompt.max_tokens
+        )
+        return measure(drawing, scorer, prompts, seed, f"rl: held-out replies after step {step}")
+
+    champion = _kept(
+        resume / "champion.parquet",
+        SIDE,
+        lambda: measure(
+            _sampler(io, io.dep("inputs/champion")),
+            scorer,
+            prompts,
+            seed,
+            "rl: the champion's held-out replies",
+        ),
+    )
+    steps = SafeSteps(
+        resume,
+        every=settings.rl.check_every,
+        prompts=prompts,
+        champion=champion,
+        judge=PairwiseScorer(io.dep("models/pairwise_rm"), compute=settings.compute),
+        measure=replies,
+    )
+    steps.check(0, sampler.model)
+    return steps
+
+
 def _train(
-    io: StageIO, scorer: PointwiseScorer, sampler: Sampler, prompts: Sequence[Prompt], unit: float
-) -> dict[str, Any]:
-    """GRPO from the DPO policy; the merged model is saved as the stage's output. ``unit``: of penalties."""
+    io: StageIO,
+    scorer: PointwiseScorer,
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    unit: float,
+    safe: SafeSteps,
+) -> tuple[dict[str, Any], Check]:
+    """GRPO from the DPO policy; the chosen checkpoint, merged, is saved as the stage's output.
+
+    Args:
+        io: the stage.
+        scorer: gives the reward.
+        sampler: of the policy before RL.
+        prompts: to train on.
+        unit: what a penalty of 1 takes away.
+        safe: measures checkpoints, and chooses.
+    """
     section, sampling, tokenizer = io.settings.rl, io.settings.sampling, sampler.tokenizer
     dataset, probe = _dataset(io, tokenizer, prompts)
     arguments = GRPOConfig(
@@ -140,23 +190,25 @@ def _train(
         processing_class=tokenizer,
         peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
         rollout_func=make_rollout(sampling, io.settings.prompt.max_tokens, io.settings.seed),
+        callbacks=[safe],
     )
     columns = (*CURVE, "kl") if section.beta > 0 else CURVE
-    trained = train(trainer, io, curve=io.out("plots/rl.csv"), columns=columns, must_move=("lora_B",))
+    trained = train(
+        trainer,
+        io,
+        curve=io.out("plots/rl.csv"),
+        columns=columns,
+        must_move=("lora_B",),
+        stopped_at=safe.stopped_at,
+    )
+    chosen = safe.chosen(section.target_win_rate)
     assert isinstance(trainer.model, PeftModel)
+    safe.restore(trainer.model, chosen.step)
     merge_to_full(trainer.model, tokenizer, io.out("models/policy"), probe=probe)
-    return trained
+    return trained, chosen
 
 
-def _side(rows: Sequence[Row]) -> dict[str, float]:
-    return {
-        "reward": float(np.mean([row["reward"] for row in rows])),
-        "tokens": float(np.mean([row["tokens"] for row in rows])),
-        "cut_off_share": float(np.mean([not row["ended"] for row in rows])),
-    }
-
-
-def _heldout_rows(prompts: Sequence[Prompt], before: Sequence[Row], after: Sequence[Row]) -> list[Row]:
+def _heldout_rows(before: Check, after: Check, prompts: Sequence[Prompt]) -> list[Row]:
     return [
         {
             "prompt_id": prompt.prompt_id,
@@ -166,12 +218,12 @@ def _heldout_rows(prompts: Sequence[Prompt], before: Sequence[Row], after: Seque
             "after_reply": new["reply"],
             "after_reward": new["reward"],
         }
-        for prompt, old, new in zip(prompts, before, after, strict=True)
+        for prompt, old, new in zip(prompts, before.rows, after.rows, strict=True)
     ]
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
-    """Select prompts, train, and measure on held-out prompts.
+    """Select prompts, train, and hand over the checkpoint that climbed a safe distance on held-out prompts.
 
     Raises:
         PromptError: a split breaks a rule.
@@ -194,25 +246,20 @@ def run(io: StageIO) -> Mapping[str, Any]:
     scorer = PointwiseScorer(io.dep("models/pointwise_rm"), compute=io.settings.compute)
     sampler = _sampler(io, io.dep("models/policy_dpo"))
     selection = _kept(resume / "selection.parquet", SELECTION, lambda: _select(io, sampler, scorer, pool))
-    before = _kept(
-        resume / "before.parquet",
-        SIDE,
-        lambda: measure(sampler, scorer, heldout, _seed(io, 5), "rl: held-out replies before"),
-    )
-    chosen = {row["prompt_id"] for row in selection if row["selected"]}
+    safe = _safe_steps(io, scorer, sampler, heldout)
+    selected = {row["prompt_id"] for row in selection if row["selected"]}
     # A reward model's scale is its own: penalties are counted in its spread between replies to one prompt.
     unit = float(np.mean([row["reward_std"] for row in selection]))
-    prompts = [prompt for prompt in pool if prompt.prompt_id in chosen]
-    trained = _train(io, scorer, sampler, prompts, unit)
-    after = measure(
-        _sampler(io, io.out("models/policy")), scorer, heldout, _seed(io, 5), "rl: held-out replies after"
-    )
+    prompts = [prompt for prompt in pool if prompt.prompt_id in selected]
+    trained, chosen = _train(io, scorer, sampler, prompts, unit, safe)
+    checks = safe.checks()
     folder = io.out("data/rl")
     folder.mkdir(parents=True)
     write_rows(selection, SELECTION, folder / "selection.parquet")
-    write_rows(_heldout_rows(heldout, before, after), HELDOUT, folder / "heldout.parquet")
-    gain = paired_gain([row["reward"] for row in before], [row["reward"] for row in after], seed)
-    sides = {"before": _side(before), "after": _side(after)}
+    write_rows(_heldout_rows(checks[0], chosen, heldout), HELDOUT, folder / "heldout.parquet")
+    write_rows([row for check in checks for row in check.rows], CHECKS, folder / "checks.parquet")
+    write_curve(checks, io.out("plots/rl_checks.csv"))
+    sides = {"before": checks[0].summary(), "after": chosen.summary()}
     return {
         "selection": {
             "sampled": len(selection),
@@ -221,8 +268,15 @@ def run(io: StageIO) -> Mapping[str, Any]:
             **dict(sorted(Counter(row["reason"] for row in selection).items())),
         },
         "train": trained,
+        "checkpoint": {
+            "step": chosen.step,
+            "last_step": checks[-1].step,
+            "stopped_early": safe.stopped_at() is not None,
+            "win_rate": chosen.mean("win"),
+            "target_win_rate": section.target_win_rate,
+        },
         "heldout": {
             **{f"{key}_{side}": value for side, values in sides.items() for key, value in values.items()},
-            "reward_gain": gain,
+            "reward_gain": paired_gain(checks[0].values("reward"), chosen.values("reward"), seed),
         },
     }

@@ -173,7 +173,23 @@ def rl_gain(metrics: Mapping[str, Any]) -> str:
     before, after = (show(get(heldout, key)) for key in ("reward_before", "reward_after"))
     return (
         f"Mean reward on held-out prompts: {before} before RL, {after} after; gain {show(gain['value'])} "
-        f"(95% interval {estimate_note(gain, as_percent=False)})."
+        f"(95% interval {estimate_note(gain, as_percent=False)}). {_handed_over(get(metrics, 'rl', 'checkpoint'))}"
+    ).strip()
+
+
+def _handed_over(checkpoint: Any) -> str:
+    """Which of the run's checkpoints became the candidate, and why."""
+    if not isinstance(checkpoint, Mapping):
+        return ""
+    stopped = (
+        " The run was stopped: reward rose while the pairwise judge fell."
+        if checkpoint["stopped_early"]
+        else ""
+    )
+    return (
+        f"Of {checkpoint['last_step']} steps, the checkpoint after step {checkpoint['step']} was handed over: its win rate "
+        f"over the champion on those prompts, {checkpoint['win_rate']:.1%}, is nearest to the target of "
+        f"{checkpoint['target_win_rate']:.0%}.{stopped}"
     )
 
 

@@ -3,7 +3,7 @@
 import csv
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.storage.atomic import atomic_path
@@ -136,6 +137,12 @@ def _write_curve(history: Sequence[Mapping[str, float]], columns: Sequence[str],
     return len(rows)
 
 
+def _restore(trainer: Trainer, checkpoint: Path) -> None:
+    """Weights and history of a run that was ended on purpose at this checkpoint, without training on."""
+    trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    trainer._load_from_checkpoint(str(checkpoint))
+
+
 def train(
     trainer: Trainer,
     io: StageIO,
@@ -144,6 +151,7 @@ def train(
     columns: Sequence[str] = ("loss", "grad_norm", "learning_rate"),
     planned_steps: int | None = None,
     must_move: Sequence[str] = (),
+    stopped_at: Callable[[], int | None] = lambda: None,
 ) -> dict[str, Any]:
     """Run a (TRL) trainer to its end, from the last complete checkpoint if an earlier run was killed.
 
@@ -161,6 +169,8 @@ def train(
         columns: keys of the trainer's log.
         planned_steps: optimiser steps that must be done; by default the ``max_steps`` of the arguments.
         must_move: parts of parameter names that must have changed, such as ``score`` for a new head.
+        stopped_at: the step at which a callback has ended the run on purpose, or None; asked before the run (a
+            killed one may have been ended already) and after it.
 
     Returns:
         ``steps``, ``trainable_parameters``, ``moved_share`` (of trainable tensors), ``loss_first`` and
@@ -183,8 +193,12 @@ def train(
     checkpoint = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
     if checkpoint is not None:
         _log.info("%s: resuming from %s", io.stage.name, checkpoint.name)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint is not None and checkpoint.name == f"checkpoint-{stopped_at()}":
+        _restore(trainer, checkpoint)  # resuming would do one step more
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
+    planned = stopped_at() or planned
     if trainer.state.global_step != planned:
         raise TrainingError(f"{trainer.state.global_step} steps were done, {planned} were planned")
     logged = _write_curve(trainer.state.log_history, columns, curve)

@@ -13,6 +13,7 @@ import pytest
 from flywheel_tasks.annotation.schemas import PAIRS, REWRITES
 from flywheel_tasks.curation.tables import CARDS, PROMPTS
 from flywheel_tasks.policy.rejection_sampling import ACCEPTED
+from flywheel_tasks.rewards.encoding import Kind
 from flywheel_tasks.storage.tables import write_rows
 
 WORDS = ["moon", "river", "garden", "lamp", "cloud", "stone", "paper", "window", "kettle", "violin"]
@@ -38,6 +39,7 @@ SMALL: dict[str, Any] = {
     "rl.group_size": 3,
     "rl.select_from": 6,
     "rl.heldout_prompts": 4,
+    "rl.check_every": 2,
     "rl.length_limit": 4,
     "rl.lora": {"rank": 4, "alpha": 8, "layers": 2},
 }
@@ -105,8 +107,8 @@ def accepted_rows(count: int, text: str | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def save_reward_model(base: Path, folder: Path) -> None:
-    """A tiny random pointwise model."""
+def save_reward_model(base: Path, folder: Path, kind: Kind = "pointwise") -> None:
+    """A tiny random reward model."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -119,7 +121,7 @@ def save_reward_model(base: Path, folder: Path) -> None:
     torch.nn.init.normal_(model.score.weight, std=1.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    Limits("pointwise", 128, 96).save(folder)
+    Limits(kind, 128, 96).save(folder)
 
 
 def save_signal_models(embedder: Path, folder: Path) -> None:
@@ -151,9 +153,10 @@ def policy_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) ->
             shutil.copytree(tiny_models / "base", root / place)
         (root / "models" / "embedder").symlink_to(tiny_models / "embedder")
         save_reward_model(tiny_models / "base", root / "models" / "pointwise_rm")
+        save_reward_model(tiny_models / "base", root / "models" / "pairwise_rm", "pairwise")
         save_signal_models(root / "models" / "embedder", root / "models" / "signal_models")
         write([CARD], CARDS, root / "data/curated/cards.parquet")
-        for split, count in (("policy_train", 12), ("policy_heldout", 6)):
+        for split, count in (("policy_train", 12), ("policy_heldout", 8)):
             write([prompt_row(split, n) for n in range(count)], PROMPTS, root / f"data/split/{split}.parquet")
         pairs = pair_rows("policy", 8) + pair_rows("reward_train", 4) + pair_rows("reward_heldout", 4)
         write(pairs, PAIRS, root / "data/preferences/pairs.parquet")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from flywheel_tasks.policy import rl
+from flywheel_tasks.policy import rl, safe_steps
 from flywheel_tasks.policy.grpo import Rewards, RolloutError, make_rollout, rollout_seed
 from flywheel_tasks.policy.heldout import paired_gain
 from flywheel_tasks.policy.rl import run
@@ -31,6 +31,8 @@ SECTION = Rl(
     length_limit=3,
     cut_off_penalty=2.0,
     heldout_prompts=1,
+    check_every=1,
+    target_win_rate=0.6,
     lora=Lora(rank=2, alpha=2, layers=1),
 )
 
@@ -123,6 +125,15 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
         assert float(row["rewards/penalties/mean"]) == pytest.approx(parts, abs=1e-4)
         assert float(row["entropy"]) > 0
     assert "kl" not in curve[0]
+    with io.out("plots/rl_checks.csv").open(encoding="utf-8") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0", "2"]
+    checks = read_rows(io.out("data/rl") / "checks.parquet")
+    at_start = [row["reply"] for row in checks if row["step"] == 0]
+    assert at_start == [row["champion_reply"] for row in checks if row["step"] == 0]  # the same tiny model
+    handed_over = metrics["checkpoint"]["step"]
+    assert [row["reply"] for row in checks if row["step"] == handed_over] == [
+        row["after_reply"] for row in heldout
+    ]
     AutoModelForCausalLM.from_pretrained(io.out("models/policy"))
 
 
@@ -149,6 +160,8 @@ def test_a_planted_reward_rises(policy_io: Callable[..., Any], monkeypatch: Any)
             "rl.length_penalty": 0.0,
             "rl.cut_off_penalty": 0.0,
             "rl.heldout_prompts": 6,
+            "rl.check_every": 6,
+            "rl.target_win_rate": 1.0,  # a far target: the highest climber is handed over
             "sampling.batch_rows": 64,
         },
     )
@@ -161,14 +174,18 @@ def test_a_planted_reward_rises(policy_io: Callable[..., Any], monkeypatch: Any)
     with io.out("plots/rl.csv").open(encoding="utf-8") as file:
         rewards = [float(row["rewards/pointwise/mean"]) for row in csv.DictReader(file)]
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
-    assert metrics["heldout"]["reward_gain"]["value"] > 0.1
+    with io.out("plots/rl_checks.csv").open(encoding="utf-8") as file:
+        checks = [float(row["reward"]) for row in csv.DictReader(file)]
+    assert checks[-1] > checks[0] + 0.1
+    assert metrics["heldout"]["reward_gain"]["value"] > 0
 
 
 @pytest.mark.slow
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     policy_io: Callable[..., Any], monkeypatch: Any, tmp_path: Path
 ) -> None:
-    small = {"rl.steps": 4, "rl.learning_rate": 0.01}
+    monkeypatch.setattr(safe_steps, "over_optimised", lambda checks: False)  # the tiny judge is a random one
+    small = {"rl.steps": 4, "rl.learning_rate": 0.01, "rl.target_win_rate": 1.0}
     whole = policy_io("rl", small, root=tmp_path / "whole")
     run(whole)
 
@@ -193,5 +210,5 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     again = policy_io("rl", small, root=tmp_path / "killed")
     run(again)
     assert len(calls) == 5  # the fourth step alone was done again
-    for name in ("models/policy", "data/rl", "plots/rl.csv"):
+    for name in ("models/policy", "data/rl", "plots/rl.csv", "plots/rl_checks.csv"):
         assert tree_digest(again.out(name)) == tree_digest(whole.out(name)), name

@@ -1,0 +1,232 @@
+"""Climbing in safe steps: checkpoints measured while a policy trains, and which of them is handed over.
+
+The reward model is right only near the policy whose replies it learned from. So at a few steps the policy
+answers held-out prompts, and its replies are compared with the champion's, by the pointwise model that is
+optimised and by the pairwise one that is not. The checkpoint whose pointwise win rate comes nearest to the
+target is handed over, not the last one (paper, section on offline evaluation: healthy versions won 50% to
+65%, 60% is the ideal); and a run in which reward rises while the judge falls is over-optimised and stops.
+"""
+
+import csv
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.stats import ttest_rel
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from flywheel_tasks.policy.heldout import SIDE
+from flywheel_tasks.policy.prompts import Prompt
+from flywheel_tasks.rewards.scoring import PairwiseScorer
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.tables import read_rows, write_rows
+
+_log = logging.getLogger(__name__)
+_FALL = 0.025
+Row = dict[str, Any]
+CHECKS = pa.schema(
+    [
+        ("step", pa.int64()),
+        *SIDE,
+        ("champion_reply", pa.string()),
+        ("champion_reward", pa.float64()),
+        ("win", pa.float64()),  # 1, 1/2 or 0 by reward
+        ("judge", pa.float64()),  # the pairwise model's P(this reply is better than the champion's)
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one checkpoint did on the held-out prompts.
+
+    Attributes:
+        step: optimiser steps done.
+        rows: of :data:`CHECKS`, one a prompt, always in the same order.
+    """
+
+    step: int
+    rows: tuple[Row, ...]
+
+    def values(self, column: str) -> list[float]:
+        """One column."""
+        return [float(row[column]) for row in self.rows]
+
+    def mean(self, column: str) -> float:
+        """Mean of one column."""
+        return float(np.mean(self.values(column)))
+
+    def summary(self) -> dict[str, float]:
+        """What the metrics and the plot show."""
+        return {
+            "reward": self.mean("reward"),
+            "win_rate": self.mean("win"),
+            "judge": self.mean("judge"),
+            "tokens": self.mean("tokens"),
+            "cut_off_share": 1.0 - self.mean("ended"),
+        }
+
+
+def compare(step: int, replies: Sequence[Row], champion: Sequence[Row], judged: Sequence[float]) -> Check:
+    """Put a checkpoint's replies beside the champion's.
+
+    Args:
+        step: of the checkpoint.
+        replies: rows of :data:`~flywheel_tasks.policy.heldout.SIDE`.
+        champion: the champion's, of the same prompts.
+        judged: P(the checkpoint's reply is better) of each.
+    """
+    rows = []
+    for new, old, judge in zip(replies, champion, judged, strict=True):
+        same = new["reply"] == old["reply"] or new["reward"] == old["reward"]
+        shown = {"champion_reply": old["reply"], "champion_reward": old["reward"], "judge": judge}
+        rows.append(
+            dict(new) | shown | {"step": step, "win": 0.5 if same else float(new["reward"] > old["reward"])}
+        )
+    return Check(step, tuple(rows))
+
+
+def over_optimised(checks: Sequence[Check]) -> bool:
+    """Whether the last check has more reward than the one that the judge liked best, and the judge likes it less.
+
+    The judge's fall must be more than noise: a paired t-test over prompts, one-sided at 2.5%, which holds for
+    the few prompts of a small run too.
+    """
+    *earlier, last = checks
+    if not earlier:
+        return False
+    best = max(earlier, key=lambda check: (check.mean("judge"), -check.step))
+    if last.mean("reward") <= best.mean("reward") or last.values("judge") == best.values("judge"):
+        return False
+    return bool(ttest_rel(last.values("judge"), best.values("judge"), alternative="less").pvalue < _FALL)
+
+
+def nearest(checks: Sequence[Check], target: float) -> Check:
+    """The check whose win rate lies nearest to the target; of two, the earlier one.
+
+    Args:
+        checks: those that may be handed over, at least one.
+        target: win rate against the champion.
+    """
+    return min(checks, key=lambda check: (abs(check.mean("win") - target), check.step))
+
+
+def write_curve(checks: Sequence[Check], path: Path) -> None:
+    """Write the checks as a curve (CSV): one row a checkpoint."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["step", *checks[0].summary()], lineterminator="\n")
+        writer.writeheader()
+        for check in checks:
+            shown = {key: f"{value:.6g}" for key, value in check.summary().items()}
+            writer.writerow({"step": check.step} | shown)
+
+
+class SafeSteps(TrainerCallback):
+    """Measures checkpoints during a run, remembers their weights and stops a run that is over-optimised.
+
+    Everything is kept in the folder of the run's checkpoints, so that a killed run goes on with it.
+
+    Args:
+        folder: where checks and weights of checkpoints are kept.
+        every: steps between two checks; the last step is checked too.
+        prompts: held-out ones.
+        champion: the champion's replies to them, rows of :data:`~flywheel_tasks.policy.heldout.SIDE`.
+        judge: the pairwise model.
+        measure: a model to its replies, rows of the same kind (see :func:`flywheel_tasks.policy.heldout.measure`).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every: int,
+        prompts: Sequence[Prompt],
+        champion: Sequence[Row],
+        judge: PairwiseScorer,
+        measure: Callable[[Any, int], list[Row]],
+    ) -> None:
+        self._folder = folder
+        self._every = every
+        self._prompts = prompts
+        self._champion = champion
+        self._judge = judge
+        self._measure = measure
+
+    def _rows(self, step: int) -> Path:
+        return self._folder / f"check-{step}.parquet"
+
+    def _weights(self, step: int) -> Path:
+        return self._folder / f"check-{step}.safetensors"
+
+    def checks(self) -> list[Check]:
+        """All that were made, by step."""
+        steps = sorted(int(path.stem.removeprefix("check-")) for path in self._folder.glob("check-*.parquet"))
+        return [Check(step, tuple(read_rows(self._rows(step)))) for step in steps]
+
+    def stopped_at(self) -> int | None:
+        """The step at which the run was, or has to be, stopped."""
+        found = self.checks()
+        return found[-1].step if found and over_optimised(found) else None
+
+    def check(self, step: int, model: Any) -> Check:
+        """Measure a model, unless a killed run of the same inputs has done so."""
+        if not self._rows(step).exists():
+            replies = self._measure(model, step)
+            judged = self._judge.prefer(
+                [
+                    (*prompt.chat, new["reply"], old["reply"])
+                    for prompt, new, old in zip(self._prompts, replies, self._champion, strict=True)
+                ]
+            )
+            made = compare(step, replies, self._champion, judged)
+            write_rows(list(made.rows), CHECKS, self._rows(step))
+        return Check(step, tuple(read_rows(self._rows(step))))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check every few steps, and stop where reward rises and the judge falls."""
+        step = state.global_step
+        if step % self._every and step != state.max_steps:
+            return
+        model = kwargs["model"]
+        trained = {
+            name: value.detach().cpu() for name, value in model.named_parameters() if value.requires_grad
+        }
+        with atomic_path(self._weights(step)) as temporary:
+            save_file({name: value.contiguous() for name, value in trained.items()}, temporary)
+        made = self.check(step, model)
+        _log.info("rl: held-out check after step %d: %s", step, made.summary())
+        if self.stopped_at() is not None:
+            _log.warning("rl: stopped after step %d: reward rises while the pairwise judge falls", step)
+            control.should_training_stop = True
+            control.should_save = True  # a run that is killed after this goes on from here
+
+    def chosen(self, target: float) -> Check:
+        """The check to hand over: nearest to the target, of those before the run was over-optimised."""
+        found = self.checks()
+        stopped = self.stopped_at()
+        return nearest([check for check in found if check.step != stopped], target)
+
+    @torch.no_grad()
+    def restore(self, model: torch.nn.Module, step: int) -> None:
+        """Put a checkpoint's weights into a model.
+
+        Args:
+            model: the one that was trained.
+            step: of a check; 0 puts the adapters back to where they change nothing.
+        """
+        saved: Mapping[str, torch.Tensor] = load_file(self._weights(step)) if step else {}
+        for name, value in model.named_parameters():
+            if not value.requires_grad:
+                continue
+            if step:
+                value.copy_(saved[name])
+            elif "lora_B" in name:
+                value.zero_()

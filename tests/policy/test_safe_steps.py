@@ -1,0 +1,174 @@
+"""Which checkpoint is handed over, and when a run is stopped, on hand-made checks and on a real small run."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from flywheel_tasks.policy import rl, safe_steps
+from flywheel_tasks.policy.safe_steps import Check, compare, nearest, over_optimised
+
+
+def made(
+    step: int, wins: list[float], rewards: list[float] | None = None, judge: list[float] | None = None
+) -> Check:
+    rewards, judge = rewards or [0.0] * len(wins), judge or [0.5] * len(wins)
+    rows = ({"win": w, "reward": r, "judge": j} for w, r, j in zip(wins, rewards, judge, strict=True))
+    return Check(step, tuple(rows))
+
+
+def at(step: int, win_rate: float) -> Check:
+    return made(step, [win_rate] * 10)
+
+
+def test_the_check_nearest_to_the_target_is_handed_over_not_the_last_or_the_best() -> None:
+    assert nearest([at(0, 0.5), at(4, 0.58), at(8, 0.71)], 0.6).step == 4
+    assert nearest([at(0, 0.5), at(4, 0.53), at(8, 0.57)], 0.6).step == 8
+    assert nearest([at(0, 0.5), at(4, 0.75), at(8, 0.9)], 0.6).step == 0
+    assert nearest([at(4, 0.625), at(8, 0.575)], 0.6).step == 4  # equally near: the shorter way
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0, 1))
+def test_no_other_check_is_nearer(rates: list[float], target: float) -> None:
+    checks = [at(step, rate) for step, rate in enumerate(rates)]
+    chosen = nearest(checks, target)
+    assert abs(chosen.mean("win") - target) == min(abs(check.mean("win") - target) for check in checks)
+
+
+def test_equal_replies_and_equal_rewards_are_ties() -> None:
+    replies = [
+        {"reply": text, "reward": reward} for text, reward in (("a", 1.0), ("b", 2.0), ("c", 3.0), ("d", 0.0))
+    ]
+    champion = [
+        {"reply": text, "reward": reward} for text, reward in (("a", 1.0), ("x", 2.0), ("x", 1.0), ("x", 1.0))
+    ]
+    assert compare(4, replies, champion, [0.5] * 4).values("win") == [0.5, 0.5, 1.0, 0.0]
+
+
+def test_reward_up_and_judge_down_is_over_optimised_and_noise_is_not() -> None:
+    random = np.random.default_rng(0)
+    start = random.uniform(0.4, 0.6, 30)
+    higher = random.normal(1.0, 0.1, 30).tolist()
+    falls = (start - random.uniform(0.05, 0.25, 30)).tolist()
+    noise = (start + random.normal(0, 0.1, 30)).tolist()
+    first = made(0, [0.5] * 30, [0.0] * 30, start.tolist())
+    assert over_optimised([first, made(4, [1.0] * 30, higher, falls)])
+    assert not over_optimised([first, made(4, [1.0] * 30, higher, noise)])
+    lower = [-value for value in higher]
+    assert not over_optimised([first, made(4, [0.0] * 30, lower, falls)])  # worse, but not by gaming
+    assert not over_optimised([first])
+
+
+class LikesE:
+    """Stands in for a reward model: the share of a reply's characters that are an e."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def score(self, rows: Any, progress: str | None = None) -> list[float]:
+        return [reply.count("e") / max(1, len(reply)) for *_, reply in rows]
+
+
+class HatesE(LikesE):
+    """Stands in for a judge that dislikes what the reward model likes."""
+
+    def prefer(self, rows: Any, progress: str | None = None) -> list[float]:
+        return [
+            0.5 + (old.count("e") / max(1, len(old)) - new.count("e") / max(1, len(new))) / 2
+            for *_, new, old in rows
+        ]
+
+
+@pytest.fixture
+def gaming_io(policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Any]:
+    """A run whose policy learns to please the reward model with what the judge dislikes."""
+    monkeypatch.setattr(rl, "PointwiseScorer", LikesE)
+    monkeypatch.setattr(rl, "PairwiseScorer", HatesE)
+
+    def make(root: Path) -> Any:
+        made = root.exists()
+        io = policy_io(
+            "rl",
+            {
+                "rl.steps": 30,
+                "rl.prompts_per_step": 4,
+                "rl.group_size": 6,
+                "rl.learning_rate": 0.05,
+                "rl.length_penalty": 0.0,
+                "rl.cut_off_penalty": 0.0,
+                "rl.heldout_prompts": 8,
+                "rl.check_every": 3,
+                "sampling.batch_rows": 64,
+            },
+            root=root,
+        )
+        for folder in () if made else ("models/policy_dpo", "inputs/champion"):
+            model = AutoModelForCausalLM.from_pretrained(io.root / folder)
+            with torch.no_grad():  # larger embeddings, so that what the layers learn shows in the logits
+                model.get_input_embeddings().weight.mul_(10)
+            model.save_pretrained(io.root / folder)
+        return io
+
+    return make
+
+
+@pytest.mark.slow
+def test_a_run_that_games_its_reward_stops_and_hands_over_an_earlier_checkpoint(
+    gaming_io: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    io = gaming_io(tmp_path / "gaming")
+    metrics = rl.run(io)
+    checkpoint = metrics["checkpoint"]
+    assert checkpoint["stopped_early"]
+    assert checkpoint["step"] < checkpoint["last_step"]
+    assert metrics["train"]["steps"] == checkpoint["last_step"]
+    with io.out("plots/rl_checks.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["reward"]) > float(rows[0]["reward"])
+    assert float(rows[-1]["judge"]) < float(rows[0]["judge"])
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_its_stop_does_not_train_on(
+    gaming_io: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(RuntimeError):
+        pass
+
+    def dies(*args: Any, **kwargs: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rl, "merge_to_full", dies)
+        with pytest.raises(Killed):
+            rl.run(gaming_io(tmp_path / "gaming"))
+    steps: list[int] = []
+    original = rl.Rewards.pointwise
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        return original(self, *args, **kwargs)
+
+    counted.__name__ = "pointwise"
+    monkeypatch.setattr(rl.Rewards, "pointwise", counted)
+    metrics = rl.run(gaming_io(tmp_path / "gaming"))
+    assert metrics["checkpoint"]["stopped_early"]
+    assert not steps
+
+
+def test_restoring_step_0_undoes_the_training(
+    policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safe_steps.Check, "mean", lambda self, column: float(self.step))  # far ahead at once
+    io = policy_io("rl", {"rl.target_win_rate": 0.5, "rl.learning_rate": 0.05})
+    assert rl.run(io)["checkpoint"]["step"] == 0
+    old = AutoModelForCausalLM.from_pretrained(io.root / "models/policy_dpo").state_dict()
+    new = AutoModelForCausalLM.from_pretrained(io.out("models/policy")).state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old)
