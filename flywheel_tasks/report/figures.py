@@ -187,8 +187,8 @@ def _handed_over(checkpoint: Any) -> str:
         else ""
     )
     return (
-        f"Of {checkpoint['last_step']} steps, the checkpoint after step {checkpoint['step']} was handed over: its win rate "
-        f"over the champion on those prompts, {checkpoint['win_rate']:.1%}, is nearest to the target of "
+        f"Of {checkpoint['last_step']} steps, the checkpoint after step {checkpoint['step']} was handed over: "
+        f"its win rate over the champion on those prompts, {checkpoint['win_rate']:.1%}, is nearest to the target of "
         f"{checkpoint['target_win_rate']:.0%}.{stopped}"
     )
 

@@ -21,10 +21,13 @@ def test_the_projects_graph_is_whole():
     assert all(order.index(parent) < order.index(name) for name in graph for parent in graph[name].upstream)
 
 
-def test_reward_training_reaches_the_policy_but_the_judge_does_not():
+def test_reward_training_reaches_the_policy_but_the_judge_only_watches_and_measures():
     graph = load_graph(PROJECT / "dvc.yaml")
-    for stage in ("rejection_sample", "sft", "dpo", "rl"):
+    for stage in ("rejection_sample", "sft", "dpo"):
         assert "train_pairwise_rm" not in ancestors(graph, stage)
+    # RL watches it, to stop when it falls; GRPO's rewards are the pointwise model's and the penalties alone.
+    assert {name for name, stage in graph.items() if "models/pairwise_rm" in stage.deps} == {"rl", "evaluate"}
+    assert "pairwise" not in (PROJECT / "flywheel_tasks/policy/grpo.py").read_text(encoding="utf-8").lower()
     readers = {
         name
         for name, stage in graph.items()
