@@ -19,6 +19,7 @@ for _name, _module in (
     ("registry", "registry"),
     ("ab", "ab"),
     ("import", "traffic"),
+    ("rm", "reward_model"),
     ("simulate", "simulate"),
     ("airflow", "airflow"),
 ):

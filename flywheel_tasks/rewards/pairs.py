@@ -79,9 +79,14 @@ def load_pairs(path: Path) -> dict[str, list[Pair]]:
     Raises:
         PairError: a row breaks a rule, an id repeats, or a user is both trained on and measured on.
     """
+    return parse_pairs(read_rows(path), path)
+
+
+def parse_pairs(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, list[Pair]]:
+    """Check rows of a pairs table and sort them by purpose; as :func:`load_pairs`, ``path`` is for messages."""
     found: dict[str, list[Pair]] = {purpose: [] for purpose in PURPOSES}
     seen: set[str] = set()
-    for number, row in enumerate(read_rows(path)):
+    for number, row in enumerate(rows):
         where = f"{path}: row {number} (pair {row.get('pair_id')})"
         if row["purpose"] not in found:
             raise PairError(f"{where}: purpose {row['purpose']!r} is none of {', '.join(PURPOSES)}")

@@ -43,6 +43,13 @@ def pairwise_rows(
     return rows, equal
 
 
+def pairwise_margins(
+    scorer: PairwiseScorer, pairs: Sequence[Pair], progress: str | None = None
+) -> list[float]:
+    """Logit of P(chosen) of each pair."""
+    return scorer.margins([(p.card, p.history, p.chosen, p.rejected) for p in pairs], progress=progress)
+
+
 def run(io: StageIO) -> Mapping[str, Any]:
     """Train on at most ``max_pairs`` ``reward_train`` pairs, measure on as many ``reward_heldout`` ones.
 
@@ -70,12 +77,9 @@ def run(io: StageIO) -> Mapping[str, Any]:
     )
     scorer = PairwiseScorer.from_model(trained.model, tokenizer, limits, io.settings.compute)
     heldout = choose_pairs(pairs["reward_heldout"], section.max_pairs, io.settings.seed)
-    preferred = scorer.prefer(
-        [(p.card, p.history, p.chosen, p.rejected) for p in heldout],
-        progress=f"{io.stage.name}: held-out pairs",
-    )
+    margins = pairwise_margins(scorer, heldout, progress=f"{io.stage.name}: held-out pairs")
     return {
         "train": trained.metrics | {"pairs": len(rows), "left_out_as_equal": len(equal)},
-        "heldout": agreement(heldout, [p - 0.5 for p in preferred]),
+        "heldout": agreement(heldout, margins),
         "head_moved": trained.head_moved,
     }

@@ -35,6 +35,16 @@ def pointwise_rows(
     return rows, equal
 
 
+def pointwise_margins(
+    scorer: PointwiseScorer, pairs: Sequence[Pair], progress: str | None = None
+) -> list[float]:
+    """r(chosen) - r(rejected) of each pair, the logit of P(chosen)."""
+    scores = scorer.score(
+        [(p.card, p.history, reply) for p in pairs for reply in (p.chosen, p.rejected)], progress=progress
+    )
+    return [better - worse for better, worse in zip(scores[::2], scores[1::2], strict=True)]
+
+
 def run(io: StageIO) -> Mapping[str, Any]:
     """Train on the ``reward_train`` pairs, measure on the ``reward_heldout`` ones.
 
@@ -61,11 +71,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     )
     scorer = PointwiseScorer.from_model(trained.model, tokenizer, limits, io.settings.compute)
     heldout = pairs["reward_heldout"]
-    scores = scorer.score(
-        [(p.card, p.history, reply) for p in heldout for reply in (p.chosen, p.rejected)],
-        progress=f"{io.stage.name}: held-out pairs",
-    )
-    margins = [better - worse for better, worse in zip(scores[::2], scores[1::2], strict=True)]
+    margins = pointwise_margins(scorer, heldout, progress=f"{io.stage.name}: held-out pairs")
     return {
         "train": trained.metrics | {"pairs": len(rows), "left_out_as_equal": len(equal)},
         "heldout": agreement(heldout, margins),

@@ -175,6 +175,12 @@ class PairwiseScorer(_Scorer):
         Raises:
             ScoreError: a score is not finite.
         """
+        return [_sigmoid(margin) for margin in self.margins(rows, progress)]
+
+    def margins(
+        self, rows: Sequence[tuple[Card, Sequence[Turn], str, str]], progress: str | None = None
+    ) -> list[float]:
+        """Logits of :meth:`prefer`, which do not saturate. Args and errors as there."""
         found = self._grouped(
             [(card, history) for card, history, *_ in rows],
             [(first, second) for *_, first, second in rows],
@@ -187,7 +193,7 @@ class PairwiseScorer(_Scorer):
             ),
             progress,
         )
-        return [_sigmoid(first - second) for first, second in found]
+        return [first - second for first, second in found]
 
 
 def _sigmoid(value: float) -> float:

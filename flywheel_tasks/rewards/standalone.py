@@ -1,0 +1,161 @@
+"""Reward models outside a generation: train one on a file of pairs, measure one on a file of pairs.
+
+Training is the very stage of a generation, in a working folder of its own beside the result.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from flywheel_tasks.annotation.schemas import PAIRS
+from flywheel_tasks.curation.sampling import draw_order
+from flywheel_tasks.pipeline.graph import Stage
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.base_model import save_policy
+from flywheel_tasks.rewards import pairwise, pointwise
+from flywheel_tasks.rewards.agreement import agreement
+from flywheel_tasks.rewards.pairs import PairError, parse_pairs
+from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
+from flywheel_tasks.settings import Compute, load_settings
+from flywheel_tasks.storage.atomic import replace
+from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.tables import read_rows, write_rows
+from flywheel_tasks.traffic.importers import SkippedRow, read_hh_rlhf
+
+Kind = Literal["pointwise", "pairwise"]
+_RUN = {"pointwise": pointwise.run, "pairwise": pairwise.run}
+_PAIRS = "data/preferences/pairs.parquet"
+
+
+def read_pair_rows(path: Path) -> tuple[list[dict[str, Any]], list[SkippedRow]]:
+    """Rows of preference pairs from a file.
+
+    Args:
+        path: Parquet in the format of ``data/preferences/pairs.parquet``, or JSON Lines (``.gz`` or not) of
+            ``chosen`` and ``rejected`` transcripts as hh-rlhf has them.
+
+    Returns:
+        the rows, and lines that were not taken with their reasons.
+
+    Raises:
+        PairError: the file is of neither kind, lacks columns, or holds no pair.
+    """
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        rows, skipped = read_rows(path), []
+        if rows and (absent := set(PAIRS.names) - set(rows[0])):
+            raise PairError(f"{path}: columns are missing: {', '.join(sorted(absent))}")
+    elif name.endswith((".jsonl", ".json")):
+        imported = read_hh_rlhf(path)
+        rows, skipped = imported.rows, imported.skipped
+    else:
+        raise PairError(f"{path}: neither .parquet nor .jsonl[.gz]")
+    if not rows:
+        raise PairError(f"{path}: no pair in it ({len(skipped)} lines skipped)")
+    return rows, skipped
+
+
+def hold_out(rows: list[dict[str, Any]], share: float, seed: int) -> list[dict[str, Any]]:
+    """Give every row a purpose: a share of the users is held out, the others are trained on.
+
+    Rows that come with both purposes keep them.
+
+    Raises:
+        PairError: there are fewer than two users, so nobody can be held out.
+    """
+    if {"reward_train", "reward_heldout"} <= {row["purpose"] for row in rows}:
+        return rows
+    users = sorted({row["user_id"] for row in rows}, key=lambda user: draw_order(seed, "rm", user))
+    if len(users) < 2:
+        raise PairError("pairs of at least two users are needed: one must be held out")
+    out = set(users[: max(1, round(share * len(users)))])
+    return [row | {"purpose": "reward_heldout" if row["user_id"] in out else "reward_train"} for row in rows]
+
+
+def _prepare(
+    work: Path, rows: list[dict[str, Any]], base: str, params: Mapping[str, Any], wheels: Path
+) -> None:
+    """A workspace with what the training stage reads."""
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "params.yaml").write_text(yaml.safe_dump(dict(params), sort_keys=False), encoding="utf-8")
+    write_rows(rows, PAIRS, work / _PAIRS)
+    if not (work / "models/base/config.json").exists():
+        made = work / "models/base.new"
+        save_policy(base, wheels, made)
+        replace(made, work / "models/base")
+
+
+def train_model(
+    kind: Kind,
+    pairs: Path,
+    out: Path,
+    *,
+    params: Mapping[str, Any],
+    base: str,
+    wheels: Path,
+    heldout_share: float,
+) -> dict[str, Any]:
+    """Train a reward model on a file of pairs and measure it on held-out users.
+
+    A killed run goes on from its last checkpoint when it is called again with the same arguments.
+
+    Args:
+        kind: which model.
+        pairs: see :func:`read_pair_rows`.
+        out: folder for the model; ``metrics.json`` and the curve are put beside its weights.
+        params: all settings, as in params.yaml.
+        base: backbone: a built-in name, a hub id or a folder.
+        wheels: folder that keeps wheels of built-in models.
+        heldout_share: of users, where the pairs name no purposes.
+
+    Returns:
+        the metrics, with ``skipped`` lines of the file.
+
+    Raises:
+        PairError: the file cannot be used.
+    """
+    rows, skipped = read_pair_rows(pairs)
+    work = out.with_name(f".{out.name}.work")
+    _prepare(work, hold_out(rows, heldout_share, params["seed"]), base, params, wheels)
+    model, curve = f"models/{kind}_rm", f"plots/{kind}_rm.csv"
+    stage = Stage(
+        name=f"train_{kind}_rm",
+        deps=("models/base", "data/preferences"),
+        outs=(model, curve),
+        metrics=None,
+        plots=(curve,),
+        params=("seed", "compute", "prompt", f"{kind}_rm"),
+        entry="",
+        queue="gpu",
+        desc="",
+    )
+    io = StageIO(stage, work, load_settings(work / "params.yaml"))
+    metrics = dict(_RUN[kind](io)) | {"skipped": len(skipped)}
+    write_json(metrics, io.out(model) / "metrics.json")
+    replace(io.out(curve), io.out(model) / "curve.csv")
+    replace(io.out(model), out)
+    shutil.rmtree(work)
+    return metrics
+
+
+def evaluate_model(model: Path, pairs: Path, compute: Compute) -> dict[str, Any]:
+    """Measure a reward model on all pairs of a file, whatever their purpose.
+
+    Raises:
+        PairError: the file cannot be used, or the folder holds no reward model of this project.
+    """
+    if not (model / "scorer.json").exists():
+        raise PairError(f"{model}: no reward model (scorer.json is missing)")
+    rows, skipped = read_pair_rows(pairs)
+    kind = read_json(model / "scorer.json")["kind"]
+    found = [pair for of_purpose in parse_pairs(rows, pairs).values() for pair in of_purpose]
+    if kind == "pointwise":
+        margins = pointwise.pointwise_margins(
+            PointwiseScorer(model, compute=compute), found, progress="scoring"
+        )
+    else:
+        margins = pairwise.pairwise_margins(PairwiseScorer(model, compute=compute), found, progress="scoring")
+    return {"kind": kind, "skipped": len(skipped), **agreement(found, margins)}

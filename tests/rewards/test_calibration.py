@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+from sklearn.metrics import brier_score_loss
+
+from flywheel_tasks.chat.card import Card
+from flywheel_tasks.rewards.agreement import agreement, alike
+from flywheel_tasks.rewards.calibration import brier, calibration_error, expected_calibration_error
+from flywheel_tasks.rewards.pairs import Pair
+
+
+def pair(chosen: str, rejected: str, number: int = 0) -> Pair:
+    card = Card("c", "C", (), ())
+    turns = ({"role": "user", "content": "Hi"},)
+    return Pair(f"p{number}", f"q{number}", f"u{number % 7}", card, turns, chosen, rejected, "ranking")  # type: ignore[arg-type]
+
+
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=40))
+def test_the_brier_score_is_that_of_scikit_learn(margins: list[float]) -> None:
+    found = brier(margins, list(range(len(margins))))
+    ones = np.ones(len(margins), dtype=int)
+    assert found["value"] == pytest.approx(
+        brier_score_loss(ones, expit(np.array(margins)), pos_label=1), abs=1e-12
+    )
+
+
+def test_a_model_that_means_what_it_says_has_little_calibration_error_and_a_loud_one_has_much() -> None:
+    random = np.random.default_rng(0)
+    margins = random.normal(0, 1.5, 20_000)
+    right = random.random(20_000) < expit(margins)
+    honest = np.where(right, margins, -margins)  # logits of what was chosen
+    users = list(range(20_000))
+    rows = slice(0, 2000)
+    assert expected_calibration_error(expit(np.abs(honest)), (honest > 0).astype(float)) < 0.02
+    loud = calibration_error((4 * honest[rows]).tolist(), users[rows])
+    assert loud["low"] is not None
+    assert loud["low"] > 0.1
+    assert calibration_error([], [])["value"] is None
+    assert calibration_error([1.0], ["a"])["low"] is None
+
+
+def test_the_interval_draws_whole_users() -> None:
+    random = np.random.default_rng(1)
+    margins = random.normal(0.3, 1, 200).tolist()
+    apart = calibration_error(margins, list(range(200)))
+    together = calibration_error(margins, [row // 40 for row in range(200)])
+    assert (apart["clusters"], together["clusters"]) == (200, 5)
+    assert apart["value"] == together["value"]
+
+
+def test_pairs_that_differ_on_the_surface_are_told_from_those_that_do_not() -> None:
+    assert alike(pair("one two three four", "four three two one five"))
+    assert not alike(pair("one two", "one two three"))
+    assert not alike(pair("one two three \N{SPARKLES}", "one two three four"))
+
+
+def test_a_judge_of_length_is_shown_for_what_it_is() -> None:
+    pairs = [pair("word " * (5 + n % 3), "word " * (4 + n % 2), n) for n in range(60)]
+    by_length = [float(len(p.chosen.split()) - len(p.rejected.split())) for p in pairs]
+    measured = agreement(pairs, by_length)
+    assert measured["accuracy"] == measured["accuracy_by_length"]
+    assert measured["accuracy_alike"]["n"] < 60

@@ -1,0 +1,111 @@
+"""``flywheel rm`` on files, in the format of a generation and in hh-rlhf's."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flywheel_tasks.annotation.schemas import PAIRS
+from flywheel_tasks.cli.app import app
+from flywheel_tasks.rewards import standalone
+from flywheel_tasks.rewards.pairs import PairError
+from flywheel_tasks.rewards.standalone import evaluate_model, hold_out, read_pair_rows
+from flywheel_tasks.settings import Compute
+from flywheel_tasks.storage.tables import write_rows
+from tests.conftest import build_workspace
+from tests.rewards.conftest import planted_rows
+
+runner = CliRunner()
+COMPUTE = Compute(precision="float32", threads=1)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    section = {"epochs": 3.0, "learning_rate": 0.01, "max_tokens": 128}
+    changes = {f"pointwise_rm.{key}": value for key, value in section.items()}
+    return build_workspace(tmp_path / "workspace", changes | {"compute.precision": "float32"})
+
+
+def transcripts(path: Path, count: int) -> Path:
+    rows = []
+    for number in range(count):
+        asked = f"\n\nHuman: question {number} about moons?\n\nAssistant:"
+        rows.append({"chosen": f"{asked} yes gladly, moon {number}", "rejected": f"{asked} no {number}"})
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.write("not json\n")
+    return path
+
+
+@pytest.mark.slow
+def test_train_then_eval_in_the_format_of_a_generation(
+    workspace: Path, tiny_models: Path, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.parquet"
+    write_rows(planted_rows(48, "reward_train") + planted_rows(16, "reward_heldout"), PAIRS, pairs)
+    out = tmp_path / "rm"
+    args = ["--pairs", str(pairs), "--root", str(workspace)]
+    done = runner.invoke(app, ["rm", "train", *args, "--out", str(out), "--base", str(tiny_models / "base")])
+    assert done.exit_code == 0, done.output
+    assert "Held-out users" in done.output
+    measured = json.loads((out / "metrics.json").read_text())["heldout"]
+    assert measured["accuracy"]["low"] > 0.5
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.parquet", "rm", "workspace"}
+
+    again = runner.invoke(app, ["rm", "eval", *args, "--model", str(out), "--json"])
+    assert again.exit_code == 0, again.output
+    found = json.loads(again.stdout)
+    assert found["kind"] == "pointwise"
+    assert found["pairs"] == 2 * measured["pairs"] + 2 * (48 - 16)
+    refused = runner.invoke(app, ["rm", "train", *args, "--out", str(out)])
+    assert isinstance(refused.exception, PairError)
+    assert "exists" in str(refused.exception)
+
+
+@pytest.mark.slow
+def test_hh_rlhf_lines_are_read_and_a_kill_is_survived(
+    workspace: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = transcripts(tmp_path / "pairs.jsonl.gz", 12)
+    out = tmp_path / "rm"
+    command = ["rm", "train", "--pairs", str(pairs), "--out", str(out), "--base", str(tiny_models / "base")]
+    command += ["--root", str(workspace), "--epochs", "1", "--heldout", "0.25"]
+    with monkeypatch.context() as patch:
+        patch.setattr(standalone, "write_json", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        runner.invoke(app, command)
+    assert not out.exists()
+    done = runner.invoke(app, command)
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["train"]["pairs"], metrics["heldout"]["pairs"], metrics["skipped"]) == (9, 3, 1)
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("a,b\n")
+    with pytest.raises(PairError, match=r"pairs\.csv: neither"):
+        read_pair_rows(tmp_path / "pairs.csv")
+    (tmp_path / "empty.jsonl").write_text("{}\n")
+    with pytest.raises(PairError, match=r"empty\.jsonl: no pair in it \(1 lines skipped\)"):
+        read_pair_rows(tmp_path / "empty.jsonl")
+    with pytest.raises(PairError, match="no reward model"):
+        evaluate_model(tmp_path, tmp_path / "empty.jsonl", COMPUTE)
+    with pytest.raises(PairError, match="at least two users"):
+        hold_out([{"user_id": "a", "purpose": "policy"}], 0.5, 1)
+
+
+def test_users_are_held_out_whole() -> None:
+    rows = [{"user_id": f"u{n % 10}", "purpose": "reward_train"} for n in range(50)]
+    found = hold_out(rows, 0.3, 7)
+    by_user = {(row["user_id"], row["purpose"]) for row in found}
+    assert len(by_user) == 10
+    assert sum(purpose == "reward_heldout" for _, purpose in by_user) == 3
+    assert hold_out(rows, 0.3, 7) == found
+
+
+def test_a_folder_left_by_a_killed_run_is_no_model(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parent, tmp_path / "rm", ignore=shutil.ignore_patterns("*"))
+    with pytest.raises(PairError, match=r"scorer\.json is missing"):
+        evaluate_model(tmp_path / "rm", tmp_path / "x.jsonl", COMPUTE)
