@@ -77,10 +77,16 @@ class Simulation(Section):
 
 
 class Ingest(Section):
-    """Reading raw logs. ``continue``: the user answered a reply within this window."""
+    """Reading raw logs."""
+
+    max_line_bytes: Positive
+
+
+class Assemble(Section):
+    """Events to conversations. ``continue``: the user answered a reply within the window."""
 
     continue_window_minutes: Positive
-    max_line_bytes: Positive
+    max_history_messages: Positive  # a longer history loses its oldest messages
 
 
 class Validate(Section):
@@ -274,6 +280,7 @@ class Settings(Section):
     simulation: Simulation
     ingest: Ingest
     validate_: Validate = Field(alias="validate")
+    assemble: Assemble
     curate: Curate
     split: Split
     annotation_batch: AnnotationBatch

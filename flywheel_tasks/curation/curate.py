@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flywheel_tasks.curation.conversations import Assembled, assemble, newest_cards
 from flywheel_tasks.curation.duplicates import embed, exact_duplicates, near_duplicates, prompt_text
 from flywheel_tasks.curation.privacy import PrivacyFilter
 from flywheel_tasks.curation.sampling import over_cap, stratified
@@ -95,10 +94,10 @@ def _stratum(row: Mapping[str, Any]) -> tuple[str, str]:
     return (row["source"], row["card_id"])
 
 
-def _sift(io: StageIO, assembled: Assembled, cards: Mapping[str, Row]) -> _Sieve:
+def _sift(io: StageIO, prompts: Sequence[Row], cards: Mapping[str, Row]) -> _Sieve:
     """Apply every rule in order."""
     settings, seed = io.settings.curate, io.settings.seed
-    sieve = _Sieve(assembled.prompts)
+    sieve = _Sieve(prompts)
     sieve.drop(unusable(sieve.kept, cards))
     sieve.drop(private(sieve.kept, PrivacyFilter().identifier))
     sieve.drop(blocked(sieve.kept, settings.blocked_words))
@@ -108,7 +107,7 @@ def _sift(io: StageIO, assembled: Assembled, cards: Mapping[str, Row]) -> _Sieve
     capped = over_cap(sieve.kept, most, seed)
     sieve.drop(dict.fromkeys(capped, ("user_cap", f"more than {most} prompts of the user")))
     # The raw traffic is the target, so that what the filters took from one stratum is made up for within it.
-    target = Counter(map(_stratum, assembled.prompts))
+    target = Counter(map(_stratum, prompts))
     chosen = stratified(sieve.kept, _stratum, target, settings.max_prompts, seed, "max_prompts")
     rest = {row["prompt_id"] for row in sieve.kept} - chosen
     sieve.drop(
@@ -126,10 +125,10 @@ def _shares(raw: Sequence[Row], kept: Sequence[Row], key: str) -> dict[str, dict
     }
 
 
-def _metrics(assembled: Assembled, sieve: _Sieve) -> dict[str, Any]:
-    raw, kept = assembled.prompts, sieve.kept
+def _metrics(raw: Sequence[Row], sieve: _Sieve) -> dict[str, Any]:
+    kept = sieve.kept
     return {
-        "read": assembled.counts,
+        "read": {"prompts": len(raw)},
         "kept": len(kept),
         "removed": dict(sorted(Counter(row["reason"] for row in sieve.removed).items())),
         "removed_total": len(sieve.removed),
@@ -141,7 +140,7 @@ def _metrics(assembled: Assembled, sieve: _Sieve) -> dict[str, Any]:
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
-    """Conversations of ``data/validated`` to the prompts of ``data/curated``.
+    """Prompts of ``data/conversations`` to those of ``data/curated``.
 
     Returns:
         counts read, kept and removed by reason, and the share of each source and card before and after.
@@ -149,16 +148,16 @@ def run(io: StageIO) -> Mapping[str, Any]:
     Raises:
         CurationError: there is no prompt, none is left, or the counts do not add up.
     """
-    cards = newest_cards(read_rows(io.dep("data/validated/cards.parquet")))
-    assembled = assemble(
-        read_rows(io.dep("data/validated/messages.parquet")),
-        read_rows(io.dep("data/validated/signals.parquet")),
-        io.settings.ingest.continue_window_minutes,
+    cards = {row["card_id"]: row for row in read_rows(io.dep("data/conversations/cards.parquet"))}
+    # In the order of the log, so that of two alike prompts the earlier one stays.
+    prompts = sorted(
+        read_rows(io.dep("data/conversations/prompts.parquet")),
+        key=lambda row: (row["time"], row["turn"], row["prompt_id"]),
     )
-    if not assembled.prompts:
-        raise CurationError("data/validated/messages.parquet: no message of a user, so there is no prompt")
-    sieve = _sift(io, assembled, cards)
-    kept, removed, read = len(sieve.kept), len(sieve.removed), len(assembled.prompts)
+    if not prompts:
+        raise CurationError("data/conversations/prompts.parquet: there is no prompt")
+    sieve = _sift(io, prompts, cards)
+    kept, removed, read = len(sieve.kept), len(sieve.removed), len(prompts)
     if kept + removed != read:
         raise CurationError(f"data/curated: {kept} prompts kept and {removed} removed, but {read} read")
     if not sieve.kept:
@@ -168,4 +167,4 @@ def run(io: StageIO) -> Mapping[str, Any]:
     write_rows(list(cards.values()), CARDS, out / "cards.parquet")
     write_rows(sieve.kept, PROMPTS, out / "prompts.parquet")
     write_rows(sieve.removed, REMOVED, out / "removed.parquet")
-    return _metrics(assembled, sieve)
+    return _metrics(prompts, sieve)

@@ -2,26 +2,9 @@
 
 import pyarrow as pa
 
-HISTORY = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-STRINGS = pa.list_(pa.string())
+from flywheel_tasks.conversations.schemas import CARDS as CARDS
+from flywheel_tasks.conversations.schemas import PROMPTS as PROMPTS
 
-CARDS = pa.schema(
-    [("card_id", pa.string()), ("name", pa.string()), ("traits", STRINGS), ("instructions", STRINGS)]
-)
-PROMPTS = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("conversation_id", pa.string()),
-        ("user_id", pa.string()),
-        ("source", pa.string()),
-        ("card_id", pa.string()),
-        ("turn", pa.int64()),
-        ("history", HISTORY),
-        ("reply", pa.string()),
-        ("reply_model", pa.string()),
-        ("signals", STRINGS),
-    ]
-)
 REMOVED = pa.schema(
     [
         ("prompt_id", pa.string()),

@@ -69,6 +69,12 @@ class StageIO:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         return temporary
 
+    def scratch(self) -> Path:
+        """A folder for what does not fit into memory; gone when the stage ends or starts again."""
+        folder = self._temporary / ".scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def commit(self) -> None:
         """Rename all outputs into place.
 

@@ -14,6 +14,7 @@ EXAMPLES = 10
 DATA_STAGES = (
     ("ingest", "Ingest"),
     ("validate", "Validate"),
+    ("assemble", "Assemble"),
     ("curate", "Curate"),
     ("split", "Split"),
     ("annotate", "Annotate"),

@@ -30,6 +30,7 @@ _FIELDS: dict[str, dict[str, _Kind]] = {
         "text": "text",
         "parent_id": "text?",
         "model": "text?",
+        "replaces": "text?",
     },
     "signal": {
         "conversation_id": "id",

@@ -26,6 +26,7 @@ MESSAGES = pa.schema(
         ("text", pa.string()),
         ("parent_id", pa.string()),
         ("model", pa.string()),
+        ("replaces", pa.string()),
     ]
 )
 SIGNALS = pa.schema(

@@ -2,8 +2,10 @@ from collections import Counter
 
 import pytest
 
+from flywheel_tasks.conversations.assemble import assemble
 from flywheel_tasks.curation.curate import blocked, private, run, unusable
 from flywheel_tasks.curation.tables import CurationError
+from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.traffic.schemas import CARDS, MESSAGES, SIGNALS
 from tests.curation.rows import card, message, prompt, signal
@@ -59,6 +61,12 @@ def validated(make_io, tiny_models):
         write_rows(log, MESSAGES, root / "data/validated/messages.parquet")
         signals = [signal("v0-1", "thumb_up")] if log else []
         write_rows(signals, SIGNALS, root / "data/validated/signals.parquet")
+        assemble(
+            root / "data/validated",
+            root / "data/conversations",
+            load_settings(root / "params.yaml").assemble,
+            root / "scratch",
+        )
         return io
 
     return make
@@ -126,7 +134,7 @@ def test_the_same_inputs_give_the_same_bytes(validated, tmp_path):
 
 
 def test_no_prompts_or_none_left_are_errors(validated, tmp_path):
-    with pytest.raises(CurationError, match=r"messages\.parquet: no message of a user"):
+    with pytest.raises(CurationError, match=r"prompts\.parquet: there is no prompt"):
         run(validated(tmp_path / "a", SETTINGS, []))
     log = [message("x", 0, "user", "me@example.com")]
     with pytest.raises(CurationError, match="all 1 prompts were removed"):

@@ -24,6 +24,7 @@ def message(number: int, role: str, parent: int | None, **changes: Any) -> Event
         "text": f"text {number}",
         "parent_id": None if parent is None else f"m{parent}",
         "model": "base" if role == "assistant" else None,
+        "replaces": None,
         **changes,
     }
 

@@ -1,0 +1,1 @@
+"""Events to conversations: turn order, edits, regenerated replies, derived signals."""

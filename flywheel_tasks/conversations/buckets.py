@@ -1,0 +1,95 @@
+"""Rows of a table too big for memory, put apart by ranges of an id: each range fits, and ranges are in order."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+_SAMPLE = 100_000  # ids that the ranges are chosen from
+_OPEN = 256  # ranges, at most: each has an open file
+_BATCH_ROWS = 65_536
+
+
+def boundaries(path: Path, column: str, rows_a_bucket: int) -> list[str]:
+    """Ids that cut a table into ranges of about equal numbers of rows.
+
+    Args:
+        path: the Parquet table.
+        column: of the ids.
+        rows_a_bucket: rows wanted in each range.
+
+    Returns:
+        first id of every range but the first one, sorted.
+    """
+    file = pq.ParquetFile(path)
+    count = file.metadata.num_rows
+    wanted = min(-(-count // rows_a_bucket), _OPEN)
+    if wanted < 2:
+        return []
+    step, sample = max(1, count // _SAMPLE), []
+    for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
+        sample.append(batch.column(0).take(pa.array(np.arange(0, batch.num_rows, step))))
+    ids = pa.chunked_array(sample).combine_chunks()
+    ids = ids.take(pc.sort_indices(ids))
+    cuts = ids.take(pa.array(np.arange(1, wanted) * len(ids) // wanted))
+    return sorted(set(cuts.to_pylist()))
+
+
+class Buckets:
+    """A table's rows by range, in files of a scratch folder.
+
+    Args:
+        source: the Parquet table.
+        column: of the ids; all rows of one id are in one bucket.
+        cuts: of :func:`boundaries`.
+        folder: for the files; they are removed as they are read.
+    """
+
+    def __init__(self, source: Path, column: str, cuts: Sequence[str], folder: Path) -> None:
+        self._source, self._column, self._cuts, self._folder = source, column, list(cuts), folder
+        self.schema = pq.read_schema(source)
+        if cuts:
+            self._spill()
+
+    def __len__(self) -> int:
+        return len(self._cuts) + 1
+
+    def _path(self, bucket: int) -> Path:
+        return self._folder / f"{self._source.stem}-{bucket}.arrow"
+
+    def _spill(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+        files = [pa.ipc.new_stream(self._path(k), self.schema, options=options) for k in range(len(self))]
+        try:
+            for batch in pq.ParquetFile(self._source).iter_batches(_BATCH_ROWS):
+                for bucket, rows in self._split(batch):
+                    files[bucket].write_batch(rows)
+        finally:
+            for file in files:
+                file.close()
+
+    def _split(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """A batch's rows by bucket, in their order."""
+        ids = batch.column(batch.schema.get_field_index(self._column)).dictionary_encode()
+        of_id = np.array([bisect_right(self._cuts, value) for value in ids.dictionary.to_pylist()], np.int64)
+        bucket = of_id[ids.indices.to_numpy()]
+        order = np.argsort(bucket, kind="stable")
+        rows, bucket = batch.take(pa.array(order)), bucket[order]
+        starts = np.flatnonzero(np.diff(bucket, prepend=-1))
+        for start, end in zip(starts, np.append(starts[1:], len(bucket)), strict=True):
+            yield int(bucket[start]), rows.slice(start, end - start)
+
+    def read(self, bucket: int) -> pa.Table:
+        """The rows of one bucket."""
+        if not self._cuts:
+            return pq.read_table(self._source, use_threads=False)
+        path = self._path(bucket)
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            table = stream.read_all()
+        path.unlink()
+        return table
