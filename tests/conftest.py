@@ -14,6 +14,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models gain nothing from threads, and a started Airflow wants a core too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A team's key for user ids; tests of the demo's own unset it.
+os.environ["FLYWHEEL_USER_KEY"] = "the key of the tests, which hash ids that are made up"
+os.environ.pop("FLYWHEEL_USER_KEY_FILE", None)
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"

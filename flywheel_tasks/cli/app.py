@@ -21,6 +21,7 @@ for _name, _module in (
     ("import", "traffic"),
     ("rm", "reward_model"),
     ("simulate", "simulate"),
+    ("users", "users"),
     ("airflow", "airflow"),
 ):
     app.add_typer(import_module(f"flywheel_tasks.cli.{_module}").app, name=_name)

@@ -1,8 +1,10 @@
 """Opens a generation: pins what it starts from, the champion and the newest logs, into ``inputs/``.
 
-``inputs/generation.json`` names the generation, ``inputs/logs.json`` its log partitions with their digests, and
-``inputs/champion.dvc`` the champion's files by DVC hash. They are the roots of the data graph. The registry keeps a
-copy, written once, so that any worker (and anyone, later) can start from exactly the same.
+``inputs/generation.json`` names the generation, ``inputs/logs.json`` its log partitions with their digests,
+``inputs/users.json`` the key of user ids by its fingerprint, and ``inputs/champion.dvc`` the champion's files by DVC
+hash. They are the roots of the data graph. The registry keeps a copy, written once, so that any worker (and anyone,
+later) can start from exactly the same. One thing is never what it was: users who have asked to be forgotten since
+are forgotten in every generation, older ones too.
 """
 
 import re
@@ -19,8 +21,10 @@ from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.forgotten import open_forgotten
 from flywheel_tasks.storage.registry import Registry, open_registry
 from flywheel_tasks.storage.registry_state import DvcRef, ModelRef
+from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, pin_users, user_key
 from flywheel_tasks.traffic.logs import pin_logs
 
 INPUTS = "inputs"
@@ -138,6 +142,33 @@ def set_seed(root: Path, seed: int) -> None:
         yaml_file.dump(document, file)
 
 
+def _key_of(root: Path, registry: Registry) -> str:
+    """The fingerprint of the environment's key for user ids, which must be that of the generation before."""
+    settings = load_settings(root / "params.yaml")
+    found = user_key(settings.logs.source).fingerprint
+    earlier = registry.generations()
+    if not earlier:
+        return found
+    before = orjson.loads(registry.get_generation(earlier[-1], _BUNDLE)).get("user_key", DEMO_FINGERPRINT)
+    # From simulated users to real ones nobody moves: they are other people.
+    if before not in (found, DEMO_FINGERPRINT):
+        raise IdentityError(
+            f"the key for user ids is {found}, but {earlier[-1]} used {before}: users would move between training "
+            "and evaluation, and forgotten ones would come back. Set the old key; if it is lost, start anew with "
+            "another registry.location and delete old tables"
+        )
+    return found
+
+
+def _write_users(root: Path, fingerprint: str) -> None:
+    """Write ``inputs/users.json`` with the list of forgotten users as it is now."""
+    location = load_settings(root / "params.yaml").registry.location
+    document = pin_users(fingerprint, open_forgotten(location, root).users(fingerprint))
+    path = root / INPUTS / "users.json"
+    if not path.exists() or read_json(path) != document:
+        write_json(document, path)
+
+
 def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -> None:
     """Write ``inputs/`` (and params.yaml) as the registry keeps them."""
     bundle = orjson.loads(registry.get_generation(generation, _BUNDLE))
@@ -150,6 +181,11 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
         write_json(bundle["generation"], root / INPUTS / "generation.json")
     elif not (root / INPUTS / "champion").exists():
         place_champion(root, ModelRef.model_validate(bundle["champion"]))
+    if "user_key" not in bundle:
+        raise GenerationError(
+            f"{generation} was opened by an earlier version, whose tables hold raw user ids: open a new generation"
+        )
+    _write_users(root, bundle["user_key"])
 
 
 def sync(root: Path, generation: str) -> None:
@@ -187,6 +223,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         return name
     if seed is not None:
         set_seed(root, seed)
+    key = _key_of(root, registry)
     champion = ensure_champion(root)
     place_champion(root, champion)
     logs = newest(pin_logs(settings.logs.location, root), settings.logs.newest_days)
@@ -198,6 +235,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     bundle = {
         "generation": description,
         "logs": logs,
+        "user_key": key,
         "champion": champion.model_dump(mode="json"),
         "params": (root / "params.yaml").read_text(encoding="utf-8"),
     }
@@ -205,5 +243,6 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         name, _BUNDLE, orjson.dumps(bundle, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
     )
     write_json(logs, root / INPUTS / "logs.json")
+    _write_users(root, key)
     write_json(description, root / INPUTS / "generation.json")
     return name

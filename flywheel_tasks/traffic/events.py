@@ -121,7 +121,9 @@ def _value(name: str, kind: _Kind, value: Any) -> Any:
     if kind == "text?" and value is None:
         return None
     if not isinstance(value, str):
-        raise EventError("wrong_type", f"{name} must be a string, not {_shown(value)}")
+        # Who it is must not be read from the quarantine.
+        shown = f"a {type(value).__name__}" if name == "user_id" else _shown(value)
+        raise EventError("wrong_type", f"{name} must be a string, not {shown}")
     if isinstance(kind, tuple):
         rule, allowed = kind
         if value not in allowed:

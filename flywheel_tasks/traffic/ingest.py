@@ -1,7 +1,7 @@
-"""Stage ``ingest``: raw log events to tables.
+"""Stage ``ingest``: raw log events to tables, user ids hashed.
 
-Every line read ends in exactly one place: a table, the quarantine, or the count of repeated events. The stage
-fails if these do not add up to the number of lines read.
+Every line read ends in exactly one place: a table, the quarantine, the count of repeated events, or the count of
+lines of users to forget. The stage fails if these do not add up to the number of lines read.
 """
 
 from collections import Counter
@@ -16,6 +16,7 @@ from rich.progress import track
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.storage.tables import write_table
 from flywheel_tasks.traffic.events import TABLE_OF, TYPES, Event, EventError, parse_line
+from flywheel_tasks.traffic.identity import Identity, read_identity
 from flywheel_tasks.traffic.lines import RawLine
 from flywheel_tasks.traffic.logs import LogsError, open_partition, read_pinned
 from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, TABLES
@@ -59,20 +60,26 @@ class _Rows:
 class Ingestion:
     """Takes lines one by one and keeps the books.
 
+    Args:
+        identity: hashes user ids, and knows whom to forget.
+
     Attributes:
         read: lines taken.
         duplicates: lines that repeat an earlier event.
+        forgotten: lines of users to forget.
         accepted: lines that became a row, by event type.
         quarantined: lines that broke a rule, by rule.
         unknown_fields: fields that the format does not have, by ``type.field``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, identity: Identity) -> None:
         self.read = 0
         self.duplicates = 0
+        self.forgotten = 0
         self.accepted: Counter[str] = Counter()
         self.quarantined: Counter[str] = Counter()
         self.unknown_fields: Counter[str] = Counter()
+        self._identity = identity
         self._tables = {name: _Rows(schema) for name, schema in TABLES.items()}
         self._origins = _Rows(ORIGINS)
         self._quarantine = _Rows(INGEST_QUARANTINE)
@@ -92,6 +99,11 @@ class Ingestion:
             return
         try:
             event = parse_line(line.data)
+            if "user_id" in event.row:
+                event.row["user_id"] = self._identity.hashed(event.row["user_id"])
+                if event.row["user_id"] in self._identity.forgotten:
+                    self.forgotten += 1
+                    return
             repeated = self._repeats(event, file, line.number)
         except EventError as error:
             self._refuse(file, line, error)
@@ -123,8 +135,13 @@ class Ingestion:
             self.unknown_fields[name if known else "other"] += 1
 
     def _refuse(self, file: str, line: RawLine, error: EventError) -> None:
+        # Ids are masked before the line is cut, so that no cut leaves the start of one.
+        raw, forgotten = self._identity.masked(line.data.decode(errors="backslashreplace"))
+        if forgotten:
+            self.forgotten += 1
+            return
         self.quarantined[error.rule] += 1
-        raw = line.data[: 4 * _RAW_CHARACTERS].decode(errors="backslashreplace")[:_RAW_CHARACTERS]
+        raw = raw[:_RAW_CHARACTERS]
         self._quarantine.add(
             {"file": file, "line": line.number, "rule": error.rule, "detail": error.detail, "raw": raw}
         )
@@ -145,16 +162,18 @@ class Ingestion:
         """
         accepted, quarantined = self.accepted.total(), self.quarantined.total()
         stored = sum(rows.count for rows in self._tables.values())
-        if accepted + quarantined + self.duplicates != self.read or stored != accepted:
+        placed = accepted + quarantined + self.duplicates + self.forgotten
+        if placed != self.read or stored != accepted:
             raise CountError(
                 f"{self.read} lines read, but {accepted} accepted ({stored} stored), "
-                f"{quarantined} quarantined, {self.duplicates} duplicates"
+                f"{quarantined} quarantined, {self.duplicates} duplicates, {self.forgotten} of forgotten users"
             )
         return {
             "read": self.read,
             "accepted": {"total": accepted, **{kind: self.accepted[kind] for kind in TYPES}},
             "quarantined": {"total": quarantined, **dict(sorted(self.quarantined.items()))},
             "duplicates": self.duplicates,
+            "forgotten": self.forgotten,
             "unknown_fields": {
                 "total": self.unknown_fields.total(),
                 **dict(sorted(self.unknown_fields.items())),
@@ -163,15 +182,17 @@ class Ingestion:
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
-    """Entry of the stage: ``inputs/logs.json`` to ``data/ingested``.
+    """Entry of the stage: ``inputs/logs.json`` and ``inputs/users.json`` to ``data/ingested``.
 
     Raises:
+        IdentityError: the environment lacks the key that this generation hashes user ids with.
         LogsError: no logs are pinned, a partition is gone, changed or damaged, or no line is an event.
     """
     pinned = io.dep("inputs/logs.json")
     location, partitions = read_pinned(pinned)
     limit = io.settings.ingest.max_line_bytes
-    ingestion = Ingestion()
+    identity = read_identity(io.dep("inputs/users.json"))
+    ingestion = Ingestion(identity)
     for partition in track(partitions, "Reading logs", transient=True):
         for line in open_partition(location, io.root, partition, max_line_bytes=limit):
             ingestion.take(partition["path"], line)
@@ -186,4 +207,4 @@ def run(io: StageIO) -> Mapping[str, Any]:
     folder.mkdir(parents=True)
     for name, table in ingestion.tables().items():
         write_table(table, folder / f"{name}.parquet")
-    return {"partitions": len(partitions), **metrics}
+    return {"partitions": len(partitions), "user_key": identity.key.fingerprint, **metrics}

@@ -8,6 +8,7 @@ from flywheel_tasks.contracts.suite import ContractError
 from flywheel_tasks.contracts.validate import run
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.tables import read_rows, read_table, write_table
+from flywheel_tasks.traffic.identity import DEMO_KEY, Identity, UserKey
 from flywheel_tasks.traffic.ingest import Ingestion
 from flywheel_tasks.traffic.lines import RawLine
 from flywheel_tasks.traffic.schemas import TABLES, VALIDATION_QUARANTINE
@@ -19,7 +20,7 @@ FILE = "date=2026-11-02/part-000.jsonl"
 def prepare(root: Path, make_io, log: list[Event], broken: int = 0, limit: float = 1.0):
     """A workspace in which these events (and some broken lines) are ingested."""
     stage_io = make_io("validate", root, {"validate.max_quarantine_share": limit})
-    ingestion = Ingestion()
+    ingestion = Ingestion(Identity(UserKey(DEMO_KEY), frozenset()))
     lines = [*map(line, log), *[b"nonsense"] * broken]
     for number, data in enumerate(lines, start=1):
         ingestion.take(FILE, RawLine(number, data))

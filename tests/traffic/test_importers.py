@@ -7,6 +7,7 @@ import pytest
 from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.storage.tables import write_rows
 from flywheel_tasks.traffic.events import parse_event
+from flywheel_tasks.traffic.identity import DEMO_KEY, Identity, UserKey
 from flywheel_tasks.traffic.importers import (
     ImportFormatError,
     read_hh_rlhf,
@@ -232,7 +233,7 @@ def test_real_logs_of_personas_and_characters_are_ingested_whole(shared_data, tm
         assert parse_event(event).unknown == ()
     write_partitions(chats.rows, tmp_path / "logs", "persona-chat")
     write_partitions(cards.rows, tmp_path / "logs", "rpbench")
-    ingestion = Ingestion()
+    ingestion = Ingestion(Identity(UserKey(DEMO_KEY), frozenset()))
     for partition in pin_logs("logs", tmp_path)["partitions"]:
         for line in open_partition("logs", tmp_path, partition, max_line_bytes=100_000):
             ingestion.take(partition["path"], line)

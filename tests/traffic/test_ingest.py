@@ -8,15 +8,21 @@ from hypothesis import strategies as st
 
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import read_rows, read_table
+from flywheel_tasks.traffic.identity import DEMO_KEY, Identity, UserKey, pin_users
 from flywheel_tasks.traffic.ingest import Ingestion, run
 from flywheel_tasks.traffic.lines import gzip_chunks, plain_chunks, split_lines
 from flywheel_tasks.traffic.logs import LogsError, pin_logs
 from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, TABLES
 from tests.traffic.sample import card, events, line, message, signal, write_log
 
+KEY = UserKey(DEMO_KEY)
 
-def ingest(root: Path, make_io, **overrides):
+
+def ingest(root: Path, make_io, forgotten=(), **overrides):
     stage_io = make_io("ingest", root, overrides)
+    write_json(
+        pin_users(KEY.fingerprint, {KEY.hashed(user) for user in forgotten}), root / "inputs/users.json"
+    )
     write_json(pin_logs("data/logs", root), root / "inputs/logs.json")
     metrics = run(stage_io)
     return metrics, stage_io.out("data/ingested")
@@ -27,6 +33,7 @@ def adds_up(metrics) -> bool:
         if sum(number for name, number in counts.items() if name != "total") != counts["total"]:
             return False
     placed = metrics["accepted"]["total"] + metrics["quarantined"]["total"] + metrics["duplicates"]
+    placed += metrics["forgotten"]
     return placed == metrics["read"]
 
 
@@ -43,6 +50,7 @@ def test_every_event_lands_in_its_table_sorted_by_time(tmp_path, make_io):
     assert [row["message_id"] for row in messages] == ["m1", "m2", "m3", "m4", "m5"]
     assert messages[2] | {"time": None} == {
         **{name: value for name, value in log[4].items() if name != "type"},
+        "user_id": KEY.hashed("u1"),
         "time": None,
     }
     origins = {row["event_id"]: (row["file"], row["line"]) for row in read_rows(folder / "origins.parquet")}
@@ -151,11 +159,51 @@ def test_logs_without_any_event_are_an_error_with_the_rules(tmp_path, make_io):
 
 def test_a_partition_changed_after_pinning_stops_the_stage(tmp_path, make_io):
     stage_io = make_io("ingest", tmp_path)
+    write_json(pin_users(KEY.fingerprint, set()), tmp_path / "inputs/users.json")
     write_log(tmp_path, map(line, events()))
     write_json(pin_logs("data/logs", tmp_path), tmp_path / "inputs/logs.json")
     write_log(tmp_path, map(line, events()[:-1]))
     with pytest.raises(LogsError, match=r"part-000\.jsonl changed since it was pinned"):
         run(stage_io)
+
+
+def test_no_table_holds_a_raw_user_id(tmp_path, make_io):
+    """Also not the quarantine: broken lines are kept as they were read but for the ids."""
+    person = "maria.santos@example.com"
+    whole = line(message(1, "user", None, user_id=person))
+    broken = [
+        line(message(2, "robot", None, user_id=person)),
+        line(message(3, "user", None, user_id=4242424242)),
+        whole[:-20] + b"\n",
+        whole[: whole.index(b"santos") + 3] + b"\n",
+        line(message(4, "user", None, user_id=person, text="x" * 3000)),
+    ]
+    log = [line({**event, "user_id": person} if "user_id" in event else event) for event in events()]
+    write_log(tmp_path, [*log, *broken])
+    metrics, folder = ingest(tmp_path, make_io, **{"ingest.max_line_bytes": 2500})
+    assert metrics["quarantined"]["total"] == len(broken)
+    assert metrics["user_key"] == KEY.fingerprint
+    for table in folder.iterdir():
+        text = str(read_rows(table))
+        assert "maria" not in text, table.name
+        assert "4242424242" not in text, table.name
+    for name in ("messages", "signals", "exposures"):
+        assert {row["user_id"] for row in read_rows(folder / f"{name}.parquet")} == {KEY.hashed(person)}
+
+
+def test_lines_of_forgotten_users_are_dropped_and_counted(tmp_path, make_io):
+    others = [{**event, "user_id": "u2", "event_id": event["event_id"] + "-2"} for event in events()[1:]]
+    broken = [line(message(8, "robot", None)), line(message(8, "robot", None, user_id="u2"))]
+    write_log(tmp_path, [*map(line, events()), *map(line, others), *broken, line(events()[2])])
+    metrics, folder = ingest(tmp_path, make_io, forgotten=["u1"])
+    assert metrics["forgotten"] == 8 + 1 + 1
+    assert metrics["accepted"]["total"] == 1 + 8
+    assert adds_up(metrics)
+    assert KEY.hashed("u1") not in str([read_rows(table) for table in folder.iterdir()])
+    kept = read_rows(folder / "messages.parquet")
+    _, folder = ingest(tmp_path, make_io)
+    before = read_rows(folder / "messages.parquet")
+    assert kept == [row for row in before if row["user_id"] == KEY.hashed("u2")]
 
 
 def test_the_same_logs_give_the_same_bytes(tmp_path, make_io):
@@ -189,7 +237,7 @@ def test_any_mix_cut_anywhere_adds_up(mix, packed, cut):
     whole = gzip.compress(data, mtime=0) if packed else data
     kept = whole[: max(0, len(whole) - cut)]
     chunks = gzip_chunks if packed else plain_chunks
-    ingestion = Ingestion()
+    ingestion = Ingestion(Identity(KEY, frozenset()))
     for raw in split_lines(chunks(io.BytesIO(kept)), 500):
         ingestion.take("file", raw)
     metrics = ingestion.metrics()
