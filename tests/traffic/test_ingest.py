@@ -145,7 +145,7 @@ def test_a_truncated_gzip_keeps_its_whole_lines(tmp_path, make_io):
     assert row["file"] == "date=2026-11-02/cut.jsonl.gz"
     assert row["line"] == accepted + 1
     assert f"last good line: line {accepted}" in row["detail"]
-    assert lines[accepted].decode().startswith(row["raw"])
+    assert lines[accepted].decode().startswith(row["raw"].replace(KEY.hashed("u1"), "u1"))
 
 
 def test_logs_without_any_event_are_an_error_with_the_rules(tmp_path, make_io):
