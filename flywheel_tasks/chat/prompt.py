@@ -1,11 +1,14 @@
 """A card and a history as the token ids that a policy or a reward model reads."""
 
+import logging
 from collections.abc import Sequence
 from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
+
+_log = logging.getLogger(__name__)
 
 
 def prompt_messages(
@@ -17,7 +20,8 @@ def prompt_messages(
         tokenizer: with a chat template.
         card: the character.
         history: turns, the last one the user's.
-        max_tokens: of the rendered prompt; whole turns are dropped from the oldest on, the last one never is.
+        max_tokens: of the rendered prompt; whole turns are dropped from the oldest on. If the card and the last
+            turn alone are too long, the turn's beginning goes: the card must stay, or its rules cannot be kept.
 
     Returns:
         messages for a chat template.
@@ -31,7 +35,23 @@ def prompt_messages(
     kept = [{"role": turn["role"], "content": turn["content"]} for turn in history]
     while len(kept) > 1 and len(_render(tokenizer, [system, *kept])) > max_tokens:
         kept = kept[1:]
+    kept[-1]["content"] = _shortened(tokenizer, system, kept[-1]["content"], max_tokens)
     return [system, *kept]
+
+
+def _shortened(tokenizer: PreTrainedTokenizerBase, system: dict[str, str], text: str, max_tokens: int) -> str:
+    """The user's text, or its end where card and text together are too long."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    shown = text
+    while (
+        ids
+        and (over := len(_render(tokenizer, [system, {"role": "user", "content": shown}])) - max_tokens) > 0
+    ):
+        ids = ids[over:]
+        shown = tokenizer.decode(ids).lstrip(
+            "\N{REPLACEMENT CHARACTER} "
+        )  # a cut may fall inside a character
+    return shown
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
@@ -44,11 +64,13 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) 
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequence[Turn], max_tokens: int
 ) -> list[int]:
-    """Token ids of a prompt, generation prompt included; cut from the left if the last turn alone is too long.
+    """Token ids of a prompt, generation prompt included; a card that alone is too long loses its beginning.
 
     Args and errors as :func:`prompt_messages`.
     """
     ids = _render(tokenizer, prompt_messages(tokenizer, card, history, max_tokens))
+    if len(ids) > max_tokens:
+        _log.warning("card %s alone has more than %d tokens; its beginning is cut", card.card_id, max_tokens)
     return ids[-max_tokens:]
 
 

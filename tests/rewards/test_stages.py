@@ -174,8 +174,8 @@ rows = [(Card(*card), history, chosen, rejected) for card, history, chosen, reje
 pointwise = PointwiseScorer(Path(sys.argv[1]), compute=compute)
 chosen = pointwise.score([(card, history, chosen) for card, history, chosen, _ in rows])
 rejected = pointwise.score([(card, history, rejected) for card, history, _, rejected in rows])
-preferred = PairwiseScorer(Path(sys.argv[2]), compute=compute).prefer(rows)
-json.dump([[c - r for c, r in zip(chosen, rejected)], [p - 0.5 for p in preferred]], sys.stdout)
+preferred = PairwiseScorer(Path(sys.argv[2]), compute=compute).margins(rows)
+json.dump([[c - r for c, r in zip(chosen, rejected)], preferred], sys.stdout)
 """
 
 
