@@ -48,7 +48,7 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, system: dict[str, str], text:
         and (over := len(_render(tokenizer, [system, {"role": "user", "content": shown}])) - max_tokens) > 0
     ):
         ids = ids[over:]
-        shown = tokenizer.decode(ids).lstrip(
+        shown = str(tokenizer.decode(ids)).lstrip(
             "\N{REPLACEMENT CHARACTER} "
         )  # a cut may fall inside a character
     return shown
