@@ -23,6 +23,7 @@ for _name, _module in (
     ("simulate", "simulate"),
     ("users", "users"),
     ("airflow", "airflow"),
+    ("serve", "serve"),
 ):
     app.add_typer(import_module(f"flywheel_tasks.cli.{_module}").app, name=_name)
 app.add_typer(registry.approve_app, name="approve")

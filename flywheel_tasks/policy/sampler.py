@@ -1,6 +1,6 @@
 """Draws replies from a causal language model in batches; a prompt is read once, however many replies."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,20 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froze
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = [*configured] if isinstance(configured, list | tuple) else [configured]
     return frozenset(int(token) for token in [tokenizer.eos_token_id, *ids] if token is not None)
+
+
+def _told(
+    follow: Callable[[list[int], list[int]], list[bool]],
+    alive: torch.Tensor,
+    drawn: torch.Tensor,
+    ended: torch.Tensor,
+) -> torch.Tensor:
+    """Tell the tokens of the rows that go on; which of all rows are over now."""
+    going = (~ended).nonzero().squeeze(1)
+    over = follow(alive[going].tolist(), drawn[going].tolist())
+    told = ended.clone()
+    told[going] = torch.tensor(over, device=ended.device)
+    return told
 
 
 class Sampler:
@@ -196,6 +210,26 @@ class Sampler:
                 meter.advance(len(batch.positions))
         return results
 
+    def follow(
+        self,
+        prompts: Sequence[Sequence[int]],
+        generator: torch.Generator,
+        step: Callable[[list[int], list[int]], list[bool]],
+    ) -> None:
+        """Draw one reply to each prompt as one batch, and tell each token as it is drawn.
+
+        Args:
+            prompts: token ids, none empty.
+            generator: of the draw.
+            step: takes the places of prompts and their next tokens (the end token too), and says which replies
+                are over; it is not called again for these.
+
+        Raises:
+            ValueError: the model gives logits that are not numbers.
+        """
+        with self._inference():
+            self._decode_batch(prompts, 1, generator, step)
+
     def _batches(self, lengths: Sequence[int], n: int) -> list[_Batch]:
         """Group prompts by length, so that little is spent on padding; ties keep their order."""
         order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
@@ -239,7 +273,11 @@ class Sampler:
         return out.logits[:, -1], cache, mask
 
     def _decode_batch(
-        self, prompts: Sequence[Sequence[int]], n: int, generator: torch.Generator
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        generator: torch.Generator,
+        follow: Callable[[list[int], list[int]], list[bool]] | None = None,
     ) -> list[list[int]]:
         """Sample ``len(prompts) * n`` rows token by token; a row that ended leaves the batch soon."""
         logits, cache, mask = self._prefill(prompts)
@@ -256,7 +294,7 @@ class Sampler:
         for step in range(limit):
             drawn = self._draw(logits, generator)
             tokens[alive, step] = torch.where(ended, -1, drawn)
-            ended |= torch.isin(drawn, self._ends)
+            ended |= torch.isin(drawn, self._ends) if follow is None else _told(follow, alive, drawn, ended)
             finished = int(ended.sum())
             if finished == len(alive) or step == limit - 1:
                 break

@@ -1,0 +1,338 @@
+"""The HTTP side: OpenAI-compatible endpoints, feedback, health, metrics, the chat page."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+
+from flywheel_tasks.serving.answers import chunk, completion, done_chunk, event_line, headers_of
+from flywheel_tasks.serving.backend import ModelError, RequestRefusedError
+from flywheel_tasks.serving.events import new_id, signal_event
+from flywheel_tasks.serving.exchange import Exchange
+from flywheel_tasks.serving.gateway import Gateway, open_gateway
+from flywheel_tasks.serving.journal import JournalError
+from flywheel_tasks.serving.keys import Key
+from flywheel_tasks.serving.linking import Caller, link
+from flywheel_tasks.serving.page import PAGE_POLICY, chat_page
+from flywheel_tasks.serving.requests import (
+    CHARACTER,
+    ApiError,
+    ChatRequest,
+    FeedbackRequest,
+    parse_body,
+    refuse_unsupported,
+)
+from flywheel_tasks.serving.rollout import RoutingError
+from flywheel_tasks.serving.turns import owner_of
+
+ROOT, PARENT = "FLYWHEEL_SERVE_ROOT", "FLYWHEEL_SERVE_PARENT"
+_log = logging.getLogger("flywheel.serve")
+
+
+class _Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+def _error(error: Exception) -> ApiError:
+    """What a client is told of an error."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestRefusedError):
+        return ApiError(
+            400, "refused_by_model", "the model's server does not take this request; is it too long?"
+        )
+    if isinstance(error, ModelError):
+        return ApiError(503, "model_unavailable", "no model answers now", {"retry-after": "5"})
+    if isinstance(error, JournalError):
+        return ApiError(503, "not_recorded", "the conversation could not be recorded", {"retry-after": "5"})
+    if isinstance(error, RoutingError):
+        return ApiError(400, "unknown_arm", str(error))
+    raise error
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The body, read no further than allowed."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise ApiError(413, "body_too_large", f"a body has at most {most} bytes", {"connection": "close"})
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _key(gateway: Gateway, request: Request) -> Key:
+    """The key that is presented. Raises ApiError."""
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    key = gateway.keys.find(presented.strip()) if scheme.lower() == "bearer" else None
+    if key is None:
+        raise ApiError(401, "invalid_api_key", "a valid API key is needed", {"www-authenticate": "Bearer"})
+    return key
+
+
+def _caller(gateway: Gateway, request: Request, user: str | None) -> Caller:
+    """Who asks.
+
+    Raises:
+        ApiError: no key, a wrong one, or a user that is not the key's.
+    """
+    key = _key(gateway, request)
+    if key.user_id is None and user is None:
+        raise ApiError(400, "missing_user", "this key speaks for many users: name one in the field user")
+    if key.user_id is not None and user not in (None, key.user_id):
+        raise ApiError(403, "other_user", "this key speaks for its own user only")
+    return Caller(key.user_id or str(user), key.source, key.role == "staff")
+
+
+def _take_token(gateway: Gateway, caller: Caller) -> None:
+    if wait := gateway.limits.wait(caller.user_id):
+        gateway.metrics.add("flywheel_rate_limited_total")
+        headers = {"retry-after": str(math.ceil(wait))}
+        raise ApiError(429, "rate_limited", f"too many requests; try again in {math.ceil(wait)} s", headers)
+
+
+def _exchange(gateway: Gateway, caller: Caller, asked: ChatRequest) -> Exchange:
+    """Everything that is checked before a model is asked."""
+    refuse_unsupported(asked)
+    card = gateway.cards.by_id.get(asked.card_id())
+    if card is None:
+        raise ApiError(404, "model_not_found", "there is no such character; see GET /v1/models")
+    wanted = asked.wanted()
+    if wanted.arm is not None and not caller.staff:
+        raise ApiError(403, "not_staff", "only a staff key may choose an arm")
+    history = asked.turns(gateway.settings.serve.max_message_characters)
+    if gateway.rollout is None:
+        raise ApiError(503, "not_ready", "there is no champion yet", {"retry-after": "5"})
+    place = link(
+        gateway.turns,
+        caller,
+        card.card_id,
+        history,
+        conversation_id=wanted.conversation_id,
+        regenerate=wanted.regenerate,
+    )
+    return Exchange(
+        gateway.services,
+        gateway.rollout,
+        caller=caller,
+        card=card,
+        history=history,
+        link=place,
+        max_tokens=asked.max_new_tokens(gateway.settings.sampling.max_new_tokens),
+        arm=wanted.arm,
+    )
+
+
+class _Call:
+    """One chat request, from its count to its line in the log."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway, self.id = gateway, new_id("r")
+        self.started = time.monotonic()
+        self.caller: Caller | None = None
+        self.exchange: Exchange | None = None
+        self.stream = False
+        gateway.in_flight += 1
+
+    def end(self, status: int, code: str | None = None) -> None:
+        """Count it and write its line."""
+        gateway, seconds = self.gateway, time.monotonic() - self.started
+        gateway.in_flight -= 1
+        gateway.metrics.add("flywheel_requests_total", path="/v1/chat/completions", status=str(status))
+        gateway.metrics.observe("flywheel_request_seconds", seconds, path="/v1/chat/completions")
+        fields: dict[str, Any] = {"request": self.id, "status": status, "code": code, "stream": self.stream}
+        fields["ms"] = round(seconds * 1000, 3)
+        if self.caller is not None:
+            fields["user"] = owner_of(self.caller.user_id).hex()[:12]
+        if self.exchange is not None:
+            out = self.exchange.outcome
+            if out.message is not None:
+                gateway.metrics.add("flywheel_replies_total", model=out.model or "gateway", finish=out.finish)
+            if out.model is not None:
+                gateway.metrics.observe("flywheel_model_seconds", out.model_seconds, model=out.model)
+            route = out.route
+            fields |= {"model": out.model, "finish": out.finish, "fallback": out.fallback}
+            fields |= {"experiment": route.experiment, "arm": route.arm} if route is not None else {}
+            fields["model_ms"] = round(out.model_seconds * 1000, 3)
+        _log.info("chat", extra=fields)
+
+    def fail(self, error: Exception) -> ApiError:
+        """End it with an error; what the client is told."""
+        try:
+            told = _error(error)
+        except Exception:
+            self.end(500, type(error).__name__)
+            raise
+        self.end(told.status, told.code)
+        return told
+
+
+async def _chat(gateway: Gateway, request: Request) -> Response:
+    call = _Call(gateway)
+    try:
+        if gateway.in_flight > gateway.settings.serve.max_in_flight:
+            raise ApiError(503, "busy", "too many requests are being served", {"retry-after": "1"})
+        asked = parse_body(await _body(request, gateway.settings.serve.max_body_bytes), ChatRequest)
+        call.caller, call.stream = _caller(gateway, request, asked.user), asked.stream
+        _take_token(gateway, call.caller)
+        call.exchange = _exchange(gateway, call.caller, asked)
+        if asked.stream:
+            return await _begin_stream(call, asked)
+        outcome = await call.exchange.complete()
+    except Exception as error:
+        told = call.fail(error)
+        return _Json(told.body(), told.status, {**told.headers, "x-request-id": call.id})
+    except BaseException:  # the client went away
+        call.end(499)
+        raise
+    call.end(200)
+    headers = headers_of(call.id, outcome, asked)
+    return _Json(completion(asked, call.exchange, call.caller), headers=headers)
+
+
+async def _begin_stream(call: _Call, asked: ChatRequest) -> Response:
+    """Wait for the first part, so that an error before it is an error, and the headers can tell of a fallback."""
+    assert call.exchange is not None
+    parts = call.exchange.stream()
+    try:
+        first = await anext(parts, "")
+    except BaseException:
+        await parts.aclose()  # type: ignore[attr-defined]
+        raise
+    headers = headers_of(call.id, call.exchange.outcome, asked) | {"cache-control": "no-store"}
+    return StreamingResponse(_sse(call, asked, first, parts), media_type="text/event-stream", headers=headers)
+
+
+async def _sse(
+    call: _Call, asked: ChatRequest, first: str, parts: AsyncIterator[str]
+) -> AsyncIterator[bytes]:
+    """The parts as server-sent events; ``[DONE]`` comes only after all of it is recorded."""
+    exchange, caller = call.exchange, call.caller
+    assert exchange is not None
+    assert caller is not None
+    status, code = 499, None
+    try:
+        async with aclosing(parts):  # type: ignore[type-var]
+            yield event_line(chunk(asked, call.id, {"role": "assistant", "content": first}))
+            async for text in parts:
+                yield event_line(chunk(asked, call.id, {"content": text}))
+        yield event_line(done_chunk(asked, call.id, exchange, caller))
+        yield b"data: [DONE]\n\n"
+        status = 200
+    except Exception as error:
+        told = _error(error)
+        status, code = told.status, told.code
+        yield event_line(told.body())
+    finally:
+        call.end(status, code)
+
+
+async def _feedback(gateway: Gateway, request: Request) -> Response:
+    status = 200
+    try:
+        body = await _body(request, gateway.settings.serve.max_body_bytes)
+        given = parse_body(body, FeedbackRequest).checked()
+        caller = _caller(gateway, request, given.user)
+        _take_token(gateway, caller)
+        turn = gateway.turns.by_id(given.message_id)
+        if turn is None or turn.owner != owner_of(caller.user_id) or turn.role != "assistant":
+            raise ApiError(404, "unknown_message", "this user was sent no such reply")
+        event = signal_event(
+            turn,
+            given.signal,
+            given.value,
+            user_id=caller.user_id,
+            source=caller.source,
+            time=max(datetime.now(UTC), turn.time),
+        )
+        await gateway.recorder.submit([event])
+        gateway.metrics.add("flywheel_signals_total", signal=given.signal)
+        return _Json({"object": "feedback", "id": event["event_id"], "signal": given.signal})
+    except Exception as error:
+        told = _error(error)
+        status = told.status
+        return _Json(told.body(), told.status, told.headers)
+    finally:
+        gateway.metrics.add("flywheel_requests_total", path="/v1/feedback", status=str(status))
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """The application of a gateway, which lives as long as it runs."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await gateway.start()
+        try:
+            yield
+        finally:
+            await gateway.stop()
+
+    app = FastAPI(
+        title="CharacterFlywheel", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        return await _chat(gateway, request)
+
+    @app.post("/v1/feedback")
+    async def feedback(request: Request) -> Response:
+        return await _feedback(gateway, request)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        try:
+            _key(gateway, request)
+        except ApiError as error:
+            return _Json(error.body(), error.status, error.headers)
+        listed = [
+            {
+                "id": CHARACTER + card.card_id,
+                "object": "model",
+                "created": 0,
+                "owned_by": "flywheel",
+                "name": card.name,
+            }
+            for card in gateway.cards.by_id.values()
+        ]
+        return _Json({"object": "list", "data": listed})
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        problems = gateway.problems()
+        body = {"ready": not problems, "problems": problems, "models": gateway.fleet.states()}
+        return _Json(body, 503 if problems else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        gateway.count()
+        return PlainTextResponse(
+            gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    @app.get("/")
+    async def page() -> Response:
+        return HTMLResponse(chat_page(), headers=PAGE_POLICY)
+
+    return app
+
+
+def app_of_worker() -> FastAPI:
+    """The application of a worker process; its workspace is in the environment."""
+    return create_app(open_gateway(Path(os.environ[ROOT]), parent=int(os.environ[PARENT])))

@@ -1,0 +1,151 @@
+"""The models that can be asked now: prepared in the background, each behind a circuit breaker."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from flywheel_tasks.serving.backend import Backend, ModelError, Piece, Prompt, RequestRefusedError
+from flywheel_tasks.serving.breaker import Breaker
+from flywheel_tasks.settings import ServeBreaker
+from flywheel_tasks.storage.registry_state import ModelRef
+
+Prepare = Callable[[ModelRef], Awaitable[Backend]]
+_log = logging.getLogger(__name__)
+
+
+class NotReadyError(ModelError):
+    """The model is not asked now: it is being loaded, it could not be, or its breaker is open."""
+
+
+class _Slot:
+    """One model: its backend once it is there."""
+
+    def __init__(self, model: ModelRef, breaker: Breaker) -> None:
+        self.model, self.breaker = model, breaker
+        self.backend: Backend | None = None
+        self.loading: asyncio.Task[None] | None = None
+        self.error: str | None = None
+
+
+class Fleet:
+    """Keeps the models of a rollout ready.
+
+    Args:
+        prepare: makes a model's backend; may take long.
+        breaker: section ``serve.breaker``.
+        timeout_seconds: for a whole reply, and for the wait for each piece of one.
+    """
+
+    def __init__(self, prepare: Prepare, *, breaker: ServeBreaker, timeout_seconds: float) -> None:
+        self._prepare, self._breaker, self._timeout = prepare, breaker, timeout_seconds
+        self._slots: dict[str, _Slot] = {}
+
+    def want(self, models: Sequence[ModelRef]) -> None:
+        """Begin to prepare these models, and try again those that failed."""
+        for model in models:
+            slot = self._slots.get(model.digest)
+            if slot is None:
+                slot = _Slot(model, Breaker(self._breaker.failures, self._breaker.seconds))
+                self._slots[model.digest] = slot
+            if slot.backend is None and (slot.loading is None or slot.loading.done()):
+                slot.loading = asyncio.create_task(self._load(slot))
+
+    async def _load(self, slot: _Slot) -> None:
+        try:
+            slot.backend = await self._prepare(slot.model)
+            slot.error = None
+            _log.info("model ready", extra={"model": slot.model.generation})
+        except Exception as error:  # of whatever kind: the model is broken, the gateway is not
+            slot.error = f"{type(error).__name__}: {error}"
+            _log.error("model not loaded: %s", slot.error, extra={"model": slot.model.generation})
+
+    async def settle(self) -> None:
+        """Wait until nothing is being loaded."""
+        loading = [slot.loading for slot in self._slots.values() if slot.loading is not None]
+        await asyncio.gather(*loading)
+
+    async def keep(self, models: Sequence[ModelRef]) -> None:
+        """Let go of all other models; call it after requests are routed to these only."""
+        kept = {model.digest for model in models}
+        for digest in [digest for digest in self._slots if digest not in kept]:
+            slot = self._slots.pop(digest)
+            if slot.loading is not None:
+                await slot.loading
+            if slot.backend is not None:
+                await slot.backend.close()
+
+    def ready(self, model: ModelRef) -> bool:
+        """Whether a model has been prepared."""
+        slot = self._slots.get(model.digest)
+        return slot is not None and slot.backend is not None
+
+    def states(self) -> dict[str, str]:
+        """Of each model: ready, loading, failing (its breaker is open) or broken (it cannot be loaded)."""
+        found = {}
+        for slot in self._slots.values():
+            state = "loading" if slot.error is None else "broken"
+            if slot.backend is not None:
+                state = "failing" if slot.breaker.open else "ready"
+            found[slot.model.generation] = state
+        return found
+
+    def _asked(self, model: ModelRef) -> tuple[_Slot, Backend]:
+        slot = self._slots.get(model.digest)
+        if slot is None or slot.backend is None:
+            raise NotReadyError(f"model {model.generation} is not ready")
+        if not slot.breaker.allows():
+            raise NotReadyError(f"model {model.generation} failed too often")
+        return slot, slot.backend
+
+    def _note(self, slot: _Slot, error: Exception) -> ModelError:
+        """Count a failure; the error to raise."""
+        if isinstance(error, RequestRefusedError):
+            slot.breaker.succeeded()
+            return error
+        if slot.breaker.failed():
+            _log.error("model stopped: it failed too often", extra={"model": slot.model.generation})
+        if isinstance(error, ModelError):
+            return error
+        return ModelError(f"model {slot.model.generation}: {type(error).__name__}")
+
+    async def complete(self, model: ModelRef, prompt: Prompt) -> Piece:
+        """Ask a model for a whole reply.
+
+        Raises:
+            ModelError: it gave none in time.
+        """
+        slot, backend = self._asked(model)
+        try:
+            async with asyncio.timeout(self._timeout):
+                piece = await backend.complete(prompt)
+        except Exception as error:
+            raise self._note(slot, error) from error
+        slot.breaker.succeeded()
+        return piece
+
+    async def stream(self, model: ModelRef, prompt: Prompt) -> AsyncIterator[Piece]:
+        """Ask a model for a reply in pieces, the last one with ``finish``.
+
+        Raises:
+            ModelError: it stopped, or a piece did not come in time.
+        """
+        slot, backend = self._asked(model)
+        pieces = backend.stream(prompt)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        piece = await anext(pieces)
+                except Exception as error:  # StopAsyncIteration too: a reply must have an end
+                    raise self._note(slot, error) from error
+                if piece.finish is not None:
+                    slot.breaker.succeeded()
+                yield piece
+                if piece.finish is not None:
+                    return
+        finally:
+            await pieces.aclose()  # type: ignore[attr-defined]
+
+    async def close(self) -> None:
+        """Let go of all models."""
+        await self.keep([])

@@ -1,0 +1,249 @@
+"""The gateway's parts, put together, and the watch that picks up changes without a restart."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from flywheel_tasks.serving.backend import Backend
+from flywheel_tasks.serving.cards import Cards, card_lines, load_cards
+from flywheel_tasks.serving.exchange import Services
+from flywheel_tasks.serving.fleet import Fleet
+from flywheel_tasks.serving.keys import KeyRing, keys_path, read_keys
+from flywheel_tasks.serving.limits import RateLimiter
+from flywheel_tasks.serving.metrics import Metrics, metrics_folder, worker_name
+from flywheel_tasks.serving.recorder import Recorder
+from flywheel_tasks.serving.rollout import Rollout, rollout_of
+from flywheel_tasks.serving.safety import BlockedWords, Guard, SafetyCheck
+from flywheel_tasks.serving.turns import TurnIndex
+from flywheel_tasks.serving.upstream import UpstreamModel, upstream_client
+from flywheel_tasks.settings import Settings, load_settings
+from flywheel_tasks.storage.registry import open_registry
+from flywheel_tasks.storage.registry_state import ModelRef
+
+_log = logging.getLogger(__name__)
+_PUBLISH_SECONDS = 1.0
+# Written into a folder of simulated traffic; real conversations never go there.
+_SIMULATED = "simulated.json"
+
+
+class GatewayError(RuntimeError):
+    """The gateway cannot start; the message says why and what to do."""
+
+
+def _logs_folder(root: Path, settings: Settings) -> Path:
+    if "://" in settings.serve.logs:
+        raise GatewayError(f"serve.logs is {settings.serve.logs}: the gateway writes to a folder")
+    folder = root / settings.serve.logs
+    if (folder / _SIMULATED).exists():
+        raise GatewayError(
+            f"{folder} (serve.logs) holds simulated traffic; real conversations need another folder"
+        )
+    return folder
+
+
+@dataclass
+class _Watched:
+    """A file that is read again when it changes."""
+
+    path: Path
+    seen: tuple[int, int] | None = None
+
+    def changed(self) -> bool:
+        try:
+            status = self.path.stat()
+            now = (status.st_mtime_ns, status.st_ino)
+        except FileNotFoundError:
+            now = None
+        was, self.seen = self.seen, now
+        return now != was
+
+
+class Gateway:
+    """One worker's gateway.
+
+    Args:
+        root: the workspace.
+        settings: all settings.
+        check: the safety check; by default the one of the settings.
+        parent: process id of the gateway's parent, which names the workers' common folder.
+    """
+
+    def __init__(
+        self, root: Path, settings: Settings, *, check: SafetyCheck | None = None, parent: int | None = None
+    ) -> None:
+        self.root, self.settings = root, settings
+        serve = settings.serve
+        self.state = root / serve.state
+        self.state.mkdir(parents=True, exist_ok=True)
+        self._registry = open_registry(settings.registry.location, root)
+        self._cards_file = _Watched(root / serve.cards)
+        self._cards_file.changed()
+        self.cards: Cards = load_cards(self._cards_file.path)
+        self._keys_file = _Watched(keys_path(self.state))
+        self._keys_file.changed()
+        self.keys = KeyRing(read_keys(self._keys_file.path))
+        self.limits = RateLimiter(
+            self.state / "limits", per_minute=serve.rate.per_minute, burst=serve.rate.burst
+        )
+        self.metrics = Metrics(metrics_folder(self.state, parent or os.getpid()), worker_name())
+        self.recorder = Recorder(
+            _logs_folder(root, settings),
+            self.state / "turns.sqlite",
+            window=serve.segment_seconds,
+            turn_days=serve.turn_days,
+            heading=lambda: card_lines(self.cards),
+        )
+        self.turns = TurnIndex(self.state / "turns.sqlite")
+        self.rollout: Rollout | None = None
+        self.in_flight = 0
+        self.draining = False
+        self._client: httpx.AsyncClient | None = None
+        self._watching: list[asyncio.Task[None]] = []
+        self.fleet = Fleet(
+            self._prepare_local if serve.backend == "local" else self._prepare_upstream,
+            breaker=serve.breaker,
+            timeout_seconds=serve.timeout_seconds,
+        )
+        check = check or BlockedWords(settings.curate.blocked_words)
+        self.services = Services(
+            self.fleet, Guard(check, serve.safety_seconds), self.recorder, self.metrics, serve.refusal
+        )
+
+    # Models
+
+    async def _prepare_local(self, model: ModelRef) -> Backend:
+        from flywheel_tasks.serving.local import LocalModel
+        from flywheel_tasks.serving.model_files import model_folder
+
+        def load() -> Backend:
+            return LocalModel(
+                model_folder(self.root, self.state, model),
+                settings=self.settings.serve.local,
+                sampling=self.settings.sampling,
+                compute=self.settings.compute,
+                max_prompt_tokens=self.settings.prompt.max_tokens,
+            )
+
+        return await asyncio.to_thread(load)
+
+    async def _prepare_upstream(self, model: ModelRef) -> Backend:
+        serve = self.settings.serve
+        if self._client is None:
+            self._client = upstream_client(serve.upstream, serve.timeout_seconds)
+        return UpstreamModel(
+            model.generation,
+            settings=serve.upstream,
+            sampling=self.settings.sampling,
+            history_turns=serve.history_turns,
+            client=self._client,
+        )
+
+    # Changes
+
+    async def look(self) -> None:
+        """Look at the registry, the cards and the keys once; take over what changed."""
+        for what, step in (
+            ("keys", self._look_at_keys),
+            ("cards", self._look_at_cards),
+            ("registry", self._follow),
+        ):
+            try:
+                await step()
+            except Exception as error:  # what was there before goes on
+                _log.error("%s could not be read again: %s: %s", what, type(error).__name__, error)
+
+    async def _look_at_keys(self) -> None:
+        if self._keys_file.changed():
+            self.keys = KeyRing(read_keys(self._keys_file.path))
+            _log.info("keys read again", extra={"keys": len(self.keys)})
+
+    async def _look_at_cards(self) -> None:
+        if not self._cards_file.changed():
+            return
+        cards = await asyncio.to_thread(load_cards, self._cards_file.path)
+        known = self.cards.events
+        new = [event for card_id, event in cards.events.items() if known.get(card_id) != event]
+        if new:  # the logs know a card before anybody talks to it
+            await self.recorder.submit(new)
+        self.cards = cards
+        _log.info("cards read again", extra={"cards": len(cards.by_id), "changed": len(new)})
+
+    async def _follow(self) -> None:
+        rollout = rollout_of(await asyncio.to_thread(self._registry.state))
+        if rollout is None:
+            return
+        self.fleet.want(rollout.models())
+        if self.rollout is not None and not self.fleet.ready(rollout.champion):
+            await asyncio.sleep(0)  # a model that needs no loading is ready at once
+            if not self.fleet.ready(rollout.champion):
+                return  # the champion before goes on until the new one can answer
+        if rollout != self.rollout:
+            self.rollout = rollout
+            fields = {
+                "champion": rollout.champion.generation,
+                "experiments": [experiment.name for experiment in rollout.running],
+            }
+            _log.info("rollout", extra=fields)
+            await self.fleet.keep(rollout.models())
+
+    async def start(self) -> None:
+        """Look for the first time and keep looking."""
+        await self.look()
+        pauses: tuple[tuple[Callable[[], Awaitable[None]], float], ...] = (
+            (self.look, self.settings.serve.poll_seconds),
+            (self._publish, _PUBLISH_SECONDS),
+        )
+        self._watching = [asyncio.create_task(self._repeat(step, pause)) for step, pause in pauses]
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]], pause: float) -> None:
+        while True:
+            await asyncio.sleep(pause)
+            await step()
+
+    async def _publish(self) -> None:
+        self.count()
+        await asyncio.to_thread(self.metrics.publish)
+
+    def count(self) -> None:
+        """Bring the figures that are kept elsewhere into the metrics."""
+        self.metrics.set("flywheel_events_written_total", self.recorder.written)
+        self.metrics.set("flywheel_commits_total", self.recorder.commits)
+        self.metrics.set("flywheel_in_flight", self.in_flight)
+        for model, state in self.fleet.states().items():
+            self.metrics.set("flywheel_model_ready", float(state == "ready"), model=model)
+
+    def problems(self) -> list[str]:
+        """Why the gateway cannot serve now; empty if it can."""
+        found = []
+        if self.rollout is None:
+            found.append("the registry has no champion, or cannot be read")
+        elif (state := self.fleet.states().get(self.rollout.champion.generation)) != "ready":
+            found.append(f"the champion is {state}")
+        if not self.recorder.healthy:
+            found.append("events cannot be written")
+        if self.draining:
+            found.append("shutting down")
+        return found
+
+    async def stop(self) -> None:
+        """Write and seal everything, let go of everything."""
+        self.draining = True
+        for task in self._watching:
+            task.cancel()
+        await asyncio.to_thread(self.recorder.close)
+        await self.fleet.close()
+        if self._client is not None:
+            await self._client.aclose()
+        self.turns.close()
+        self.count()
+        self.metrics.publish()
+
+
+def open_gateway(root: Path, check: SafetyCheck | None = None, parent: int | None = None) -> Gateway:
+    """The gateway of a workspace."""
+    return Gateway(root, load_settings(root / "params.yaml"), check=check, parent=parent)

@@ -1,0 +1,114 @@
+"""Where a request belongs in the logs: a new conversation, the next message of one, or another try at a reply."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from flywheel_tasks.chat.card import Turn
+from flywheel_tasks.serving.events import new_id
+from flywheel_tasks.serving.requests import ApiError
+from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex, longer, owner_of, root_chain
+
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose request it is.
+
+    Attributes:
+        user_id: the user.
+        source: internal or user.
+        staff: whether they may choose an arm.
+    """
+
+    user_id: str
+    source: str
+    staff: bool
+
+
+@dataclass(frozen=True)
+class Link:
+    """The place of a request.
+
+    Attributes:
+        turn: the user's message that is answered.
+        replaces: the reply that is tried again; then ``turn`` is in the logs already.
+        time: of the request, not before what it follows.
+    """
+
+    turn: LoggedTurn
+    replaces: LoggedTurn | None
+    time: datetime
+
+    def reply(self, text: str, now: datetime) -> LoggedTurn:
+        """The turn of a reply, right after what it answers at the earliest."""
+        return LoggedTurn(
+            message_id=new_id("m"),
+            conversation_id=self.turn.conversation_id,
+            parent_id=self.turn.message_id,
+            role="assistant",
+            owner=self.turn.owner,
+            chain=longer(self.turn.chain, "assistant", text),
+            time=max(now, self.time + _TICK),
+        )
+
+
+def _unknown() -> ApiError:
+    return ApiError(
+        409,
+        "unknown_history",
+        "this is not how a conversation of this user with this character went: send all its messages as they "
+        "were said, or begin a new one with the user's message alone",
+    )
+
+
+def link(
+    index: TurnIndex,
+    caller: Caller,
+    card_id: str,
+    history: Sequence[Turn],
+    *,
+    conversation_id: str | None = None,
+    regenerate: str | None = None,
+) -> Link:
+    """Find a request's place.
+
+    Args:
+        index: of what was said.
+        caller: whose request it is.
+        card_id: the character.
+        history: all turns, the last one the user's.
+        conversation_id: the conversation, if the client names it (two may have gone the same way so far).
+        regenerate: id of the reply to ``history`` that is to be replaced, or None.
+
+    Raises:
+        ApiError: the logs have no such history, or no such reply.
+    """
+    now = datetime.now(UTC)
+    chain = root_chain(caller.user_id, card_id, caller.source)
+    for before in history[:-1]:
+        chain = longer(chain, before["role"], before["content"])
+    said = longer(chain, "user", history[-1]["content"])
+    if regenerate is not None:
+        reply = index.by_id(regenerate)
+        asked = index.by_id(reply.parent_id) if reply is not None and reply.parent_id else None
+        if reply is None or asked is None or reply.role != "assistant" or asked.chain != said:
+            raise _unknown()
+        return Link(asked, reply, max(now, reply.time + _TICK))
+    parent = None
+    if len(history) > 1 or conversation_id is not None:
+        parent = index.by_chain(chain, conversation_id)
+        if parent is None:
+            raise _unknown()
+    time = now if parent is None else max(now, parent.time + _TICK)
+    turn = LoggedTurn(
+        message_id=new_id("m"),
+        conversation_id=new_id("c") if parent is None else parent.conversation_id,
+        parent_id=None if parent is None else parent.message_id,
+        role="user",
+        owner=owner_of(caller.user_id),
+        chain=said,
+        time=time,
+    )
+    return Link(turn, None, time)

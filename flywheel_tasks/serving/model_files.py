@@ -1,0 +1,54 @@
+"""Finds a registered model's files on this machine: in the workspace, else from DVC's cache or its remote."""
+
+import logging
+from pathlib import Path
+
+import yaml
+
+from flywheel_tasks.pipeline import runner
+from flywheel_tasks.serving.backend import ModelError
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.registry_state import ModelRef
+
+# Where a workspace has models, the most likely place first.
+_PLACES = ("inputs/champion", "models/policy", "models/base")
+_log = logging.getLogger(__name__)
+
+
+def model_folder(root: Path, state: Path, model: ModelRef) -> Path:
+    """The folder of a model; its contents are what the registry says.
+
+    Args:
+        root: the workspace.
+        state: the gateway's own folder; what DVC brings goes into ``models/`` there.
+        model: which one.
+
+    Raises:
+        ModelError: it is nowhere.
+    """
+    kept = state / "models" / model.digest.removeprefix("sha256:")
+    for place in (kept, *(root / name for name in _PLACES)):
+        if place.is_dir() and tree_digest(place) == model.digest:
+            return place
+    if model.dvc is None:
+        raise ModelError(
+            f"model {model.generation} is not on this machine, and the registry has no DVC hash for it"
+        )
+    _log.warning("model %s comes from DVC", model.generation)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    pointer = kept.with_suffix(".dvc")
+    with atomic_path(pointer) as temporary:
+        out = {"md5": model.dvc.md5, "hash": "md5", "path": kept.name}
+        temporary.write_text(yaml.safe_dump({"outs": [out]}, sort_keys=False), encoding="utf-8")
+    target = str(pointer.relative_to(root))
+    try:
+        try:
+            runner.dvc(root, "checkout", "--force", target, quiet=True)
+        except runner.StageFailedError:
+            runner.dvc(root, "pull", "--force", target)
+    except runner.StageFailedError as error:
+        raise ModelError(f"model {model.generation}: DVC does not bring it: {error}") from error
+    if (found := tree_digest(kept)) != model.digest:
+        raise ModelError(f"{kept} is {found}, the registry says {model.digest}")
+    return kept

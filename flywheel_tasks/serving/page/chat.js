@@ -1,0 +1,245 @@
+"use strict";
+const at = (id) => document.getElementById(id);
+const store = {
+  get: (name, kind = sessionStorage) => { try { return kind.getItem(name); } catch { return null; } },
+  set: (name, value, kind = sessionStorage) => {
+    try { if (value === null) kind.removeItem(name); else kind.setItem(name, value); } catch { /* not kept, then */ }
+  },
+};
+let key = store.get("flywheel-key");
+let characters = [];
+let turns = [];            // what was said: {role, content, id, element}
+let conversation = null;
+let running = null;        // the AbortController of a reply that is being written
+
+// Theme: the system's until the user chooses.
+const system = matchMedia("(prefers-color-scheme: dark)");
+function paint() {
+  document.documentElement.dataset.theme = store.get("flywheel-theme", localStorage) || (system.matches ? "dark" : "light");
+}
+system.addEventListener("change", paint);
+at("theme").addEventListener("click", () => {
+  store.set("flywheel-theme", document.documentElement.dataset.theme === "dark" ? "light" : "dark", localStorage);
+  paint();
+});
+paint();
+
+// Talking to the gateway.
+async function call(path, body, signal) {
+  const options = { headers: { authorization: "Bearer " + key }, signal };
+  if (body) {
+    options.method = "POST";
+    options.headers["content-type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The gateway cannot be reached.");
+  }
+  if (!response.ok) {
+    const told = await response.json().catch(() => ({}));
+    const error = new Error(told.error ? sentence(told.error.message) : "The gateway answered " + response.status + ".");
+    error.status = response.status;
+    throw error;
+  }
+  return response;
+}
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    rest += value;
+    for (let end; (end = rest.indexOf("\n\n")) >= 0; rest = rest.slice(end + 2)) {
+      const data = rest.slice(0, end).replace(/^data: /, "");
+      if (data === "[DONE]") return;
+      yield JSON.parse(data);
+    }
+  }
+}
+
+// Entering.
+at("enter").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = at("key").value.trim();
+  enter();
+});
+at("leave").addEventListener("click", () => leave(""));
+function leave(why) {
+  if (running) running.abort();
+  key = null;
+  store.set("flywheel-key", null);
+  turns = []; conversation = null;
+  at("log").replaceChildren();
+  for (const id of ["talk", "foot", "leave"]) at(id).hidden = true;
+  at("enter").hidden = false;
+  at("character").disabled = at("new").disabled = true;
+  at("enter-problem").textContent = why;
+  at("key").value = "";
+  at("key").focus();
+}
+async function enter() {
+  at("enter-problem").textContent = "";
+  try {
+    characters = (await (await call("/v1/models")).json()).data;
+  } catch (error) {
+    leave(error.status === 401 ? "This key is not valid." : error.message);
+    return;
+  }
+  store.set("flywheel-key", key);
+  at("character").replaceChildren(...characters.map((one) => new Option(one.name, one.id)));
+  const before = store.get("flywheel-character");
+  if (characters.some((one) => one.id === before)) at("character").value = before;
+  at("enter").hidden = true;
+  for (const id of ["talk", "foot", "leave"]) at(id).hidden = false;
+  at("character").disabled = at("new").disabled = false;
+  begin();
+}
+at("character").addEventListener("change", begin);
+at("new").addEventListener("click", begin);
+function begin() {
+  if (running) running.abort();
+  turns = []; conversation = null;
+  store.set("flywheel-character", at("character").value);
+  const name = at("character").selectedOptions[0].textContent;
+  at("face").textContent = Array.from(name.trim())[0] || "?";
+  document.title = name;
+  at("log").replaceChildren();
+  const strong = document.createElement("strong");
+  strong.textContent = name;
+  at("empty").replaceChildren(strong, "Say something to begin.");
+  at("empty").hidden = false;
+  problem("");
+  at("say").focus();
+}
+function problem(text) { at("problem").textContent = text; }
+
+// The conversation. Text only ever becomes text: nothing of it is read as markup.
+function add(role, text) {
+  const element = at("message").content.firstElementChild.cloneNode(true);
+  element.classList.add(role);
+  element.querySelector(".text").textContent = text;
+  at("log").append(element);
+  at("empty").hidden = true;
+  element.scrollIntoView({ block: "end" });
+  return element;
+}
+at("say").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    at("send").requestSubmit();
+  }
+});
+at("say").addEventListener("input", fit);
+function fit() {
+  const box = at("say");
+  box.style.height = "auto";
+  box.style.height = box.scrollHeight + 2 + "px";
+}
+at("send").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (running) { running.abort(); return; }
+  const text = at("say").value;
+  if (!text.trim()) return;
+  at("say").value = "";
+  fit();
+  turns.push({ role: "user", content: text, element: add("user", text) });
+  reply(null);
+});
+async function reply(replaced) {
+  problem("");
+  for (const old of document.querySelectorAll(".again")) old.hidden = true;
+  const mine = running = new AbortController();
+  const element = add("assistant", "");
+  const box = element.querySelector(".text");
+  element.classList.add("waiting");
+  at("go").textContent = "Stop";
+  let said = "", more = null, trouble = null, finish = null;
+  try {
+    const metadata = {};
+    if (conversation) metadata.conversation_id = conversation;
+    if (replaced) metadata.regenerate = replaced.id;
+    const messages = turns.map(({ role, content }) => ({ role, content }));
+    const body = { model: at("character").value, messages, stream: true, metadata };
+    for await (const part of events(await call("/v1/chat/completions", body, mine.signal))) {
+      if (part.error) throw new Error(sentence(part.error.message));
+      const choice = part.choices[0];
+      said += choice.delta.content || "";
+      box.textContent = said;
+      finish = choice.finish_reason;
+      more = part.flywheel || more;
+      element.scrollIntoView({ block: "end" });
+    }
+  } catch (error) {
+    trouble = error;
+  }
+  if (running !== mine) return;
+  running = null;
+  at("go").textContent = "Send";
+  element.classList.remove("waiting");
+  settle({ element, said, more, finish, trouble, replaced });
+}
+function settle({ element, said, more, finish, trouble, replaced }) {
+  if (more) {
+    conversation = more.conversation_id;
+    if (!said) element.classList.add("silent");
+    const turn = { role: "assistant", content: said, id: more.message_id, element };
+    if (replaced) replaced.element.remove();
+    turns.push(turn);
+    const note = element.querySelector(".note");
+    if (finish === "content_filter") note.textContent = "Stopped by the safety check";
+    else if (more.fallback) note.textContent = "Answered by the champion";
+    act(turn);
+    return;
+  }
+  if (trouble && trouble.status === 401) { leave("This key is not valid any more."); return; }
+  if (trouble && trouble.name !== "AbortError") problem(trouble.message);
+  if (said) {  // the gateway has recorded this much as the reply
+    turns.push({ role: "assistant", content: said, element });
+    if (replaced) replaced.element.remove();
+    element.querySelector(".acts").hidden = false;
+    for (const button of element.querySelectorAll("button")) button.hidden = true;
+    element.querySelector(".note").textContent = "Stopped";
+    return;
+  }
+  element.remove();
+  if (replaced) { turns.push(replaced); act(replaced); return; }
+  const last = turns.pop();  // not answered, so not said: it goes back into the box
+  last.element.remove();
+  at("say").value = last.content;
+  fit();
+  at("empty").hidden = turns.length > 0;
+  at("say").focus();
+}
+function act(turn) {
+  const [up, down, again] = ["up", "down", "again"].map((name) => turn.element.querySelector("." + name));
+  turn.element.querySelector(".acts").hidden = false;
+  again.hidden = false;
+  up.onclick = () => rate(turn, up, down, "thumb_up");
+  down.onclick = () => rate(turn, down, up, "thumb_down");
+  again.onclick = () => {
+    if (running || turns[turns.length - 1] !== turn) return;
+    turns.pop();
+    turn.element.querySelector(".acts").hidden = true;
+    reply(turn);
+  };
+}
+async function rate(turn, pressed, other, signal) {
+  if (pressed.getAttribute("aria-pressed") === "true") return;
+  try {
+    await call("/v1/feedback", { message_id: turn.id, signal });
+    pressed.setAttribute("aria-pressed", "true");
+    other.setAttribute("aria-pressed", "false");
+    turn.element.querySelector(".note").textContent = "Thank you";
+  } catch (error) {
+    problem(error.message);
+  }
+}
+if (key) enter(); else at("key").focus();

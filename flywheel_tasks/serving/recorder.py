@@ -1,0 +1,143 @@
+"""Makes events durable off the event loop: one thread, one sync for all events that wait (group commit)."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from flywheel_tasks.serving.events import Event
+from flywheel_tasks.serving.journal import Journal, JournalError, recover
+from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex
+
+_MOST_AT_ONCE = 1000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    lines: list[bytes]
+    turns: Sequence[LoggedTurn]
+    done: "asyncio.Future[None]"
+    loop: asyncio.AbstractEventLoop
+
+
+def _settle(batches: Sequence[_Batch], error: Exception | None) -> None:
+    for batch in batches:
+        if batch.done.done():
+            continue
+        if error is None:
+            batch.done.set_result(None)
+        else:
+            batch.done.set_exception(JournalError(str(error)))
+
+
+class Recorder:
+    """Writes events to the logs and their turns to the index.
+
+    Args:
+        folder: of raw logs.
+        index: path of the turns' database.
+        window: seconds, as for :class:`Journal`.
+        turn_days: older turns are forgotten at the start.
+        heading: as for :class:`Journal`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        index: Path,
+        *,
+        window: int,
+        turn_days: int,
+        heading: Callable[[], Sequence[bytes]] = tuple,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        recover(folder)
+        self.healthy = True
+        self.written = 0
+        self.commits = 0
+        self._journal = Journal(folder, window, heading)
+        self._index = TurnIndex(index)
+        self._index.forget(turn_days)
+        self._queue: queue.Queue[_Batch | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def submit(self, events: Sequence[Event], turns: Sequence[LoggedTurn] = ()) -> "asyncio.Future[None]":
+        """Hand over events; they are written even if nobody waits.
+
+        Returns:
+            done when the events survive a crash; a :class:`JournalError` if they could not be written.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        # A client that went away no longer asks how it ended.
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self._queue.put(_Batch([orjson.dumps(event) for event in events], turns, done, loop))
+        return done
+
+    def _run(self) -> None:
+        while True:
+            batches = self._waiting()
+            stop = None in batches
+            if work := [batch for batch in batches if batch is not None]:
+                self._commit(work)
+            else:
+                self._roll()
+            if stop:
+                break
+        try:
+            self._journal.close()
+        except OSError as error:
+            _log.error("the last log file could not be sealed: %s", error)
+        self._index.close()
+
+    def _waiting(self) -> list[_Batch | None]:
+        """All batches that wait; none if the window ended first."""
+        batches: list[_Batch | None] = []
+        try:
+            batches.append(self._queue.get(timeout=self._journal.seconds_left() + 0.001))
+            while len(batches) < _MOST_AT_ONCE:
+                batches.append(self._queue.get_nowait())
+        except queue.Empty:
+            pass
+        return batches
+
+    def _roll(self) -> None:
+        try:
+            self._journal.roll()
+        except OSError as error:
+            self.healthy = False
+            _log.error("a log file could not be sealed: %s", error)
+
+    def _commit(self, batches: list[_Batch]) -> None:
+        error: Exception | None = None
+        try:
+            lines = [line for batch in batches for line in batch.lines]
+            self._journal.write(lines)
+            self.written += len(lines)
+            self.commits += 1
+            if turns := [turn for batch in batches for turn in batch.turns]:
+                self._index.add(turns)
+        except (
+            Exception
+        ) as caught:  # whatever it was: nothing of this batch is acknowledged, and the thread goes on
+            error = caught
+            _log.error("events were not recorded: %s: %s", type(caught).__name__, caught)
+        self.healthy = error is None
+        for loop in {batch.loop for batch in batches}:
+            mine = [batch for batch in batches if batch.loop is loop]
+            try:
+                loop.call_soon_threadsafe(_settle, mine, error)
+            except RuntimeError:  # its loop is closed: nobody waits any more
+                _log.warning("%d batches were written after their requests had gone", len(mine))
+
+    def close(self) -> None:
+        """Write what waits, seal the log file, end the thread."""
+        self._queue.put(None)
+        self._thread.join()

@@ -1,0 +1,107 @@
+"""Who talks to which model: the registry's champion and running experiments, and a user's arm in them."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flywheel_tasks.online.assignment import assign
+from flywheel_tasks.storage.registry_state import Experiment, ModelRef, State
+
+_log = logging.getLogger(__name__)
+
+
+class RoutingError(ValueError):
+    """A request names an arm that is not there."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A running experiment with its models.
+
+    Attributes:
+        name: the experiment.
+        plan: its plan, as :func:`flywheel_tasks.online.assignment.assign` takes it.
+        models: by arm.
+    """
+
+    name: str
+    plan: Mapping[str, Any]
+    models: Mapping[str, ModelRef]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a request goes.
+
+    Attributes:
+        model: whose reply it should be.
+        experiment: the experiment that says so, or None.
+        arm: the user's arm there, or None.
+        exposes: whether a reply of that model is an exposure (not if staff chose the arm).
+    """
+
+    model: ModelRef
+    experiment: str | None = None
+    arm: str | None = None
+    exposes: bool = False
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The registry, as far as routing asks.
+
+    Attributes:
+        champion: who answers everybody else, and in whose place a broken candidate's users are served.
+        running: experiments, in the registry's order.
+    """
+
+    champion: ModelRef
+    running: tuple[Running, ...] = ()
+
+    def models(self) -> list[ModelRef]:
+        """Every model that may be asked, the champion first."""
+        found = {self.champion.digest: self.champion}
+        for experiment in self.running:
+            found |= {model.digest: model for model in experiment.models.values()}
+        return list(found.values())
+
+    def route(self, user_id: str, arm: str | None = None) -> Route:
+        """The route of a user.
+
+        Args:
+            user_id: the user.
+            arm: what staff ask for: ``champion``, or an arm's name; None leaves it to the draw.
+
+        Raises:
+            RoutingError: there is no such arm now.
+        """
+        if arm == "champion":
+            return Route(self.champion)
+        for experiment in self.running:
+            drawn = assign(experiment.plan, user_id) if arm is None else arm
+            if drawn is not None and drawn in experiment.models:
+                return Route(experiment.models[drawn], experiment.name, drawn, exposes=arm is None)
+        if arm is not None:
+            raise RoutingError(f"there is no arm {arm!r} now")
+        return Route(self.champion)
+
+
+def _running(experiment: Experiment, state: State) -> Running | None:
+    """An experiment with its models; None, and an error in the log, if the registry does not have them all."""
+    known = {model.digest: model for model in (state.champion, state.candidate) if model is not None}
+    models: dict[str, ModelRef] = {
+        arm.name: known[arm.digest] for arm in experiment.plan.arms if arm.digest in known
+    }
+    if len(models) < len(experiment.plan.arms):
+        _log.error("experiment %s: the registry lacks a model of it; not served", experiment.plan.experiment)
+        return None
+    return Running(experiment.plan.experiment, experiment.plan.model_dump(mode="json"), models)
+
+
+def rollout_of(state: State) -> Rollout | None:
+    """What the registry's state means for routing; None before there is a champion."""
+    if state.champion is None:
+        return None
+    running = [_running(item, state) for item in state.experiments.values() if item.status == "running"]
+    return Rollout(state.champion, tuple(item for item in running if item is not None))

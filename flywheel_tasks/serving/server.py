@@ -1,0 +1,58 @@
+"""Runs the gateway: one process, or several that share a socket."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from flywheel_tasks.pipeline.stage import die_with_parent
+from flywheel_tasks.serving.app import PARENT, ROOT, app_of_worker
+from flywheel_tasks.serving.structured import JsonLines
+from flywheel_tasks.settings import load_settings
+
+_KEEP_ALIVE_SECONDS = 65
+
+
+def log_as_json(level: int = logging.INFO) -> None:
+    """Send all log records to standard error as JSON lines; they hold no user's text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("flywheel", "flywheel_tasks.serving", "uvicorn.error"):
+        logging.getLogger(name).setLevel(level)
+
+
+def worker_app():  # type: ignore[no-untyped-def]
+    """The application in a worker process, which dies with its parent."""
+    log_as_json()
+    if os.getpid() != int(os.environ[PARENT]):
+        die_with_parent()
+    return app_of_worker()
+
+
+def run(root: Path, *, host: str | None = None, port: int | None = None, workers: int | None = None) -> None:
+    """Serve until a signal: SIGTERM and SIGINT let requests in flight end, and seal the logs.
+
+    Args:
+        root: the workspace.
+        host: instead of ``serve.host``.
+        port: instead of ``serve.port``.
+        workers: instead of ``serve.workers``.
+    """
+    serve = load_settings(root / "params.yaml").serve
+    os.environ[ROOT], os.environ[PARENT] = str(root), str(os.getpid())
+    log_as_json()
+    uvicorn.run(
+        "flywheel_tasks.serving.server:worker_app",
+        factory=True,
+        host=host or serve.host,
+        port=serve.port if port is None else port,
+        workers=workers or serve.workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=serve.drain_seconds,
+    )

@@ -1,0 +1,126 @@
+"""What was said where, without the texts: links a request's history to the messages that the logs have.
+
+OpenAI's protocol has no conversation ids: a client sends the whole conversation each time. Each logged message is
+kept here under a digest of everything up to it (user, character and source included), so the messages that a client
+sends back are found again, by any worker of this machine, and a history that was never said is not.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS turns (
+    message_id TEXT NOT NULL, conversation_id TEXT NOT NULL, parent_id TEXT, role TEXT NOT NULL,
+    owner BLOB NOT NULL, chain BLOB NOT NULL, time TEXT NOT NULL, PRIMARY KEY (message_id, chain)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_chain ON turns (chain);
+CREATE INDEX IF NOT EXISTS by_time ON turns (time);
+"""
+_BUSY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class LoggedTurn:
+    """A message that the logs have.
+
+    Attributes:
+        message_id: its id.
+        conversation_id: its conversation.
+        parent_id: the message that it answers, or None.
+        role: user or assistant.
+        owner: digest of its user's id.
+        chain: digest of the conversation up to and including it.
+        time: of its event.
+    """
+
+    message_id: str
+    conversation_id: str
+    parent_id: str | None
+    role: str
+    owner: bytes
+    chain: bytes
+    time: datetime
+
+
+def _digest(*parts: str | bytes) -> bytes:
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "big") + data)
+    return state.digest()
+
+
+def owner_of(user_id: str) -> bytes:
+    """Digest of a user's id."""
+    return _digest("owner", user_id)
+
+
+def root_chain(user_id: str, card_id: str, source: str) -> bytes:
+    """The chain of a conversation in which nothing was said yet."""
+    return _digest("root", user_id, card_id, source)
+
+
+def longer(chain: bytes, role: str, text: str) -> bytes:
+    """The chain with one more message; spaces around a text do not count, since clients trim them."""
+    return _digest(chain, role, text.strip())
+
+
+class TurnIndex:
+    """The turns of one machine, in SQLite; several processes may use it. One object belongs to one thread.
+
+    Args:
+        path: the database.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        # A killed process loses nothing; a power cut may lose the newest turns, whose conversations then begin anew.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.executescript(_SCHEMA)
+
+    def add(self, turns: Sequence[LoggedTurn]) -> None:
+        """Keep turns, in one transaction. A reply that broke off has one for each text that its reader may have."""
+        rows = [
+            (t.message_id, t.conversation_id, t.parent_id, t.role, t.owner, t.chain, t.time.isoformat())
+            for t in turns
+        ]
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.executemany("INSERT OR REPLACE INTO turns VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+
+    def by_chain(self, chain: bytes, conversation_id: str | None = None) -> LoggedTurn | None:
+        """The newest turn with this history; only in one conversation, if it is named."""
+        rows = self._db.execute(
+            "SELECT * FROM turns WHERE chain = ? AND (? IS NULL OR conversation_id = ?) ORDER BY time DESC LIMIT 1",
+            (chain, conversation_id, conversation_id),
+        )
+        return _turn(rows.fetchone())
+
+    def by_id(self, message_id: str) -> LoggedTurn | None:
+        """A turn."""
+        return _turn(
+            self._db.execute("SELECT * FROM turns WHERE message_id = ? LIMIT 1", (message_id,)).fetchone()
+        )
+
+    def forget(self, days: int) -> int:
+        """Drop turns that are older; how many."""
+        before = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+        return self._db.execute("DELETE FROM turns WHERE time < ?", (before,)).rowcount
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+
+def _turn(row: tuple[str, str, str | None, str, bytes, bytes, str] | None) -> LoggedTurn | None:
+    return None if row is None else LoggedTurn(*row[:-1], datetime.fromisoformat(row[-1]))

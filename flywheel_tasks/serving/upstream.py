@@ -1,0 +1,136 @@
+"""A model served by an OpenAI-compatible server, such as vLLM."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+import orjson
+
+from flywheel_tasks.serving.backend import ModelError, Piece, Prompt, RequestRefusedError
+from flywheel_tasks.settings import Sampling, ServeUpstream
+
+API_KEY = "FLYWHEEL_UPSTREAM_API_KEY"
+# Answers by which a server refuses one request and says nothing about its model.
+_REFUSED = frozenset({400, 413, 422})
+
+
+def upstream_client(settings: ServeUpstream, timeout_seconds: float) -> httpx.AsyncClient:
+    """The connection pool that all models share; the server's key comes from ``FLYWHEEL_UPSTREAM_API_KEY``."""
+    key = os.environ.get(API_KEY)
+    return httpx.AsyncClient(
+        headers={"authorization": f"Bearer {key}"} if key else {},
+        timeout=httpx.Timeout(timeout_seconds, connect=settings.connect_seconds),
+        limits=httpx.Limits(
+            max_connections=settings.connections, max_keepalive_connections=settings.connections
+        ),
+        trust_env=False,
+    )
+
+
+def _finish(value: Any) -> str:
+    return "length" if value == "length" else "stop"
+
+
+class UpstreamModel:
+    """One model of a server.
+
+    Args:
+        model: the generation that made it; takes the place of ``{model}`` in the settings' url and name.
+        settings: section ``serve.upstream``.
+        sampling: how replies are drawn, as everywhere.
+        history_turns: newest turns that are sent.
+        client: the pool.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        settings: ServeUpstream,
+        sampling: Sampling,
+        history_turns: int,
+        client: httpx.AsyncClient,
+    ) -> None:
+        self._url = settings.url.replace("{model}", model).rstrip("/") + "/chat/completions"
+        self._fixed: Mapping[str, Any] = {
+            "model": settings.model.replace("{model}", model),
+            "temperature": sampling.temperature,
+            **settings.extra,
+        }
+        self._history_turns = history_turns
+        self._client = client
+
+    def _request(self, prompt: Prompt, *, stream: bool) -> httpx.Request:
+        turns = list(prompt.history[-self._history_turns :])
+        if turns[0]["role"] == "assistant":  # a template may insist that users begin
+            turns = turns[1:]
+        body = {
+            **self._fixed,
+            "messages": [{"role": "system", "content": prompt.card.system_prompt()}, *turns],
+            "max_tokens": prompt.max_tokens,
+        }
+        if stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        headers = {"content-type": "application/json"}
+        return self._client.build_request("POST", self._url, content=orjson.dumps(body), headers=headers)
+
+    def _refuse(self, status: int) -> None:
+        if status in _REFUSED:
+            raise RequestRefusedError(f"{self._url} refused the request: {status}")
+        if status != 200:
+            raise ModelError(f"{self._url} answered {status}")
+
+    async def complete(self, prompt: Prompt) -> Piece:
+        """See :class:`Backend`."""
+        try:
+            response = await self._client.send(self._request(prompt, stream=False))
+        except httpx.HTTPError as error:
+            raise ModelError(f"{self._url}: {type(error).__name__}") from error
+        self._refuse(response.status_code)
+        try:
+            answer = orjson.loads(response.content)
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            text = choice["message"]["content"]
+            if not isinstance(text, str):
+                raise TypeError("content is no text")
+            tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+            return Piece(text, _finish(choice.get("finish_reason")), *tokens)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ModelError(f"{self._url}: not a chat completion: {type(error).__name__}") from error
+
+    async def stream(self, prompt: Prompt) -> AsyncIterator[Piece]:
+        """See :class:`Backend`."""
+        finish: str | None = None
+        usage: dict[str, Any] = {}
+        try:
+            response = await self._client.send(self._request(prompt, stream=True), stream=True)
+            try:
+                self._refuse(response.status_code)
+                async for line in response.aiter_lines():
+                    data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                    if data == "[DONE]":
+                        break
+                    if not data:
+                        continue
+                    chunk = orjson.loads(data)
+                    if "error" in chunk:
+                        raise ModelError(f"{self._url}: the stream ended with an error")
+                    usage = chunk.get("usage") or usage
+                    for choice in chunk["choices"][:1]:
+                        finish = choice.get("finish_reason") or finish
+                        if text := choice["delta"].get("content"):
+                            yield Piece(text)
+            finally:
+                await response.aclose()
+            tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
+        except httpx.HTTPError as error:
+            raise ModelError(f"{self._url}: {type(error).__name__}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(f"{self._url}: not a chat completion: {type(error).__name__}") from error
+        if finish is None:
+            raise ModelError(f"{self._url}: the stream ended early")
+        yield Piece("", _finish(finish), *tokens)
+
+    async def close(self) -> None:
+        """See :class:`Backend`; the pool belongs to the fleet."""

@@ -1,0 +1,183 @@
+"""Keys, limits, sentences, cards, counters: the gateway's small parts."""
+
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flywheel_tasks.serving.cards import CardsError, load_cards
+from flywheel_tasks.serving.keys import ENVIRONMENT, KeyRing, KeysError, add_key, read_keys, revoke_key
+from flywheel_tasks.serving.limits import RateLimiter
+from flywheel_tasks.serving.metrics import Metrics
+from flywheel_tasks.serving.speech import Speech, finished
+from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex, longer, root_chain
+from flywheel_tasks.storage.tables import write_rows
+from flywheel_tasks.traffic.schemas import CARDS as CARDS_TABLE
+from tests.serving.conftest import CARDS
+
+
+def test_keys_are_kept_as_hashes_and_found(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    record, key = add_key(path, "ann", "user", "ann")
+    staff, other = add_key(path, "back end", "staff", None)
+    assert key.split("-", 2)[2] not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    ring = KeyRing(read_keys(path))
+    assert (ring.find(key), ring.find(other)) == (record, staff)
+    assert (record.source, staff.source) == ("user", "internal")
+    for wrong in (
+        "",
+        "fw",
+        key[:-1],
+        key + "a",
+        key.replace(record.id, staff.id),
+        "fw-00000000-x",
+        "ключ-1-2",
+    ):
+        assert ring.find(wrong) is None
+
+
+def test_a_revoked_key_is_no_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    record, key = add_key(path, "ann", "user", "ann")
+    revoke_key(path, record.id)
+    assert KeyRing(read_keys(path)).find(key) is None
+    with pytest.raises(KeysError, match="revoked before"):
+        revoke_key(path, record.id)
+    with pytest.raises(KeysError, match="no key"):
+        revoke_key(path, "00000000")
+
+
+def test_keys_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys.json"
+    _, key = add_key(path, "ann", "user", "ann")
+    monkeypatch.setenv(ENVIRONMENT, path.read_text())
+    assert KeyRing(read_keys(tmp_path / "other.json")).find(key) is not None
+    with pytest.raises(KeysError, match="change them there"):
+        add_key(path, "bob", "user", "bob")
+    monkeypatch.setenv(ENVIRONMENT, '[{"hash": "secret"}]')
+    with pytest.raises(KeysError, match="not a list of keys") as caught:
+        read_keys(path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_bucket_fills_again_and_is_shared(tmp_path: Path) -> None:
+    now = 1000.0
+    one, other = (RateLimiter(tmp_path / "limits", per_minute=6, burst=2, now=lambda: now) for _ in range(2))
+    assert [one.wait("ann"), other.wait("ann")] == [0.0, 0.0]
+    assert one.wait("ann") == pytest.approx(10.0)
+    assert one.wait("bob") == 0.0
+    now += 9.0
+    assert other.wait("ann") == pytest.approx(1.0)
+    now += 1.0
+    assert other.wait("ann") == 0.0
+    assert other.wait("ann") > 0.0
+    now = 5.0  # the machine was started anew, and its clock with it
+    assert one.wait("ann") == 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 30), max_size=40), st.integers(1, 5))
+def test_never_more_than_the_burst_and_what_came_back(gaps: list[float], burst: int) -> None:
+    import tempfile
+
+    now = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        limiter = RateLimiter(Path(folder) / "limits", per_minute=10, burst=burst, now=lambda: now)
+        taken: list[float] = []
+        for gap in gaps:
+            now += gap
+            if limiter.wait("ann") == 0.0:
+                taken.append(now)
+    for first in range(len(taken)):
+        for last in range(first, len(taken)):
+            assert last - first + 1 <= burst + (taken[last] - taken[first]) / 6 + 1e-6
+
+
+TEXTS = st.text(alphabet="ab .!?…\"')\n3é", max_size=60)
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS, st.lists(st.integers(1, 7), min_size=1, max_size=30), st.sampled_from(["stop", "length"]))
+def test_what_is_shown_in_parts_is_the_whole(text: str, sizes: list[int], finish: str) -> None:
+    speech, parts, place = Speech(), [], 0
+    for size in sizes * 60:
+        if place >= len(text):
+            break
+        upto = speech.add(text[place : place + size])
+        place += size
+        assert upto.startswith(speech.shown)
+        parts.append(speech.show(upto))
+    parts.append(speech.show(speech.end(finish)))
+    assert "".join(parts) == speech.shown == finished(text, finish)
+    assert all(speech.shown.startswith(state) for state in speech.states())
+
+
+def test_sentences_come_whole() -> None:
+    speech = Speech()
+    shown = [
+        speech.show(speech.add(piece)) for piece in (" I have ", "3.5 lamps", ". They", ' burn."', " And")
+    ]
+    assert shown == ["", "", "I have 3.5 lamps.", "", ' They burn."']
+    assert speech.show(speech.end("length")) == ""
+    assert Speech().end("stop") == ""
+
+
+def test_cards_of_a_file_and_of_a_table_are_the_same(tmp_path: Path) -> None:
+    lines, table = tmp_path / "cards.jsonl", tmp_path / "cards.parquet"
+    newer = {**CARDS[0], "event_id": "e-2", "time": "2026-11-03T09:00:00+01:00", "name": "Mira the Second"}
+    lines.write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in [newer, *CARDS]))
+    rows = [{**card, "time": datetime.fromisoformat(card["time"])} for card in [*CARDS, newer]]
+    write_rows([{key: row[key] for key in CARDS_TABLE.names} for row in rows], CARDS_TABLE, table)
+    assert load_cards(lines) == load_cards(table)
+    assert load_cards(lines).by_id["mira"].name == "Mira the Second"
+    assert load_cards(lines).events["mira"]["time"] == "2026-11-03T08:00:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "holds no card"),
+        (b"{}\n", r"cards.jsonl:1: missing_field"),
+        (orjson.dumps({**CARDS[0], "name": " "}) + b"\n", "name of mira is blank"),
+    ],
+)
+def test_wrong_cards(tmp_path: Path, text: bytes, message: str) -> None:
+    path = tmp_path / "cards.jsonl"
+    path.write_bytes(text)
+    with pytest.raises(CardsError, match=message):
+        load_cards(path)
+    with pytest.raises(CardsError, match="no such file"):
+        load_cards(tmp_path / "none.jsonl")
+
+
+def test_counters_of_all_workers_are_added_up(tmp_path: Path) -> None:
+    one, other = Metrics(tmp_path, "w1"), Metrics(tmp_path, "w2")
+    for metrics in (one, other):
+        metrics.add("flywheel_signals_total", signal='a"b\n')
+        metrics.observe("flywheel_request_seconds", 0.02, path="/")
+        metrics.set("flywheel_in_flight", 3)
+        metrics.publish()
+    text = one.render()
+    assert 'flywheel_signals_total{signal="a\\"b\\n"} 2' in text
+    assert 'flywheel_request_seconds_bucket{path="/",le="0.01"} 0' in text
+    assert 'flywheel_request_seconds_bucket{path="/",le="0.025"} 2' in text
+    assert 'flywheel_request_seconds_bucket{path="/",le="+Inf"} 2' in text
+    assert 'flywheel_in_flight{worker="w2"} 3' in text
+
+
+def test_old_turns_are_forgotten(tmp_path: Path) -> None:
+    index = TurnIndex(tmp_path / "turns.sqlite")
+    chain = longer(root_chain("ann", "mira", "user"), "user", "Hi")
+    now = datetime.now(UTC)
+    for name, age in (("m-old", 31), ("m-new", 29)):
+        index.add([LoggedTurn(name, "c", None, "user", b"o", chain, now - timedelta(days=age))])
+    assert index.forget(30) == 1
+    assert index.by_id("m-old") is None
+    found = index.by_chain(chain)
+    assert found is not None
+    assert (found.message_id, found.time) == ("m-new", now - timedelta(days=29))

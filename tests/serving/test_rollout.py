@@ -1,0 +1,175 @@
+"""Arms, exposures, changes without a restart, broken candidates."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flywheel_tasks.online.approval import registry_of
+from flywheel_tasks.serving.breaker import Breaker
+from tests.serving.conftest import Live, logged, start_experiment, user_of
+from tests.serving.stub import REPLY, Stub
+
+Start = Callable[..., Live]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def answered_by(gateway: Live, user: str) -> str:
+    return str(gateway.chat("Hi", user=user).headers["x-flywheel-model"])
+
+
+def test_users_talk_to_their_arm_and_are_exposed(live: Start, root: Path, stub: Stub) -> None:
+    plan = start_experiment(root, share=0.25)
+    gateway = live()
+    for arm, model in (("control", "base"), ("candidate", "g0001"), (None, "base")):
+        user = user_of(plan, arm)
+        first = gateway.chat("Hi", user=user)
+        assert (first.headers["x-flywheel-model"], stub.asked[-1]["model"]) == (model, model)
+        assert "arm" not in first.json()["flywheel"]
+        rows = [row for row in logged(root) if row.get("user_id") == user]
+        assert [row["model"] for row in rows if row["type"] == "message"] == [None, model]
+        exposures = [row for row in rows if row["type"] == "exposure"]
+        assert [(row["experiment"], row["arm"]) for row in exposures] == ([("g0001", arm)] if arm else [])
+        # The analysis counts what a user did from the first exposure on: their message must not be before it.
+        assert all(row["time"] <= rows[0]["time"] for row in exposures)
+
+
+def test_staff_choose_an_arm_and_are_not_in_the_test_then(live: Start, root: Path) -> None:
+    plan = start_experiment(root)
+    gateway = live()
+    user = user_of(plan, "control")
+    for arm, model in (("candidate", "g0001"), ("champion", "base"), ("control", "base")):
+        response = gateway.chat("Hi", user=user, role="staff", metadata={"arm": arm})
+        assert response.headers["x-flywheel-model"] == model
+    assert gateway.chat("Hi", user=user, role="staff", metadata={"arm": "third"}).status_code == 400
+    assert logged(root, "exposure") == []
+    drawn = gateway.chat("Hi", user=user, role="staff").json()["flywheel"]
+    assert (drawn["experiment"], drawn["arm"]) == ("g0001", "control")
+    assert [row["source"] for row in logged(root, "exposure")] == ["internal"]
+    assert {row["source"] for row in logged(root, "message")} == {"internal"}
+
+
+def test_changes_of_the_registry_need_no_restart(live: Start, root: Path) -> None:
+    gateway = live()
+    assert answered_by(gateway, "user-1") == "base"
+    plan = start_experiment(root)
+    user = user_of(plan, "candidate")
+    wait_for(lambda: answered_by(gateway, user) == "g0001")
+    registry_of(root).rollback("g0001", "it was worse", by="ada")
+    wait_for(lambda: answered_by(gateway, user) == "base")
+    exposed = len(logged(root, "exposure"))
+    answered_by(gateway, user)
+    assert len(logged(root, "exposure")) == exposed
+    wait_for(lambda: gateway.gateway.fleet.states() == {"base": "ready"})
+
+
+@pytest.mark.parametrize("mode", ["error", "garbage", "hang", "refuse"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_broken_candidate_falls_back_and_says_so(
+    live: Start, root: Path, stub: Stub, mode: str, stream: bool
+) -> None:
+    plan = start_experiment(root)
+    gateway = live()
+    stub.modes["g0001"] = mode
+    user = user_of(plan, "candidate")
+    response = gateway.chat("Hi", user=user, stream=stream)
+    assert response.status_code == 200
+    assert response.headers["x-flywheel-fallback"] == "failed"
+    assert response.headers["x-flywheel-model"] == "base"
+    reply = logged(root, "message")[-1]
+    assert (reply["text"], reply["model"], reply["fallback"]) == (REPLY, "base", "failed")
+    assert logged(root, "exposure") == []
+    text = gateway.client.get("/metrics").text
+    assert 'flywheel_fallbacks_total{model="g0001",reason="failed"} 1' in text
+
+
+def test_a_candidate_that_keeps_failing_is_not_asked_until_it_may_have_recovered(
+    live: Start, root: Path, stub: Stub
+) -> None:
+    plan = start_experiment(root)
+    gateway = live()
+    stub.modes["g0001"] = "error"
+    user = user_of(plan, "candidate")
+    reasons = [gateway.chat("Hi", user=user).headers["x-flywheel-fallback"] for _ in range(5)]
+    assert reasons == ["failed"] * 3 + ["not_ready"] * 2
+    assert sum(request["model"] == "g0001" for request in stub.asked) == 3
+    assert gateway.client.get("/readyz").json()["models"] == {"base": "ready", "g0001": "failing"}
+    del stub.modes["g0001"]
+    wait_for(lambda: answered_by(gateway, user) == "g0001")
+    assert len(logged(root, "exposure")) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_model_at_all_is_an_error_and_nothing_is_recorded(
+    live: Start, root: Path, stub: Stub, stream: bool
+) -> None:
+    gateway = live()
+    stub.modes["base"] = "error"
+    response = gateway.chat("Hi", stream=stream)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "model_unavailable")
+    assert response.headers["retry-after"] == "5"
+    assert logged(root, "message") == []
+
+
+def test_a_reply_that_breaks_off_is_recorded_as_far_as_it_was_shown(
+    live: Start, root: Path, stub: Stub
+) -> None:
+    gateway = live()
+    stub.modes["base"] = "break"
+    _, parts = gateway.stream("Hi")
+    assert parts[0]["choices"][0]["delta"]["content"] == "I keep the light."
+    assert parts[-1]["error"]["code"] == "model_unavailable"
+    wait_for(lambda: len(logged(root, "message")) == 2)
+    reply = logged(root, "message")[-1]
+    assert (reply["text"], reply["finish_reason"], reply["model"]) == ("I keep the light.", "error", "base")
+    del stub.modes["base"]
+    assert gateway.chat("Hi", "I keep the light.", "Go on").status_code == 200
+
+
+def test_a_client_that_goes_away_has_seen_what_is_recorded(live: Start, root: Path, stub: Stub) -> None:
+    gateway = live()
+    stub.replies["base"] = "First. Second sentence. Third sentence. The last."
+    stub.pace = 0.1
+    body = {
+        "model": "character:mira",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "user": "ann",
+        "stream": True,
+    }
+    headers = {"authorization": f"Bearer {gateway.keys['user']}"}
+    with gateway.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+        assert '"First."' in next(response.iter_lines())
+    wait_for(lambda: len(logged(root, "message")) == 2)
+    reply = logged(root, "message")[-1]
+    assert reply["finish_reason"] == "interrupted"
+    assert reply["text"].startswith("First.")
+    assert not reply["text"].endswith("The last.")
+    wait_for(lambda: gateway.gateway.turns.by_id(reply["message_id"]) is not None)
+    assert gateway.chat("Hi", "First.", "Go on").status_code == 200
+    assert {row["conversation_id"] for row in logged(root, "message")} == {reply["conversation_id"]}
+
+
+def test_breaker() -> None:
+    now = 0.0
+    breaker = Breaker(2, 10, now=lambda: now)
+    assert breaker.allows()
+    assert not breaker.failed()
+    breaker.succeeded()
+    assert not breaker.failed()
+    assert breaker.failed()
+    assert breaker.open
+    assert not breaker.allows()
+    now = 10.0
+    assert [breaker.allows(), breaker.allows()] == [True, False]
+    assert not breaker.failed()
+    now = 20.0
+    assert breaker.allows()
+    breaker.succeeded()
+    assert breaker.allows()
