@@ -196,7 +196,19 @@ class RejectionSample(Section):
 
 
 class Sft(Training):
-    """Supervised fine-tuning on accepted replies and rewrites."""
+    """Supervised fine-tuning on a mixture: this generation's accepted replies and rewrites, and named sets."""
+
+    mixture: dict[
+        str, Share
+    ]  # share of the rows by source; sources but the first three are sets/<name>.jsonl
+    max_repeats: Positive  # of one row
+    on_missing: Literal["error", "redistribute"]  # where a source with a share has no rows
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Sft":
+        if abs(sum(self.mixture.values()) - 1) > 1e-6:
+            raise ValueError(f"mixture: the shares add up to {sum(self.mixture.values()):g}, not to 1")
+        return self
 
 
 class Dpo(Training):

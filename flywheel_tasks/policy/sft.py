@@ -1,6 +1,5 @@
 """Stage ``sft``: supervised fine-tuning on accepted replies and rewrites; only replies are learned."""
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,13 +12,32 @@ from trl import SFTConfig, SFTTrainer
 
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
-from flywheel_tasks.policy.sft_data import IGNORED, encode, lengths, load_examples
+from flywheel_tasks.policy.mixture import TRAFFIC, load_sets, mix
+from flywheel_tasks.policy.sft_data import IGNORED, Example, encode, lengths, load_examples
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order
 from flywheel_tasks.training.precision import set_threads
 from flywheel_tasks.training.run import train, trainer_arguments
 
 CURVE = ("loss", "mean_token_accuracy", "entropy", "grad_norm", "learning_rate")
+
+
+def _mixture(io: StageIO) -> tuple[list[Example], dict[str, Any]]:
+    """This generation's rows and the named sets, in the shares of the settings."""
+    section = io.settings.sft
+    sources: dict[str, list[Example]] = {name: [] for name in TRAFFIC}
+    for example in load_examples(
+        io.dep("data/rejection/accepted.parquet"), io.dep("data/preferences/rewrites.parquet")
+    ):
+        sources[example.mix].append(example)
+    named = sorted(name for name, share in section.mixture.items() if share > 0 and name not in TRAFFIC)
+    return mix(
+        sources | load_sets(io.dep("sets"), named),
+        section.mixture,
+        max_repeats=section.max_repeats,
+        on_missing=section.on_missing,
+        seed=io.settings.seed,
+    )
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
@@ -31,9 +49,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     """
     section, settings = io.settings.sft, io.settings
     set_threads(settings.compute)
-    examples = load_examples(
-        io.dep("data/rejection/accepted.parquet"), io.dep("data/preferences/rewrites.parquet")
-    )
+    examples, account = _mixture(io)
     champion = io.dep("inputs/champion")
     tokenizer = AutoTokenizer.from_pretrained(champion, local_files_only=True)
     rows = [encode(tokenizer, one, settings.prompt.max_tokens, section.max_tokens) for one in examples]
@@ -57,10 +73,9 @@ def run(io: StageIO) -> Mapping[str, Any]:
         trained = train(trainer, io, curve=io.out("plots/sft.csv"), columns=CURVE, must_move=("lora_B",))
     assert isinstance(trainer.model, PeftModel)
     merge_to_full(trainer.model, tokenizer, io.out("models/policy_sft"), probe=rows[0]["input_ids"])
-    parts = Counter(example.mix for example in examples)
     return {
-        "rows": {"all": len(examples), **dict(sorted(parts.items()))},
-        "shares": {part: count / len(examples) for part, count in sorted(parts.items())},
+        "rows": len(examples),
+        "mixture": account,
         "mean_completion_tokens": float(np.mean([_learned(row) for row in rows])),
         "train": trained,
     }

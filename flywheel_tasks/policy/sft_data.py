@@ -18,7 +18,7 @@ class Example:
     """A reply to learn.
 
     Attributes:
-        mix: part of the mixture: ``rejection_user``, ``rejection_internal`` or ``rewrites``.
+        mix: source of the mixture: ``rejection_user``, ``rejection_internal``, ``rewrites`` or a named set.
         prompt: what it answers.
         reply: its text.
     """

@@ -14,6 +14,11 @@ from flywheel_tasks.policy.sft import run
 from flywheel_tasks.policy.sft_data import IGNORED, Example, encode, load_examples
 from tests.policy.conftest import accepted_rows, rewrite_rows, write
 
+NATURAL = {
+    "rejection_user": 0.4,
+    "rejection_internal": 0.2,
+    "rewrites": 0.4,
+}  # as the hand-made tables have them
 PROMPT = Prompt("p1", "user", Card("c1", "Mira", ("calm",), ()), ({"role": "user", "content": "Hi there"},))
 
 
@@ -50,7 +55,7 @@ def test_trl_trains_on_exactly_these_labels(policy_io: Callable[..., Any], monke
         return original(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(SFTTrainer, "compute_loss", spy)
-    run(policy_io("sft"))
+    run(policy_io("sft", {"sft.mixture": NATURAL}))
     assert len(seen) == 10
     for ids, labels in seen:
         learned = [i for i, label in enumerate(labels) if label != IGNORED]
@@ -95,7 +100,8 @@ def _loss(folder: Path, rows: list[dict[str, list[int]]]) -> float:
 def test_stage_learns_repeated_data_and_saves_a_plain_model(
     policy_io: Callable[..., Any], tokenizer: Any
 ) -> None:
-    io = policy_io("sft", {"sft.epochs": 8.0, "sft.learning_rate": 0.02})
+    natural = {"rejection_user": 0.5, "rejection_internal": 0.25, "rewrites": 0.25}
+    io = policy_io("sft", {"sft.epochs": 8.0, "sft.learning_rate": 0.02, "sft.mixture": natural})
     write(accepted_rows(6, "violin lamp violin lamp"), ACCEPTED, io.root / "data/rejection/accepted.parquet")
     write(
         rewrite_rows("policy", 2, "violin lamp violin lamp"),
@@ -103,8 +109,12 @@ def test_stage_learns_repeated_data_and_saves_a_plain_model(
         io.root / "data/preferences/rewrites.parquet",
     )
     metrics = run(io)
-    assert metrics["rows"] == {"all": 8, "rejection_internal": 2, "rejection_user": 4, "rewrites": 2}
-    assert sum(metrics["shares"].values()) == pytest.approx(1.0)
+    assert metrics["rows"] == 8
+    assert {name: part["used"] for name, part in metrics["mixture"]["sources"].items()} == {
+        "rejection_internal": 2,
+        "rejection_user": 4,
+        "rewrites": 2,
+    }
     assert metrics["train"]["steps"] == 16
     assert metrics["train"]["loss_last"] < metrics["train"]["loss_first"] - 0.2
     # The saved model, in a fresh load and by transformers' own loss, is better than the champion.
