@@ -90,9 +90,10 @@ class Assemble(Section):
 
 
 class Validate(Section):
-    """Table-level limits of validation."""
+    """Limits of validation. ``memory_mb``: what the table engine may hold before it spills to disk (MB)."""
 
     max_quarantine_share: Share
+    memory_mb: Annotated[int, Field(ge=100)]
 
 
 class Curate(Section):

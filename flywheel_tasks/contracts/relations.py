@@ -1,101 +1,260 @@
-"""Row rules between rows: which rows of a table break one, and why."""
+"""Row rules between rows: which rows break one, until what is left breaks none.
+
+The table engine joins once, on the rows that the expectations left, and gives for every row the number of the row
+it refers to, or of the group of rows that share the value it refers to. From there on everything is arithmetic on
+row numbers: a removed row can leave others without their card, parent or reply, and only those are looked at again.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
-from flywheel_tasks.contracts.suite import Constant, References, Rooted, Rule
+from flywheel_tasks.contracts.model import Constant, Contract, References, Rooted, Rule
+from flywheel_tasks.contracts.rows import row_table
+from flywheel_tasks.contracts.sql import ROW, Database, matching, name
 
-Frames = Mapping[str, pd.DataFrame]
-
-
-def _matching(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.Series:
-    """Which rows have all the values of ``where``."""
-    matching = pd.Series(True, index=frame.index)
-    for column, value in where.items():
-        matching &= frame[column] == value
-    return matching
+NULL, UNMATCHED = -1, -2  # instead of a row number: refers to nothing on purpose, refers to what is not there
 
 
-def _unmatched(rule: References, frame: pd.DataFrame, frames: Frames) -> dict[int, str]:
-    """Rows that refer to nothing, or to a row that is not as it should be."""
-    others = frames[rule.table]
-    others = others[_matching(others, rule.where)].drop_duplicates(rule.target).set_index(rule.target)
-    referring = frame[frame[rule.column].notna()]
-    known = referring[rule.column].isin(others.index)
-    wanted = "".join(f" with {column} {value}" for column, value in sorted(rule.where.items()))
-    broken = {
-        index: f"{rule.column} {value} is not among {rule.table}.{rule.target}{wanted}"
-        for index, value in referring.loc[~known, rule.column].items()
-    }
-    referring = referring[known]
-    other = others.reindex(referring[rule.column]).set_axis(referring.index)
-    checks = [(column, referring[column] != other[column], "differs from") for column in rule.same]
-    checks += [(column, referring[column] == other[column], "is the same as") for column in rule.differs]
+@dataclass(frozen=True)
+class Broken:
+    """Rows that one rule set aside.
+
+    Attributes:
+        table: of the rows.
+        rule: the rule's name.
+        rows: their numbers, sorted.
+        others: the rows they refer to, where these were there; else negative. None for other rules.
+    """
+
+    table: str
+    rule: str
+    rows: np.ndarray
+    others: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Link:
+    """Where the rows of a table lead through a column.
+
+    Attributes:
+        to: by row, the number of the row or group referred to, or :data:`NULL` or :data:`UNMATCHED`.
+        group: by row of the other table, its group; None where each row is its own.
+        groups: how many there are.
+        flaws: by row, a bit for each rule that the pair of rows breaks.
+        bits: the bit of each rule.
+    """
+
+    to: np.ndarray
+    group: np.ndarray | None
+    groups: int
+    flaws: np.ndarray
+    bits: Mapping[str, int]
+
+    def alive(self, other: np.ndarray) -> np.ndarray:
+        """Which rows or groups still have a row."""
+        if self.group is None:
+            return other
+        found = np.zeros(self.groups, bool)
+        found[self.group[other & (self.group >= 0)]] = True
+        return found
+
+
+def flaw(rule: References, this: str = "a", other: str = "b") -> str:
+    """SQL: what is wrong with the row referred to, in words; null if nothing is."""
+    cases = [f"WHEN NOT coalesce({matching(rule.where, other)}, false) THEN 'where'"] if rule.where else []
+    checks = [(column, "IS DISTINCT FROM", "differs from") for column in rule.same]
+    checks += [(column, "IS NOT DISTINCT FROM", "is the same as") for column in rule.differs]
     if rule.not_before is not None:
-        column = rule.not_before
-        checks.append((column, referring[column] < other[column], "is before"))
-    for column, failing, how in checks:
-        for index in referring.index[failing]:
-            there = f"that of {rule.column} {referring.at[index, rule.column]}: {other.at[index, column]}"
-            broken.setdefault(index, f"{column} {referring.at[index, column]} {how} {there}")
-    return broken
+        checks.append((rule.not_before, "<", "is before"))
+    for column, operator, how in checks:
+        mine, its = f"{this}.{name(column)}", f"{other}.{name(column)}"
+        words = f"concat('{column} ', {mine}, ' {how} that of {rule.column} ', {this}.{name(rule.column)}, ': ', {its})"
+        cases.append(f"WHEN {mine} {operator} {its} THEN {words}")
+    return f"CASE {' '.join(cases)} END" if cases else "NULL"
 
 
-def _varying(rule: Constant, frame: pd.DataFrame) -> dict[int, str]:
-    """Rows of groups with more than one value."""
-    values = frame.groupby(rule.within)[rule.column].transform("nunique")
-    return {
-        index: f"{rule.within} {frame.at[index, rule.within]} has {values[index]} values of {rule.column}"
-        for index in frame.index[values > 1]
-    }
-
-
-def _unrooted(rule: Rooted, frame: pd.DataFrame) -> dict[int, str]:
-    """Roots that are not as they should be, or rows whose parents lead to no root."""
-    is_root = frame[rule.parent].isna()
-    if rule.only == "roots":
-        wanted = ", ".join(f"{column} {value}" for column, value in sorted(rule.root_where.items()))
-        return {
-            index: f"{rule.target} {frame.at[index, rule.target]} has no {rule.parent}, but not {wanted}"
-            for index in frame.index[is_root & ~_matching(frame, rule.root_where)]
-        }
-    parent_of = dict(zip(frame[rule.target], frame[rule.parent].where(~is_root, None), strict=True))
-    reaches = dict.fromkeys(frame.loc[is_root, rule.target], True)
-    for start in parent_of:
-        path: dict[str, None] = {}
-        node = start
-        while node not in reaches and node not in path and node in parent_of:
-            path[node] = None
-            node = parent_of[node]
-        reaches |= dict.fromkeys(path, reaches.get(node, False))
-    return {
-        index: f"{rule.target} {target} leads to no first message through {rule.parent}"
-        for index, target in frame[rule.target].items()
-        if not reaches[target]
-    }
-
-
-def broken_rows(rule: Rule, table: str, frames: Frames) -> dict[int, str]:
-    """Rows of a table that break a relation.
+class Relations:
+    """Applies the relations of all contracts.
 
     Args:
-        rule: one that has a relation.
-        table: the table it belongs to.
-        frames: all tables, with the rows that are still there.
-
-    Returns:
-        the reason by row index, in the order of the table.
+        database: with every table as a view of its name.
+        contracts: of the tables.
+        alive: by table, which rows are left; changed in place.
     """
-    frame = frames[table]
-    relation = rule.relation
-    if isinstance(relation, References):
-        broken = _unmatched(relation, frame, frames)
-    elif isinstance(relation, Constant):
-        broken = _varying(relation, frame)
-    elif isinstance(relation, Rooted):
-        broken = _unrooted(relation, frame)
-    else:
-        raise ValueError(f"rule {rule.name} is no relation")
-    return dict(sorted(broken.items()))
+
+    def __init__(
+        self, database: Database, contracts: Mapping[str, Contract], alive: dict[str, np.ndarray]
+    ) -> None:
+        self._database = database
+        self._contracts = contracts
+        self._alive = alive
+        self._links: dict[tuple[str, str, str, str], _Link] = {}
+        self.skipped: list[tuple[str, str, str]] = []  # table, rule, and the table that is not here
+
+    def settle(self) -> list[Broken]:
+        """Set aside rows until no rule is broken.
+
+        After each removal the rules are tried from the first one again, so that a row which lost what it refers
+        to is listed under the rule that says so. A rule that nothing can have changed for is not tried.
+
+        Returns:
+            what was set aside, in order.
+        """
+        order = [(table, rule) for table, c in self._contracts.items() for rule in c.relations()]
+        for table, rule in list(order):
+            if rule.references is not None and rule.references.table not in self._contracts:
+                self.skipped.append((table, rule.name, rule.references.table))
+                order.remove((table, rule))
+        stale = [True] * len(order)
+        found = []
+        while any(stale):
+            at = stale.index(True)
+            stale[at] = False
+            table, rule = order[at]
+            broken = self._broken(table, rule)
+            if not len(broken.rows):
+                continue
+            found.append(broken)
+            self._alive[table][broken.rows] = False
+            for number, (of, other) in enumerate(order):
+                stale[number] |= _depends(of, other) == table
+        return found
+
+    def _broken(self, table: str, rule: Rule) -> Broken:
+        relation = rule.relation
+        if isinstance(relation, References):
+            return self._unmatched(table, rule, relation)
+        if isinstance(relation, Constant):
+            return Broken(table, rule.name, self._varying(table, relation))
+        assert isinstance(relation, Rooted)
+        rows = self._bad_roots(table, relation) if relation.only == "roots" else self._lost(table, relation)
+        return Broken(table, rule.name, rows)
+
+    def _unmatched(self, table: str, rule: Rule, relation: References) -> Broken:
+        """Rows that refer to nothing, or to a row that is not as it should be."""
+        link = self._link(table, relation.column, relation.table, relation.target)
+        there = link.alive(self._alive[relation.table])
+        rows = np.flatnonzero(self._alive[table] & (link.to != NULL))
+        to = link.to[rows]
+        gone = to == UNMATCHED
+        gone[~gone] = ~there[to[~gone]]
+        wrong = np.zeros(len(rows), bool)
+        if (bit := link.bits.get(rule.name)) is not None:
+            wrong = (link.flaws[rows] & bit) != 0
+        broken = gone | wrong
+        return Broken(table, rule.name, rows[broken], np.where(gone, UNMATCHED, to)[broken].astype(np.int64))
+
+    def _varying(self, table: str, relation: Constant) -> np.ndarray:
+        """Rows of groups with more than one value."""
+        within, column = name(relation.within), name(relation.column)
+        left = self._left(table)
+        self._database.run(
+            f"CREATE OR REPLACE TEMP TABLE mixed AS SELECT {within} AS value FROM {left} "  # noqa: S608
+            f"WHERE {within} IS NOT NULL GROUP BY {within} HAVING min({column}) <> max({column})"
+        )
+        rows = f"SELECT {ROW} FROM {left} WHERE {within} IN (SELECT value FROM mixed)"  # noqa: S608
+        return self._numbers(rows)
+
+    def _bad_roots(self, table: str, relation: Rooted) -> np.ndarray:
+        """Roots that are not as they should be."""
+        root = f"{name(relation.parent)} IS NULL AND NOT coalesce({matching(relation.root_where)}, false)"
+        return self._numbers(f"SELECT {ROW} FROM {self._left(table)} WHERE {root}")  # noqa: S608
+
+    def _lost(self, table: str, relation: Rooted) -> np.ndarray:
+        """Rows whose parents lead to no root: each looks twice as far as before, until all are decided."""
+        link = self._link(table, relation.parent, table, relation.target)
+        alive = self._alive[table]
+        to = link.to.copy()
+        lead = np.where(to >= 0, to, 0)
+        to[(to >= 0) & ~alive[lead]] = UNMATCHED
+        going = np.flatnonzero(alive & (to >= 0))
+        for _ in range(int(len(to)).bit_length() + 1):
+            if not len(going):
+                break
+            to[going] = to[to[going]]
+            going = going[to[going] >= 0]
+        return np.flatnonzero(alive & (to != NULL))
+
+    # Joins
+
+    def _left(self, table: str) -> str:
+        """SQL: the rows of a table that are left."""
+        dead = f"dead_{table}"
+        self._database.put(dead, row_table(np.flatnonzero(~self._alive[table])))
+        return f"(SELECT * FROM {name(table)} WHERE {ROW} NOT IN (SELECT {ROW} FROM {name(dead)}))"  # noqa: S608
+
+    def _numbers(self, query: str) -> np.ndarray:
+        found = [batch.column(0).to_numpy() for batch in self._database.batches(query)]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
+
+    def _link(self, table: str, column: str, other: str, target: str) -> _Link:
+        key = (table, column, other, target)
+        if key not in self._links:
+            unique = target in self._contracts[other].unique_columns()
+            self._links[key] = self._joined(*key) if unique else self._grouped(*key)
+        return self._links[key]
+
+    def _joined(self, table: str, column: str, other: str, target: str) -> _Link:
+        """The link to a column that is unique, with what is wrong with each pair of rows."""
+        rules = {
+            rule.name: rule.references
+            for rule in self._contracts[table].relations()
+            if rule.references is not None
+            and (rule.references.column, rule.references.table, rule.references.target)
+            == (column, other, target)
+            and rule.references.compares
+        }
+        bits = {rule: 1 << number for number, rule in enumerate(rules)}
+        flaws = [f"CASE WHEN {flaw(r)} IS NULL THEN 0 ELSE {bits[rule]} END" for rule, r in rules.items()]
+        size = self._alive[table].size
+        to = np.full(size, NULL, _smallest(max(size, self._alive[other].size)))
+        marks = np.zeros(size, np.int32 if len(rules) > 7 else np.int8)
+        query = (
+            f"SELECT a.{ROW}, coalesce(b.{ROW}, {UNMATCHED}), "  # noqa: S608
+            f"CASE WHEN b.{ROW} IS NULL THEN 0 ELSE {' + '.join(flaws) or '0'} END "
+            f"FROM {name(table)} a LEFT JOIN {self._left(other)} b ON a.{name(column)} = b.{name(target)} "
+            f"WHERE a.{name(column)} IS NOT NULL"
+        )
+        for batch in self._database.batches(query):
+            rows = batch.column(0).to_numpy()
+            to[rows] = batch.column(1).to_numpy()
+            marks[rows] = batch.column(2).to_numpy()
+        return _Link(to, None, self._alive[other].size, marks, bits)
+
+    def _grouped(self, table: str, column: str, other: str, target: str) -> _Link:
+        """The link to a column whose values may come several times: to the group of a value."""
+        it = name(target)
+        self._database.run(
+            f"CREATE OR REPLACE TEMP TABLE groups AS SELECT {it} AS value, row_number() OVER () - 1 AS id "  # noqa: S608
+            f"FROM (SELECT DISTINCT {it} FROM {self._left(other)} WHERE {it} IS NOT NULL)"
+        )
+        (groups,) = self._database.one("SELECT count(*) FROM groups")
+
+        def numbers(of: str, by: str) -> np.ndarray:
+            found = np.full(self._alive[of].size, NULL, _smallest(groups))
+            query = (
+                f"SELECT a.{ROW}, coalesce(g.id, {UNMATCHED}) FROM {name(of)} a "  # noqa: S608
+                f"LEFT JOIN groups g ON a.{name(by)} = g.value WHERE a.{name(by)} IS NOT NULL"
+            )
+            for batch in self._database.batches(query):
+                found[batch.column(0).to_numpy()] = batch.column(1).to_numpy()
+            return found
+
+        to = numbers(table, column)
+        return _Link(to, numbers(other, target), int(groups), np.zeros(0, np.int8), {})
+
+
+def _smallest(count: int) -> Any:
+    return np.int32 if count < 2**31 - 2 else np.int64
+
+
+def _depends(table: str, rule: Rule) -> str | None:
+    """The table whose removed rows can make a rule break anew; a mixed group or a root stays what it is."""
+    if rule.references is not None:
+        return rule.references.table
+    if rule.rooted is not None and rule.rooted.only == "others":
+        return table
+    return None

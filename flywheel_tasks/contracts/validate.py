@@ -1,202 +1,101 @@
 """Stage ``validate``: data contracts on the ingested tables.
 
-A row that breaks a row rule goes to quarantine under the first rule it breaks. Relations between rows are
-tried again until nothing more goes, because a removed row can leave others without their card, parent or
-reply. What remains must keep the table rules, and the quarantine must stay below its limit, or the
-generation stops.
+A row that breaks a row rule goes to quarantine under the first rule it breaks. What remains must keep the table rules
+that block, and the quarantine must stay below its limit, or the generation stops; the page with all results is then
+kept in ``.flywheel/contracts``.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from flywheel_tasks.contracts.engine import Engine
-from flywheel_tasks.contracts.relations import broken_rows
-from flywheel_tasks.contracts.suite import Contract, ContractError, Rule, load_contracts
-from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.storage.documents import write_json
-from flywheel_tasks.storage.tables import read_table, write_rows, write_table
-from flywheel_tasks.traffic.schemas import TABLES, VALIDATION_QUARANTINE
+from flywheel_tasks.contracts.load import load_contracts
+from flywheel_tasks.contracts.model import ContractError
+from flywheel_tasks.contracts.page import render_page
+from flywheel_tasks.contracts.validation import Source, Validated, validate
+from flywheel_tasks.pipeline.stage_io import STATE, StageIO
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.traffic.schemas import TABLES
 
+PAGE = "contracts.html"
 _SHOWN = 5  # examples of quarantined rows in an error
-_DETAIL = 300  # characters of a detail
 
 
-@dataclass
-class Validation:
-    """The state of a validation.
+def newest_date(logs: Mapping[str, Any]) -> date | None:
+    """The date of the newest partition of ``inputs/logs.json``; None if none has a date."""
+    days = [
+        part[len("date=") : len("date=") + 10]
+        for partition in logs.get("partitions", [])
+        for part in str(partition.get("path", "")).split("/")
+        if part.startswith("date=")
+    ]
+    return date.fromisoformat(max(days)) if days else None
 
-    Attributes:
-        contracts: by table.
-        folder: of the contracts, for messages.
-        frames: the rows that are left, by table; the index is the row number in the ingested table.
-        quarantine: rows set aside, ``{table: {row number: (rule, detail)}}``.
-        report: outcomes of the expectations.
+
+def metrics_of(validated: Validated, share: float) -> dict[str, Any]:
+    """The stage's metrics: counts by table, table rules by status, drift by rule.
+
+    Args:
+        validated: the outcome.
+        share: of all lines that ingestion and validation set aside.
     """
-
-    contracts: dict[str, Contract]
-    folder: Path
-    frames: dict[str, pd.DataFrame]
-    quarantine: dict[str, dict[int, tuple[str, str]]] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-
-    def _remove(self, table: str, broken: Mapping[int, tuple[str, str]]) -> None:
-        self.quarantine.setdefault(table, {}).update(broken)
-        self.frames[table] = self.frames[table].drop(index=list(broken))
-
-    def check_rows(self, engine: Engine) -> None:
-        """Set aside the rows that break an expectation."""
-        for table, contract in self.contracts.items():
-            path = self.folder / f"{table}.yaml"
-            outcomes = engine.check(table, self.frames[table], contract.expectations(), path)
-            self.report[table] = {"row_rules": [outcome.summary() for outcome in outcomes]}
-            broken: dict[int, tuple[str, str]] = {}
-            for outcome in outcomes:
-                column = outcome.rule.kwargs.get("column")
-                for row, value in outcome.broken.items():
-                    shown = (
-                        value
-                        if column is None or isinstance(value, str)
-                        else self.frames[table].at[row, column]
-                    )
-                    detail = f"{column or 'row'} is {shown!r}, {outcome.rule.expectation}"
-                    broken.setdefault(row, (outcome.rule.name, detail[:_DETAIL]))
-            self._remove(table, broken)
-
-    def check_relations(self) -> None:
-        """Set aside the rows that break a relation, until no row does.
-
-        After each removal the rules are tried from the first one again, so that a row which lost what it
-        refers to is listed under the rule that says so.
-        """
-        while any(
-            self._check_relation(table, rule)
-            for table, contract in self.contracts.items()
-            for rule in contract.relations()
-        ):
-            continue
-
-    def _check_relation(self, table: str, rule: Rule) -> bool:
-        """Set aside the rows that break one relation; whether there were any."""
-        broken = broken_rows(rule, table, self.frames)
-        self._remove(table, {row: (rule.name, why[:_DETAIL]) for row, why in broken.items()})
-        return bool(broken)
-
-    def check_tables(self, engine: Engine) -> None:
-        """Check what is left against the table rules.
-
-        Raises:
-            ContractError: a rule is broken; the message names table, rule and observed value of each.
-        """
-        problems = []
-        for table, contract in self.contracts.items():
-            path = self.folder / f"{table}.yaml"
-            outcomes = engine.check(table, self.frames[table], list(contract.table_rules), path)
-            self.report[table]["table_rules"] = [outcome.summary() for outcome in outcomes]
-            problems += [
-                f"table {table} breaks the rule {outcome.rule.name} ({outcome.rule.expectation} "
-                f"{outcome.rule.kwargs}): observed {outcome.observed}"
-                for outcome in outcomes
-                if not outcome.success
-            ]
-        if problems:
-            raise ContractError("\n".join([f"{self.folder}: contracts broken:", *problems]))
-
-    def rows(self, origins: pa.Table, events: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
-        """The quarantine as rows, sorted by table, file and line.
-
-        Args:
-            origins: file and line of every event.
-            events: the ingested tables.
-        """
-        ids = {
-            table: {row: events[table]["event_id"][row].as_py() for row in broken}
-            for table, broken in self.quarantine.items()
-        }
-        wanted = pa.array([item for rows in ids.values() for item in rows.values()], pa.string())
-        places = {
-            row["event_id"]: (row["file"], row["line"])
-            for row in origins.filter(pc.is_in(origins["event_id"], value_set=wanted)).to_pylist()
-        }
-        found = []
-        for table, broken in self.quarantine.items():
-            for row, (rule, detail) in broken.items():
-                event_id = ids[table][row]
-                file, line = places.get(event_id, (None, None))
-                found.append(
-                    {
-                        "table": table,
-                        "event_id": event_id,
-                        "file": file,
-                        "line": line,
-                        "rule": rule,
-                        "detail": detail,
-                    }
-                )
-        return sorted(found, key=lambda r: (r["table"], r["file"] or "", r["line"] or 0, r["event_id"] or ""))
-
-
-def _type_name(kind: pa.DataType) -> str:
-    return f"list<{kind.value_type}>" if pa.types.is_list(kind) else str(kind)
-
-
-def _check_schema(contract: Contract, table: pa.Table, path: Path) -> None:
-    """Raise unless the table has exactly the contract's columns, with their types."""
-    expected = {(name, column.type) for name, column in contract.columns.items()}
-    found = {(item.name, _type_name(item.type)) for item in table.schema}
-    if expected != found:
-        wrong = [f"{name}: {kind}" for name, kind in sorted(found - expected)]
-        absent = [f"{name}: {kind}" for name, kind in sorted(expected - found)]
-        raise ContractError(
-            f"{path}: table {contract.table} breaks the rule columns: absent: {', '.join(absent) or 'none'}; "
-            f"unexpected: {', '.join(wrong) or 'none'}"
-        )
-
-
-def _check_share(rows: list[dict[str, Any]], ingested: int, broken_lines: int, limit: float) -> float:
-    """Share of all lines that ingestion and validation set aside.
-
-    Raises:
-        ContractError: it is above the limit; the message names rules and examples.
-    """
-    share = (broken_lines + len(rows)) / (broken_lines + ingested)
-    if share > limit:
-        rules = Counter(f"{row['table']}.{row['rule']}" for row in rows)
-        counts = "".join(f"\n  {rule}: {count}" for rule, count in sorted(rules.items()))
-        examples = "".join(
-            f"\n  {row['file']}:{row['line']}: {row['rule']}: {row['detail']}" for row in rows[:_SHOWN]
-        )
-        raise ContractError(
-            f"{share:.1%} of the log is quarantined, above validate.max_quarantine_share ({limit:.1%}): "
-            f"{broken_lines} lines by ingest (data/ingested/quarantine.parquet), "
-            f"{len(rows)} rows by contracts:{counts}\nfor example:{examples or ' none'}"
-        )
-    return share
-
-
-def _counts(validation: Validation, events: Mapping[str, pa.Table]) -> dict[str, Any]:
-    """Rows read, passed and quarantined by table, which must add up."""
-    metrics = {}
-    for table, ingested in events.items():
-        rules = Counter(rule for rule, _ in validation.quarantine.get(table, {}).values())
-        passed = len(validation.frames[table])
-        if passed + rules.total() != ingested.num_rows:
-            raise ContractError(
-                f"table {table}: {ingested.num_rows} rows, but {passed} passed "
-                f"and {rules.total()} quarantined"
-            )
+    metrics: dict[str, Any] = {}
+    statuses: Counter[str] = Counter()
+    observed: dict[str, dict[str, float]] = {}
+    for table, of in validated.report["tables"].items():
+        rules = {rule["rule"]: rule["set_aside"] for rule in of["row_rules"] if rule["set_aside"]}
         metrics[table] = {
-            "read": ingested.num_rows,
-            "passed": passed,
-            "quarantined": {"total": rules.total(), **dict(sorted(rules.items()))},
+            "read": of["read"],
+            "passed": of["kept"],
+            "quarantined": {"total": sum(rules.values()), **dict(sorted(rules.items()))},
         }
-    return metrics
+        for rule in of["table_rules"]:
+            statuses[rule["status"]] += 1
+            if rule["observed"] is not None:
+                observed.setdefault(table, {})[rule["rule"]] = rule["observed"]
+    names = ("pass", "warn", "block", "not_applicable")
+    return {
+        **metrics,
+        "quarantine_share": share,
+        "table_rules": {name: statuses[name] for name in names},
+        "observed": observed,
+    }
+
+
+def _quarantine_share(validated: Validated, broken_lines: int) -> float:
+    ingested = sum(of["read"] for of in validated.report["tables"].values())
+    return (broken_lines + validated.quarantined()) / max(broken_lines + ingested, 1)
+
+
+def _too_much(validated: Validated, broken_lines: int, limit: float) -> list[str]:
+    """In words, that more than the limit was set aside; empty if it was not."""
+    share = _quarantine_share(validated, broken_lines)
+    if share <= limit:
+        return []
+    counts = "".join(
+        f"\n  {table}.{rule['rule']}: {rule['set_aside']}"
+        for table, of in validated.report["tables"].items()
+        for rule in of["row_rules"]
+        if rule["set_aside"]
+    )
+    examples = "".join(
+        f"\n  {row['file']}:{row['line']}: {row['rule']}: {row['detail']}" for row in validated.examples[:_SHOWN]
+    )
+    return [
+        f"{share:.1%} of the log is quarantined, above validate.max_quarantine_share ({limit:.1%}): "
+        f"{broken_lines} lines by ingest (data/ingested/quarantine.parquet), "
+        f"{validated.quarantined()} rows by contracts:{counts}\nfor example:{examples or ' none'}"
+    ]
+
+
+def _write_page(page: str, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
@@ -209,26 +108,36 @@ def run(io: StageIO) -> Mapping[str, Any]:
     contracts = load_contracts(folder)
     if missing := sorted(set(TABLES) - set(contracts)):
         raise ContractError(f"{folder}: no contract for {', '.join(missing)}")
-    contracts = {table: contracts[table] for table in sorted(TABLES)}
-    events = {table: read_table(io.dep(f"data/ingested/{table}.parquet")) for table in contracts}
-    for table, contract in contracts.items():
-        _check_schema(contract, events[table], folder / f"{table}.yaml")
-    validation = Validation(contracts, folder, {table: rows.to_pandas() for table, rows in events.items()})
-    engine = Engine()
-    validation.check_rows(engine)
-    validation.check_relations()
-    rows = validation.rows(read_table(io.dep("data/ingested/origins.parquet")), events)
-    broken_lines = read_table(io.dep("data/ingested/quarantine.parquet")).num_rows
-    ingested = sum(table.num_rows for table in events.values())
-    share = _check_share(rows, ingested, broken_lines, io.settings.validate_.max_quarantine_share)
-    validation.check_tables(engine)
-    metrics = _counts(validation, events)
-
+    pinned = read_json(io.dep("inputs/profile.json"))
+    source = Source(
+        tables={table: io.dep(f"data/ingested/{table}.parquet") for table in TABLES},
+        contracts=contracts,
+        folder=folder,
+        origins=io.dep("data/ingested/origins.parquet"),
+        reference=pinned["profile"],
+        as_of=newest_date(read_json(io.dep("inputs/logs.json"))),
+    )
+    settings = io.settings.validate_
     out = io.out("data/validated")
     out.mkdir(parents=True)
-    for table, ingested_rows in events.items():
-        kept = pa.array(validation.frames[table].index, pa.int64())
-        write_table(ingested_rows.take(kept), out / f"{table}.parquet")
-    write_rows(rows, VALIDATION_QUARANTINE, out / "quarantine.parquet")
-    write_json(validation.report, out / "report.json")
-    return {**metrics, "quarantine_share": share}
+    validated = validate(source, out, io.scratch(), settings.memory_mb)
+    broken_lines = pq.read_metadata(io.dep("data/ingested/quarantine.parquet")).num_rows
+    problems = _too_much(validated, broken_lines, settings.max_quarantine_share)
+    page = render_page(
+        validated,
+        reference=source.reference,
+        compared_with=pinned["generation"],
+        broken_lines=broken_lines,
+        problems=problems,
+    )
+    if problems or validated.report["result"] == "block":
+        kept = io.root / STATE / "contracts" / PAGE
+        _write_page(page, kept)
+        broken = validated.problems()
+        if broken:
+            broken = [f"{folder}: contracts broken:", *broken]
+        raise ContractError("\n".join([*problems, *broken, f"All results: {kept}"]))
+    _write_page(page, out / PAGE)
+    write_json(validated.report, out / "report.json")
+    write_json(validated.profile, out / "profile.json")
+    return metrics_of(validated, _quarantine_share(validated, broken_lines))

@@ -1,8 +1,9 @@
 """Opens a generation: pins what it starts from, the champion and the newest logs, into ``inputs/``.
 
 ``inputs/generation.json`` names the generation, ``inputs/logs.json`` its log partitions with their digests,
-``inputs/users.json`` the key of user ids by its fingerprint, and ``inputs/champion.dvc`` the champion's files by DVC
-hash. They are the roots of the data graph. The registry keeps a copy, written once, so that any worker (and anyone,
+``inputs/users.json`` the key of user ids by its fingerprint, ``inputs/champion.dvc`` the champion's files by DVC hash,
+and ``inputs/profile.json`` holds the profile of the data of the last accepted generation, which new data is compared
+with. They are the roots of the data graph. The registry keeps a copy, written once, so that any worker (and anyone,
 later) can start from exactly the same. One thing is never what it was: users who have asked to be forgotten since
 are forgotten in every generation, older ones too.
 """
@@ -28,7 +29,9 @@ from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, pin
 from flywheel_tasks.traffic.logs import pin_logs
 
 INPUTS = "inputs"
+PROFILE = "profile.json"  # of a launched generation's data, in the registry
 _BUNDLE = "inputs.json"
+_NO_PROFILE: dict[str, Any] = {"generation": None, "profile": None}
 _ID = re.compile(r"g\d{4,}")
 
 
@@ -129,6 +132,23 @@ def newest(pinned: dict[str, Any], days: int) -> dict[str, Any]:
     return {**pinned, "partitions": [p for p in partitions if day(p) >= first]}
 
 
+def accepted_profile(registry: Registry, generation: str) -> dict[str, Any]:
+    """The data profile of the newest earlier generation that was launched.
+
+    Args:
+        registry: keeps the profile of each launched generation.
+        generation: that is opened.
+
+    Returns:
+        ``generation`` and ``profile``; both None before the first launch.
+    """
+    earlier = [item for item in registry.generations() if number_of(item) < number_of(generation)]
+    for item in sorted(earlier, key=number_of, reverse=True):
+        if (kept := registry.find_generation(item, PROFILE)) is not None:
+            return {"generation": item, "profile": orjson.loads(kept)}
+    return _NO_PROFILE
+
+
 def set_seed(root: Path, seed: int) -> None:
     """Write a seed into params.yaml, comments kept."""
     path = root / "params.yaml"
@@ -175,6 +195,10 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
     if params and (root / "params.yaml").read_text(encoding="utf-8") != bundle["params"]:
         with atomic_path(root / "params.yaml") as temporary:
             temporary.write_text(bundle["params"], encoding="utf-8")
+    profile = root / INPUTS / "profile.json"
+    if current(root) != bundle["generation"] or not profile.exists():
+        # opened by a release that pinned none: as before the first launch
+        write_json(bundle.get("profile", _NO_PROFILE), profile)
     if current(root) != bundle["generation"]:
         write_json(bundle["logs"], root / INPUTS / "logs.json")
         place_champion(root, ModelRef.model_validate(bundle["champion"]))
@@ -237,6 +261,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         "logs": logs,
         "user_key": key,
         "champion": champion.model_dump(mode="json"),
+        "profile": accepted_profile(registry, name),
         "params": (root / "params.yaml").read_text(encoding="utf-8"),
     }
     registry.put_generation(
@@ -244,5 +269,6 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     )
     write_json(logs, root / INPUTS / "logs.json")
     _write_users(root, key)
+    write_json(bundle["profile"], root / INPUTS / "profile.json")
     write_json(description, root / INPUTS / "generation.json")
     return name

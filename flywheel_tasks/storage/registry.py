@@ -252,6 +252,13 @@ class Registry:
         except MissingObjectError:
             raise RegistryError(f"registry: there is no {key}") from None
 
+    def find_generation(self, generation: str, name: str) -> bytes | None:
+        """A kept file of a generation; None if there is none."""
+        try:
+            return self._store.get(f"generations/{generation}/{name}")
+        except MissingObjectError:
+            return None
+
     def generations(self) -> list[str]:
         """Ids of generations with kept inputs, sorted."""
         return sorted({key.split("/")[1] for key in self._store.list("generations/")})

@@ -4,9 +4,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from flywheel_tasks.contracts.suite import ContractError
+from flywheel_tasks.contracts.model import ContractError
 from flywheel_tasks.contracts.validate import run
-from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.tables import read_rows, read_table, write_table
 from flywheel_tasks.traffic.identity import DEMO_KEY, Identity, UserKey
 from flywheel_tasks.traffic.ingest import Ingestion
@@ -26,6 +26,8 @@ def prepare(root: Path, make_io, log: list[Event], broken: int = 0, limit: float
         ingestion.take(FILE, RawLine(number, data))
     for name, table in ingestion.tables().items():
         write_table(table, root / "data/ingested" / f"{name}.parquet")
+    write_json({"location": "data/logs", "partitions": [{"path": FILE}]}, root / "inputs/logs.json")
+    write_json({"generation": None, "profile": None}, root / "inputs/profile.json")
     return stage_io
 
 
@@ -60,17 +62,23 @@ def test_a_sound_log_passes_whole_and_is_reported(tmp_path, make_io):
     assert quarantined == {}
     assert metrics["quarantine_share"] == 0
     assert metrics["messages"] == {"read": 5, "passed": 5, "quarantined": {"total": 0}}
+    assert metrics["table_rules"]["block"] == metrics["table_rules"]["warn"] == 0
 
 
-def test_the_report_names_every_expectation(tmp_path, make_io):
+def test_the_report_names_every_rule_and_what_came_of_it(tmp_path, make_io):
     stage_io = prepare(tmp_path, make_io, [*events(), message(9, "user", 5, text="  ")])
     run(stage_io)
     report = read_json(stage_io.out("data/validated") / "report.json")
-    rules = {item["rule"]: item for item in report["messages"]["row_rules"]}
-    assert rules["blank_text"]["success"] is False
-    assert rules["blank_text"]["observed"] == 1
-    assert rules["null_text"]["success"] is True
-    assert {item["rule"] for item in report["cards"]["table_rules"]} == {"has_cards", "unique_event_id"}
+    assert report["result"] == "pass"
+    table = report["tables"]["messages"]
+    rows = {item["rule"]: item for item in table["row_rules"]}
+    assert (rows["blank_text"]["set_aside"], rows["null_text"]["set_aside"]) == (1, 0)
+    assert (table["read"], table["kept"]) == (6, 5)
+    rules = {item["rule"]: item for item in table["table_rules"]}
+    assert (rules["has_messages"]["status"], rules["has_messages"]["observed"]) == ("pass", 5)
+    assert rules["user_length_drift"]["status"] == "not_applicable"
+    assert rules["user_length_drift"]["note"] == "not applicable: first generation"
+    assert all(item["why"] for item in (*table["row_rules"], *table["table_rules"]))
 
 
 def test_each_broken_row_goes_to_quarantine_under_the_rule_it_breaks(tmp_path, make_io):
@@ -152,7 +160,7 @@ def test_what_a_removed_row_leaves_alone_goes_too(tmp_path, make_io):
 
 def test_table_rules_stop_the_stage_with_table_rule_and_value(tmp_path, make_io):
     card_and_question = [events()[0], events()[2]]
-    with pytest.raises(ContractError, match=r"table messages breaks the rule both_roles .*observed 1"):
+    with pytest.raises(ContractError, match=r"table messages breaks the rule both_roles .*observed 1, allowed at least 2"):
         run(prepare(tmp_path, make_io, card_and_question))
     with pytest.raises(ContractError, match=r"table cards breaks the rule has_cards .*observed 0"):
         run(prepare(tmp_path, make_io, events()[1:2]))
@@ -194,6 +202,7 @@ def test_an_expectation_that_cannot_be_computed_is_an_error_not_a_pass(tmp_path,
     contract["row_rules"].append(
         {
             "name": "name_is_large",
+            "why": "-",
             "expectation": "expect_column_values_to_be_between",
             "kwargs": {"column": "traits", "min_value": 3},
         }

@@ -1,0 +1,108 @@
+"""Names and values as SQL text, and the one place where the table engine is opened."""
+
+import glob
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+ROW = "_row"  # number of a row in its file, from 0
+_BATCH = 1 << 16
+
+
+def name(identifier: str) -> str:
+    """A quoted identifier."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def literal(value: Any) -> str:
+    """A value as a literal.
+
+    Raises:
+        ValueError: it is no scalar.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value!r}::DOUBLE"
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("a text with a zero character cannot be compared")
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, datetime):
+        return f"'{value.isoformat()}'::TIMESTAMPTZ"
+    if isinstance(value, date):
+        return f"'{value.isoformat()}'::DATE"
+    raise ValueError(f"{value!r} is no text, number, date or truth value")
+
+
+def matching(where: Mapping[str, Any], of: str = "") -> str:
+    """The condition that all columns have these values."""
+    prefix = f"{of}." if of else ""
+    parts = [f"{prefix}{name(column)} = {literal(value)}" for column, value in where.items()]
+    return " AND ".join(parts) or "true"
+
+
+class Database:
+    """DuckDB in memory, bounded, spilling to a folder; it reads Parquet files and downloads nothing.
+
+    Args:
+        scratch: folder for what does not fit into memory.
+        memory_mb: what DuckDB may hold (MB).
+        threads: of DuckDB; by default one a core.
+    """
+
+    def __init__(self, scratch: Path, memory_mb: int, threads: int | None = None) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        config: dict[str, Any] = {
+            "memory_limit": f"{memory_mb}MB",
+            "temp_directory": str(scratch),
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "preserve_insertion_order": "false",  # what needs an order says so
+        }
+        if threads is not None:
+            config["threads"] = str(threads)
+        self.connection = duckdb.connect(config=config)
+
+    def __enter__(self) -> "Database":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def attach(self, view: str, path: Path) -> None:
+        """Make a Parquet file a view, with its row numbers as ``_row``."""
+        source = literal(glob.escape(str(path)))
+        self.run(
+            f"CREATE OR REPLACE TEMP VIEW {name(view)} AS SELECT * EXCLUDE file_row_number, "  # noqa: S608
+            f"file_row_number AS {ROW} FROM read_parquet({source}, file_row_number=true)"
+        )
+
+    def run(self, query: str) -> None:
+        """Run a statement."""
+        self.connection.execute(query)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """All rows of a small result."""
+        return self.connection.execute(query).fetchall()
+
+    def one(self, query: str) -> tuple[Any, ...]:
+        """The only row of a result."""
+        (row,) = self.rows(query)
+        return row
+
+    def batches(self, query: str, size: int = _BATCH) -> Iterator[pa.RecordBatch]:
+        """A result in batches, in whatever order it comes unless the query has one."""
+        yield from self.connection.sql(query).to_arrow_reader(size)
+
+    def put(self, table: str, rows: pa.Table) -> None:
+        """Copy a table into a temporary one of the database."""
+        self.connection.register("_incoming", rows)
+        self.run(f"CREATE OR REPLACE TEMP TABLE {name(table)} AS SELECT * FROM _incoming")  # noqa: S608
+        self.connection.unregister("_incoming")
