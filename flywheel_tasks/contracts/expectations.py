@@ -16,7 +16,7 @@ from flywheel_tasks.contracts.sql import literal, name
 
 # What Python's re takes for white space; RE2 knows only the first six.
 _SPACES = r"\t\n\v\f\r \x1c-\x1f\x85\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}"
-_TOKEN = re.compile(r"\\(.)|\[(?:\\.|[^\]\\])+\]|.", re.DOTALL)
+_PARTS = re.compile(r"\\(.)|\[(?:\\.|[^\]\\])+\]|.", re.DOTALL)
 _COMPARE = {"==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _META = frozenset(
     {"column", "column_list", "row_condition", "condition_parser", "ignore_row_if", "result_format"}
@@ -54,22 +54,22 @@ def regex(pattern: str) -> str:
     except re.error as error:
         raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
     out = []
-    for match in _TOKEN.finditer(pattern):
-        token = match.group()
-        if token in (r"\s", r"\S"):
-            out.append(f"[{'^' * (token[1] == 'S')}{_SPACES}]")
-        elif token.startswith("[") and len(token) > 1:
-            if r"\S" in token or re.search(r"\\[^s\]\[\\^-]", token) or "[:" in token:
-                raise ValueError(f"{pattern!r}: {token} is not supported")
-            out.append(token.replace(r"\s", _SPACES))
-        elif token == "^" and match.start() == 0:
+    for match in _PARTS.finditer(pattern):
+        part = match.group()
+        if part in (r"\s", r"\S"):
+            out.append(f"[{'^' * (part[1] == 'S')}{_SPACES}]")
+        elif part.startswith("[") and len(part) > 1:
+            if r"\S" in part or re.search(r"\\[^s\]\[\\^-]", part) or "[:" in part:
+                raise ValueError(f"{pattern!r}: {part} is not supported")
+            out.append(part.replace(r"\s", _SPACES))
+        elif part == "^" and match.start() == 0:
             out.append(r"\A")
-        elif (token.startswith("\\") and token[1].isalnum()) or token in "^$" or "(?" in pattern:
-            raise ValueError(f"{pattern!r}: {token} is not supported")
-        elif token == ".":
+        elif (part.startswith("\\") and part[1].isalnum()) or part in "^$" or "(?" in pattern:
+            raise ValueError(f"{pattern!r}: {part} is not supported")
+        elif part == ".":
             out.append(r"[^\n]")
         else:
-            out.append(token)
+            out.append(part)
     return "".join(out)
 
 
@@ -170,7 +170,10 @@ def _nulls(missing: bool) -> _Compiler:
 
 def _set(inside: bool) -> _Compiler:
     def compile_(kwargs: _Arguments, contract: Contract, where: str) -> Compiled:
-        it, items = value(kwargs["column"], contract), _values(kwargs["value_set"], kwargs["column"], contract)
+        it, items = (
+            value(kwargs["column"], contract),
+            _values(kwargs["value_set"], kwargs["column"], contract),
+        )
         among = f"{it} IN ({items})" if items else f"({it} IS NOT NULL AND false)"
         return Compiled(f"{it} IS NOT NULL AND {'NOT ' if inside else ''}({among})", (), where)
 

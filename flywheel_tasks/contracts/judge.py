@@ -117,7 +117,9 @@ class Judge:
             infos = [info for info in result.exception_info.values() if isinstance(info, dict)]
             reasons = sorted({str(info["exception_message"]) for info in infos})
             raise ContractError(f"{path}: rule {rule.name} cannot be computed: {'; '.join(reasons)}")
-        return Expected(bool(result.success), [int(row) for row in details.get("unexpected_index_list") or []])
+        return Expected(
+            bool(result.success), [int(row) for row in details.get("unexpected_index_list") or []]
+        )
 
     def within(
         self, table: str, numbers: Mapping[str, tuple[float, dict[str, float]]], path: Path

@@ -120,7 +120,10 @@ class Drift(_Measure):
     def key(self) -> str:
         """Name of the distribution in a profile, such as ``lengths of text, role=user``."""
         return ", ".join(
-            [f"{self.of} of {self.column}", *(f"{name}={value}" for name, value in sorted(self.where.items()))]
+            [
+                f"{self.of} of {self.column}",
+                *(f"{name}={value}" for name, value in sorted(self.where.items())),
+            ]
         )
 
     @model_validator(mode="after")
@@ -158,7 +161,9 @@ def describe(measure: Measure) -> str:
             shown = (
                 ", ".join(f"{k}={v}" for k, v in value.items())
                 if isinstance(value, dict)
-                else ", ".join(value) if isinstance(value, tuple) else value
+                else ", ".join(value)
+                if isinstance(value, tuple)
+                else value
             )
             words = words.replace(f"``{name}``", str(shown))
     return words.replace(" (of those with ``where``)", "")

@@ -192,7 +192,7 @@ class Contract(Part):
 
     @model_validator(mode="after")
     def _sound(self) -> "Contract":
-        names = [rule.name for rule in (*self.row_rules, *self.table_rules)]
+        names = [rule.name for rule in self.row_rules] + [rule.name for rule in self.table_rules]
         names += [f"null_{column}" for column in self.columns]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"rule names appear more than once: {', '.join(repeated)}")

@@ -81,10 +81,11 @@ def _detail(rule: Rule, contract: Contract) -> tuple[str, str]:
         words = roots if rooted.only == "roots" else f" leads to no first message through {rooted.parent}"
         return f"concat({me}, {literal(words)})", ""
     shown = [
-        f"{literal(f'{column} is ')}, coalesce(concat('''', left(CAST(a.{name(column)} AS VARCHAR), 200), ''''), 'missing')"
+        f"{literal(f'{column} is ')}, coalesce(concat('''', left(CAST(a.{name(column)} AS VARCHAR), 200), '''')"
+        ", 'missing')"
         for column in rule.kwargs.get("column_list") or [rule.kwargs["column"]]
     ]
-    return f"concat({', '', '.join(shown)}, {literal(f', {rule.expectation}')})", ""
+    return f"concat({', , '.join(shown)}, {literal(f', {rule.expectation}')})", ""
 
 
 def ordered(database: Database) -> str:
@@ -92,7 +93,7 @@ def ordered(database: Database) -> str:
     columns = ", ".join(name(item.name) for item in VALIDATION_QUARANTINE)
     return (
         f"SELECT {columns} FROM {_SET_ASIDE} "  # noqa: S608
-        'ORDER BY "table", coalesce(file, \'\'), coalesce(line, 0), coalesce(event_id, \'\'), rule'
+        "ORDER BY \"table\", coalesce(file, ''), coalesce(line, 0), coalesce(event_id, ''), rule"
     )
 
 
@@ -104,7 +105,7 @@ def examples(database: Database, most: int) -> list[dict[str, object]]:
         most: rows a rule.
     """
     query = (
-        f"SELECT * FROM ({ordered(database)}) QUALIFY row_number() OVER (PARTITION BY \"table\", rule "  # noqa: S608
+        f'SELECT * FROM ({ordered(database)}) QUALIFY row_number() OVER (PARTITION BY "table", rule '  # noqa: S608
         "ORDER BY coalesce(file, ''), coalesce(line, 0), coalesce(event_id, '')) <= "
         f"{int(most)} ORDER BY \"table\", rule, coalesce(file, ''), coalesce(line, 0), coalesce(event_id, '')"
     )
@@ -173,5 +174,7 @@ def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Pa
                 rest = table.slice(_GROUP)
                 pending, waiting = rest.to_batches(), rest.num_rows
         if waiting or not count:
-            writer.write_table(pa.Table.from_batches(pending, schema=pending[0].schema if pending else schema).cast(schema))
+            writer.write_table(
+                pa.Table.from_batches(pending, schema=pending[0].schema if pending else schema).cast(schema)
+            )
     return count

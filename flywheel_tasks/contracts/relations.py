@@ -171,7 +171,7 @@ class Relations:
         lead = np.where(to >= 0, to, 0)
         to[(to >= 0) & ~alive[lead]] = UNMATCHED
         going = np.flatnonzero(alive & (to >= 0))
-        for _ in range(int(len(to)).bit_length() + 1):
+        for _ in range(len(to).bit_length() + 1):
             if not len(going):
                 break
             to[going] = to[to[going]]

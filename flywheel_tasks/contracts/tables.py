@@ -190,7 +190,9 @@ def judged(of: Measured, judge: Any, path: Any) -> list[dict[str, Any]]:
             "severity": rule.severity,
             "status": "not_applicable"
             if rule.name in notes
-            else "pass" if holds[rule.name] else rule.severity,
+            else "pass"
+            if holds[rule.name]
+            else rule.severity,
             "measure": measures.describe(rule.measure),
             "observed": numbers[rule.name][0] if rule.name in numbers else None,
             "allowed": str(rule.allowed),

@@ -84,7 +84,8 @@ def _too_much(validated: Validated, broken_lines: int, limit: float) -> list[str
         if rule["set_aside"]
     )
     examples = "".join(
-        f"\n  {row['file']}:{row['line']}: {row['rule']}: {row['detail']}" for row in validated.examples[:_SHOWN]
+        f"\n  {row['file']}:{row['line']}: {row['rule']}: {row['detail']}"
+        for row in validated.examples[:_SHOWN]
     )
     return [
         f"{share:.1%} of the log is quarantined, above validate.max_quarantine_share ({limit:.1%}): "

@@ -171,7 +171,8 @@ def _row_rules(
     return [
         {
             "rule": rule.name,
-            "kind": rule.expectation or next(k for k in ("references", "constant", "rooted") if getattr(rule, k)),
+            "kind": rule.expectation
+            or next(k for k in ("references", "constant", "rooted") if getattr(rule, k)),
             "set_aside": counts.get(rule.name, 0),
             "note": f"not applicable: table {absent[rule.name]} is not here" if rule.name in absent else "",
             "why": rule.why,

@@ -11,10 +11,12 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
-from flywheel_tasks.storage.registry import open_registry
+from flywheel_tasks.storage.registry import PROFILE, Registry, open_registry
 from flywheel_tasks.storage.registry_state import Arm, DvcRef, Experiment, ModelRef, Plan
 
 PLAN = "launch/plan.json"
+# Of the data that the candidate was made from; the next generations' data is compared with it.
+DATA_PROFILE = "launch/profile.json"
 # Tests of one layer share its users one after the other; another layer would be drawn independently.
 _LAYER = "policy"
 
@@ -74,6 +76,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     share = io.settings.launch.traffic_share
     plan = make_plan(read_json(io.dep("inputs/generation.json")), verdict, digest, share)
     write_json(plan.model_dump(mode="json"), io.out(PLAN))
+    write_json(read_json(io.dep("data/validated/profile.json")), io.out(DATA_PROFILE))
     return {"traffic_share": share, "arms": len(plan.arms)}
 
 
@@ -100,6 +103,7 @@ def start(root: Path, by: str) -> Experiment:
     registry = registry_of(root)
     running = registry.state().running()
     if running is not None and running.plan == plan:
+        _keep_profile(registry, root, plan.generation)
         return running
     verdict = passing_verdict(root / VERDICT, root / POLICY)
     found = (verdict["model_digest"], file_digest(root / VERDICT))
@@ -109,9 +113,20 @@ def start(root: Path, by: str) -> Experiment:
             f"{found[0]} and {found[1]}; run stage launch again"
         )
     minutes = load_settings(root / "params.yaml").ab.duration_minutes
-    return registry.start_experiment(
+    experiment = registry.start_experiment(
         plan, model_ref(root, plan.generation), by=by, duration=timedelta(minutes=minutes)
     )
+    _keep_profile(registry, root, plan.generation)
+    return experiment
+
+
+def _keep_profile(registry: Registry, root: Path, generation: str) -> None:
+    """A launched generation's data is accepted: keep its profile, once.
+
+    Only a launch by a release that made no profile has none.
+    """
+    if (root / DATA_PROFILE).exists():
+        registry.put_generation(generation, PROFILE, (root / DATA_PROFILE).read_bytes())
 
 
 def model_ref(root: Path, generation: str) -> ModelRef:

@@ -23,13 +23,12 @@ from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.forgotten import open_forgotten
-from flywheel_tasks.storage.registry import Registry, open_registry
+from flywheel_tasks.storage.registry import PROFILE, Registry, open_registry
 from flywheel_tasks.storage.registry_state import DvcRef, ModelRef
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, pin_users, user_key
 from flywheel_tasks.traffic.logs import pin_logs
 
 INPUTS = "inputs"
-PROFILE = "profile.json"  # of a launched generation's data, in the registry
 _BUNDLE = "inputs.json"
 _NO_PROFILE: dict[str, Any] = {"generation": None, "profile": None}
 _ID = re.compile(r"g\d{4,}")

@@ -30,6 +30,7 @@ from flywheel_tasks.storage.registry_state import (
     State,
 )
 
+PROFILE = "profile.json"  # of a launched generation's data
 _CHANGES = "changes/"
 _ATTEMPTS = 200
 

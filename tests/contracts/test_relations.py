@@ -38,7 +38,8 @@ def contract(table: str, rows: list[dict], key: str, *rules: dict, unique: str |
             "paths": [],
             "key": key,
             "columns": {
-                item.name: {"type": type_name(item.type), "nullable": True, "description": "-"} for item in schema
+                item.name: {"type": type_name(item.type), "nullable": True, "description": "-"}
+                for item in schema
             },
             "row_rules": [{"why": "-", **rule} for rule in (*(ids if unique else ()), *rules)],
         }
@@ -137,9 +138,7 @@ def test_roots_must_be_as_they_should(tmp_path):
 @given(st.lists(st.integers(-1, 12), min_size=1, max_size=12))
 def test_rows_that_lead_to_no_root_are_those_found_by_following_each_for_long(tmp_path, parents):
     """Oracle: following any chain for more steps than there are rows ends at a root, or never does."""
-    rows = [
-        {"id": str(n), "parent": None if p < 0 else str(p), "kind": "ok"} for n, p in enumerate(parents)
-    ]
+    rows = [{"id": str(n), "parent": None if p < 0 else str(p), "kind": "ok"} for n, p in enumerate(parents)]
     lost = []
     for start in range(len(parents)):
         node = start

@@ -160,7 +160,9 @@ def test_what_a_removed_row_leaves_alone_goes_too(tmp_path, make_io):
 
 def test_table_rules_stop_the_stage_with_table_rule_and_value(tmp_path, make_io):
     card_and_question = [events()[0], events()[2]]
-    with pytest.raises(ContractError, match=r"table messages breaks the rule both_roles .*observed 1, allowed at least 2"):
+    with pytest.raises(
+        ContractError, match=r"table messages breaks the rule both_roles .*observed 1, allowed at least 2"
+    ):
         run(prepare(tmp_path, make_io, card_and_question))
     with pytest.raises(ContractError, match=r"table cards breaks the rule has_cards .*observed 0"):
         run(prepare(tmp_path, make_io, events()[1:2]))

@@ -24,7 +24,7 @@ stages:
     cmd: exec flywheel stage train
     deps: [inputs/generation.json, inputs/champion, models/base]
     params: [seed]
-    outs: [models/policy]
+    outs: [models/policy, data/validated/profile.json]
     meta: {run: "small_stages:train", queue: gpu}
   gate:
     desc: The verdict that the file wish.txt asks for
@@ -35,9 +35,9 @@ stages:
   launch:
     desc: The plan of the A/B test
     cmd: exec flywheel stage launch
-    deps: [inputs/generation.json, gate/verdict.json, models/policy]
+    deps: [inputs/generation.json, gate/verdict.json, models/policy, data/validated/profile.json]
     params: [launch, registry]
-    outs: [launch/plan.json]
+    outs: [launch/plan.json, launch/profile.json]
     metrics: [metrics/launch.json]
     meta: {run: "flywheel_tasks.online.launch:run"}
 """
@@ -60,6 +60,7 @@ def train(io):
         time.sleep(600)
     generation = read_json(io.dep("inputs/generation.json"))["generation"]
     _model(io.out("models/policy"), f"{generation} {io.settings.seed}")
+    write_json({"format": 1, "tables": {}}, io.out("data/validated/profile.json"))
     return {}
 
 def gate(io):

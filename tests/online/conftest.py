@@ -61,6 +61,7 @@ def root(tmp_path: Path) -> Path:
         {"generation": "g0001", "champion": {"model": "base", "digest": base.digest}, "logs_digest": "x"},
         tmp_path / "inputs/generation.json",
     )
+    write_json({"format": 1, "tables": {}}, tmp_path / "data/validated/profile.json")
     write_model(tmp_path)
     write_verdict(tmp_path)
     return tmp_path

@@ -13,6 +13,7 @@ from flywheel_tasks.online.approval import (
     record_answer,
     registry_of,
 )
+from flywheel_tasks.pipeline.generation import accepted_profile
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import load_settings
@@ -153,3 +154,14 @@ def test_a_model_that_dvc_does_not_know_is_not_launched(root: Path) -> None:
     (root / "dvc.lock").write_text("stages: {}\n")
     with pytest.raises(launch.LaunchError, match=r"not in dvc\.lock"):
         launch.start(root, by="ada")
+
+
+def test_a_launched_generation_keeps_the_profile_of_its_data(root: Path) -> None:
+    approve(root)
+    profile = read_json(root / "data/validated/profile.json")
+    assert accepted_profile(registry_of(root), "g0002") == {"generation": None, "profile": None}
+    run_launch(root)
+    launch.start(root, by="ada")
+    assert accepted_profile(registry_of(root), "g0002") == {"generation": "g0001", "profile": profile}
+    assert accepted_profile(registry_of(root), "g0001") == {"generation": None, "profile": None}
+    launch.start(root, by="retry")

@@ -46,7 +46,7 @@ def parsed(page: str) -> Tags:
 def test_the_page_is_one_file_with_the_verdict_first(contents: Callable[..., Any]) -> None:
     page = render_page(contents(user=0.707, internal=0.437))
     tags = parsed(page)
-    assert tags.links == []
+    assert tags.links == ["../data/validated/contracts.html"]
     assert "http" not in page.replace("http-equiv", "")
     assert page.index("BLOCKED") < page.index("Win rates") < page.index("What was removed")
     assert "not below 0.65: a sign of overfitting" in page.replace("<wbr>", "")
