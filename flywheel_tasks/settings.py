@@ -16,6 +16,21 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 
 SIGNALS = ("continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback")
+# Types of personal identifiers (flywheel_tasks/privacy/types.py says what each is).
+IDENTIFIERS = (
+    "SECRET",
+    "URL_SECRET",
+    "EMAIL",
+    "IBAN",
+    "CARD",
+    "NATIONAL_ID",
+    "CRYPTO",
+    "URL",
+    "IP",
+    "PHONE",
+    "ADDRESS",
+    "NAME",
+)
 SPLITS = ("reward_train", "reward_heldout", "policy_train", "policy_heldout", "evaluation")
 
 
@@ -103,6 +118,21 @@ class Curate(Section):
     blocked_words: tuple[str, ...]
     max_prompts: Positive
     max_prompts_per_user: Positive
+
+
+class Privacy(Section):
+    """What is done about personal identifiers, by type (docs/privacy.md)."""
+
+    policy: dict[str, Literal["replace", "drop", "keep"]]
+    model: str | None  # finds names and addresses: spaCy pipeline, Hugging Face hub id, or a folder of either
+    phone_regions: Annotated[tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Privacy":
+        if set(self.policy) != set(IDENTIFIERS):
+            odd = sorted(set(self.policy) ^ set(IDENTIFIERS))
+            raise ValueError(f"policy must name each type once; missing or unknown: {', '.join(odd)}")
+        return self
 
 
 class Split(Section):
@@ -353,6 +383,7 @@ class Settings(Section):
     validate_: Validate = Field(alias="validate")
     assemble: Assemble
     curate: Curate
+    privacy: Privacy
     split: Split
     annotation_batch: AnnotationBatch
     label: Label

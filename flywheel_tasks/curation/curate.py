@@ -7,14 +7,15 @@ exact and near duplicates, cap per user, stratified sample.
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flywheel_tasks.curation.duplicates import embed, exact_duplicates, near_duplicates, prompt_text
-from flywheel_tasks.curation.privacy import PrivacyFilter
 from flywheel_tasks.curation.sampling import over_cap, stratified
 from flywheel_tasks.curation.tables import CARDS, PROMPTS, REMOVED, CurationError
 from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.privacy.detector import Detector
+from flywheel_tasks.privacy.policy import protect, protect_card
 from flywheel_tasks.storage.tables import read_rows, write_rows
 
 Row = dict[str, Any]
@@ -27,6 +28,7 @@ class _Sieve:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.kept = list(rows)
         self.removed: list[Row] = []
+        self.privacy: dict[str, dict[str, Any]] = {}
 
     def drop(self, reasons: Mapping[str, tuple[str, str]]) -> None:
         """Take out the named prompts."""
@@ -46,18 +48,6 @@ def unusable(rows: Sequence[Row], cards: Mapping[str, Row]) -> Reasons:
             found[row["prompt_id"]] = ("missing_card", f"card {row['card_id']} is not in the logs")
         elif not row["history"][-1]["content"].strip():
             found[row["prompt_id"]] = ("empty", "the user's turn has no text")
-    return found
-
-
-def private(rows: Sequence[Row], identifier: Callable[[str], str | None]) -> Reasons:
-    """Prompts with an identifier in any user turn of the history; the detail never repeats the text."""
-    found: Reasons = {}
-    for row in rows:
-        for number, turn in enumerate(row["history"]):
-            kind = identifier(turn["content"]) if turn["role"] == "user" else None
-            if kind is not None:
-                found[row["prompt_id"]] = (f"privacy:{kind}", f"in turn {number} of the history")
-                break
     return found
 
 
@@ -94,12 +84,16 @@ def _stratum(row: Mapping[str, Any]) -> tuple[str, str]:
     return (row["source"], row["card_id"])
 
 
-def _sift(io: StageIO, prompts: Sequence[Row], cards: Mapping[str, Row]) -> _Sieve:
+def _sift(io: StageIO, prompts: Sequence[Row], cards: Mapping[str, Row], detector: Detector) -> _Sieve:
     """Apply every rule in order."""
     settings, seed = io.settings.curate, io.settings.seed
     sieve = _Sieve(prompts)
     sieve.drop(unusable(sieve.kept, cards))
-    sieve.drop(private(sieve.kept, PrivacyFilter().identifier))
+    names = [card["name"] for card in cards.values()]
+    protected = protect(sieve.kept, detector, io.settings.privacy.policy, characters=names)
+    sieve.kept = protected.rows
+    sieve.drop(protected.reasons)
+    sieve.privacy = protected.counts
     sieve.drop(blocked(sieve.kept, settings.blocked_words))
     sieve.drop({k: ("duplicate", f"repeats {v}") for k, v in exact_duplicates(sieve.kept).items()})
     sieve.drop(_near(io, sieve.kept, cards))
@@ -132,6 +126,7 @@ def _metrics(raw: Sequence[Row], sieve: _Sieve) -> dict[str, Any]:
         "kept": len(kept),
         "removed": dict(sorted(Counter(row["reason"] for row in sieve.removed).items())),
         "removed_total": len(sieve.removed),
+        "privacy": sieve.privacy,
         "users": len({row["user_id"] for row in kept}),
         "signals": dict(sorted(Counter(name for row in kept for name in row["signals"]).items())),
         "source_share": _shares(raw, kept, "source"),
@@ -148,7 +143,11 @@ def run(io: StageIO) -> Mapping[str, Any]:
     Raises:
         CurationError: there is no prompt, none is left, or the counts do not add up.
     """
-    cards = {row["card_id"]: row for row in read_rows(io.dep("data/conversations/cards.parquet"))}
+    detector = Detector(io.settings.privacy)
+    cards = {
+        row["card_id"]: protect_card(row, detector, io.settings.privacy.policy)
+        for row in read_rows(io.dep("data/conversations/cards.parquet"))
+    }
     # In the order of the log, so that of two alike prompts the earlier one stays.
     prompts = sorted(
         read_rows(io.dep("data/conversations/prompts.parquet")),
@@ -156,7 +155,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     )
     if not prompts:
         raise CurationError("data/conversations/prompts.parquet: there is no prompt")
-    sieve = _sift(io, prompts, cards)
+    sieve = _sift(io, prompts, cards, detector)
     kept, removed, read = len(sieve.kept), len(sieve.removed), len(prompts)
     if kept + removed != read:
         raise CurationError(f"data/curated: {kept} prompts kept and {removed} removed, but {read} read")

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from flywheel_tasks.conversations.assemble import assemble
-from flywheel_tasks.curation.curate import blocked, private, run, unusable
+from flywheel_tasks.curation.curate import blocked, run, unusable
 from flywheel_tasks.curation.tables import CurationError
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.tables import read_rows, write_rows
@@ -20,15 +20,6 @@ TOPICS = (
     "the exam",
     "a wet tent",
 )
-
-
-def test_privacy_looks_at_every_user_turn_and_never_repeats_the_text():
-    before = [{"role": "user", "content": "me@x.com"}, {"role": "assistant", "content": "you@x.com"}]
-    found = private(
-        [prompt("p1", before=before), prompt("p2")], lambda text: "EMAIL" if "@" in text else None
-    )
-    assert found == {"p1": ("privacy:EMAIL", "in turn 0 of the history")}
-    assert private([prompt("p3", before=before[1:])], lambda text: "EMAIL" if "@" in text else None) == {}
 
 
 def test_blocked_words_are_whole_words_in_any_case_of_history_and_reply():
@@ -77,7 +68,8 @@ def chats():
         name, kind = f"v{user}", {"user": f"u{user}", "source": "internal" if user % 4 == 0 else "user"}
         kind["card"] = f"c{user % 2 + 1}"
         texts = [f"{TOPICS[(user + k) % 8]} and number {user * 7 + k}, what do you say?" for k in range(3)]
-        texts[1] = "mail me at anna@example.com" if user == 3 else texts[1]
+        texts[1] = "my card is 4111 1111 1111 1111" if user == 3 else texts[1]
+        texts[1] = "mail me at anna@example.com" if user == 4 else texts[1]
         texts[2] = "this word is forbidden" if user == 5 else texts[2]
         for turn, text in enumerate(texts):
             parent = None if turn == 0 else 2 * turn - 1
@@ -103,8 +95,12 @@ def test_every_prompt_is_kept_or_removed_with_a_reason(validated, tmp_path):
     assert len(kept) + len(removed) == metrics["read"]["prompts"] == 72
     assert not {row["prompt_id"] for row in kept} & {row["prompt_id"] for row in removed}
     assert dict(Counter(row["reason"] for row in removed)) == metrics["removed"]
-    # The address stays in the history of the user's later turn, so both go.
-    assert metrics["removed"]["privacy:EMAIL_ADDRESS"] == 2
+    # The number stays in the history of the user's later turn, so both go; the address is replaced.
+    assert metrics["removed"]["privacy:CARD"] == 2
+    assert metrics["privacy"]["CARD"] == {"action": "drop", "identifiers": 1, "prompts": 2}
+    assert metrics["privacy"]["EMAIL"] == {"action": "replace", "identifiers": 1, "prompts": 2}
+    assert "@" not in str([row["history"] for row in kept])
+    assert not any("4111" in str(row) for row in [*kept, *removed])
     assert metrics["removed"]["safety"] == 1
     assert max(Counter(row["user_id"] for row in kept).values()) == 2
     assert not any("@" in row["detail"] for row in removed)
@@ -136,6 +132,6 @@ def test_the_same_inputs_give_the_same_bytes(validated, tmp_path):
 def test_no_prompts_or_none_left_are_errors(validated, tmp_path):
     with pytest.raises(CurationError, match=r"prompts\.parquet: there is no prompt"):
         run(validated(tmp_path / "a", SETTINGS, []))
-    log = [message("x", 0, "user", "me@example.com")]
+    log = [message("x", 0, "user", "4111 1111 1111 1111")]
     with pytest.raises(CurationError, match="all 1 prompts were removed"):
         run(validated(tmp_path / "b", SETTINGS, log))

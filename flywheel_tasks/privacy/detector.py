@@ -1,0 +1,62 @@
+"""Finds the identifiers in texts; each distinct text is looked at once."""
+
+from collections.abc import Iterable, Mapping
+
+from flywheel_tasks.privacy.folding import Folded, fold
+from flywheel_tasks.privacy.recognisers import NO_MODEL, PREFILTER, canonical, recognisers
+from flywheel_tasks.privacy.types import TYPES, Finding
+from flywheel_tasks.settings import Privacy
+
+_RANK = {kind: rank for rank, kind in enumerate(TYPES)}
+
+
+class Detector:
+    """Finds identifiers by patterns and check digits, and names and addresses if a model is configured.
+
+    Args:
+        settings: the section ``privacy``.
+
+    Raises:
+        ModelError: the model is not installed, or is of no use here.
+    """
+
+    def __init__(self, settings: Privacy) -> None:
+        self._recognisers = recognisers(settings.phone_regions)
+        self._model = None
+        if settings.model is not None:
+            from flywheel_tasks.privacy.model import open_model
+
+            self._model = open_model(settings.model)
+
+    def find_all(self, texts: Iterable[str]) -> Mapping[str, list[Finding]]:
+        """The findings of each distinct text, in the order of the text; texts without any have an empty list."""
+        distinct = dict.fromkeys(texts)
+        named = self._model(list(distinct)) if self._model is not None else {}
+        return {text: self._find(text, named.get(text, [])) for text in distinct}
+
+    def find(self, text: str) -> list[Finding]:
+        """The findings of one text."""
+        return self.find_all([text])[text]
+
+    def _find(self, text: str, named: list[Finding]) -> list[Finding]:
+        folded = fold(text)
+        if PREFILTER.search(folded.text) is None:
+            return _without_overlaps(named)
+        return _without_overlaps([*self._by_pattern(folded), *named])
+
+    def _by_pattern(self, folded: Folded) -> list[Finding]:
+        found = []
+        for recogniser in self._recognisers:
+            for hit in recogniser.analyze(folded.text, recogniser.supported_entities, NO_MODEL):
+                value = canonical(hit.entity_type, folded.text[hit.start : hit.end])
+                found.append(Finding(*folded.span(hit.start, hit.end), hit.entity_type, value))
+        return found
+
+
+def _without_overlaps(found: list[Finding]) -> list[Finding]:
+    """Of findings that overlap, the one whose type comes first in TYPES, then the longest."""
+    kept: list[Finding] = []
+    for one in sorted(found, key=lambda item: (_RANK[item.type], item.start - item.end, item.start)):
+        if all(one.end <= other.start or one.start >= other.end for other in kept):
+            kept.append(one)
+    return sorted(kept)
