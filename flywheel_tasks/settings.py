@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flywheel_tasks.storage.experiment_records import Rule
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
@@ -30,6 +32,19 @@ IDENTIFIERS = (
     "PHONE",
     "ADDRESS",
     "NAME",
+)
+AB_METRICS = (
+    "breadth",
+    "active_days",
+    "depth",
+    "messages_per_active_user",
+    "thumb_up_per_reply",
+    "love_per_reply",
+    "thumb_down_per_reply",
+    "regenerate_per_reply",
+    "report_per_reply",
+    "safety_violation_per_reply",
+    "latency_ms",
 )
 SPLITS = ("reward_train", "reward_heldout", "policy_train", "policy_heldout", "evaluation")
 
@@ -276,9 +291,10 @@ class Evaluate(Section):
 
 
 class Launch(Section):
-    """Share of users in each arm of the A/B test."""
+    """Share of all users in each arm of the A/B test; tests of one layer share no users."""
 
     traffic_share: Annotated[float, Field(gt=0.0, le=0.5)]
+    layer: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Approval(Section):
@@ -293,12 +309,26 @@ class Registry(Section):
     location: str
 
 
-class Ab(Section):
-    """The A/B test."""
+class Ab(Rule):
+    """The A/B test: the rule that a plan fixes before its start, and where the events are.
 
-    duration_minutes: PositiveFloat
-    alpha: Annotated[float, Field(gt=0.0, lt=1.0)]
-    min_users_per_arm: Positive
+    ``events``: ``logs``; a folder or s3 prefix of Parquet tables; or the URL of a warehouse (docs/experiments.md).
+    """
+
+    events: Annotated[str, Field(min_length=1)]
+    segments: tuple[str, ...]
+    late_logs_hours: NonNegative
+
+    @model_validator(mode="after")
+    def _known_metrics(self) -> "Ab":
+        if unknown := {*self.primary, *self.guardrails} - set(AB_METRICS):
+            raise ValueError(f"unknown metrics: {', '.join(sorted(unknown))}; known: {', '.join(AB_METRICS)}")
+        return self
+
+    @property
+    def rule(self) -> Rule:
+        """What a plan takes over."""
+        return Rule(**self.model_dump(include=set(Rule.model_fields)))
 
 
 class Airflow(Section):

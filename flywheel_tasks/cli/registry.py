@@ -15,6 +15,9 @@ console = Console(highlight=False)
 Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
 By = Annotated[str, typer.Option("--by", help="Your name, for the history.")]
 Reject = Annotated[bool, typer.Option("--reject", help="Answer no.")]
+Generation = Annotated[
+    str | None, typer.Option("--generation", help="Whose test; by default the one that started last.")
+]
 
 
 @app.command()
@@ -26,11 +29,8 @@ def show(root: Root = Path()) -> None:
     table = Table(title="Models", title_justify="left")
     for heading in ("", "generation", "model", "DVC", "code", "data"):
         table.add_column(heading, overflow="fold")
-    for role, model in (
-        ("champion", state.champion),
-        ("candidate", state.candidate),
-        ("previous", state.previous),
-    ):
+    candidates = [("candidate", model) for _, model in sorted(state.candidates.items())]
+    for role, model in (("champion", state.champion), *candidates, ("previous", state.previous)):
         if model is not None:
             md5 = model.dvc.md5 if model.dvc else "none"
             table.add_row(role, model.generation, model.digest, md5, model.code_version, model.data_version)
@@ -57,14 +57,17 @@ def history(root: Root = Path()) -> None:
     console.print(table)
 
 
-def _answer(root: Path, kind: Literal["launch", "promotion"], by: str, reject: bool) -> None:
+def _answer(
+    root: Path, kind: Literal["launch", "promotion"], by: str, reject: bool, generation: str | None = None
+) -> str:
     from flywheel_tasks.online.approval import record_answer, request_of
 
-    shown = request_of(root.resolve(), kind)
+    shown = request_of(root.resolve(), kind, generation)
     console.print(Markdown(shown.body))
     record_answer(root.resolve(), shown, decision="reject" if reject else "approve", by=by)
     answer = "[red]rejected[/]" if reject else "[green]approved[/]"
     console.print(f"The {kind} of {shown.generation} is {answer}; recorded as {by}'s answer.")
+    return shown.generation
 
 
 @approve_app.command()
@@ -74,19 +77,17 @@ def launch(by: By, root: Root = Path(), reject: Reject = False) -> None:
 
 
 @approve_app.command()
-def promotion(by: By, root: Root = Path(), reject: Reject = False) -> None:
+def promotion(by: By, root: Root = Path(), reject: Reject = False, generation: Generation = None) -> None:
     """Approve (or reject) that the tested model becomes champion, and do it."""
-    from flywheel_tasks.online.approval import registry_of
-    from flywheel_tasks.online.promotion import promote, rollback
+    from flywheel_tasks.online.promotion import promote
+    from flywheel_tasks.online.promotion import rollback as roll_back
 
-    running = registry_of(root.resolve()).state().running()
-    _answer(root, "promotion", by, reject)
-    assert running is not None  # there was a question to answer
+    name = _answer(root, "promotion", by, reject, generation)
     if reject:
-        rollback(root.resolve(), running.plan.generation, f"promotion not approved: reject by {by}", by=by)
+        roll_back(root.resolve(), name, f"promotion not approved: reject by {by}", by=by)
         console.print("The candidate is dropped; the champion stays.")
     else:
-        console.print(f"Champion: {promote(root.resolve(), running.plan.generation, by=by).generation}")
+        console.print(f"Champion: {promote(root.resolve(), name, by=by).generation}")
 
 
 @app.command()
@@ -95,6 +96,7 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why, for the history.")],
     root: Root = Path(),
     champion: Annotated[bool, typer.Option("--champion", help="Go back to the champion before.")] = False,
+    generation: Generation = None,
 ) -> None:
     """Drop the candidate and end its A/B test; with --champion, make the previous champion champion again."""
     from flywheel_tasks.online.approval import registry_of
@@ -106,7 +108,7 @@ def rollback(
         assert restored is not None
         console.print(f"Champion: {restored.generation}")
         return
-    running = registry.state().running()
+    running = registry.state().running(generation)
     if running is None:
         raise RegistryError("no experiment is running; --champion goes back to the champion before")
     registry.rollback(running.plan.generation, reason, by=by)

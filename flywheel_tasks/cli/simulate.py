@@ -81,10 +81,10 @@ def label(
     console.print(f"{len(rows)} simulated labels in {out}")
 
 
-def _ab_users(plan: Mapping[str, Any], least: int, most: int) -> int:
-    """Users of whom each arm's share is half as many again as an analysis needs; at least ``most``."""
-    share = min(float(arm["share"]) for arm in plan["arms"])
-    return max(most, math.ceil(1.5 * least / share))
+def _ab_users(plan: Mapping[str, Any], counted: float, most: int) -> int:
+    """Users of whom each arm's counted share is half as many again as an analysis needs; at least ``most``."""
+    share = min(float(arm["share"]) for arm in plan["arms"]) * counted
+    return max(most, math.ceil(1.5 * plan["rule"]["min_users_per_arm"] / share))
 
 
 def _ab_start(out: Path, run: str, default: date) -> date:
@@ -100,7 +100,7 @@ def _ab_start(out: Path, run: str, default: date) -> date:
 
 @app.command()
 def ab(
-    plan: Annotated[Path, typer.Option(help="launch/plan.json")],
+    plan: Annotated[Path, typer.Option(help="launch/running.json")],
     control: Annotated[Path, typer.Option(help="Policy folder of the control arm.")],
     candidate: Annotated[Path, typer.Option(help="Policy folder of the candidate arm.")],
     out: Annotated[Path, typer.Option(help="Folder of the logs.")],
@@ -134,11 +134,14 @@ def ab(
         for arm in launch["arms"]
     }
 
+    included = launch["rule"]["include_sources"]
+    shares = {"internal": sim.internal_share, "user": 1 - sim.internal_share}
+
     def arm_of(user: User) -> Arm | None:
-        name = assign(launch, user.user_id)
+        name = assign(launch, user.user_id) if user.source in included else None
         return None if name is None else arms[name]
 
-    count = users or _ab_users(launch, settings.ab.min_users_per_arm, sim.users)
+    count = users or _ab_users(launch, sum(shares[source] for source in included), sim.users)
     population = make_population(settings.seed, count, sim.internal_share, load_cards())
     events = simulate(population, load_cards(), arm_of, schedule, progress=True)
     paths = write_partitions(events, out, run, schedule.start.isoformat())

@@ -1,188 +1,250 @@
 """The analysis of an A/B test: lifts with intervals, or the reasons why it proves nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import ibis
 import orjson
-import pyarrow as pa
-import tea_tasting as tt
 
+from flywheel_tasks.online import checks
 from flywheel_tasks.online.approval import analysis_name, registry_of
-from flywheel_tasks.online.assignment import assign
-from flywheel_tasks.online.exposed import COUNTED, Exposed, Reading, read_exposed
-from flywheel_tasks.settings import Ab, load_settings
+from flywheel_tasks.online.decision import advise, harms, segment_lifts
+from flywheel_tasks.online.exposed import Population, Sums, Window, log_window, population, sums_by
+from flywheel_tasks.online.log_events import open_events
+from flywheel_tasks.online.metrics import METRICS, compare, decisive, figures, lift_percent, pairs
+from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import finite
-from flywheel_tasks.storage.registry_state import Analysis, Plan, RegistryError
+from flywheel_tasks.storage.registry_state import Analysis, Experiment, Plan, RegistryError
 
 ANALYSIS = "launch/analysis.json"
-# Below this the two arms' sizes are taken as wrongly drawn or wrongly logged (sample ratio mismatch).
-SRM_PVALUE = 0.001
-# Without a lift in these the test says nothing about engagement.
-_REQUIRED = ("breadth", "depth")
 
 
-def _metrics(alpha: float) -> dict[str, Any]:
-    """Breadth and depth as the paper has them, per exposed user, and rates of signals per reply."""
-    level = 1 - alpha
-    per_reply = {
-        f"{name}_per_reply": tt.RatioOfMeans(name, "replies", confidence_level=level) for name in COUNTED
-    }
-    return {
-        "breadth": tt.Proportion("active", method="norm", confidence_level=level),
-        "depth": tt.Mean("messages", confidence_level=level),
-        "messages_per_active_user": tt.RatioOfMeans("messages", "active", confidence_level=level),
-        **per_reply,
-    }
+@dataclass(frozen=True)
+class Look:
+    """A test as the logs have it at one moment.
+
+    Attributes:
+        population: its users; None if the logs, on their own clock, know of nobody.
+        ends_at: when the test ends, on the clock of the logs.
+        over: whether that has passed.
+    """
+
+    population: Population | None
+    ends_at: datetime
+    over: bool
 
 
-def _table(users: Sequence[Exposed]) -> pa.Table:
-    return pa.table(
-        {
-            "arm": [user.arms[0] for user in users],
-            "active": [int(user.messages > 0) for user in users],
-            "messages": [user.messages for user in users],
-            "replies": [user.replies for user in users],
-            **{name: [user.signals[name] for user in users] for name in COUNTED},
-        }
-    )
-
-
-def _lifts(users: Sequence[Exposed], alpha: float) -> dict[str, Any]:
-    """Each metric's value in both arms and its lift in percent, relative to control."""
-    experiment = tt.Experiment(_metrics(alpha), variant="arm")
-    with np.errstate(divide="ignore", invalid="ignore"):  # an event that nobody had: its figures are null
-        result = experiment.analyze(_table(users), control="control")
-    found = {}
-    for name, metric in result.items():
-        found[name] = {
-            "control": float(metric.control),
-            "candidate": float(metric.treatment),
-            "lift_percent": {
-                "value": 100 * float(metric.rel_effect_size),
-                "low": 100 * float(metric.rel_effect_size_ci_lower),
-                "high": 100 * float(metric.rel_effect_size_ci_upper),
-                "n": len(users),
-            },
-            "pvalue": float(metric.pvalue),
-        }
-    return finite(found)
-
-
-def _sample_ratio(users: Sequence[Exposed], plan: Plan) -> float:
-    """P-value of the arms' sizes under the plan's shares."""
-    shares = {arm.name: arm.share for arm in plan.arms}
-    check = tt.SampleRatio(shares["candidate"] / shares["control"])
-    return float(check.analyze(_table(users), "control", "candidate", "arm").pvalue)
-
-
-def _exposure_faults(users: Sequence[Exposed], plan: Plan) -> list[str]:
-    """What is wrong with who saw what, as sentences."""
-    document = plan.model_dump(mode="json")
-    known = {arm.name for arm in plan.arms}
-    unknown = sum(not known.issuperset(user.arms) for user in users)
-    both = sum(len(user.arms) > 1 for user in users)
-    misplaced = sum(user.arms != [assign(document, user.user_id)] for user in users if len(user.arms) == 1)
-    faults = [
-        (unknown, "were exposed to an arm that the plan does not have"),
-        (both, "were exposed to more than one arm"),
-        (misplaced, "were exposed to an arm that the plan does not give them"),
-    ]
-    return [f"{number} users {what}" for number, what in faults if number]
-
-
-def analyse_exposed(plan: Plan, reading: Reading, settings: Ab, *, simulated: bool) -> dict[str, Any]:
-    """Analyse a test.
+@contextmanager
+def look_at(root: Path, settings: Settings, experiment: Experiment, now: datetime) -> Iterator[Look]:
+    """Read what a running test has come to.
 
     Args:
-        plan: of the test.
-        reading: what the logs hold of it.
-        settings: section ``ab``.
+        root: the workspace.
+        settings: all settings.
+        experiment: the running one.
+        now: the moment; what is later does not count, nor what is later than the test's end.
+
+    Raises:
+        LogsError: the logs cannot be read.
+    """
+    plan, rule = experiment.plan, experiment.plan.rule
+    by_logs = settings.logs.source == "simulated"  # their days are not the days on which the test runs
+    window = Window(experiment.started_at, experiment.ends_at).until(now)
+    days: tuple[date, date] | None = None
+    if not by_logs:
+        first = (window.start - timedelta(days=rule.pre_days)).astimezone(UTC).date()
+        days = (first, window.end.astimezone(UTC).date())
+    with open_events(settings, root, plan, experiment.overrides, days) as events:
+        if by_logs:
+            told = log_window(events, settings.simulation.days)
+            made = None if told is None else population(events, told, rule, settings.ab.segments)
+            yield Look(made, experiment.ends_at if told is None else told.end, over=True)
+        else:
+            made = population(events, window, rule, settings.ab.segments)
+            yield Look(made, experiment.ends_at, over=now >= experiment.ends_at)
+
+
+def arm_sums(found: Population) -> dict[str, Sums]:
+    """Sums of the two arms; an arm that nobody saw is missing."""
+    by_arm = sums_by(found.users, ["arm"], pairs())
+    return {arm: by_arm[(arm,)] for arm in checks.ARMS if (arm,) in by_arm}
+
+
+def _by_day(found: Population, plan: Plan) -> list[dict[str, Any]]:
+    """Breadth and depth, cumulative, as they stood at the end of each test day."""
+    rows = []
+    for day in range(found.window.days):
+        users = found.users.filter(found.users.day <= day)
+        so_far: Any = ibis.literal(0, "int64")
+        for earlier in range(day + 1):
+            so_far = so_far + users[f"messages_{earlier}"]
+        users = users.select("arm", messages=so_far, active=(so_far > 0).cast("int64"))
+        by_arm = sums_by(users, ["arm"], [("active", "active"), ("messages", "messages")])
+        arms = {arm: by_arm[(arm,)] for arm in checks.ARMS if (arm,) in by_arm}
+        row: dict[str, Any] = {
+            "day": day,
+            "users": {arm: arms[arm].n if arm in arms else 0 for arm in checks.ARMS},
+            "exposures": found.exposures_by_day[day],
+            "messages": found.messages_by_day[day],
+        }
+        if len(arms) == 2 and min(sums.n for sums in arms.values()) > 1:
+            for name in ("breadth", "depth"):
+                row[name] = lift_percent(compare(METRICS[name], arms, "raw", plan.rule.alpha))
+        rows.append(row)
+    return list(finite(rows))
+
+
+def _segments(found: Population, names: tuple[str, ...]) -> dict[str, dict[str, dict[str, Sums]]]:
+    wanted = [(column, column) for column in ("active", "messages", "active_days")]
+    made: dict[str, dict[str, dict[str, Sums]]] = {}
+    for name in ("cohort", *names):
+        for (value, arm), sums in sums_by(found.users, [name, "arm"], wanted).items():
+            if arm in checks.ARMS:
+                made.setdefault(name, {}).setdefault(value, {})[arm] = sums
+    return made
+
+
+def _nothing(plan: Plan) -> dict[str, Any]:
+    return checks.facts({}, plan) | {
+        "metrics": {},
+        "by_day": [],
+        "segments": [],
+        "guardrails": {},
+        "logs": {},
+    }
+
+
+def analyse_population(
+    plan: Plan, found: Population | None, *, simulated: bool, segments: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Analyse a test that is over.
+
+    Args:
+        plan: of the test; its rule decides.
+        found: the users; None if there are none.
         simulated: whether the users are the demo's.
+        segments: columns of the users beside ``cohort``.
 
     Returns:
-        a document: ``result`` (valid, invalid), ``reasons``, ``users``, ``sample_ratio``, ``logs``, and
-        ``metrics``, each with control, candidate, lift in percent with its interval at 1 - alpha, pvalue;
-        a missing figure is null.
+        a document: ``result`` (valid, invalid), ``reasons``, ``advice`` (promote, inconclusive, reject; null if
+        invalid) and ``advice_reasons``, ``rule``, ``users``, ``sample_ratio``, ``balance``, ``window``, ``logs``,
+        ``metrics`` (see :func:`flywheel_tasks.online.metrics.figures`), ``primary_pvalues``, ``guardrails``,
+        ``by_day``, ``segments``. A missing figure is null.
     """
-    users = reading.users
-    reasons = _exposure_faults(users, plan)
-    known = [user for user in users if user.arms[0] in ("control", "candidate")]
-    sizes = {arm: sum(user.arms[0] == arm for user in known) for arm in ("control", "candidate")}
-    for arm, size in sizes.items():
-        if size < settings.min_users_per_arm:
-            reasons.append(f"{size} users in arm {arm}, at least {settings.min_users_per_arm} are needed")
-    metrics: dict[str, Any] = {}
-    pvalue = None
-    if min(sizes.values()) > 1:
-        metrics = _lifts(known, settings.alpha)
-        pvalue = _sample_ratio(known, plan)
-        if not pvalue >= SRM_PVALUE:
-            reasons.append(f"the arms' sizes do not fit their shares (p = {pvalue:.2g} < {SRM_PVALUE})")
-        reasons += [
-            f"{name} has no lift with an interval"
-            for name in _REQUIRED
-            if None in metrics[name]["lift_percent"].values()
-        ]
-    return {
+    rule = plan.rule
+    document: dict[str, Any] = {
         "experiment": plan.experiment,
         "generation": plan.generation,
         "model_digest": plan.model_digest,
         "simulated": simulated,
-        "result": "invalid" if reasons else "valid",
-        "reasons": reasons,
-        "confidence": 1 - settings.alpha,
-        "users": sizes,
-        "sample_ratio": {"pvalue": pvalue},
-        "metrics": metrics,
-        "logs": {
-            "partitions": reading.partitions,
-            "digest": reading.logs_digest,
-            "unreadable_lines": reading.unreadable,
-            "repeated_events": reading.repeated,
-        },
+        "confidence": 1 - rule.alpha,
+        "rule": rule.model_dump(mode="json"),
+        "advice": None,
+        "advice_reasons": [],
+        "primary_pvalues": {},
+        **_nothing(plan),
     }
+    if found is None:
+        return document | {"result": "invalid", "reasons": ["nobody was exposed"]}
+    arms = arm_sums(found)
+    document |= checks.facts(arms, plan)
+    document["window"] = {
+        "start": found.window.start.isoformat(),
+        "end": found.window.end.isoformat(),
+        "days": found.window.days,
+    }
+    document["logs"] = dict(found.description)
+    reasons = checks.exposure_faults(found, plan)
+    reasons += checks.size_faults(
+        document["users"], rule.min_users_per_arm, document["sample_ratio"]["pvalue"]
+    )
+    reasons += checks.balance_faults(document["balance"])
+    if not simulated:  # the simulation writes all days in which its users do something
+        reasons += checks.day_faults(found)
+    if min(document["users"].values()) > 1:
+        metrics = {name: figures(metric, arms, rule) for name, metric in METRICS.items()}
+        reasons += [
+            f"{name} has no lift with an interval"
+            for name in rule.primary
+            if None in decisive(metrics[name], rule.estimate)["lift_percent"].values()
+        ]
+        guardrails, harm = harms(arms, rule)
+        document |= {"metrics": metrics, "guardrails": guardrails, "by_day": _by_day(found, plan)}
+        document["segments"] = segment_lifts(_segments(found, segments), rule)
+        if not reasons:
+            advice, why, pvalues = advise(metrics, arms, harm, rule)
+            document |= {"advice": advice, "advice_reasons": why, "primary_pvalues": pvalues}
+    return document | {"result": "invalid" if reasons else "valid", "reasons": reasons}
 
 
-def analyse(root: Path, generation: str, by: str) -> dict[str, Any]:
+def as_bytes(document: Mapping[str, Any]) -> bytes:
+    """A document as the registry keeps it; equal documents give equal bytes."""
+    return orjson.dumps(
+        document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+    )
+
+
+def running_experiment(root: Path, generation: str) -> Experiment:
+    """The running test of a generation.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    experiment = registry_of(root).state().running(generation)
+    if experiment is None:
+        raise RegistryError(f"no experiment of generation {generation} is running")
+    return experiment
+
+
+def analyse(root: Path, generation: str, by: str, now: datetime | None = None) -> dict[str, Any]:
     """Analyse the running test of a generation, keep the result and record it.
 
     Args:
         root: the workspace.
         generation: whose test.
         by: who analyses it.
+        now: by default now. Before the test's end the result is invalid: a fixed-horizon figure that is looked at early
+            promises what it does not keep.
 
     Returns:
-        the document of :func:`analyse_exposed`, also in ``launch/analysis.json`` and kept by the registry.
+        the document of :func:`analyse_population`, also in ``launch/analysis.json`` and kept by the registry.
 
     Raises:
         RegistryError: no test of this generation is running.
         LogsError: the logs cannot be read.
     """
     settings = load_settings(root / "params.yaml")
-    registry = registry_of(root)
-    experiment = registry.state().running()
-    if experiment is None or experiment.plan.generation != generation:
-        raise RegistryError(f"no experiment of generation {generation} is running")
-    reading = read_exposed(
-        settings.logs.location,
-        root,
-        experiment.plan.experiment,
-        max_line_bytes=settings.ingest.max_line_bytes,
-    )
-    simulated = settings.logs.source == "simulated"
-    document = analyse_exposed(experiment.plan, reading, settings.ab, simulated=simulated)
-    data = orjson.dumps(
-        document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
-    )
+    experiment = running_experiment(root, generation)
+    with look_at(root, settings, experiment, now or datetime.now(UTC)) as look:
+        document = analyse_population(
+            experiment.plan,
+            look.population,
+            simulated=settings.logs.source == "simulated",
+            segments=settings.ab.segments,
+        )
+    if not look.over:
+        early = (
+            f"the test runs until {look.ends_at:%Y-%m-%d %H:%M} UTC: only its sequential view may be read now"
+        )
+        document |= {"result": "invalid", "advice": None, "reasons": [early, *document["reasons"]]}
+    data = as_bytes(document)
     digest = bytes_digest(data)
+    registry = registry_of(root)
     registry.put_generation(generation, analysis_name(digest), data)
     with atomic_path(root / ANALYSIS) as temporary:
         temporary.write_bytes(data)
-    found = Analysis(result=document["result"], digest=digest, reasons=tuple(document["reasons"]))
+    found = Analysis(
+        result=document["result"],
+        digest=digest,
+        reasons=tuple(document["reasons"]),
+        advice=document["advice"],
+    )
     if experiment.analysis != found:
         registry.record_analysis(generation, found, by=by)
     return document

@@ -107,8 +107,8 @@ def recorded_analysis(registry: Registry, generation: str) -> tuple[dict[str, An
     Raises:
         ApprovalError: there is none, or its bytes are not what was recorded.
     """
-    experiment = registry.state().running()
-    if experiment is None or experiment.plan.generation != generation or experiment.analysis is None:
+    experiment = registry.state().running(generation)
+    if experiment is None or experiment.analysis is None:
         raise ApprovalError(f"generation {generation} has no running experiment with an analysis")
     data = registry.get_generation(generation, analysis_name(experiment.analysis.digest))
     if (digest := bytes_digest(data)) != experiment.analysis.digest:
@@ -137,7 +137,7 @@ def promotion_request(root: Path, generation: str) -> Request:
 
 
 def request_of(root: Path, kind: Literal["launch", "promotion"], generation: str | None = None) -> Request:
-    """The question of either kind; a promotion's generation is by default the running experiment's."""
+    """The question of either kind; a promotion's generation is by default that of the test that started last."""
     if kind == "launch":
         return launch_request(root)
     if generation is None:

@@ -8,17 +8,15 @@ from typing import Any
 from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, registry_of
 from flywheel_tasks.pipeline import lineage
 from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.settings import load_settings
+from flywheel_tasks.settings import Launch
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry import PROFILE, Registry, open_registry
-from flywheel_tasks.storage.registry_state import Arm, DvcRef, Experiment, ModelRef, Plan
+from flywheel_tasks.storage.registry_state import Arm, DvcRef, Experiment, ModelRef, Plan, Rule
 
 PLAN = "launch/plan.json"
 # Of the data that the candidate was made from; the next generations' data is compared with it.
 DATA_PROFILE = "launch/profile.json"
-# Tests of one layer share its users one after the other; another layer would be drawn independently.
-_LAYER = "policy"
 
 
 class LaunchError(ValueError):
@@ -26,7 +24,11 @@ class LaunchError(ValueError):
 
 
 def make_plan(
-    generation: Mapping[str, Any], verdict: Mapping[str, Any], verdict_digest: str, share: float
+    generation: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+    verdict_digest: str,
+    launch: Launch,
+    rule: Rule,
 ) -> Plan:
     """The plan of a generation's A/B test, candidate against the champion it started from.
 
@@ -34,7 +36,8 @@ def make_plan(
         generation: ``inputs/generation.json``.
         verdict: ``gate/verdict.json``.
         verdict_digest: digest of that file.
-        share: of all users, in each arm.
+        launch: the setting of that name.
+        rule: by which the test will be decided.
 
     Raises:
         LaunchError: verdict and generation do not belong together.
@@ -52,10 +55,13 @@ def make_plan(
         experiment=name,
         generation=name,
         salt=f"{name}-{model.removeprefix('sha256:')[:16]}",
-        layer=_LAYER,
+        layer=launch.layer,
+        rule=rule,
         arms=(
-            Arm(name="control", share=share, model=champion["model"], digest=champion["digest"]),
-            Arm(name="candidate", share=share, model=name, digest=model),
+            Arm(
+                name="control", share=launch.traffic_share, model=champion["model"], digest=champion["digest"]
+            ),
+            Arm(name="candidate", share=launch.traffic_share, model=name, digest=model),
         ),
         verdict_digest=verdict_digest,
         model_digest=model,
@@ -73,11 +79,11 @@ def run(io: StageIO) -> Mapping[str, Any]:
     verdict, digest = passing_verdict(file, io.dep(POLICY)), file_digest(file)
     registry = open_registry(io.settings.registry.location, io.root)
     registry.state().require_approval("launch", verdict["generation"], verdict["model_digest"], digest)
-    share = io.settings.launch.traffic_share
-    plan = make_plan(read_json(io.dep("inputs/generation.json")), verdict, digest, share)
+    launch, rule = io.settings.launch, io.settings.ab.rule
+    plan = make_plan(read_json(io.dep("inputs/generation.json")), verdict, digest, launch, rule)
     write_json(plan.model_dump(mode="json"), io.out(PLAN))
     write_json(read_json(io.dep("data/validated/profile.json")), io.out(DATA_PROFILE))
-    return {"traffic_share": share, "arms": len(plan.arms)}
+    return {"traffic_share": launch.traffic_share, "arms": len(plan.arms)}
 
 
 def read_plan(root: Path) -> Plan:
@@ -101,8 +107,9 @@ def start(root: Path, by: str) -> Experiment:
     """
     plan = read_plan(root)
     registry = registry_of(root)
-    running = registry.state().running()
-    if running is not None and running.plan == plan:
+    state = registry.state()
+    running = state.running(plan.generation)
+    if running is not None and running.plan.model_copy(update={"excludes": ()}) == plan:
         _keep_profile(registry, root, plan.generation)
         return running
     verdict = passing_verdict(root / VERDICT, root / POLICY)
@@ -112,9 +119,12 @@ def start(root: Path, by: str) -> Experiment:
             f"{PLAN} is for model {plan.model_digest} and verdict {plan.verdict_digest}, but they are "
             f"{found[0]} and {found[1]}; run stage launch again"
         )
-    minutes = load_settings(root / "params.yaml").ab.duration_minutes
+    beside = plan.beside(item.plan for item in state.all_running())
     experiment = registry.start_experiment(
-        plan, model_ref(root, plan.generation), by=by, duration=timedelta(minutes=minutes)
+        beside,
+        model_ref(root, plan.generation),
+        by=by,
+        duration=timedelta(minutes=plan.rule.duration_minutes),
     )
     _keep_profile(registry, root, plan.generation)
     return experiment

@@ -4,11 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flywheel_tasks.online.approval import POLICY
-from flywheel_tasks.online.launch import PLAN
+from flywheel_tasks.online.approval import POLICY, registry_of
+from flywheel_tasks.online.launch import PLAN, read_plan
 from flywheel_tasks.pipeline.runner import environment
 from flywheel_tasks.pipeline.stage import die_with_parent
 from flywheel_tasks.settings import load_settings
+from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.storage.registry_state import RegistryError
+
+# The plan as the registry has it: launch/plan.json and the users of other tests that it leaves alone.
+RUNNING = "launch/running.json"
 
 
 class SimulationFailedError(RuntimeError):
@@ -16,17 +21,22 @@ class SimulationFailedError(RuntimeError):
 
 
 def simulate_ab(root: Path) -> None:
-    """Let simulated users talk to both arms of ``launch/plan.json`` and add what they do to the logs.
+    """Let simulated users talk to both arms of the workspace's running test and add what they do to the logs.
 
     Args:
         root: the workspace.
 
     Raises:
+        RegistryError: the test of ``launch/plan.json`` does not run.
         SimulationFailedError: it failed.
     """
     location = load_settings(root / "params.yaml").logs.location
+    running = registry_of(root).state().running(read_plan(root).generation)
+    if running is None:
+        raise RegistryError(f"the test of {PLAN} does not run; flywheel ab start")
+    write_json(running.plan.model_dump(mode="json"), root / RUNNING)
     command = [sys.executable, "-m", "flywheel_tasks.cli", "simulate", "ab", "--root", str(root)]
-    command += ["--plan", str(root / PLAN), "--out", str(root / location)]
+    command += ["--plan", str(root / RUNNING), "--out", str(root / location)]
     command += ["--control", str(root / "inputs/champion"), "--candidate", str(root / POLICY)]
     done = subprocess.run(
         command,

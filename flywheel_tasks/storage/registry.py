@@ -22,8 +22,10 @@ from flywheel_tasks.storage.registry_state import (
     Approval,
     Decision,
     Experiment,
+    GuardrailCheck,
     Kind,
     ModelRef,
+    Override,
     Plan,
     Record,
     RegistryError,
@@ -204,6 +206,24 @@ class Registry:
         detail = {"generation": generation, **analysis.model_dump(mode="json")}
         return self._change(
             "analysis", by, detail, lambda s: rules.analysed(s, generation, analysis), retry=True
+        )
+
+    def record_check(self, generation: str, check: GuardrailCheck, *, by: str) -> State:
+        """Record a look at the running experiment's guardrails."""
+        detail = {"generation": generation, **check.model_dump(mode="json")}
+        return self._change(
+            "guardrail_check", by, detail, lambda s: rules.checked(s, generation, check), retry=True
+        )
+
+    def override(self, generation: str, override: Override, *, by: str, remove: bool = False) -> State:
+        """Give a member of staff an arm of the running experiment, or take that back."""
+        detail = {"generation": generation, "arm": override.arm, "removed": remove}
+        return self._change(
+            "override",
+            by,
+            detail,
+            lambda s: rules.overridden(s, generation, override, remove=remove),
+            retry=True,
         )
 
     def promote(self, generation: str, *, by: str) -> State:

@@ -1,93 +1,54 @@
 """What the registry knows, and the only ways it may change: checked functions from state to state."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+from flywheel_tasks.storage.experiment_records import (
+    Analysis,
+    Arm,
+    Digest,
+    Draw,
+    DvcRef,
+    Experiment,
+    GuardrailCheck,
+    ModelRef,
+    Name,
+    Override,
+    Plan,
+    Record,
+    Rule,
+)
+
+__all__ = [
+    "Analysis",
+    "Approval",
+    "Arm",
+    "Decision",
+    "Digest",
+    "Draw",
+    "DvcRef",
+    "Experiment",
+    "GuardrailCheck",
+    "Kind",
+    "ModelRef",
+    "Name",
+    "Override",
+    "Plan",
+    "Record",
+    "RegistryError",
+    "Rule",
+    "State",
+]
+
 Decision = Literal["approve", "reject", "timeout"]
 Kind = Literal["launch", "promotion"]
 
 
 class RegistryError(ValueError):
     """A change that the registry's rules refuse; the message names the rule."""
-
-
-class Record(BaseModel):
-    """Base of all records: frozen, and unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DvcRef(Record):
-    """Where DVC finds a model's files: the output's path and its hash (``<md5>.dir`` for a folder)."""
-
-    path: Name
-    md5: Name
-
-
-class ModelRef(Record):
-    """A model: which generation made it, what it is, and from which code and data.
-
-    ``digest`` is the tree digest of its folder; ``data_version`` the digest of the logs it learned from.
-    """
-
-    generation: Name
-    digest: Digest
-    dvc: DvcRef | None
-    code_version: Name
-    data_version: Name
-
-
-class Arm(Record):
-    """One arm of an experiment: its share of all users, and the model they talk to."""
-
-    name: Literal["control", "candidate"]
-    share: Annotated[float, Field(gt=0.0, le=0.5)]
-    model: Name
-    digest: Digest
-
-
-class Plan(Record):
-    """The plan of an A/B test (``launch/plan.json``), bound to the model and verdict that were approved."""
-
-    experiment: Name
-    generation: Name
-    salt: Name
-    layer: Name
-    arms: tuple[Arm, Arm]
-    verdict_digest: Digest
-    model_digest: Digest
-
-    @model_validator(mode="after")
-    def _whole(self) -> "Plan":
-        if [arm.name for arm in self.arms] != ["control", "candidate"]:
-            raise ValueError("arms must be control, then candidate")
-        if self.arms[1].digest != self.model_digest:
-            raise ValueError("the candidate arm's digest is not model_digest")
-        return self
-
-
-class Analysis(Record):
-    """What an analysis found, and the digest of the file that says it in full."""
-
-    result: Literal["valid", "invalid"]
-    digest: Digest
-    reasons: tuple[str, ...]
-
-
-class Experiment(Record):
-    """One A/B test."""
-
-    plan: Plan
-    status: Literal["running", "promoted", "rolled_back"]
-    started_at: AwareDatetime
-    ends_at: AwareDatetime
-    started_by: Name
-    analysis: Analysis | None = None
-    end_reason: str | None = None
 
 
 class Approval(Record):
@@ -118,18 +79,41 @@ class Approval(Record):
 class State(Record):
     """All of the registry at one point of its history.
 
-    ``previous`` is the champion before the last promotion: what :func:`restored` goes back to.
+    ``previous`` is the champion before the last promotion: what :func:`restored` goes back to. ``candidates`` are
+    the models in running tests, by generation.
     """
 
     champion: ModelRef | None = None
     previous: ModelRef | None = None
-    candidate: ModelRef | None = None
-    experiments: dict[str, Experiment] = {}
+    candidates: dict[str, ModelRef] = Field(default={})
+    experiments: dict[str, Experiment] = Field(default={})
     approvals: tuple[Approval, ...] = ()
 
-    def running(self) -> Experiment | None:
-        """The experiment that runs now, if any."""
-        return next((e for e in self.experiments.values() if e.status == "running"), None)
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_test(cls, data: Any) -> Any:
+        """States written when only one test could run have ``candidate``."""
+        if isinstance(data, Mapping) and "candidate" in data:
+            one = data["candidate"]
+            rest = {key: value for key, value in data.items() if key != "candidate"}
+            return rest | {"candidates": {one["generation"]: one} if one else {}}
+        return data
+
+    @property
+    def candidate(self) -> ModelRef | None:
+        """The model of the running test that started last, if any."""
+        experiment = self.running()
+        return None if experiment is None else self.candidates.get(experiment.plan.generation)
+
+    def all_running(self) -> tuple[Experiment, ...]:
+        """The experiments that run now, in the order of their starts."""
+        found = [e for e in self.experiments.values() if e.status == "running"]
+        return tuple(sorted(found, key=lambda e: (e.started_at, e.plan.experiment)))
+
+    def running(self, generation: str | None = None) -> Experiment | None:
+        """The experiment of a generation if it runs; by default the running one that started last."""
+        found = [e for e in self.all_running() if generation in (None, e.plan.generation)]
+        return found[-1] if found else None
 
     def approval(self, kind: Kind, generation: str) -> Approval | None:
         """The last answer given for a generation: a later no undoes an earlier yes."""
@@ -183,8 +167,6 @@ def started(
     """The experiment of an approved candidate against the champion begins."""
     if state.champion is None:
         raise RegistryError("there is no champion to test against")
-    if (other := state.running()) is not None:
-        raise RegistryError(f"experiment {other.plan.experiment} is running; one at a time")
     if plan.experiment in state.experiments:
         status = state.experiments[plan.experiment].status
         raise RegistryError(f"experiment {plan.experiment} has been run ({status}); open a new generation")
@@ -196,16 +178,29 @@ def started(
         raise RegistryError(f"the candidate is {candidate.digest}, the plan is for {plan.model_digest}")
     if ends_at < at:
         raise RegistryError("an experiment cannot end before it starts")
+    beside = {e.plan.draw for e in state.all_running() if e.plan.layer == plan.layer}
+    if beside != set(plan.excludes):
+        names = ", ".join(sorted(draw.experiment for draw in beside)) or "none"
+        raise RegistryError(
+            f"the tests that run in layer {plan.layer} have changed (now: {names}); start again"
+        )
     state.require_approval("launch", plan.generation, plan.model_digest, plan.verdict_digest)
     experiment = Experiment(plan=plan, status="running", started_at=at, ends_at=ends_at, started_by=by)
-    return state.with_(candidate=candidate, experiments={**state.experiments, plan.experiment: experiment})
+    return state.with_(
+        candidates={**state.candidates, plan.generation: candidate},
+        experiments={**state.experiments, plan.experiment: experiment},
+    )
 
 
 def _running(state: State, generation: str) -> tuple[str, Experiment, ModelRef]:
-    experiment = state.running()
-    if experiment is None or experiment.plan.generation != generation or state.candidate is None:
+    experiment = state.running(generation)
+    if experiment is None or generation not in state.candidates:
         raise RegistryError(f"no experiment of generation {generation} is running")
-    return experiment.plan.experiment, experiment, state.candidate
+    return experiment.plan.experiment, experiment, state.candidates[generation]
+
+
+def _without(state: State, generation: str) -> dict[str, ModelRef]:
+    return {name: model for name, model in state.candidates.items() if name != generation}
 
 
 def _ended(state: State, name: str, **changes: Any) -> dict[str, Experiment]:
@@ -218,6 +213,21 @@ def analysed(state: State, generation: str, analysis: Analysis) -> State:
     return state.with_(experiments=_ended(state, name, analysis=analysis))
 
 
+def checked(state: State, generation: str, check: GuardrailCheck) -> State:
+    """The running experiment gets a look; a later look at the same day replaces the earlier one."""
+    name, experiment, _ = _running(state, generation)
+    others = [item for item in experiment.checks if item.day != check.day]
+    checks = tuple(sorted([*others, check], key=lambda item: item.day))
+    return state.with_(experiments=_ended(state, name, checks=checks))
+
+
+def overridden(state: State, generation: str, override: Override, *, remove: bool) -> State:
+    """A member of staff gets an arm of the running experiment by name, or is drawn like anyone again."""
+    name, experiment, _ = _running(state, generation)
+    others = tuple(item for item in experiment.overrides if item.user != override.user)
+    return state.with_(experiments=_ended(state, name, overrides=others if remove else (*others, override)))
+
+
 def promoted(state: State, generation: str) -> State:
     """The candidate becomes champion, given a valid analysis and an approval of exactly this model on it."""
     name, experiment, candidate = _running(state, generation)
@@ -225,11 +235,20 @@ def promoted(state: State, generation: str) -> State:
         raise RegistryError(f"experiment {name} has no recorded analysis")
     if experiment.analysis.result != "valid":
         raise RegistryError(f"experiment {name} is invalid: {'; '.join(experiment.analysis.reasons)}")
+    if experiment.analysis.advice == "reject":
+        raise RegistryError(f"the rule of experiment {name} rejects the candidate; roll it back")
+    control = experiment.plan.arms[0].digest
+    if state.champion is None or state.champion.digest != control:
+        found = None if state.champion is None else state.champion.digest
+        raise RegistryError(
+            f"experiment {name} compared the candidate with {control}, but the champion is now {found}; "
+            "roll it back and test against the champion of now"
+        )
     state.require_approval("promotion", generation, candidate.digest, experiment.analysis.digest)
     return state.with_(
         champion=candidate,
         previous=state.champion,
-        candidate=None,
+        candidates=_without(state, generation),
         experiments=_ended(state, name, status="promoted"),
     )
 
@@ -238,7 +257,8 @@ def rolled_back(state: State, generation: str, reason: str) -> State:
     """The candidate is dropped and its experiment ends; the champion stays."""
     name, _, _ = _running(state, generation)
     return state.with_(
-        candidate=None, experiments=_ended(state, name, status="rolled_back", end_reason=reason)
+        candidates=_without(state, generation),
+        experiments=_ended(state, name, status="rolled_back", end_reason=reason),
     )
 
 

@@ -8,7 +8,7 @@ S3 is reached through boto3, with the endpoint, region and credentials of the en
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from functools import cached_property
@@ -145,12 +145,13 @@ def _copied(place: _Place, name: str) -> Iterator[tuple[BinaryIO, str, int]]:
         yield file, digest, size
 
 
-def pin_logs(location: str, root: Path) -> dict[str, Any]:
+def pin_logs(location: str, root: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
     """List the partitions of a location with their digests: the document ``inputs/logs.json``.
 
     Args:
         location: a folder (relative to ``root`` or absolute) or ``s3://bucket/prefix``.
         root: the workspace.
+        wanted: which partitions, by path; the others are not read.
 
     Returns:
         ``{"location", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by path.
@@ -163,7 +164,7 @@ def pin_logs(location: str, root: Path) -> dict[str, Any]:
     if not names:
         raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl or *.jsonl.gz")
     partitions = []
-    for name in names:
+    for name in filter(wanted, names):
         with _copied(place, name) as (_, digest, size):
             partitions.append({"path": name, "sha256": digest, "bytes": size})
     return {"location": location, "partitions": partitions}

@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from flywheel_tasks.online.assignment import assign
-from flywheel_tasks.online.launch import make_plan
-from flywheel_tasks.storage.digests import file_digest
-from flywheel_tasks.storage.documents import read_json, write_jsonl
+from flywheel_tasks.storage.documents import write_jsonl
+from flywheel_tasks.storage.registry_state import Experiment
 
 DVC_YAML = """
 stages:
@@ -36,7 +35,7 @@ stages:
     desc: The plan of the A/B test
     cmd: exec flywheel stage launch
     deps: [inputs/generation.json, gate/verdict.json, models/policy, data/validated/profile.json]
-    params: [launch, registry]
+    params: [launch, ab, registry]
     outs: [launch/plan.json, launch/profile.json]
     metrics: [metrics/launch.json]
     meta: {run: "flywheel_tasks.online.launch:run"}
@@ -82,7 +81,8 @@ def gate(io):
 OVERRIDES = {
     "logs.source": "files",
     "launch.traffic_share": 0.5,
-    "ab.duration_minutes": 0.05,
+    "ab.duration_minutes": 0.15,
+    "ab.late_logs_hours": 0.0,
     "ab.min_users_per_arm": 20,
     "airflow.schedule": None,
     "airflow.retries": 1,
@@ -119,32 +119,37 @@ def write_logs(root: Path, day: str, events: list[dict[str, object]]) -> None:
     write_jsonl(events, root / "data" / "logs" / day / "part-000.jsonl")
 
 
-def write_ab_logs(root: Path, users: int = 160) -> None:
-    """Write what the users of both arms of the coming A/B test do; the candidate's write a little more."""
-    verdict = read_json(root / "gate/verdict.json")
-    plan = make_plan(
-        read_json(root / "inputs/generation.json"), verdict, file_digest(root / "gate/verdict.json"), 0.5
-    ).model_dump(mode="json")
-    write_logs(root, "date=2026-11-09", list(ab_events(plan, users)))
+def write_ab_logs(root: Path, experiment: Experiment, users: int = 160) -> None:
+    """Write what the users of both arms of a running A/B test do at its start; the candidate's write a little more."""
+    start = experiment.started_at
+    plan = experiment.plan.model_dump(mode="json")
+    events = ab_events(plan, users, start=start, name=plan["experiment"], minute=timedelta(milliseconds=50))
+    write_logs(root, f"date={start:%Y-%m-%d}", events)
 
 
-def ab_events(plan: dict, users: int) -> list[dict[str, object]]:
-    """Exposures and messages of an A/B test, in which one user in four never writes."""
-    start = _START + timedelta(days=7)
+def ab_events(
+    plan: dict,
+    users: int,
+    *,
+    start: datetime = _START + timedelta(days=7),
+    name: str = "",
+    minute: timedelta = timedelta(minutes=1),
+) -> list[dict[str, object]]:
+    """Exposures and messages of an A/B test, in which one user in four never writes; ``name`` is part of the ids."""
     events: list[dict[str, object]] = []
     for number in range(users):
         user = f"user-{number:04d}"
         arm = assign(plan, user)
         if arm is None:
             continue
-        name = f"{plan['experiment']}-{user}"
+        visit = f"{plan['experiment']}-{name}{user}"
         exposure = {"user_id": user, "experiment": plan["experiment"], "arm": arm}
-        events.append(_event("exposure", f"{name}-x", start, **exposure))
+        events.append(_event("exposure", f"{visit}-x", start, **exposure))
         turns = 0 if number % 4 == 0 else 1 + number % 3 + (arm == "candidate")
         for turn in range(turns):
-            talk = {"conversation_id": name, "user_id": user, "card_id": "c1", "parent_id": None}
-            asked, told = f"{name}-{turn}-u", f"{name}-{turn}-a"
-            at = start + timedelta(minutes=2 * turn + 1)
+            talk = {"conversation_id": visit, "user_id": user, "card_id": "c1", "parent_id": None}
+            asked, told = f"{visit}-{turn}-u", f"{visit}-{turn}-a"
+            at = start + (2 * turn + 1) * minute
             events.append(
                 _event("message", asked, at, message_id=asked, role="user", text="hi", model=None, **talk)
             )
@@ -152,6 +157,6 @@ def ab_events(plan: dict, users: int) -> list[dict[str, object]]:
                 _event("message", told, at, message_id=told, role="assistant", text="hi", model=arm, **talk)
             )
             if (number + turn) % 5 == 0:
-                signal = {"conversation_id": name, "message_id": told, "user_id": user, "value": None}
+                signal = {"conversation_id": visit, "message_id": told, "user_id": user, "value": None}
                 events.append(_event("signal", f"{told}-s", at, signal="thumb_up", **signal))
     return json.loads(json.dumps(events))

@@ -43,8 +43,9 @@ def test_from_the_trigger_to_the_champion(airflow: LiveAirflow, root: Path) -> N
     assert registry_of(root).state().experiments == {}
     assert (root / "models/policy/model.safetensors").read_text() == "g0001 7"
 
-    write_ab_logs(root)
     airflow.answer(run, "approve_launch", "Approve")
+    started = airflow.until("the test runs", lambda: registry_of(root).state().running("g0001"), 60)
+    write_ab_logs(root, started)
     promotion = airflow.question(run, "approve_promotion", 120)
     experiment = registry_of(root).state().experiments["g0001"]
     assert experiment.status == "running"

@@ -1,112 +1,93 @@
-"""The A/B analysis: figures against scipy, every reason for an invalid test, and the end of a test."""
+"""The A/B analysis: from logs to a verdict, every reason for an invalid test, and the end of a test."""
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from flywheel_tasks.online import launch, promotion
-from flywheel_tasks.online.analysis import ANALYSIS, _lifts, analyse, analyse_exposed
+from flywheel_tasks.online.analysis import ANALYSIS, analyse, analyse_population, arm_sums
+from flywheel_tasks.online.analysis_text import analysis_markdown
 from flywheel_tasks.online.approval import ApprovalError, promotion_request, registry_of
-from flywheel_tasks.online.assignment import assign
-from flywheel_tasks.online.exposed import Exposed, Reading, read_exposed
-from flywheel_tasks.settings import Ab
+from flywheel_tasks.online.assignment import staff_key
+from flywheel_tasks.online.exposed import Window, population
+from flywheel_tasks.online.log_events import open_events
+from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import read_json
-from flywheel_tasks.storage.registry_state import Arm, Plan, RegistryError
+from flywheel_tasks.storage.registry_state import Override, RegistryError
 from tests.dags.small import ab_events, write_logs
+from tests.online import people
 from tests.online.conftest import approve, write_model
+from tests.online.people import DIGEST, START, make_plan
 from tests.online.test_launch import run_launch
 
-NOW = datetime(2026, 11, 9, tzinfo=UTC)
-DIGEST = "sha256:" + "0" * 64
-AB = Ab(duration_minutes=1, alpha=0.05, min_users_per_arm=20)
-PLAN = Plan(
-    experiment="g0001",
-    generation="g0001",
-    salt="s",
-    layer="policy",
-    arms=(
-        Arm(name="control", share=0.5, model="base", digest="sha256:" + "1" * 64),
-        Arm(name="candidate", share=0.5, model="g0001", digest=DIGEST),
-    ),
-    verdict_digest=DIGEST,
-    model_digest=DIGEST,
-)
+PLAN = make_plan()
+Change = Callable[[np.ndarray, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-def users(number: int, messages) -> list[Exposed]:
-    """Users in the arms that the plan gives them, each with the messages that a function of both says."""
-    document = PLAN.model_dump(mode="json")
-    made = []
-    for index in range(number):
-        name = f"user-{index}"
-        arm = assign(document, name)
-        assert arm is not None
-        count = messages(arm, index)
-        made.append(Exposed(name, NOW, [arm], messages=count, replies=count))
-        made[-1].signals["thumb_up"] = count // 3
-    return made
+def analysed(n: int = 1_000, lift: float = 0.0, days: int = 1, seed: int = 3, change: Change | None = None):
+    """The analysis of users that are drawn, and then changed."""
+    arm, found = people.drawn(np.random.default_rng(seed), n, lift, days)
+    changes = change(arm, found) if change else {}
+    made = people.population(arm, found, days, changes)
+    return analyse_population(PLAN, made, simulated=False)
 
 
-def reading(exposed: list[Exposed]) -> Reading:
-    return Reading(exposed, partitions=1, logs_digest=DIGEST, unreadable=0, repeated=0)
-
-
-def analysed(found: Reading) -> dict:
-    return analyse_exposed(PLAN, found, AB, simulated=False)
-
-
-def some(arm: str, index: int) -> int:
-    return (index * 7) % 5 + (arm == "candidate" and index % 2)
-
-
-def test_figures_agree_with_scipy() -> None:
-    exposed = users(400, some)
-    found = analysed(reading(exposed))
+def test_a_valid_test_has_every_figure_twice() -> None:
+    found = analysed(n=2_000, lift=0.4, days=3)
     assert found["result"] == "valid", found["reasons"]
-    arms = {
-        arm: np.array([user.messages for user in exposed if user.arms == [arm]])
-        for arm in ("control", "candidate")
-    }
-    assert found["users"] == {arm: len(values) for arm, values in arms.items()}
-    depth = found["metrics"]["depth"]
-    assert depth["control"] == pytest.approx(arms["control"].mean())
-    assert depth["candidate"] == pytest.approx(arms["candidate"].mean())
-    lift = depth["lift_percent"]
-    assert lift["value"] == pytest.approx(100 * (arms["candidate"].mean() / arms["control"].mean() - 1))
-    assert lift["low"] < lift["value"] < lift["high"]
-    welch = stats.ttest_ind(arms["candidate"], arms["control"], equal_var=False)
-    assert depth["pvalue"] == pytest.approx(welch.pvalue, rel=1e-6)
-    active = {arm: (values > 0).mean() for arm, values in arms.items()}
-    assert found["metrics"]["breadth"]["control"] == pytest.approx(active["control"])
-    assert found["metrics"]["breadth"]["lift_percent"]["value"] == pytest.approx(
-        100 * (active["candidate"] / active["control"] - 1)
-    )
-    sizes = [len(values) for values in arms.values()]
-    assert found["sample_ratio"]["pvalue"] == pytest.approx(stats.binomtest(sizes[1], sum(sizes), 0.5).pvalue)
+    assert sum(found["users"].values()) == 2_000
+    for metric in found["metrics"].values():
+        for figures in (metric, metric["cuped"]) if metric["cuped"] else (metric,):
+            lift, view = figures["lift_percent"], figures["sequential"]
+            assert view["low"] < lift["low"] < lift["value"] < lift["high"] < view["high"]
+            assert view["value"] == pytest.approx(lift["value"])
+            assert view["pvalue"] >= figures["pvalue"]
+    assert found["advice"] == "promote"
+    assert [row["users"]["control"] for row in found["by_day"]] == [found["users"]["control"]] * 3
+    last = found["by_day"][-1]
+    assert last["depth"]["value"] == pytest.approx(found["metrics"]["depth"]["lift_percent"]["value"])
+    assert last["breadth"]["low"] == pytest.approx(found["metrics"]["breadth"]["lift_percent"]["low"])
+    values = {row["value"] for row in found["segments"] if row["segment"] == "cohort"}
+    assert {"new", "occasional"} <= values
+    assert all(row["pvalue_adjusted"] >= row["pvalue"] for row in found["segments"])
 
 
-def test_the_interval_covers_the_true_lift() -> None:
-    # 60 tests with a true lift of 25 percent: a 95% interval misses it about 3 times (10 at most, p = 0.001),
-    # a 50% interval 30 times (18 at least).
-    generator, missed, half = np.random.default_rng(7), 0, 0
-    exposed = users(300, some)
-    for _ in range(60):
-        for user in exposed:
-            user.messages = int(generator.poisson(2.5 if user.arms == ["candidate"] else 2.0))
-        lift, narrow = (_lifts(exposed, alpha)["depth"]["lift_percent"] for alpha in (0.05, 0.5))
-        missed += not lift["low"] <= 25 <= lift["high"]
-        half += not narrow["low"] <= 25 <= narrow["high"]
-    assert missed <= 10
-    assert 18 <= half <= 42
+def test_no_effect_is_inconclusive_and_a_loss_is_rejected() -> None:
+    assert analysed().get("advice") == "inconclusive"
+    worse = analysed(n=2_000, lift=-0.5)
+    assert worse["result"] == "valid"
+    assert worse["advice"] == "reject"
+    assert "significantly worse" in " ".join(worse["advice_reasons"])
+
+
+def test_a_harmed_guardrail_rejects_what_the_users_like() -> None:
+    def more_thumbs_down(arm: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"thumb_down": found["thumb_down"] + np.where(arm == "candidate", found["replies"] // 3, 0)}
+
+    found = analysed(n=2_000, lift=0.4, change=more_thumbs_down)
+    assert found["metrics"]["depth"]["lift_percent"]["low"] > 0
+    assert found["advice"] == "reject"
+    assert any("Thumbs down per reply" in why for why in found["advice_reasons"])
+
+
+def test_the_rule_of_the_plan_decides() -> None:
+    arm, users = people.drawn(np.random.default_rng(3), 1_500, 0.12)
+    made = people.population(arm, users)
+    strict = make_plan(rule=people.RULE.model_copy(update={"alpha": 1e-6}))
+    lenient = make_plan(rule=people.RULE.model_copy(update={"alpha": 0.2}))
+    assert analyse_population(strict, made, simulated=False)["advice"] == "inconclusive"
+    assert analyse_population(lenient, made, simulated=False)["advice"] == "promote"
 
 
 def test_a_signal_that_nobody_gave_has_no_lift() -> None:
-    found = analysed(reading(users(400, some)))
+    found = analysed(change=lambda arm, users: {"thumb_down": 0 * users["thumb_down"]})
     assert found["metrics"]["thumb_down_per_reply"]["lift_percent"]["value"] is None
+    assert found["metrics"]["thumb_down_per_reply"]["absent"] == "no thumb_down in the logs"
+    assert "Thumbs down per reply (no thumb_down in the logs)" in analysis_markdown(found)
     assert not any(
         isinstance(value, float) and not math.isfinite(value)
         for metric in found["metrics"].values()
@@ -115,78 +96,130 @@ def test_a_signal_that_nobody_gave_has_no_lift() -> None:
 
 
 def test_too_few_users_prove_nothing() -> None:
-    found = analysed(reading(users(30, some)))
+    found = analysed(n=30)
     assert found["result"] == "invalid"
+    assert found["advice"] is None
     assert any("at least 20 are needed" in reason for reason in found["reasons"])
 
 
-@pytest.mark.parametrize("exposed", [[], users(1, some)])
-def test_nobody_proves_nothing(exposed: list[Exposed]) -> None:
-    found = analysed(reading(exposed))
+@pytest.mark.parametrize("n", [0, 1])
+def test_nobody_proves_nothing(n: int) -> None:
+    found = analysed(n=n)
     assert found["result"] == "invalid"
     assert found["metrics"] == {}
+    assert analyse_population(PLAN, None, simulated=False)["reasons"] == ["nobody was exposed"]
 
 
 def test_a_wrong_ratio_is_invalid() -> None:
-    exposed = [user for user in users(600, some) if user.arms == ["control"] or int(user.user_id[5:]) % 3]
-    found = analysed(reading(exposed))
+    arm, users = people.drawn(np.random.default_rng(1), 1_000)
+    kept = (arm == "control") | (np.arange(1_000) % 3 > 0)
+    made = people.population(arm[kept], {name: values[kept] for name, values in users.items()})
+    found = analyse_population(PLAN, made, simulated=False)
     assert found["sample_ratio"]["pvalue"] < 0.001
     assert any("sizes do not fit" in reason for reason in found["reasons"])
 
 
+def test_arms_that_differed_before_are_invalid() -> None:
+    def older(arm: np.ndarray, users: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"pre_messages": users["pre_messages"] + np.where(arm == "candidate", 2, 0)}
+
+    found = analysed(change=older)
+    assert found["result"] == "invalid"
+    assert any("differed before the test: pre_messages" in reason for reason in found["reasons"])
+
+
 @pytest.mark.parametrize(
-    ("arms", "message"),
+    ("column", "value", "message"),
     [
-        (["control", "candidate"], "1 users were exposed to more than one arm"),
-        (["other"], "1 users were exposed to an arm that the plan does not have"),
-        (["swap"], "1 users were exposed to an arm that the plan does not give them"),
+        ("arms", 2, "1 users were exposed to more than one arm"),
+        ("arm", "other", "1 users were exposed to an arm that the plan does not have"),
+        ("assigned", False, "1 users were exposed to an arm that the plan does not give them"),
     ],
 )
-def test_a_wrong_exposure_is_invalid(arms: list[str], message: str) -> None:
-    exposed = users(400, some)
-    other = {"control": "candidate", "candidate": "control"}
-    exposed[0].arms = [other[exposed[0].arms[0]]] if arms == ["swap"] else arms
-    found = analysed(reading(exposed))
+def test_a_wrong_exposure_is_invalid(column: str, value: object, message: str) -> None:
+    def wrong(arm: np.ndarray, users: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {"arm": arm.copy(), "arms": np.ones(len(arm), int), "assigned": np.ones(len(arm), bool)}[
+            column
+        ]
+        given[0] = value
+        return {column: given}
+
+    found = analysed(change=wrong)
     assert found["result"] == "invalid"
     assert message in found["reasons"]
 
 
+def test_a_day_without_logs_is_invalid() -> None:
+    arm, users = people.drawn(np.random.default_rng(3), 1_000, days=3)
+    users = people.columns(1_000, 3, **users | {"messages_1": 0 * users["messages_1"]})
+    found = analyse_population(PLAN, people.population(arm, users, 3), simulated=False)
+    assert found["reasons"] == ["day 2 of 3 has no logs: 1000 exposures, 0 messages"]
+
+
 def test_without_messages_there_is_no_lift() -> None:
-    found = analysed(reading(users(400, lambda arm, index: 0)))
+    arm, _ = people.drawn(np.random.default_rng(3), 1_000)
+    made = people.population(arm, people.columns(1_000))
+    found = analyse_population(PLAN, made, simulated=False)
     assert {"breadth has no lift with an interval", "depth has no lift with an interval"} <= set(
         found["reasons"]
     )
 
 
-def test_only_what_follows_the_first_exposure_counts(tmp_path: Path) -> None:
-    plan = PLAN.model_dump(mode="json")
-    events = [e for e in ab_events(plan, 1) if e["type"] == "exposure"] + [
-        e for e in ab_events(plan, 3) if e["user_id"] == "user-0001"
+def message(name: str, minutes: float, user: str, **changes: object) -> dict[str, object]:
+    at = (datetime(2026, 11, 9, 9, tzinfo=UTC) + timedelta(minutes=minutes)).isoformat()
+    talk = {"conversation_id": "c", "card_id": "c1", "role": "user", "text": "hi", "user_id": user}
+    return (
+        {"type": "message", "event_id": name, "message_id": name, "time": at, "source": "user"}
+        | talk
+        | changes
+    )
+
+
+def test_only_what_follows_the_first_exposure_counts(root: Path) -> None:
+    document = PLAN.model_dump(mode="json")
+    events = [e for e in ab_events(document, 1) if e["type"] == "exposure"] + [
+        e for e in ab_events(document, 3) if e["user_id"] == "user-0001"
     ]
-    talk = {"conversation_id": "c", "card_id": "c1", "role": "user", "text": "hi"}
-
-    def message(name: str, minutes: int, user: str) -> dict:
-        at = (datetime(2026, 11, 9, 9, tzinfo=UTC) + timedelta(minutes=minutes)).isoformat()
-        return (
-            {"type": "message", "event_id": name, "message_id": name, "time": at, "source": "user"}
-            | talk
-            | {"user_id": user}
-        )
-
     events += [message("before", -5, "user-0001"), message("after", 90, "user-0001")]
     events += [message("after", 90, "user-0001"), message("stranger", 5, "nobody")]
-    write_logs(tmp_path, "date=2026-11-09", events)
-    with (tmp_path / "data/logs/date=2026-11-09/part-000.jsonl").open("a") as file:
+    events += [message("past", -60 * 24, "user-0001"), message("long ago", -60 * 24 * 30, "user-0001")]
+    write_logs(root, "date=2026-11-09", events)
+    with (root / "data/logs/date=2026-11-09/part-000.jsonl").open("a") as file:
         file.write("not json\n")
-    found = read_exposed("data/logs", tmp_path, "g0001", max_line_bytes=100_000)
-    known = {user.user_id: user for user in found.users}
-    assert sorted(known) == ["user-0000", "user-0001"]
-    told = [e for e in ab_events(plan, 3) if e.get("role") == "user" and e["user_id"] == "user-0001"]
-    assert known["user-0001"].messages == len(told) + 1
-    assert known["user-0001"].replies == len(told)
-    assert known["user-0000"].messages == 0
-    assert (found.unreadable, found.repeated) == (1, 1)
-    assert read_exposed("data/logs", tmp_path, "g0002", max_line_bytes=100_000).users == []
+    told = [e for e in ab_events(document, 3) if e.get("role") == "user" and e["user_id"] == "user-0001"]
+    settings = load_settings(root / "params.yaml")
+    with open_events(settings, root, PLAN) as found:
+        made = population(found, Window(START, START + timedelta(days=1)), PLAN.rule)
+        rows = sorted(made.users.to_pyarrow().to_pylist(), key=lambda row: row["messages"])
+        assert (found.description["unreadable_lines"], found.description["repeated_events"]) == (1, 1)
+    assert [row["messages"] for row in rows] == [0, len(told) + 1]
+    assert rows[1]["replies"] == len(told)
+    assert (rows[1]["pre_messages"], rows[1]["active_days"], rows[1]["cohort"]) == (1, 1, "occasional")
+    assert not any("user-000" in str(value) for row in rows for value in row.values())
+    with open_events(settings, root, make_plan("g0002")) as found:
+        assert found.exposures.count().execute() == 0
+
+
+def test_staff_and_internal_users_are_not_in_the_population(root: Path) -> None:
+    events = [e for e in ab_events(PLAN.model_dump(mode="json"), 8) if e["type"] == "exposure"]
+    events[0]["source"] = "internal"
+    write_logs(root, "date=2026-11-09", events)
+    staff = (Override(user=staff_key(PLAN.salt, str(events[1]["user_id"])), arm="candidate"),)
+    with open_events(load_settings(root / "params.yaml"), root, PLAN, staff) as found:
+        made = population(found, Window(START, START + timedelta(days=1)), PLAN.rule)
+        assert made.users.count().execute() == len(events) - 2
+        assert found.description["staff_exposures"] == 1
+
+
+def test_an_event_at_the_end_is_not_in_the_test(root: Path) -> None:
+    events = [e for e in ab_events(PLAN.model_dump(mode="json"), 4) if e["type"] == "exposure"]
+    user = str(events[0]["user_id"])
+    events += [message("in", 1.99, user), message("out", 2, user)]
+    write_logs(root, "date=2026-11-09", events)
+    end = datetime(2026, 11, 9, 9, 2, tzinfo=UTC)
+    with open_events(load_settings(root / "params.yaml"), root, PLAN) as found:
+        made = population(found, Window(START, end), PLAN.rule)
+        assert sum(sums.total("messages") for sums in arm_sums(made).values()) == 1
 
 
 def launch_and_analyse(root: Path, number: int) -> dict:
@@ -205,6 +238,7 @@ def test_from_logs_to_the_champion(root: Path) -> None:
     changes = len(registry_of(root).history())
     assert analyse(root, "g0001", by="again") == found
     assert len(registry_of(root).history()) == changes
+    assert "user-0" not in (root / ANALYSIS).read_text()
 
     with pytest.raises(RegistryError, match="no recorded approval"):
         promotion.promote(root, "g0001", by="ada")
@@ -212,11 +246,53 @@ def test_from_logs_to_the_champion(root: Path) -> None:
     assert "**Simulated.**" in shown.body
     assert shown.evidence_digest in shown.body
     assert f"{found['metrics']['depth']['lift_percent']['value']:+.1f}%" in shown.body
+    assert "The rule says: promote" in shown.body
     approve(root, "promotion")
     champion = promotion.promote(root, "g0001", by="ada")
     assert champion.digest == found["model_digest"]
     assert promotion.promote(root, "g0001", by="retry") == champion
     assert registry_of(root).state().experiments["g0001"].status == "promoted"
+
+
+def test_a_real_test_is_judged_at_its_end_and_by_its_own_time(root: Path) -> None:
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("source: simulated", "source: files"))
+    approve(root)
+    run_launch(root)
+    experiment = launch.start(root, by="ada")
+    events = ab_events(read_json(root / "launch/plan.json"), 200, start=experiment.started_at)
+    for shift in range(7):
+        day = experiment.started_at + timedelta(days=shift)
+        again = ab_events(read_json(root / "launch/plan.json"), 200, start=day, name=f"d{shift}")
+        write_logs(root, f"date={day:%Y-%m-%d}", again)
+    late = ab_events(read_json(root / "launch/plan.json"), 200, start=experiment.ends_at, name="late")
+    write_logs(root, f"date={experiment.ends_at:%Y-%m-%d}", late)
+    early = analyse(root, "g0001", by="scheduler", now=experiment.started_at + timedelta(days=2))
+    assert early["result"] == "invalid"
+    assert "only its sequential view may be read now" in early["reasons"][0]
+    found = analyse(root, "g0001", by="scheduler", now=experiment.ends_at + timedelta(hours=1))
+    assert found["result"] == "valid", found["reasons"]
+    assert "Simulated" not in analysis_markdown(found)
+    written = sum(e.get("role") == "user" for e in events)
+    assert sum(row["messages"] for row in found["by_day"]) == 7 * written
+    (root / f"data/logs/date={experiment.started_at + timedelta(days=3):%Y-%m-%d}/part-000.jsonl").unlink()
+    gap = analyse(root, "g0001", by="scheduler", now=experiment.ends_at + timedelta(hours=1))
+    assert gap["reasons"] == ["day 4 of 7 has no logs: 0 exposures, 0 messages"]
+
+
+def test_what_the_rule_rejects_is_not_promoted(root: Path) -> None:
+    approve(root)
+    run_launch(root)
+    launch.start(root, by="ada")
+    events = ab_events(read_json(root / "launch/plan.json"), 200)
+    silent = {e["user_id"] for e in events if e.get("arm") == "candidate" and int(str(e["user_id"])[-1]) % 2}
+    quiet = [e for e in events if e["type"] == "exposure" or e["user_id"] not in silent]
+    write_logs(root, "date=2026-11-09", quiet)
+    found = analyse(root, "g0001", by="scheduler")
+    assert (found["result"], found["advice"]) == ("valid", "reject")
+    approve(root, "promotion")
+    with pytest.raises(RegistryError, match="rejects the candidate"):
+        promotion.promote(root, "g0001", by="ada")
 
 
 def test_other_files_are_not_promoted(root: Path) -> None:
@@ -235,7 +311,7 @@ def test_other_files_are_not_promoted(root: Path) -> None:
 def test_a_new_analysis_needs_a_new_approval(root: Path) -> None:
     launch_and_analyse(root, 200)
     approve(root, "promotion")
-    write_logs(root, "date=2026-11-10", ab_events(read_json(root / "launch/plan.json"), 3))
+    write_logs(root, "date=2026-11-10", [message("more", 100, "user-0001")])
     analyse(root, "g0001", by="scheduler")
     with pytest.raises(RegistryError, match="was approved for model"):
         promotion.promote(root, "g0001", by="ada")
@@ -245,6 +321,8 @@ def test_an_invalid_test_asks_nobody_and_is_rolled_back(root: Path) -> None:
     assert launch_and_analyse(root, 10)["result"] == "invalid"
     with pytest.raises(ApprovalError, match="is invalid"):
         promotion_request(root, "g0001")
+    with pytest.raises(RegistryError, match="is invalid"):
+        promotion.promote(root, "g0001", by="ada")
     state = promotion.rollback(root, "g0001", "too few users", by="scheduler")
     assert state.champion.generation == "base"
     assert state.experiments["g0001"].end_reason == "too few users"
@@ -264,3 +342,14 @@ def test_a_model_that_was_never_launched_is_declined(root: Path) -> None:
     assert registry_of(root).history()[-1].kind == "declined"
     with pytest.raises(RegistryError, match="no experiment of generation g0001 is running"):
         analyse(root, "g0001", by="scheduler")
+
+
+def test_the_table_is_not_broken_by_a_segments_name() -> None:
+    arm, users = people.drawn(np.random.default_rng(3), 1_000)
+    land = np.where(np.arange(1_000) % 2, "a|b\n# x", "<script>")
+    made = people.population(arm, users, changes={"land": land})
+    found = analyse_population(PLAN, made, simulated=False, segments=("land",))
+    shown = analysis_markdown(found)
+    assert "land: a_b__ x" in shown
+    assert "land: _script_" in shown
+    assert found["model_digest"] == DIGEST

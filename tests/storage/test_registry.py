@@ -12,7 +12,17 @@ from pydantic import ValidationError
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.objects import Exists, FolderStore, MissingObjectError, ObjectStore, open_store
 from flywheel_tasks.storage.registry import Registry, RegistryConflict, open_registry
-from flywheel_tasks.storage.registry_state import Analysis, Arm, DvcRef, ModelRef, Plan, RegistryError
+from flywheel_tasks.storage.registry_state import (
+    Analysis,
+    Arm,
+    DvcRef,
+    GuardrailCheck,
+    ModelRef,
+    Override,
+    Plan,
+    RegistryError,
+    State,
+)
 
 BASE, NEW, OTHER, VERDICT, FOUND = (bytes_digest(text) for text in (b"base", b"new", b"other", b"v", b"a"))
 WEEK = timedelta(days=7)
@@ -272,11 +282,88 @@ def test_nothing_starts_without_its_approval(registry: Registry, answers, messag
     assert registry.state().experiments == {}
 
 
-def test_only_one_experiment_runs_and_none_twice(registry: Registry) -> None:
+def second(registry: Registry) -> Plan:
+    """Start a second test in the layer of the first, leaving its users alone."""
+    approve_launch(registry, generation="g0002", model_digest=OTHER)
+    beside = plan("g0002", OTHER).beside(item.plan for item in registry.state().all_running())
+    registry.start_experiment(beside, model("g0002", OTHER), by="ada", duration=WEEK)
+    return beside
+
+
+def test_tests_of_a_layer_run_side_by_side_only_if_they_share_no_users(registry: Registry) -> None:
     launched(registry)
     approve_launch(registry, generation="g0002", model_digest=OTHER)
-    with pytest.raises(RegistryError, match="experiment g0001 is running"):
+    with pytest.raises(RegistryError, match=r"layer policy have changed \(now: g0001\)"):
         registry.start_experiment(plan("g0002", OTHER), model("g0002", OTHER), by="ada", duration=WEEK)
+    beside = second(registry)
+    assert [(draw.experiment, draw.below) for draw in beside.excludes] == [("g0001", 0.2)]
+    state = registry.state()
+    assert [item.plan.experiment for item in state.all_running()] == ["g0001", "g0002"]
+    assert sorted(state.candidates) == ["g0001", "g0002"]
+    assert state.candidate == model("g0002", OTHER)
+    assert state.running("g0001").plan == plan()
+
+
+def test_a_layer_has_no_more_users_than_all() -> None:
+    wide = tuple(arm.model_copy(update={"share": 0.45}) for arm in plan().arms)
+    first = plan().model_copy(update={"arms": wide})
+    with pytest.raises(ValidationError, match=r"layer policy has 0\.1 left beside g0001"):
+        plan("g0002", OTHER).beside([first])
+    other_layer = plan("g0002", OTHER).model_copy(update={"layer": "voice"})
+    assert other_layer.beside([first]).excludes == ()
+
+
+def test_after_a_promotion_the_other_test_cannot_promote(registry: Registry) -> None:
+    launched(registry)
+    second(registry)
+    analysed(registry)
+    registry.record_analysis("g0002", Analysis(result="valid", digest=FOUND, reasons=()), by="scheduler")
+    approve_promotion(registry)
+    approve_promotion(registry, generation="g0002", model_digest=OTHER)
+    state = registry.promote("g0001", by="ada")
+    assert state.champion == model("g0001", NEW)
+    assert state.running("g0002") is not None
+    with pytest.raises(RegistryError, match="test against the champion of now"):
+        registry.promote("g0002", by="ada")
+    assert registry.rollback("g0002", "another won", by="ada").champion == model("g0001", NEW)
+
+
+def test_what_the_rule_rejects_cannot_be_promoted(registry: Registry) -> None:
+    launched(registry)
+    found = Analysis(result="valid", digest=FOUND, reasons=(), advice="reject")
+    registry.record_analysis("g0001", found, by="scheduler")
+    approve_promotion(registry)
+    with pytest.raises(RegistryError, match="rejects the candidate"):
+        registry.promote("g0001", by="ada")
+
+
+def test_looks_are_kept_by_day_and_overrides_by_user(registry: Registry) -> None:
+    launched(registry)
+
+    def look(day: int, result: str) -> GuardrailCheck:
+        at = datetime(2026, 11, 9, tzinfo=UTC)
+        return GuardrailCheck(day=day, at=at, result=result, digest=FOUND, reasons=())
+
+    for item in (look(1, "unknown"), look(0, "go_on"), look(1, "go_on")):
+        registry.record_check("g0001", item, by="scheduler")
+    registry.override("g0001", Override(user=FOUND, arm="control"), by="ada")
+    registry.override("g0001", Override(user=FOUND, arm="candidate"), by="ada")
+    running = registry.state().running()
+    assert [(item.day, item.result) for item in running.checks] == [(0, "go_on"), (1, "go_on")]
+    assert [item.arm for item in running.overrides] == ["candidate"]
+    registry.override("g0001", Override(user=FOUND, arm=None), by="ada", remove=True)
+    assert registry.state().running().overrides == ()
+
+
+def test_a_state_of_one_candidate_is_still_read() -> None:
+    one = model("g0001", NEW).model_dump(mode="json")
+    state = State.model_validate({"champion": model("base", BASE).model_dump(), "candidate": one})
+    assert state.candidates == {"g0001": model("g0001", NEW)}
+    assert State.model_validate({"candidate": None}).candidates == {}
+
+
+def test_no_experiment_runs_twice(registry: Registry) -> None:
+    launched(registry)
     registry.rollback("g0001", "bad replies", by="ada")
     with pytest.raises(RegistryError, match=r"has been run \(rolled_back\)"):
         registry.start_experiment(plan(), model("g0001", NEW), by="ada", duration=WEEK)

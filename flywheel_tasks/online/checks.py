@@ -1,0 +1,106 @@
+"""Why a test proves nothing: what is wrong with who was drawn, who saw what, and which logs are there."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import ibis
+import numpy as np
+import tea_tasting as tt
+
+from flywheel_tasks.online.exposed import Population, Sums
+from flywheel_tasks.online.metrics import BALANCE
+from flywheel_tasks.storage.experiment_records import Plan
+
+# Below this the two arms' sizes are taken as wrongly drawn or wrongly logged (sample ratio mismatch). The same
+# level, shared by its checks, for the balance before the test. Both look for faults, not for effects.
+SRM_PVALUE = 0.001
+ARMS = ("control", "candidate")
+
+
+def sample_ratio(sizes: Mapping[str, int], plan: Plan) -> float:
+    """P-value of the arms' sizes under the plan's shares (exact binomial test for less than 1,000 users).
+
+    Args:
+        sizes: users by arm, control and candidate.
+        plan: of the test.
+    """
+    shares = {arm.name: arm.share for arm in plan.arms}
+    users = {arm: tt.aggr.Aggregates(count_=sizes[arm]) for arm in ARMS}
+    check = tt.SampleRatio(shares["candidate"] / shares["control"])
+    return float(check.analyze(users, "control", "candidate", "arm").pvalue)
+
+
+def exposure_faults(found: Population, plan: Plan) -> list[str]:
+    """What is wrong with who saw what, as sentences; numbers of users, never their ids."""
+    users = found.users
+    unknown = ~users.arm.isin([arm.name for arm in plan.arms])
+    checked = "assigned" in users.columns
+    misplaced = (users.arms == 1) & ~unknown & ~users.assigned if checked else ibis.literal(False)
+    counts = (
+        users.aggregate(
+            unknown=users.count(where=unknown),
+            both=users.count(where=users.arms > 1),
+            misplaced=users.count(where=misplaced),
+        )
+        .to_pyarrow()
+        .to_pylist()[0]
+    )
+    faults = [
+        (counts["unknown"], "were exposed to an arm that the plan does not have"),
+        (counts["both"], "were exposed to more than one arm"),
+        (counts["misplaced"], "were exposed to an arm that the plan does not give them"),
+    ]
+    return [f"{number} users {what}" for number, what in faults if number]
+
+
+def balance(arms: Mapping[str, Sums]) -> dict[str, float | None]:
+    """P-values of differences before the test, by column; null where nobody did anything then."""
+    found: dict[str, float | None] = {}
+    for column in BALANCE:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            result = tt.Mean(column).analyze_aggregates(*(arms[arm].aggregates() for arm in ARMS))
+        found[column] = float(result.pvalue) if math.isfinite(result.pvalue) else None
+    return found
+
+
+def balance_faults(found: Mapping[str, float | None]) -> list[str]:
+    """Differences before the test that chance does not explain, as sentences."""
+    limit = SRM_PVALUE / len(found)
+    return [
+        f"the arms differed before the test: {column} (p = {value:.2g} < {limit:g})"
+        for column, value in found.items()
+        if value is not None and value < limit
+    ]
+
+
+def size_faults(sizes: Mapping[str, int], least: int, ratio: float | None) -> list[str]:
+    """Arms that are too small, or whose sizes do not fit their shares, as sentences."""
+    faults = [
+        f"{size} users in arm {arm}, at least {least} are needed"
+        for arm, size in sizes.items()
+        if size < least
+    ]
+    if ratio is not None and not ratio >= SRM_PVALUE:
+        faults.append(f"the arms' sizes do not fit their shares (p = {ratio:.2g} < {SRM_PVALUE})")
+    return faults
+
+
+def day_faults(found: Population) -> list[str]:
+    """Days of the test without logs, as sentences."""
+    return [
+        f"day {day + 1} of {found.window.days} has no logs: {found.exposures_by_day[day]} exposures, "
+        f"{found.messages_by_day[day]} messages"
+        for day in found.missing_days()
+    ]
+
+
+def facts(arms: Mapping[str, Sums], plan: Plan) -> dict[str, Any]:
+    """Sizes and the two checks' p-values, for the document."""
+    sizes = {arm: arms[arm].n if arm in arms else 0 for arm in ARMS}
+    large = min(sizes.values()) > 1
+    return {
+        "users": sizes,
+        "sample_ratio": {"pvalue": sample_ratio(sizes, plan) if large else None},
+        "balance": balance(arms) if large else dict.fromkeys(BALANCE),
+    }

@@ -1,0 +1,185 @@
+"""The size of an A/B test from past logs, and the rule that will decide it."""
+
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import ibis
+from ruamel.yaml import YAML
+
+from flywheel_tasks.online.exposed import Population, Sums, Window, population, sums_by
+from flywheel_tasks.online.log_events import Events, open_events
+from flywheel_tasks.online.metrics import METRICS, Estimate, Metric, absent, pairs
+from flywheel_tasks.settings import Settings, load_settings
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.documents import finite, write_json
+from flywheel_tasks.storage.registry_state import Rule
+
+DESIGN = "launch/design.json"
+
+
+class DesignError(ValueError):
+    """Past logs say nothing of the size of a test; the message says why."""
+
+
+def users_needed(
+    metric: Metric, past: Sums, estimate: Estimate, *, lift_percent: float, alpha: float, power: float
+) -> int | None:
+    """Users of both arms together that find a lift, by tea-tasting's power analysis.
+
+    Args:
+        metric: the metric.
+        past: sums over users as they were.
+        estimate: raw, or with CUPED.
+        lift_percent: the relative lift, not zero.
+        alpha: two-sided level.
+        power: chance to find it.
+
+    Returns:
+        None where past users do not vary.
+    """
+    test = metric.of(estimate, alpha=alpha, power=power, rel_effect_size=lift_percent / 100)
+    try:
+        return int(test.solve_power_from_aggregates(past.aggregates(), "n_obs")[0].n_obs)
+    except (ValueError, ArithmeticError, RuntimeError):  # no mean or no variance: nothing to solve
+        return None
+
+
+def _past(events: Events, rule: Rule) -> tuple[Population, list[int]]:
+    """The users seen in the newest days of the logs, as if all had been exposed at their beginning.
+
+    Those who were seen in the days before and not in these are inactive: breadth falls short of all by them.
+
+    Returns:
+        the users, and how many different ones had been seen by the end of each day.
+    """
+    acts = events.activity
+    if "source" in acts.columns:
+        acts = acts.filter(acts.source.isin(rule.include_sources))
+    last = acts.time.max().to_pyarrow().as_py()
+    if last is None:
+        raise DesignError("the logs hold no messages of users who would be in a test")
+    end = last.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=UTC) + timedelta(days=1)
+    window = Window(end - timedelta(days=max(1, math.ceil(rule.duration_minutes / 1440))), end)
+    since = ibis.timestamp((window.start - timedelta(days=rule.pre_days)).replace(tzinfo=None))
+    start = ibis.timestamp(window.start.replace(tzinfo=None))
+    seen = acts.filter(acts.time >= since).group_by("user").aggregate(time=start)
+    exposures = seen.mutate(arm=ibis.literal("control"), source=ibis.literal(rule.include_sources[0]))
+    made = population(Events(exposures, acts, events.description), window, rule)
+    firsts = acts.filter(acts.time >= start).group_by("user").aggregate(first=acts.time.min())
+    dates = firsts.group_by(date=firsts.first.date()).aggregate(n=firsts.count()).to_pyarrow().to_pylist()
+    count = {row["date"]: row["n"] for row in dates}
+    days, total = [], 0
+    for day in range(window.days):
+        total += count.get((window.start + timedelta(days=day)).date(), 0)
+        days.append(total)
+    return made, days
+
+
+def days_needed(users: int | None, by_day: list[int], share: float) -> int | None:
+    """Days until the arms have that many users; beyond the past days at their mean rate.
+
+    Args:
+        users: of both arms.
+        by_day: different users seen by the end of each past day.
+        share: of all users in both arms.
+    """
+    if users is None or not by_day[-1]:
+        return None
+    for day, seen in enumerate(by_day, start=1):
+        if seen * share >= users:
+            return day
+    return math.ceil(users / (share * by_day[-1] / len(by_day)))
+
+
+def _row(
+    metric: Metric, past: Sums, by_day: list[int], share: float, options: dict[str, float]
+) -> dict[str, Any]:
+    aggregates = past.aggregates()
+    mean = aggregates.mean(metric.numer) / aggregates.mean(metric.denom)
+    row: dict[str, Any] = {"mean": float(mean), "cuped": None}
+    users = users_needed(metric, past, "raw", **options)
+    row |= {"users": users, "days": days_needed(users, by_day, share)}
+    if metric.covariate is not None and past.total(metric.covariate[0]):
+        users = users_needed(metric, past, "cuped", **options)
+        row["cuped"] = {"users": users, "days": days_needed(users, by_day, share)}
+    return row
+
+
+def _planned(rows: dict[str, Any], rule: Rule) -> int:
+    """Users for the primary metric that needs most, by the estimate that decides."""
+    needs = []
+    for name in rule.primary:
+        row = rows.get(name)
+        if row is not None:
+            cuped = row["cuped"] if rule.estimate == "cuped" else None
+            needs.append((cuped or row)["users"])
+    known = [need for need in needs if need is not None]
+    if not known:
+        raise DesignError(f"past logs say nothing of {', '.join(rule.primary)}: no mean or no variance")
+    return max(2 * rule.min_users_per_arm, *known)
+
+
+def make_design(root: Path, *, lift_percent: float, power: float) -> dict[str, Any]:
+    """Users and days that a lift needs, from past logs, with the rule that will decide; into ``launch/design.json``.
+
+    The primary metrics share ``rule.alpha`` equally here. Holm's correction, which decides, never needs more.
+
+    Args:
+        root: the workspace.
+        lift_percent: smallest lift worth finding.
+        power: chance to find it.
+
+    Raises:
+        DesignError: the lift is zero, or the logs say nothing.
+        LogsError: the logs cannot be read.
+    """
+    if not lift_percent:
+        raise DesignError("the lift must not be zero")
+    settings: Settings = load_settings(root / "params.yaml")
+    rule, share = settings.ab.rule, 2 * settings.launch.traffic_share
+    with open_events(settings, root, None) as events:
+        made, by_day = _past(events, rule)
+        (past,) = sums_by(made.users, ["arm"], pairs()).values()
+    if past.n < 2:
+        raise DesignError("the logs hold less than two users who would be in a test")
+    options = {"lift_percent": lift_percent, "alpha": rule.alpha / len(rule.primary), "power": power}
+    rows = {
+        name: _row(metric, past, by_day, share, options)
+        for name, metric in METRICS.items()
+        if absent(metric, {"past": past}) is None
+    }
+    design = finite(
+        {
+            "lift_percent": lift_percent,
+            "power": power,
+            "alpha": options["alpha"],
+            "rule": rule.model_dump(mode="json"),
+            "simulated": settings.logs.source == "simulated",
+            "past": {
+                "users": past.n,
+                "days": made.window.days,
+                "users_per_day": share * by_day[-1] / len(by_day),
+                "start": made.window.start.isoformat(),
+                "logs": dict(made.description),
+            },
+            "metrics": rows,
+            "planned_users": _planned(rows, rule),
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+    write_json(design, root / DESIGN)
+    return dict(design)
+
+
+def write_planned_users(root: Path, users: int) -> None:
+    """Set ``ab.planned_users`` in params.yaml, comments kept."""
+    path = root / "params.yaml"
+    yaml_file = YAML()
+    yaml_file.preserve_quotes = True
+    yaml_file.width = 200
+    document = yaml_file.load(path.read_text(encoding="utf-8"))
+    document["ab"]["planned_users"] = users
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yaml_file.dump(document, file)

@@ -1,0 +1,99 @@
+"""The daily look at a running test: may it go on?"""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from flywheel_tasks.online import checks
+from flywheel_tasks.online.analysis import arm_sums, as_bytes, look_at, running_experiment
+from flywheel_tasks.online.approval import registry_of
+from flywheel_tasks.online.decision import harms
+from flywheel_tasks.online.exposed import Population
+from flywheel_tasks.settings import load_settings
+from flywheel_tasks.storage.digests import bytes_digest
+from flywheel_tasks.storage.registry_state import Experiment, GuardrailCheck, Plan
+from flywheel_tasks.traffic.logs import LogsError
+
+
+def day_of(experiment: Experiment, now: datetime) -> int:
+    """The test day of a moment, 0 for the first."""
+    return max(0, (min(now, experiment.ends_at) - experiment.started_at) // timedelta(days=1))
+
+
+def look_document(plan: Plan, found: Population | None) -> dict[str, Any]:
+    """What a look finds: ``result``, ``reasons``, ``users`` and the guardrails' always-valid figures.
+
+    ``stop`` only on harm under the rule's own sequential bound. Too few users, arms that do not fit their shares or a
+    day without logs are ``unknown``: no look could tell anything, and the test goes on until the analysis judges it.
+
+    Args:
+        plan: of the test.
+        found: its users so far; None if there are none.
+    """
+    rule = plan.rule
+    if found is None:
+        return {"result": "unknown", "reasons": ["nobody was exposed"], "guardrails": {}}
+    arms = arm_sums(found)
+    facts = checks.facts(arms, plan)
+    doubts = checks.exposure_faults(found, plan)
+    doubts += checks.size_faults(facts["users"], rule.min_users_per_arm, facts["sample_ratio"]["pvalue"])
+    doubts += checks.day_faults(found)
+    guardrails: dict[str, Any] = {}
+    harm: list[str] = []
+    if min(facts["users"].values()) >= max(2, rule.min_users_per_arm):
+        guardrails, harm = harms(arms, rule)
+    result = "stop" if harm else "unknown" if doubts else "go_on"
+    return {"result": result, "reasons": [*harm, *doubts], "guardrails": guardrails, **facts}
+
+
+def check(root: Path, generation: str, by: str, now: datetime | None = None) -> GuardrailCheck:
+    """Look at the running test of a generation and record the look; one a test day is kept, the last.
+
+    Args:
+        root: the workspace.
+        generation: whose test.
+        by: who looks.
+        now: by default now.
+
+    Returns:
+        the look: ``go_on``, ``stop`` or ``unknown``. Logs that cannot be read are ``unknown`` too.
+
+    Raises:
+        RegistryError: no test of this generation is running.
+    """
+    settings, moment = load_settings(root / "params.yaml"), now or datetime.now(UTC)
+    experiment = running_experiment(root, generation)
+    try:
+        with look_at(root, settings, experiment, moment) as look:
+            document = look_document(experiment.plan, look.population)
+    except LogsError as error:
+        document = {"result": "unknown", "reasons": [str(error)], "guardrails": {}}
+    day = day_of(experiment, moment)
+    data = as_bytes({"experiment": experiment.plan.experiment, "day": day, **document})
+    digest = bytes_digest(data)
+    registry = registry_of(root)
+    registry.put_generation(generation, f"look-{digest.removeprefix('sha256:')}.json", data)
+    found = GuardrailCheck(
+        day=day, at=moment, result=document["result"], digest=digest, reasons=tuple(document["reasons"])
+    )
+    earlier = next((item for item in experiment.checks if item.day == day), None)
+    if earlier is not None and (earlier.digest, earlier.result) == (found.digest, found.result):
+        return earlier
+    registry.record_check(generation, found, by=by)
+    return found
+
+
+def next_look(experiment: Experiment, now: datetime) -> datetime:
+    """When to look next: at the end of the current test day, or of the test."""
+    day_end = experiment.started_at + timedelta(days=day_of(experiment, now) + 1)
+    return min(day_end, experiment.ends_at) if now < experiment.ends_at else experiment.ends_at
+
+
+def lacks_logs(root: Path, generation: str, now: datetime) -> bool:
+    """Whether a day of a test that is over has no logs yet: they may be late."""
+    settings, experiment = load_settings(root / "params.yaml"), running_experiment(root, generation)
+    try:
+        with look_at(root, settings, experiment, now) as look:
+            return look.population is not None and bool(look.population.missing_days())
+    except LogsError:
+        return True

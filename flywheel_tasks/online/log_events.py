@@ -1,0 +1,315 @@
+"""The events that an A/B test needs, from the raw logs or from a team's warehouse, as two lazy tables.
+
+The one place that knows where events come from. ``exposures`` has ``user``, ``time``, ``arm``, ``source`` and, from
+raw logs, ``assigned`` (whether the plan gives the user this arm); ``activity`` has ``user``, ``time``, ``kind``
+(message, reply, or a signal's name), ``milliseconds`` (a reply's latency, or null) and perhaps ``source``. ``user`` is
+a 64-bit key of the id, ``time`` a timestamp in UTC without a zone. No text and no user id goes further than here.
+"""
+
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flywheel_tasks.online.assignment import assign, staff_key
+from flywheel_tasks.settings import Settings
+from flywheel_tasks.storage.digests import bytes_digest
+from flywheel_tasks.storage.experiment_records import Override, Plan
+from flywheel_tasks.traffic.events import EventError, parse_line
+from flywheel_tasks.traffic.logs import open_partition, pin_logs
+
+_BATCH = 50_000
+_TIME = pa.timestamp("us")
+_SPOOL = pa.schema(
+    [
+        ("event", pa.int64()),
+        ("ordinal", pa.int64()),
+        ("user", pa.int64()),
+        ("time", _TIME),
+        ("kind", pa.string()),
+        ("source", pa.string()),
+        ("arm", pa.string()),
+        ("assigned", pa.bool_()),
+        ("milliseconds", pa.int64()),
+    ]
+)
+# Columns that a warehouse's or a folder's tables must have.
+TABLES = {
+    "exposures": ("user_id", "time", "source", "experiment", "arm"),
+    "messages": ("user_id", "time", "role"),
+    "signals": ("user_id", "time", "signal"),
+}
+
+
+class EventsError(ValueError):
+    """The place of events is malformed, or a table of it lacks a column."""
+
+
+@dataclass(frozen=True)
+class Events:
+    """What the logs hold of a test.
+
+    Attributes:
+        exposures: of this test only.
+        activity: of everyone.
+        description: of the logs, for the analysis' document: where, digest, counts. Never a user id.
+        segment_columns: further columns of ``exposures``, which may be segments.
+    """
+
+    exposures: ir.Table
+    activity: ir.Table
+    description: Mapping[str, Any]
+    segment_columns: tuple[str, ...] = ()
+
+
+@dataclass
+class _Counts:
+    read: int = 0
+    unreadable: int = 0
+    staff: int = 0
+    partitions: list[Mapping[str, Any]] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        names = "".join(f"{item['path']} {item['sha256']}\n" for item in self.partitions)
+        return bytes_digest(names.encode())
+
+
+def connect(folder: Path) -> Any:
+    """A DuckDB of its own in a scratch folder, which spills there instead of growing in memory.
+
+    Args:
+        folder: for its file and for what does not fit in memory.
+    """
+    limit = os.environ.get("FLYWHEEL_AB_MEMORY", "1500MB")
+    con = ibis.duckdb.connect(
+        folder / "ab.duckdb",
+        temp_directory=str(folder / "spill"),
+        memory_limit=limit,
+        preserve_insertion_order=False,
+        autoinstall_known_extensions=False,
+    )
+    # Zoned times become UTC only if the session is in UTC; without the ICU extension there is no other zone.
+    with suppress(duckdb.InvalidInputException, duckdb.CatalogException):
+        con.raw_sql("SET TimeZone = 'UTC'")
+    return con
+
+
+def computed(expression: ir.Table) -> ir.Table:
+    """A table that is computed once, where its data are: in the scratch database, or as a warehouse's temporary table.
+
+    Not ibis' ``cache``, whose tables are dropped when they are collected, and fail if the connection went first.
+    """
+    backend = expression.get_backend()
+    temporary = backend.name != "duckdb"
+    return backend.create_table(f"flywheel_ab_{uuid.uuid4().hex}", expression, temp=temporary)
+
+
+class _Keys:
+    """64-bit keys of ids, under a key that is thrown away: equal ids meet, and none can be read back.
+
+    Two of n users share a key with a chance of about n^2 / 2^65: 3 in a million for ten million users.
+    """
+
+    def __init__(self) -> None:
+        self._secret = os.urandom(32)
+
+    def __call__(self, name: str) -> int:
+        digest = hashlib.blake2b(name.encode(), digest_size=8, key=self._secret).digest()
+        return int.from_bytes(digest, "big", signed=True)
+
+
+class _Reader:
+    """Raw log lines to rows of the spool; without a plan, of no test."""
+
+    def __init__(self, plan: Plan | None, overrides: tuple[Override, ...]) -> None:
+        self._plan, self._document = plan, plan.model_dump(mode="json") if plan else {}
+        self._staff = {item.user for item in overrides}
+        self._users, self._events = _Keys(), _Keys()
+        self.counts = _Counts()
+
+    def rows(self, lines: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        for line in lines:
+            try:
+                if line.problem is not None:
+                    raise EventError(line.problem, "")
+                event = parse_line(line.data)
+            except EventError:
+                self.counts.unreadable += 1
+                continue
+            if event.type != "card" and (row := self._row(event.type, event.row)) is not None:
+                self.counts.read += 1
+                yield row | {"ordinal": self.counts.read, "event": self._events(event.row["event_id"])}
+
+    def _row(self, kind: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        user, source = row["user_id"], row["source"]
+        time = row["time"].replace(tzinfo=None)
+        found: dict[str, Any] = {"user": self._users(user), "time": time, "source": source}
+        if kind == "message":
+            is_reply = row["role"] == "assistant"
+            latency = row.get("latency_ms") if is_reply else None
+            return found | {"kind": "reply" if is_reply else "message", "milliseconds": latency}
+        if kind == "signal":
+            return found | {"kind": row["signal"]}
+        if self._plan is None or row["experiment"] != self._plan.experiment:
+            return None
+        if self._staff and staff_key(self._plan.salt, user) in self._staff:
+            self.counts.staff += 1
+            return None
+        assigned = assign(self._document, user) == row["arm"]
+        return found | {"kind": "exposure", "arm": row["arm"], "assigned": assigned}
+
+
+def _write(rows: Iterator[dict[str, Any]], path: Path) -> None:
+    with pq.ParquetWriter(path, _SPOOL) as writer:
+        batch: list[dict[str, Any]] = []
+        for row in rows:
+            batch.append(row)
+            if len(batch) == _BATCH:
+                writer.write_table(pa.Table.from_pylist(batch, _SPOOL))
+                batch.clear()
+        writer.write_table(pa.Table.from_pylist(batch, _SPOOL))
+
+
+def _within(days: tuple[date, date] | None) -> Callable[[str], bool]:
+    """Whether a partition may hold events of these days; a day more each way, as the date only groups files."""
+    if days is None:
+        return lambda name: True
+    first, last = days[0] - timedelta(days=1), days[1] + timedelta(days=1)
+    return lambda name: first <= date.fromisoformat(name.split("date=", 1)[1][:10]) <= last
+
+
+def _raw(
+    settings: Settings,
+    root: Path,
+    plan: Plan | None,
+    overrides: tuple[Override, ...],
+    days: tuple[date, date] | None,
+    con: Any,
+    folder: Path,
+) -> Events:
+    reader, location = _Reader(plan, overrides), settings.logs.location
+    wanted = _within(days)
+    partitions = list(pin_logs(location, root, wanted)["partitions"])
+    reader.counts.partitions = partitions
+
+    def lines() -> Iterator[Any]:
+        for partition in partitions:
+            yield from open_partition(
+                location, root, partition, max_line_bytes=settings.ingest.max_line_bytes
+            )
+
+    _write(reader.rows(lines()), folder / "events.parquet")
+    spool = con.read_parquet(folder / "events.parquet")
+    # An id that comes again is the same event written twice, or a fault of the product's: the first one counts.
+    firsts = spool.group_by("event").aggregate(ordinal=spool.ordinal.min())
+    unique = computed(spool.semi_join(firsts, ["event", "ordinal"]))
+    counts = reader.counts
+    return Events(
+        exposures=unique.filter(unique.kind == "exposure").select(
+            "user", "time", "arm", "source", "assigned"
+        ),
+        activity=unique.filter(unique.kind != "exposure").select(
+            "user", "time", "kind", "milliseconds", "source"
+        ),
+        description={
+            "from": "logs",
+            "partitions": len(partitions),
+            "digest": counts.digest,
+            "unreadable_lines": counts.unreadable,
+            "repeated_events": counts.read - int(unique.count().execute()),
+            "staff_exposures": counts.staff,
+        },
+    )
+
+
+def _columns(name: str, table: ir.Table) -> ir.Table:
+    if missing := [column for column in TABLES[name] if column not in table.columns]:
+        raise EventsError(f"ab.events: table {name} lacks the columns {', '.join(missing)}")
+    return table
+
+
+def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table]) -> Events:
+    """Events of tables in which ids are unique: ingested ones, or a warehouse's."""
+    exposures, messages, signals = (_columns(name, tables[name]) for name in TABLES)
+    exposures = exposures.filter(exposures.experiment == (plan.experiment if plan else None))
+    extra = tuple(name for name in exposures.columns if name not in (*TABLES["exposures"], "event_id"))
+
+    def keyed(table: ir.Table, **columns: Any) -> ir.Table:
+        return table.select(user=table.user_id.hash(), time=table.time.cast("timestamp"), **columns)
+
+    is_reply = messages.role == "assistant"
+    latency = messages.latency_ms.cast("int64") if "latency_ms" in messages.columns else ibis.null("int64")
+    activity = ibis.union(
+        keyed(messages, kind=ibis.ifelse(is_reply, "reply", "message"), milliseconds=latency),
+        keyed(signals, kind=signals.signal, milliseconds=ibis.null("int64")),
+    )
+    return Events(
+        exposures=keyed(
+            exposures, arm=exposures.arm, source=exposures.source, **{name: exposures[name] for name in extra}
+        ),
+        activity=activity,
+        description={"from": location.split("?")[0].rsplit("@", 1)[-1]},
+        segment_columns=extra,
+    )
+
+
+@contextmanager
+def open_events(
+    settings: Settings,
+    root: Path,
+    plan: Plan | None,
+    overrides: tuple[Override, ...] = (),
+    days: tuple[date, date] | None = None,
+) -> Iterator[Events]:
+    """Open the events of a test, from where ``ab.events`` says.
+
+    ``logs``: the raw logs (``logs.location``), line by line through the one parser, pinned by digest; spooled as ids
+    without texts to a scratch folder that is removed. A folder or ``s3://`` prefix: Parquet files
+    ``exposures/*.parquet``, ``messages/*.parquet``, ``signals/*.parquet`` with the columns of :data:`TABLES`. A URL:
+    tables of these names in a warehouse that ibis can open. In both of these events must be unique, and ids may be
+    raw or keyed hashes, as long as they are the same in all three.
+
+    Args:
+        settings: all settings.
+        root: the workspace.
+        plan: of the test; None: no exposures are wanted.
+        overrides: staff whose exposures do not count (raw logs only: elsewhere they are never logged).
+        days: first and last day of interest (raw logs only); by default all.
+
+    Yields:
+        the events; gone after the block.
+
+    Raises:
+        LogsError: there are no logs, or they changed while they were read.
+        EventsError: the place is malformed or lacks a column.
+    """
+    place = settings.ab.events
+    with tempfile.TemporaryDirectory(prefix="flywheel-ab-") as scratch:
+        folder = Path(scratch)
+        if "://" in place and not place.startswith("s3://"):
+            warehouse = ibis.connect(place)
+            yield _tables(place, plan, {name: warehouse.table(name) for name in TABLES})
+            return
+        con = connect(folder)
+        try:
+            if place == "logs":
+                yield _raw(settings, root, plan, overrides, days, con, folder)
+            else:
+                base = place.rstrip("/") if place.startswith("s3://") else str(root / place)
+                tables = {name: con.read_parquet(f"{base}/{name}/*.parquet") for name in TABLES}
+                yield _tables(place, plan, tables)
+        finally:
+            con.disconnect()
