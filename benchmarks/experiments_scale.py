@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -42,7 +43,8 @@ def generate(folder: Path, users: int, events: int) -> None:
         f"""copy (select {_ids(f"i % {users}")} as user_id,
             {start} + to_microseconds(cast(random() * {DAYS} * 86400e6 as bigint)) as time, 'user' as source,
             'g0001' as experiment, case when hash(i % {users}) % 2 = 0 then 'control' else 'candidate' end as arm
-            from range({2 * users}) t(i)) to '{folder / "exposures" / "part-0.parquet"}' (format parquet, compression zstd)"""
+            from range({2 * users}) t(i))
+            to '{folder / "exposures" / "part-0.parquet"}' (format parquet, compression zstd)"""
     )
     signals = events // 10
     for table, total in (("messages", events - signals), ("signals", signals)):
@@ -94,9 +96,7 @@ def analyse(folder: Path) -> None:
         marks.append(("users", time.perf_counter()))
         found = analyse_population(plan, made, simulated=False)
         marks.append(("figures", time.perf_counter()))
-    steps = ", ".join(
-        f"{name} {at - before:.1f} s" for (_, before), (name, at) in zip(marks, marks[1:], strict=False)
-    )
+    steps = ", ".join(f"{name} {at - before:.1f} s" for (_, before), (name, at) in pairwise(marks))
     print(f"{found['result']}: {sum(found['users'].values()):,} users ({steps}) {found['reasons']}")
 
 

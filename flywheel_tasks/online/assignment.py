@@ -1,14 +1,10 @@
 """Which arm of which A/B test a user is in: a pure function of the plans and the user's id."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Any
 
 from flywheel_tasks.storage.digests import bytes_digest
-from flywheel_tasks.storage.experiment_records import Experiment
-from flywheel_tasks.storage.registry_state import State
 
 _BITS = 64
 
@@ -58,99 +54,20 @@ def staff_key(salt: str, user_id: str) -> str:
     return bytes_digest(f"staff:{len(salt)}:{salt}{user_id}".encode())
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """What a user is served.
-
-    Attributes:
-        experiment: the test.
-        generation: whose candidate it tests.
-        arm: control or candidate.
-        model: id of the arm's model.
-        digest: tree digest of the arm's model.
-        drawn: by chance; False for a member of staff by override, whose exposures are not logged.
-    """
-
-    experiment: str
-    generation: str
-    arm: str
-    model: str
-    digest: str
-    drawn: bool
-
-
-class Assigner:
-    """Assigns users to the arms of the running tests; made anew when the registry has changed.
+def arm_of(
+    plan: Mapping[str, Any], overrides: Mapping[str, str | None], user_id: str
+) -> tuple[str | None, bool]:
+    """The arm of a user as it is served, staff by override included.
 
     Args:
-        experiments: the running ones (:meth:`flywheel_tasks.storage.registry_state.State.all_running`).
-    """
-
-    def __init__(self, experiments: Iterable[Experiment]) -> None:
-        self._tests = [
-            (
-                experiment.plan,
-                experiment.plan.model_dump(mode="json"),
-                {item.user: item.arm for item in experiment.overrides},
-            )
-            for experiment in experiments
-        ]
-
-    @classmethod
-    def of(cls, state: State) -> "Assigner":
-        """The assigner of the registry as it is."""
-        return cls(state.all_running())
-
-    def assign(self, user_id: str, layer: str = "policy") -> Assignment | None:
-        """The test and arm of a user in a layer: at most one, as the tests of a layer share no users.
-
-        Args:
-            user_id: as in the raw logs.
-            layer: tests of other layers are drawn independently.
-
-        Returns:
-            None for a user in no test, who gets the champion.
-        """
-        tests = [test for test in self._tests if test[0].layer == layer]
-        for plan, _, overrides in tests:
-            if overrides and (key := staff_key(plan.salt, user_id)) in overrides:
-                return _assignment(plan, overrides[key], drawn=False)
-        for plan, document, _ in tests:
-            if (arm := assign(document, user_id)) is not None:
-                return _assignment(plan, arm, drawn=True)
-        return None
-
-
-def _assignment(plan: Any, name: str | None, *, drawn: bool) -> Assignment | None:
-    if name is None:
-        return None
-    arm = next(arm for arm in plan.arms if arm.name == name)
-    return Assignment(plan.experiment, plan.generation, arm.name, arm.model, arm.digest, drawn)
-
-
-def exposure_event(
-    assignment: Assignment, *, user_id: str, event_id: str, source: str, time: datetime | None = None
-) -> dict[str, str] | None:
-    """The raw log event of an exposure, to be logged when the arm's reply is really shown.
-
-    Args:
-        assignment: what was shown.
-        user_id: to whom, as in the raw logs.
-        event_id: unique over all events.
-        source: internal or user.
-        time: when; by default now.
+        plan: as in :func:`assign`.
+        overrides: arms (None: none) of the test's staff, by :func:`staff_key`.
+        user_id: as in the raw logs.
 
     Returns:
-        the event (docs/raw-logs.md); None for staff by override, who are no part of the test's population.
+        the arm, or None; and whether it was drawn. Only then is its exposure logged: staff by override are no part of
+        the test's population.
     """
-    if not assignment.drawn:
-        return None
-    return {
-        "event_id": event_id,
-        "type": "exposure",
-        "time": (time or datetime.now(UTC)).astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        "source": source,
-        "user_id": user_id,
-        "experiment": assignment.experiment,
-        "arm": assignment.arm,
-    }
+    if overrides and (key := staff_key(plan["salt"], user_id)) in overrides:
+        return overrides[key], False
+    return assign(plan, user_id), True

@@ -1,6 +1,7 @@
 """Who was in an A/B test and what each did, as one table of users; and its sums, exact and small.
 
-A user is in the test from the first exposure on, whatever they do later (cumulative exposure). The sums (and sums of
+A user is in the test from the first exposure on, whatever they do later (cumulative exposure); what counts is what they
+do after it. The sums (and sums of
 products) of integer columns are integers: the same in any order and on any number of threads, so an analysis of the
 same logs has the same digest.
 """
@@ -138,7 +139,8 @@ def _totals(events: Events, exposed: ir.Table, window: Window, rule: Rule) -> ir
     )
     acts = acts.inner_join(exposed.select("user", "first"), "user")
     before = acts.time < _naive(start)
-    since = acts.time >= acts.first
+    # What is done at the moment of the first exposure led to it: the message that the first reply of the arm answers.
+    since = acts.time > acts.first
     acts = acts.filter(before | since).mutate(before=before, day=_day_of(acts.time, start))
     message, reply = acts.kind == "message", acts.kind == "reply"
     kinds = {"messages": message, "replies": reply} | {name: acts.kind == name for name in COUNTED}

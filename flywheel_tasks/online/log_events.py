@@ -20,6 +20,7 @@ from typing import Any
 import duckdb
 import ibis
 import ibis.expr.types as ir
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -149,18 +150,25 @@ class _Reader:
             except EventError:
                 self.counts.unreadable += 1
                 continue
-            if event.type != "card" and (row := self._row(event.type, event.row)) is not None:
+            if event.type == "card" or (row := self._row(event.type, event.row)) is None:
+                continue
+            self.counts.read += 1
+            name = event.row["event_id"]
+            more = _more(line.data) if row["kind"] == "reply" else {}
+            if (latency := more.get("latency_ms")) is not None:
+                row["milliseconds"] = round(latency)
+            yield row | {"ordinal": self.counts.read, "event": self._events(name)}
+            if more.get("refused_model") is not None:  # the model's reply was not shown: it was not safe
                 self.counts.read += 1
-                yield row | {"ordinal": self.counts.read, "event": self._events(event.row["event_id"])}
+                violation = {"kind": "safety_violation", "ordinal": self.counts.read}
+                yield row | violation | {"milliseconds": None, "event": self._events(f"refused {name}")}
 
     def _row(self, kind: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
         user, source = row["user_id"], row["source"]
         time = row["time"].replace(tzinfo=None)
         found: dict[str, Any] = {"user": self._users(user), "time": time, "source": source}
         if kind == "message":
-            is_reply = row["role"] == "assistant"
-            latency = row.get("latency_ms") if is_reply else None
-            return found | {"kind": "reply" if is_reply else "message", "milliseconds": latency}
+            return found | {"kind": "reply" if row["role"] == "assistant" else "message"}
         if kind == "signal":
             return found | {"kind": row["signal"]}
         if self._plan is None or row["experiment"] != self._plan.experiment:
@@ -170,6 +178,19 @@ class _Reader:
             return None
         assigned = assign(self._document, user) == row["arm"]
         return found | {"kind": "exposure", "arm": row["arm"], "assigned": assigned}
+
+
+def _more(line: bytes) -> dict[str, Any]:
+    """What the gateway logs of a reply beyond the format, where it is what it should be."""
+    if not any(name in line for name in (b'"latency_ms"', b'"refused_model"')):
+        return {}
+    event = orjson.loads(line)
+    latency, refused = event.get("latency_ms"), event.get("refused_model")
+    is_number = isinstance(latency, int | float) and not isinstance(latency, bool) and 0 <= latency < 1e9
+    return {
+        "latency_ms": latency if is_number else None,
+        "refused_model": refused if isinstance(refused, str) else None,
+    }
 
 
 def _write(rows: Iterator[dict[str, Any]], path: Path) -> None:

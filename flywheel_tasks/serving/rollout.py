@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from flywheel_tasks.online.assignment import assign
+from flywheel_tasks.online.assignment import arm_of
 from flywheel_tasks.storage.registry_state import Experiment, ModelRef, State
 
 _log = logging.getLogger(__name__)
@@ -23,11 +23,13 @@ class Running:
         name: the experiment.
         plan: its plan, as :func:`flywheel_tasks.online.assignment.assign` takes it.
         models: by arm.
+        overrides: arms of its staff, by :func:`flywheel_tasks.online.assignment.staff_key`.
     """
 
     name: str
     plan: Mapping[str, Any]
     models: Mapping[str, ModelRef]
+    overrides: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,12 @@ class Rollout:
         if arm == "champion":
             return Route(self.champion)
         for experiment in self.running:
-            drawn = assign(experiment.plan, user_id) if arm is None else arm
+            by_chance = arm is None
+            drawn = arm
+            if drawn is None:
+                drawn, by_chance = arm_of(experiment.plan, experiment.overrides, user_id)
             if drawn is not None and drawn in experiment.models:
-                return Route(experiment.models[drawn], experiment.name, drawn, exposes=arm is None)
+                return Route(experiment.models[drawn], experiment.name, drawn, exposes=by_chance)
         if arm is not None:
             raise RoutingError(f"there is no arm {arm!r} now")
         return Route(self.champion)
@@ -89,14 +94,17 @@ class Rollout:
 
 def _running(experiment: Experiment, state: State) -> Running | None:
     """An experiment with its models; None, and an error in the log, if the registry does not have them all."""
-    known = {model.digest: model for model in (state.champion, state.candidate) if model is not None}
+    # A test goes on against the champion of its start, when another test's candidate has become champion meanwhile.
+    found = (state.previous, state.champion, *state.candidates.values())
+    known = {model.digest: model for model in found if model is not None}
     models: dict[str, ModelRef] = {
         arm.name: known[arm.digest] for arm in experiment.plan.arms if arm.digest in known
     }
     if len(models) < len(experiment.plan.arms):
         _log.error("experiment %s: the registry lacks a model of it; not served", experiment.plan.experiment)
         return None
-    return Running(experiment.plan.experiment, experiment.plan.model_dump(mode="json"), models)
+    overrides = {item.user: item.arm for item in experiment.overrides}
+    return Running(experiment.plan.experiment, experiment.plan.model_dump(mode="json"), models, overrides)
 
 
 def rollout_of(state: State) -> Rollout | None:
