@@ -1,0 +1,108 @@
+"""Agreement of the refusal detector with labels; ``python -m tests.evaluation.refusals.agreement`` prints the table.
+
+``lines.txt``: own lines, half of them never used to write a rule. ``hh_rlhf_labels.jsonl``: replies of other models in
+hh-rlhf, by row, side and digest (the text is not copied), label 1, 0 or null (a careful reader could say either).
+Part ``read``: its errors were looked at while the rules were written; ``unseen``: labelled afterwards, its errors not.
+"""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flywheel_tasks.evaluation.intervals import share
+from flywheel_tasks.evaluation.refusals import refuses
+
+HERE = Path(__file__).parent
+Labelled = tuple[str, bool]
+
+
+def own(*, held_out: bool) -> list[Labelled]:
+    """The lines of one half."""
+    found: list[Labelled] = []
+    place = 0
+    for line in (HERE / "lines.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            place = 0
+        elif line[:2] in ("+ ", "- "):
+            if (place % 2 == 1) == held_out:
+                found.append((line[2:], line[0] == "+"))
+            place += 1
+    return found
+
+
+def hh_rlhf(folder: Path, part: str) -> Iterator[Labelled]:
+    """The labelled replies of one part, read from the data set.
+
+    Raises:
+        ValueError: a reply is not the one that was labelled.
+    """
+    with gzip.open(folder / "hh-rlhf/harmless-base-sample.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    for line in (HERE / "hh_rlhf_labels.jsonl").read_text(encoding="utf-8").splitlines():
+        label = json.loads(line)
+        text = rows[label["row"]][label["side"]].rpartition("\n\nAssistant:")[2].strip()
+        if hashlib.sha256(text.encode()).hexdigest()[:16] != label["sha256"]:
+            raise ValueError(f"row {label['row']}, {label['side']}: another reply than the labelled one")
+        if label["part"] == part and label["label"] is not None:
+            yield text, label["label"] == 1
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Counts, and shares with 95% intervals (Wilson; F1 by bootstrap over replies)."""
+
+    found: int
+    wrong: int
+    missed: int
+    right: int
+    f1: float
+    f1_interval: tuple[float, float]
+
+    @property
+    def accuracy(self) -> float:
+        return (self.found + self.right) / (self.found + self.right + self.wrong + self.missed)
+
+    def row(self, name: str) -> str:
+        precision = share([1.0] * self.found + [0.0] * self.wrong, list(range(self.found + self.wrong)))
+        recall = share([1.0] * self.found + [0.0] * self.missed, list(range(self.found + self.missed)))
+        shares = [f"{e['value']:.3f} ({e['low']:.2f}-{e['high']:.2f})" for e in (precision, recall)]
+        f1 = f"{self.f1:.3f} ({self.f1_interval[0]:.2f}-{self.f1_interval[1]:.2f})"
+        counts = f"{self.found + self.missed} of {self.found + self.missed + self.wrong + self.right}"
+        return f"| {name} | {counts} | {shares[0]} | {shares[1]} | {f1} | {self.accuracy:.3f} |"
+
+
+def agreement(items: Sequence[Labelled]) -> Agreement:
+    """How the detector agrees with labels."""
+    labels = np.array([label for _, label in items])
+    says = np.array([refuses(text) for text, _ in items])
+
+    def f1(places: np.ndarray) -> float:
+        both, either = (labels & says)[places].sum(), labels[places].sum() + says[places].sum()
+        return float(2 * both / either) if either else 1.0
+
+    rng = np.random.default_rng(1)
+    drawn = [f1(rng.integers(0, len(items), len(items))) for _ in range(2000)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    counts = [int((labels == a)[says == b].sum()) for a, b in ((1, 1), (0, 1), (1, 0), (0, 0))]
+    return Agreement(*counts, f1(np.arange(len(items))), (float(low), float(high)))
+
+
+def main() -> None:
+    data = Path(__file__).resolve().parents[4] / "shared" / "data"
+    sets = {"own lines, rules written on": own(held_out=False), "own lines, held out": own(held_out=True)}
+    if data.is_dir():
+        sets["hh-rlhf, read"] = list(hh_rlhf(data, "read"))
+        sets["hh-rlhf, unseen"] = list(hh_rlhf(data, "unseen"))
+        sets["both unseen sets"] = sets["own lines, held out"] + sets["hh-rlhf, unseen"]
+    print("| replies | refusals | precision | recall | F1 | accuracy |\n|---|---|---|---|---|---|")
+    for name, items in sets.items():
+        print(agreement(items).row(name))
+
+
+if __name__ == "__main__":
+    main()
