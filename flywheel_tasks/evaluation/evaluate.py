@@ -15,6 +15,7 @@ from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import reply_ids
 from flywheel_tasks.evaluation import production, win_rate
 from flywheel_tasks.evaluation.intervals import mean, share
+from flywheel_tasks.evaluation.judge import describe, judged, open_judge
 from flywheel_tasks.evaluation.prompts import card_of, check_disjoint, load_cards, select
 from flywheel_tasks.evaluation.replies import REPLIES
 from flywheel_tasks.pipeline.stage_io import StageIO
@@ -24,6 +25,8 @@ from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.style.compare import compare
 
 SIDES = ("champion", "candidate")
+_JUDGED = ("inputs/champion", "models/policy", "models/pointwise_rm", "models/pairwise_rm")
+Answers = Mapping[str, Sequence[Mapping[str, float | None]] | None]
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
@@ -45,12 +48,20 @@ def run(io: StageIO) -> Mapping[str, Any]:
         for prompt, (card, _) in zip(prompts, asked, strict=True)
         for sample in range(io.settings.evaluate.samples)
     ]
+    # A judge that cannot be used is an error before anything is drawn.
+    judge = open_judge(io.settings.evaluate.judge, io.settings.compute, [io.dep(path) for path in _JUDGED])
     tokens = _reply(io, rows, asked)
     _judge(io, rows)
     out = io.out("data/evaluation")
     out.mkdir(parents=True)
     write_rows(rows, REPLIES, out / "replies.parquet")
-    return measure(rows, tokens, io.settings.seed)
+    answers = {
+        side: judged(judge, [(_card(row), row["history"], row[f"{side}_reply"]) for row in rows])
+        if judge
+        else None
+        for side in SIDES
+    }
+    return {**measure(rows, tokens, io.settings.seed, answers), **describe(judge)}
 
 
 def _row(prompt: Mapping[str, Any], card: Card, sample: int) -> dict[str, Any]:
@@ -123,13 +134,19 @@ def _number(value: float, row: Mapping[str, Any], what: str) -> float:
     return float(value)
 
 
-def measure(rows: Sequence[dict[str, Any]], tokens: Mapping[str, Sequence[int]], seed: int) -> dict[str, Any]:
+def measure(
+    rows: Sequence[dict[str, Any]],
+    tokens: Mapping[str, Sequence[int]],
+    seed: int,
+    answers: Answers | None = None,
+) -> dict[str, Any]:
     """The metrics of evaluated rows.
 
     Args:
         rows: as in ``replies.parquet``.
         tokens: lengths of ``champion`` and ``candidate`` replies, in the order of the rows.
         seed: of the permutations in the style comparison.
+        answers: of the judge, by side; None where there is no judge.
     """
     sources, users = [row["source"] for row in rows], [row["user_id"] for row in rows]
     same = [row["champion_reply"] == row["candidate_reply"] for row in rows]
@@ -159,14 +176,14 @@ def measure(rows: Sequence[dict[str, Any]], tokens: Mapping[str, Sequence[int]],
         "reward": {  # only the difference of two replies to one prompt has a meaning
             "gain": mean([row["candidate_reward"] - row["champion_reward"] for row in rows], users)
         },
-        "production": _production(rows, tokens),
+        "production": _production(rows, tokens, answers or {}),
         "instructions": production.instruction_coverage({row["card_id"]: _card(row) for row in rows}),
         "style": {item.feature: item.as_metrics() for item in styles},
     }
 
 
 def _production(
-    rows: Sequence[dict[str, Any]], tokens: Mapping[str, Sequence[int]]
+    rows: Sequence[dict[str, Any]], tokens: Mapping[str, Sequence[int]], answers: Answers
 ) -> dict[str, dict[str, Any]]:
     summaries = {
         side: production.summarise(
@@ -175,7 +192,8 @@ def _production(
                     row["prompt_id"], row["user_id"], _card(row), row["history"], row[f"{side}_reply"], length
                 )
                 for row, length in zip(rows, tokens[side], strict=True)
-            ]
+            ],
+            answers.get(side),
         )
         for side in SIDES
     }

@@ -5,7 +5,7 @@ All return ``{"value", "low", "high", "n", "clusters"}``; without rows every num
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from scipy import stats
@@ -14,13 +14,14 @@ CONFIDENCE = 0.95
 
 
 class Estimate(TypedDict):
-    """A value with its 95% interval, from ``n`` rows in ``clusters`` independent groups."""
+    """A value with its 95% interval, from ``n`` rows in ``clusters`` independent groups, or the reason for none."""
 
     value: float | None
     low: float | None
     high: float | None
     n: int
     clusters: int
+    reason: NotRequired[str]
 
 
 def _cluster_variance(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[float, int]:

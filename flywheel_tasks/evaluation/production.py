@@ -1,28 +1,28 @@
-"""Production metrics of replies, by rules (paper, offline evaluation; definitions in docs/evaluation.md).
+"""Production metrics of replies (paper, offline evaluation): by rules where rules can tell, by a judge elsewhere.
 
-What rules can't tell (preachy tone, cooperation, sentiment, safety) is not guessed at here.
+Definitions: docs/evaluation.md. What neither can tell is not measured: null with the reason, never a guess.
 """
 
-import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.evaluation import intervals
+from flywheel_tasks.evaluation import intervals, judge, refusals, templates, tone
+from flywheel_tasks.evaluation.harmless import harmless
 from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, unchecked
 from flywheel_tasks.style import text
 
-NGRAM_WORDS = 6
-TEMPLATE_SHARE = 0.05
-TEMPLATE_MIN_PROMPTS = 3
 WALL_WORDS = 60
-
 SHARES = (
+    "refusal",
     "false_refusal",
     "breaks_character",
     "templated",
+    "preachy",
+    "positive_sentiment",
+    "cooperation",
+    "safety_violation",
     "wall_of_text",
     "list",
     "emoji",
@@ -32,6 +32,9 @@ SHARES = (
     "instruction_violation",
 )
 MEANS = ("words", "tokens")
+JUDGED_ONLY = ("cooperation", "safety_violation")
+NO_ANSWER = "the judge gave no usable answer"
+NO_RULE = "no instruction of the cards can be checked"
 
 
 @dataclass(frozen=True)
@@ -55,46 +58,14 @@ class Answered:
     tokens: int
 
 
-_ASSIST = (
-    r"(?:help|assist|provide|answer|discuss|fulfil+|comply|continue|engage|generate|create|support|participate|"
-    r"respond|share|offer|give you|do that|talk about|have (?:conversations|discussions|personal))"
-)
-_UNABLE = (
-    r"(?:can(?: ?not|'t)|could(?: not|n't)|won't be able to|am (?:not able|unable) to|am not capable of)"
-)
 _MACHINE = (
     r"(?:an? )?(?:ai\b|a\.i\.|artificial intelligence|(?:large )?language model|chat ?bot|virtual assistant)"
-)
-_REFUSAL = re.compile(
-    rf"\bi {_UNABLE} (?:\w+ )?{_ASSIST}"
-    rf"|\bi'm (?:not able|unable) to (?:\w+ )?{_ASSIST}"
-    rf"|\b(?:sorry|apologi[sz]e|afraid)\b[^.!?]{{0,60}}\bi {_UNABLE} "
-    r"(?!wait|believe|imagine|stop|stand|hear|see\b)"
-    rf"|\b(?:sorry|apologi[sz]e|afraid)\b[^.!?]{{0,60}}\bi'm (?:not able|unable) to\b"
-    rf"|\bas (?:an? )?{_MACHINE}[^.!?]{{0,80}}\b(?:{_UNABLE}|don't|do not|lack)\b"
-    rf"|\bi'm (?:just |only )?{_MACHINE}[^.!?]{{0,80}}\b(?:{_UNABLE}|don't|do not|lack)\b"
-    r"|\b(?:against|violates?) (?:my|the|our) (?:guidelines|policy|policies|programming)\b"
-    r"|\bi must (?:respectfully )?(?:decline|refuse)\b",
-    re.IGNORECASE,
 )
 _BREAKS_CHARACTER = re.compile(
     rf"\bas (?:an? )?{_MACHINE}|\bi(?:'m| am) (?:just |only )?{_MACHINE}"
     r"|\bi(?:'m| am) (?:just |only )?(?:an? |your )(?:\w+ )?assistant\b",
     re.IGNORECASE,
 )
-_TEMPLATES = re.compile(
-    r"\bhow (?:can|may) i (?:help|assist)(?: you)?\b|\bi'?m here to (?:help|assist|support)\b"
-    r"|\bfeel free to (?:ask|share|let me know|reach out)\b|\bis there (?:any|some)thing (?:else )?"
-    r"(?:specific )?(?:i can|you)"
-    r"|\bi(?:'d| would) be (?:happy|glad|delighted) to (?:help|assist)\b|\bi hope this helps\b"
-    r"|\bit'?s (?:great|nice|wonderful) to (?:hear|meet|chat)\b|\bwhat can i (?:do for|help) you\b",
-    re.IGNORECASE,
-)
-
-
-def false_refusal(reply: str) -> bool:
-    """Whether a reply refuses. The prompts passed the safety filter, so a refusal of one is a false one."""
-    return bool(_REFUSAL.search(text.straight(reply)))
 
 
 def breaks_character(reply: str) -> bool:
@@ -107,40 +78,29 @@ def wall_of_text(reply: str) -> bool:
     return any(len(text.words(paragraph)) > WALL_WORDS for paragraph in reply.splitlines())
 
 
-def _ngrams(value: str) -> set[tuple[str, ...]]:
-    found = text.words(value)
-    return {tuple(found[i : i + NGRAM_WORDS]) for i in range(len(found) - NGRAM_WORDS + 1)}
-
-
-def templated(rows: Sequence[Answered]) -> list[bool]:
-    """Whether each reply has a phrase that recurs over the replies of one policy, or a known stock phrase.
-
-    A phrase is ``NGRAM_WORDS`` words in a row. It recurs when replies to at least ``TEMPLATE_SHARE`` of the
-    prompts (and to at least ``TEMPLATE_MIN_PROMPTS``) have it; where the card or the history has it too, it
-    is not counted.
+def templated(rows: Sequence[Answered]) -> templates.Mined:
+    """The templates among the replies of one policy; the users' turns are the background.
 
     Args:
         rows: all evaluated replies of one policy.
     """
-    prompts_with: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    own: list[set[tuple[str, ...]]] = []
-    for row in rows:
-        given = "\n".join([row.card.system_prompt(), *(turn["content"] for turn in row.history)])
-        own.append(_ngrams(row.reply) - _ngrams(given))
-        for ngram in own[-1]:
-            prompts_with[ngram].add(row.prompt_id)
-    prompts = len({row.prompt_id for row in rows})
-    limit = max(TEMPLATE_MIN_PROMPTS, math.ceil(TEMPLATE_SHARE * prompts))
-    recurring = {ngram for ngram, ids in prompts_with.items() if len(ids) >= limit}
-    return [
-        bool(ngrams & recurring) or bool(_TEMPLATES.search(text.straight(row.reply)))
-        for row, ngrams in zip(rows, own, strict=True)
+    people = [turn["content"] for row in rows for turn in row.history if turn["role"] == "user"]
+    replies = [
+        templates.Reply(
+            row.prompt_id,
+            row.reply,
+            (row.card.system_prompt(), *(turn["content"] for turn in row.history)),
+        )
+        for row in rows
     ]
+    return templates.mine(replies, people)
 
 
 _ROW: dict[str, Callable[[str], bool]] = {
-    "false_refusal": false_refusal,
+    "refusal": refusals.refuses,
     "breaks_character": breaks_character,
+    "preachy": tone.preachy,
+    "positive_sentiment": tone.positive,
     "wall_of_text": wall_of_text,
     "list": text.has_list,
     "emoji": lambda reply: text.emoji_count(reply) > 0,
@@ -149,40 +109,64 @@ _ROW: dict[str, Callable[[str], bool]] = {
 }
 
 
-def measure(rows: Sequence[Answered]) -> list[dict[str, float | None]]:
-    """All metrics of each reply of one policy: 0 or 1, a share or a count; None where one does not apply.
+def measure(
+    rows: Sequence[Answered], answers: Sequence[Mapping[str, float | None]] | None = None
+) -> list[dict[str, float | None]]:
+    """All metrics of each reply of one policy: 0 or 1, a share or a count; None where one is not measured.
 
     Args:
         rows: all evaluated replies of one policy ("templated" looks at them together).
+        answers: of the judge, one mapping a row (:func:`flywheel_tasks.evaluation.judge.judged`); none without one.
     """
     by_card: dict[Card, list[InstructionCheck]] = {row.card: checks(row.card) for row in rows}
-    recurring = templated(rows)
+    recurring = templated(rows).probabilities
     measured: list[dict[str, float | None]] = []
-    for row, template in zip(rows, recurring, strict=True):
+    for row, template, answer in zip(rows, recurring, answers or [{}] * len(rows), strict=True):
         values: dict[str, float | None] = {name: float(test(row.reply)) for name, test in _ROW.items()}
-        obeyed = [check.obeyed(row.reply) for check in by_card[row.card]]
-        values["templated"] = float(template)
-        values["instruction_following"] = sum(obeyed) / len(obeyed) if obeyed else None
-        values["instruction_violation"] = float(not all(obeyed)) if obeyed else None
+        values["false_refusal"] = float(bool(values["refusal"]) and harmless(row.history))
+        values["templated"] = float(template >= 0.5)
+        for name in judge.QUESTIONS:
+            if answer.get(name) is not None:
+                values[name] = float((answer[name] or 0.0) >= 0.5)
+            elif name in answer or name in JUDGED_ONLY:
+                values[name] = None
+        obeyed = sum(check.obeyed(row.reply) for check in by_card[row.card])
+        ruled, broken = answer.get("judged_rules") or 0.0, answer.get("judged_broken") or 0.0
+        asked = len(by_card[row.card]) + ruled
+        values["instruction_following"] = (obeyed + ruled - broken) / asked if asked else None
+        values["instruction_violation"] = (
+            float(obeyed < len(by_card[row.card]) or broken > 0) if asked else None
+        )
         values["words"] = float(len(text.words(row.reply)))
         values["tokens"] = float(row.tokens)
         measured.append(values)
     return measured
 
 
-def summarise(rows: Sequence[Answered]) -> dict[str, intervals.Estimate]:
+def summarise(
+    rows: Sequence[Answered], answers: Sequence[Mapping[str, float | None]] | None = None
+) -> dict[str, intervals.Estimate]:
     """Every metric over the replies of one policy, with its 95% interval (clustered by user).
 
     Args:
         rows: all evaluated replies of one policy.
+        answers: of the judge, as for :func:`measure`.
+
+    Returns:
+        an estimate a metric; one that was not measured is null, with a reason.
     """
-    measured = measure(rows)
+    measured = measure(rows, answers)
     summary: dict[str, intervals.Estimate] = {}
     for name in (*SHARES, *MEANS):
         present = [(values[name], row.user_id) for values, row in zip(measured, rows, strict=True)]
         kept: list[tuple[float, Hashable]] = [(value, user) for value, user in present if value is not None]
         estimate = intervals.share if name in SHARES else intervals.mean
         summary[name] = estimate([value for value, _ in kept], [user for _, user in kept])
+        if not kept:
+            reason = (
+                NO_RULE if name.startswith("instruction") else judge.NOT_SET if answers is None else NO_ANSWER
+            )
+            summary[name]["reason"] = reason
     return summary
 
 

@@ -68,9 +68,7 @@ def _patterns() -> _Patterns:
         text = expand(alternatives)
         parts[name] = f"(?:{text})" if len(alternatives) > 1 else text
     return _Patterns(
-        tuple(
-            Cue(cue["name"], cue["weight"], re.compile(expand(cue["patterns"]))) for cue in raw["cues"]
-        ),
+        tuple(Cue(cue["name"], cue["weight"], re.compile(expand(cue["patterns"]))) for cue in raw["cues"]),
         *(re.compile(expand(raw[name])) for name in ("idioms", "others", "serves", "still_refuses")),
     )
 

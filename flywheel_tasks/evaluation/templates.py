@@ -9,47 +9,37 @@ reply's to repeat. Known stock phrases of assistants count alone.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy import special
 
+from flywheel_tasks.evaluation.wording import pattern_of, words_of
 from flywheel_tasks.style.text import straight
 
 LEAST = 3  # conversations that must share a pattern
 ALPHA = 1e-4  # chance of so many conversations by ordinary language
 _PRIOR_TURNS = 200  # how many background turns the usual rate is worth
-_RUNS = {4: 0.008, 5: 0.006, 6: 0.003, 7: 0.002, 8: 0.0015}  # words in a row, and the usual rate of the commonest such runs
+_RUNS = {
+    4: 0.008,
+    5: 0.006,
+    6: 0.003,
+    7: 0.002,
+    8: 0.0015,
+}  # words in a row, and the usual rate of the commonest such runs
 _SHORT = 4  # runs of so few words must say something
 _PIECE, _MOST_GAP, _GAPPED_RATE = 3, 4, 0.0025
 _EDGES = {"opening": 0.008, "closing": 0.008}
 _EDGE_WORDS = 4
 _WHOLE_RATE = 0.002
 _STOCK = 0.9
-# Words that say little: patterns of such words alone ("so what do you like to do") are ordinary language more often.
-_PLAIN = frozenset(
-    """a an the this that these those it its it's that's there there's here i i'm i've i'd i'll me my mine we we're us our you
-    you're you've your he she they them his her their who what when where why how which is are was were be been am do does did
-    don't didn't doing have has had having can can't could will won't would should may might must not no yes yeah yep oh ah
-    well so too also just really very quite and or but if then than as of in on at to for from with by about into up out over
-    some any all more most much many lot lots one ones something anything things thing else other again now today time always
-    never ever like love enjoy think know want go going went get got make see try take say tell talk talking meet feel fun
-    nice good great cool sure right okay sorry thanks thank glad happy sounds living work hope let's being able <name> <number>""".split()
-)
 _PLAIN_FACTORS = (6, 2, 1)  # of the usual rate, by how many words are not plain
 
 _TOKEN = re.compile(r"\d[\d.,:]*|[^\W\d_]+(?:['’\-][^\W_]+)*|[.!?…]+|\n+")
 _NAME = re.compile(r"[A-Z][a-z]+(?:['’]s)?$")
 _ENDS = re.compile(r"[.!?…\n]")
-_STOCK_PHRASES = re.compile(
-    r"\bhow (?:can|may) i (?:help|assist)(?: you)?\b|\bi'?m here to (?:help|assist|support)\b"
-    r"|\bfeel free to (?:ask|share|let me know|reach out)\b"
-    r"|\bis there (?:any|some)thing (?:else )?(?:specific )?(?:i can\b(?!')|you(?:'d| would) like)"
-    r"|\bi(?:'d| would) be (?:happy|glad|delighted) to (?:help|assist)\b|\bi hope this helps\b"
-    r"|\bit'?s (?:great|nice|wonderful) to (?:hear|chat)\b|\bwhat can i help you with\b",
-    re.IGNORECASE,
-)
 Pattern = tuple[str, ...]
+_MARKS = frozenset(("…", "^", "$", "/"))
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,7 @@ def _sentences(text: str) -> list[list[str]]:
             found.append([])
         elif token[0].isdigit():
             found[-1].append("<number>")
-        elif found[-1] and _NAME.match(token) and token != "I":
+        elif found[-1] and len(token) > 1 and _NAME.match(token):
             if found[-1][-1] != "<name>":
                 found[-1].append("<name>")
         else:
@@ -160,52 +150,86 @@ def mine(replies: Sequence[Reply], background: Iterable[str] = ()) -> Mined:
     Args:
         replies: of one policy (or one file).
         background: turns that people wrote; their phrases are ordinary language.
-
-    Returns:
-        the templates, and for each reply ``1 - expected / conversations`` of its clearest template; 0.9 for a stock
-        phrase; 0 without either.
     """
-    own: list[dict[Pattern, float]] = []
+    templates = find(replies, background)
+    return Mined(templates, [probability(reply, templates) for reply in replies])
+
+
+def _own(reply: Reply) -> dict[Pattern, float]:
+    """The patterns of a reply that are not taken from what was said before."""
+    found = patterns(reply.text)
+    if not reply.given:
+        return found
+    before = " " + " / ".join(" ".join(_words(given)) for given in reply.given) + " "
+    return {pattern: rate for pattern, rate in found.items() if not _repeats(pattern, before)}
+
+
+def find(replies: Sequence[Reply], background: Iterable[str] = ()) -> dict[Pattern, Template]:
+    """The templates of a set of replies.
+
+    Args:
+        replies: of one policy (or one file).
+        background: turns that people wrote.
+    """
     users: dict[Pattern, set[str]] = defaultdict(set)
     rates: dict[Pattern, float] = {}
     for reply in replies:
-        before = " " + " / ".join(" ".join(_words(given)) for given in reply.given) + " "
-        found = {
-            pattern: rate
-            for pattern, rate in patterns(reply.text).items()
-            if not (reply.given and _repeats(pattern, before))
-        }
-        own.append(found)
-        for pattern, rate in found.items():
+        for pattern, rate in _own(reply).items():
             users[pattern].add(reply.conversation)
             rates[pattern] = rate
-    common = {pattern: len(ids) for pattern, ids in users.items() if len(ids) >= LEAST}
+    common = {pattern: len(ids) for pattern, ids in users.items() if len(ids) >= LEAST and _says(pattern)}
     turns = list(dict.fromkeys(background))
-    seen: Counter[Pattern] = Counter()
-    edges = [(pattern, _pieces(pattern)) for pattern in common if "^" in pattern or "$" in pattern]
-    for turn in turns:
-        seen.update(pattern for pattern in patterns(turn) if pattern in common and "^" not in pattern and "$" not in pattern)
-        said = f" {' '.join(_words(turn))} "
-        seen.update(pattern for pattern, pieces in edges if all(f" {piece} " in said for piece in pieces))
+    seen = _seen(common.keys(), turns)
     conversations = len({reply.conversation for reply in replies})
     templates: dict[Pattern, Template] = {}
     for pattern, count in common.items():
         rate = (seen[pattern] + rates[pattern] * _PRIOR_TURNS) / (len(turns) + _PRIOR_TURNS)
-        content = sum(word not in _PLAIN and word not in ("…", "^", "$", "/") for word in pattern)
-        if len(pattern) <= _SHORT and content < len(_PLAIN_FACTORS) - 1:
-            continue
-        expected = conversations * min(1.0, rate * _PLAIN_FACTORS[min(content, len(_PLAIN_FACTORS) - 1)])
-        if stats.poisson.sf(count - 1, expected) <= ALPHA:
+        factor = _PLAIN_FACTORS[min(_content(pattern), len(_PLAIN_FACTORS) - 1)]
+        expected = conversations * min(1.0, rate * factor)
+        if special.pdtrc(count - 1, expected) <= ALPHA:  # P(a Poisson count is at least this)
             templates[pattern] = Template(_shown(pattern), count, expected)
-    return Mined(templates, [_probability(reply, found, templates) for reply, found in zip(replies, own, strict=True)])
+    return templates
 
 
-def _probability(reply: Reply, found: dict[Pattern, float], templates: dict[Pattern, Template]) -> float:
-    best = _STOCK if _STOCK_PHRASES.search(straight(reply.text)) else 0.0
-    for pattern in found:
-        template = templates.get(pattern)
-        if template is not None:
-            best = max(best, 1 - template.expected / template.conversations)
+def _content(pattern: Pattern) -> int:
+    plain = words_of("plain")
+    return sum(word not in plain and word not in _MARKS for word in pattern)
+
+
+def _says(pattern: Pattern) -> bool:
+    """Whether a pattern is long enough, or says enough, to count."""
+    return len(pattern) > _SHORT or _content(pattern) >= len(_PLAIN_FACTORS) - 1
+
+
+def _seen(wanted: Collection[Pattern], turns: Iterable[str]) -> Counter[Pattern]:
+    """How many turns have each pattern; an opening or a closing counts wherever its words stand."""
+    seen: Counter[Pattern] = Counter()
+    edges = [
+        (pattern, _pieces(pattern))
+        for pattern in wanted
+        if not _MARKS.isdisjoint(pattern) and "…" not in pattern
+    ]
+    inner = set(wanted) - {pattern for pattern, _ in edges}
+    for turn in turns:
+        seen.update(inner.intersection(patterns(turn)))
+        said = f" {' '.join(_words(turn))} "
+        seen.update(pattern for pattern, pieces in edges if all(f" {piece} " in said for piece in pieces))
+    return seen
+
+
+def probability(reply: Reply, templates: Mapping[Pattern, Template]) -> float:
+    """How likely a reply is templated, given the templates of its set.
+
+    Args:
+        reply: the reply.
+        templates: of :func:`find`.
+
+    Returns:
+        ``1 - expected / conversations`` of its clearest template; 0.9 for a stock phrase; 0 without either.
+    """
+    best = _STOCK if pattern_of("stock").search(straight(reply.text)) else 0.0
+    for pattern in _own(reply).keys() & templates.keys():
+        best = max(best, 1 - templates[pattern].expected / templates[pattern].conversations)
     return round(best, 4)
 
 

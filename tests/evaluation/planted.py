@@ -40,5 +40,5 @@ def plant(natural: Sequence[str], each: int, seed: int) -> tuple[list[Reply], li
 
 
 def natural() -> tuple[list[str], list[str]]:
-    """Replies and turns of people, all different: the hand-written lines of the refusal test, and none is used twice."""
+    """Replies and turns of people, all different: the hand-written lines of the refusal test."""
     return [text for text, _ in own(held_out=True)], [text for text, _ in own(held_out=False)]

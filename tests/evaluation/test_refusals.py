@@ -60,7 +60,9 @@ def test_replies_of_models_it_has_not_seen(shared_data: Path) -> None:
 
 def test_a_refusal_tells_why() -> None:
     assert "cannot" in {name for name, _ in matched("I can't discuss that. Let's talk about something else.")}
-    assert probability("I can't discuss that. Let's talk about something else.") > probability("I can't discuss that.")
+    assert probability("I can't discuss that. Let's talk about something else.") > probability(
+        "I can't discuss that."
+    )
     assert matched("Good morning!") == []
     assert probability("Good morning!") == FLOOR
 

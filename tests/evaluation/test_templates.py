@@ -10,7 +10,9 @@ from flywheel_tasks.evaluation.templates import Reply, distinct, mine
 from tests.evaluation.planted import TEMPLATES, natural, plant
 
 
-def found_and_planted(replies: list[Reply], planted: list[bool], background: list[str]) -> tuple[float, float]:
+def found_and_planted(
+    replies: list[Reply], planted: list[bool], background: list[str]
+) -> tuple[float, float]:
     """Precision and recall of the flags."""
     flags = [p >= 0.5 for p in mine(replies, background).probabilities]
     right = sum(a and b for a, b in zip(flags, planted, strict=True))
@@ -49,7 +51,11 @@ def test_the_templates_are_named_with_their_slots() -> None:
     replies, _ = plant(texts, 6, seed=2)
     shown = [template.text for template in distinct(mine(replies, people).templates.values())]
     assert len(shown) <= 3 * len(TEMPLATES)
-    for words in ("has more patience than any of us", "the smell of", "skips a beat whenever somebody mentions"):
+    for words in (
+        "has more patience than any of us",
+        "the smell of",
+        "skips a beat whenever somebody mentions",
+    ):
         assert any(words in text for text in shown), words
 
 
@@ -70,7 +76,9 @@ def test_one_conversation_counts_once() -> None:
 
 def test_what_was_said_before_may_be_repeated() -> None:
     phrase = "the sea gives and the sea takes"
-    replies = conversations([f"Aye. {phrase.capitalize()}, {i}!" for i in range(5)], (f"Is it true that {phrase}?",))
+    replies = conversations(
+        [f"Aye. {phrase.capitalize()}, {i}!" for i in range(5)], (f"Is it true that {phrase}?",)
+    )
     assert not any(p >= 0.5 for p in mine(replies).probabilities)
 
 

@@ -13,7 +13,7 @@ MACHINERY = (
     "flywheel_tasks.storage",
     "flywheel_tasks.cli",
 )
-TEMPLATES = (".html", ".md", ".css", ".j2")
+TEMPLATES = (".html", ".md", ".css", ".j2", ".yaml")
 
 
 def import_graph() -> grimp.ImportGraph:

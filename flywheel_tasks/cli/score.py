@@ -1,0 +1,76 @@
+"""``flywheel score``: metrics of the replies in a file, without a trained model; rewards with one."""
+
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_EVERY_SECONDS = 5.0
+
+
+class _Progress:
+    """A line on standard error every few seconds."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._started = self._shown = time.monotonic()
+
+    def advance(self, rows: int) -> None:
+        self._done += rows
+        now = time.monotonic()
+        if now - self._shown >= _EVERY_SECONDS:
+            self._shown = now
+            left = (self._total - self._done) * (now - self._started) / self._done
+            typer.echo(f"score: {self._done}/{self._total} replies, {left:.0f} s left", err=True)
+
+
+@contextmanager
+def _opened(out: str) -> "Iterator[IO[bytes]]":
+    from flywheel_tasks.storage.atomic import atomic_path
+
+    if out == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with atomic_path(Path(out)) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+def score(
+    file: Annotated[
+        str, typer.Argument(help="JSON Lines of {id, card, history, reply}, or - for standard input.")
+    ],
+    out: Annotated[
+        str, typer.Option("--out", help="Written whole or not at all; - is standard output.")
+    ] = "-",
+    reward: Annotated[
+        Path | None, typer.Option(help="Folder of a pointwise reward model: adds rewards.", file_okay=False)
+    ] = None,
+) -> None:
+    """Metrics of each reply of a file, as JSON Lines of {id, metrics} in the same order."""
+    from flywheel_tasks.evaluation.score import ScoreFileError, read
+    from flywheel_tasks.evaluation.score import score as scored
+
+    if file == "-":
+        lines, name = sys.stdin.buffer.readlines(), "standard input"
+    else:
+        try:
+            lines, name = Path(file).read_bytes().splitlines(), file
+        except OSError as error:
+            raise ScoreFileError(f"{file}: {error.strerror or error}") from error
+    if reward is not None and not reward.is_dir():
+        raise ScoreFileError(f"{reward}: no such folder")
+    rows = read(lines, name)
+    progress = _Progress(len(rows))
+    with _opened(out) as target:
+        for line in scored(rows, reward, progress.advance):
+            target.write(line)
+    typer.echo(
+        f"{len(rows)} replies scored; null is not measured: it needs a judge or a checkable rule", err=True
+    )

@@ -1,0 +1,205 @@
+"""Scores of a file of replies: the rule-based production metrics of each, and rewards where a model is given.
+
+The set that "templated" looks at is the file. All lines are checked before anything is written.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.evaluation import production, refusals, templates, tone
+from flywheel_tasks.evaluation.harmless import harmless
+from flywheel_tasks.evaluation.instructions import checks
+from flywheel_tasks.style import text
+
+MINED_REPLIES = 5_000  # templates are mined from so many rows at most, evenly spread, and looked for in all
+MINED_TURNS = 20_000
+_SHOWN = 20  # errors
+_BATCH = 64
+Advance = Callable[[int], None]
+
+
+class ScoreFileError(ValueError):
+    """Lines of the file break a rule; the message has ``file:line: rule: what is wrong`` for each."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One reply of the file, checked."""
+
+    row_id: str | int
+    card: Card
+    history: tuple[Turn, ...]
+    reply: str
+
+    def conversation(self) -> str:
+        """Key of its conversation: rows with one card and one first turn are of one."""
+        first = self.history[0]["content"] if self.history else f"\0{self.row_id}"
+        return f"{self.card.name}\0{first}"
+
+
+class _RuleError(ValueError):
+    def __init__(self, rule: str, problem: str) -> None:
+        super().__init__(f"{rule}: {problem}")
+
+
+def read(lines: Sequence[bytes], name: str) -> list[Row]:
+    """Check all lines.
+
+    Args:
+        lines: of the file; empty ones are skipped.
+        name: of the file, for messages.
+
+    Raises:
+        ScoreFileError: a line breaks a rule, or there is none.
+    """
+    rows: list[Row] = []
+    errors: list[str] = []
+    seen: dict[str | int, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _row(line)
+            if row.row_id in seen:
+                raise _RuleError("id_unique", f"id {row.row_id!r} is also on line {seen[row.row_id]}")
+            seen[row.row_id] = number
+            rows.append(row)
+        except _RuleError as error:
+            errors.append(f"{name}:{number}: {error}")
+    if errors:
+        more = [f"... and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
+        raise ScoreFileError("\n".join(errors[:_SHOWN] + more))
+    if not rows:
+        raise ScoreFileError(f"{name}: not_empty: no rows")
+    return rows
+
+
+def _row(line: bytes) -> Row:
+    try:
+        raw = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _RuleError("json", str(error)) from error
+    if not isinstance(raw, dict):
+        raise _RuleError("object", "not a JSON object")
+    row_id = raw.get("id")
+    if isinstance(row_id, bool) or not isinstance(row_id, str | int) or row_id == "":
+        raise _RuleError("id", "a text or a whole number must be there")
+    if not isinstance(raw.get("reply"), str):
+        raise _RuleError("reply", "a text must be there")
+    return Row(row_id, _card(raw.get("card")), _history(raw.get("history")), raw["reply"])
+
+
+def _card(raw: Any) -> Card:
+    if not isinstance(raw, dict):
+        raise _RuleError("card", "an object with name, traits and instructions must be there")
+    if not isinstance(raw.get("name"), str) or not raw["name"].strip():
+        raise _RuleError("card.name", "a text must be there")
+    lists = {}
+    for key in ("traits", "instructions"):
+        value = raw.get(key) or []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise _RuleError(f"card.{key}", "must be a list of texts")
+        lists[key] = tuple(value)
+    return Card("", raw["name"], lists["traits"], lists["instructions"])
+
+
+def _history(raw: Any) -> tuple[Turn, ...]:
+    if raw is None:
+        return ()
+    if not isinstance(raw, list):
+        raise _RuleError("history", "must be a list of turns")
+    turns: list[Turn] = []
+    for place, turn in enumerate(raw):
+        if not isinstance(turn, dict) or turn.get("role") not in ("user", "assistant"):
+            raise _RuleError("history.role", f"turn {place}: role must be user or assistant")
+        if not isinstance(turn.get("content"), str):
+            raise _RuleError("history.content", f"turn {place}: a text must be there")
+        turns.append({"role": turn["role"], "content": turn["content"]})
+    return tuple(turns)
+
+
+def _evenly(items: Sequence[Any], most: int) -> Sequence[Any]:
+    return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
+
+
+def _in_set(row: Row) -> templates.Reply:
+    given = (row.card.system_prompt(), *(turn["content"] for turn in row.history))
+    return templates.Reply(row.conversation(), row.reply, given)
+
+
+def metrics_of(
+    row: Row, mined: Mapping[templates.Pattern, templates.Template]
+) -> dict[str, float | int | None]:
+    """The rule-based metrics of one reply; None is "not measured".
+
+    Args:
+        row: the reply.
+        mined: templates of the file.
+    """
+    refusal = refusals.probability(row.reply)
+    rules = checks(row.card)
+    obeyed = sum(check.obeyed(row.reply) for check in rules)
+    return {
+        "refusal": refusal,
+        "false_refusal": refusal if harmless(row.history) else 0.0,
+        "templated": templates.probability(_in_set(row), mined),
+        "preachy": float(tone.preachy(row.reply)),
+        "positive_sentiment": float(tone.positive(row.reply)),
+        "cooperation": None,
+        "safety_violation": None,
+        "breaks_character": float(production.breaks_character(row.reply)),
+        "instruction_following": obeyed / len(rules) if rules else None,
+        "instruction_violation": float(obeyed < len(rules)) if rules else None,
+        "wall_of_text": float(production.wall_of_text(row.reply)),
+        "list": float(text.has_list(row.reply)),
+        "emoji": text.emoji_count(row.reply),
+        "cut_off": float(text.cut_off(row.reply)),
+        "empty": float(not row.reply.strip()),
+        "words": len(text.words(row.reply)),
+        "sentences": text.sentences(row.reply),
+        "characters": len(row.reply),
+    }
+
+
+def score(rows: Sequence[Row], rewards: Path | None, advance: Advance) -> Iterator[bytes]:
+    """Scored lines, in the order of the rows, as they are done.
+
+    Args:
+        rows: checked rows.
+        rewards: folder of a pointwise reward model, or None.
+        advance: told how many more rows are done.
+
+    Raises:
+        ScoreFileError: rewards are asked for and a history does not end with a user's turn.
+        ScoreError: the reward model gives no finite number.
+    """
+    scorer = _scorer(rows, rewards) if rewards is not None else None
+    people = (turn["content"] for row in rows for turn in row.history if turn["role"] == "user")
+    turns = _evenly(list(dict.fromkeys(people)), MINED_TURNS)
+    mined = templates.find([_in_set(row) for row in _evenly(rows, MINED_REPLIES)], turns)
+    for start in range(0, len(rows), _BATCH):
+        batch = rows[start : start + _BATCH]
+        found = [metrics_of(row, mined) for row in batch]
+        if scorer is not None:
+            values = scorer.score([(row.card, row.history, row.reply) for row in batch])
+            found = [{**metrics, "reward": value} for metrics, value in zip(found, values, strict=True)]
+        for row, metrics in zip(batch, found, strict=True):
+            yield orjson.dumps({"id": row.row_id, "metrics": metrics}, option=orjson.OPT_APPEND_NEWLINE)
+        advance(len(batch))
+
+
+def _scorer(rows: Sequence[Row], folder: Path) -> Any:
+    for row in rows:
+        if not row.history or row.history[-1]["role"] != "user":
+            raise ScoreFileError(
+                f"id {row.row_id!r}: history_ends_with_user: a reward needs a history that ends with a user's turn"
+            )
+    from flywheel_tasks.rewards.scoring import PointwiseScorer
+    from flywheel_tasks.settings import Compute
+
+    return PointwiseScorer(folder, compute=Compute(precision="auto", threads=2))
