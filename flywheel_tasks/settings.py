@@ -150,6 +150,28 @@ class Privacy(Section):
         return self
 
 
+class Safety(Section):
+    """Who judges whether a text is safe (docs/safety.md). Whatever cannot be judged is unsafe."""
+
+    classifier: Literal["words", "local", "http"]
+    model: str | None  # local: Hugging Face hub id or folder
+    safe_labels: tuple[str, ...]  # local: labels that are no harm
+    url: Annotated[str, Field(pattern="^https?://")] | None  # http
+    timeout_seconds: PositiveFloat
+    retries: Annotated[int, Field(ge=0, le=10)]
+    batch_size: Positive
+    threshold: Annotated[float, Field(gt=0.0, le=1.0)]
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Safety":
+        needed = {"local": self.model, "http": self.url, "words": ""}[self.classifier]
+        if needed is None:
+            raise ValueError(
+                f"classifier {self.classifier} needs {'model' if self.classifier == 'local' else 'url'}"
+            )
+        return self
+
+
 class Split(Section):
     """Share of users in each split; a user's split depends on the salt and their id only."""
 
@@ -436,6 +458,7 @@ class Settings(Section):
     assemble: Assemble
     curate: Curate
     privacy: Privacy
+    safety: Safety
     split: Split
     annotation_batch: AnnotationBatch
     label: Label

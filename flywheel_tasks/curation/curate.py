@@ -1,10 +1,9 @@
 """Stage curate: which prompts of the traffic go on, and why each other one does not.
 
-The traffic curation of the paper: filter, diversity, constraints. In order: readable, privacy, blocked words,
+The traffic curation of the paper: filter, diversity, constraints. In order: readable, privacy, safety,
 exact and near duplicates, cap per user, stratified sample.
 """
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from flywheel_tasks.curation.tables import CARDS, PROMPTS, REMOVED, CurationErro
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.privacy.detector import Detector
 from flywheel_tasks.privacy.policy import protect, protect_card
+from flywheel_tasks.safety.classifier import open_classifier, unsafe_prompts
 from flywheel_tasks.storage.tables import read_rows, write_rows
 
 Row = dict[str, Any]
@@ -51,23 +51,6 @@ def unusable(rows: Sequence[Row], cards: Mapping[str, Row]) -> Reasons:
     return found
 
 
-def blocked(rows: Sequence[Row], blocked_words: Sequence[str]) -> Reasons:
-    """Prompts with a blocked word or phrase, as whole words in any case, in the history or the reply."""
-    if not blocked_words:
-        return {}
-    pattern = re.compile(
-        r"(?<!\w)(?:" + "|".join(re.escape(word) for word in sorted(blocked_words)) + r")(?!\w)",
-        re.IGNORECASE,
-    )
-    found: Reasons = {}
-    for row in rows:
-        texts = [*(turn["content"] for turn in row["history"]), row["reply"] or ""]
-        hit = next((match for text in texts if (match := pattern.search(text))), None)
-        if hit is not None:
-            found[row["prompt_id"]] = ("safety", f"blocked word {hit.group().lower()}")
-    return found
-
-
 def _near(io: StageIO, rows: Sequence[Row], cards: Mapping[str, Row]) -> Reasons:
     texts = [prompt_text(row, cards[row["card_id"]]["name"]) for row in rows]
     if not texts:
@@ -94,7 +77,8 @@ def _sift(io: StageIO, prompts: Sequence[Row], cards: Mapping[str, Row], detecto
     sieve.kept = protected.rows
     sieve.drop(protected.reasons)
     sieve.privacy = protected.counts
-    sieve.drop(blocked(sieve.kept, settings.blocked_words))
+    classifier = open_classifier(io.settings.safety, io.dep("safety_words"), blocked=settings.blocked_words)
+    sieve.drop(unsafe_prompts(sieve.kept, classifier, io.settings.safety.threshold))
     sieve.drop({k: ("duplicate", f"repeats {v}") for k, v in exact_duplicates(sieve.kept).items()})
     sieve.drop(_near(io, sieve.kept, cards))
     most = settings.max_prompts_per_user

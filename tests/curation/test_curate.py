@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from flywheel_tasks.conversations.assemble import assemble
-from flywheel_tasks.curation.curate import blocked, run, unusable
+from flywheel_tasks.curation.curate import run, unusable
 from flywheel_tasks.curation.tables import CurationError
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.tables import read_rows, write_rows
@@ -20,17 +20,6 @@ TOPICS = (
     "the exam",
     "a wet tent",
 )
-
-
-def test_blocked_words_are_whole_words_in_any_case_of_history_and_reply():
-    rows = [
-        prompt("p1", "GUN shop"),
-        prompt("p2", "I begun."),
-        prompt("p3", reply="A gun."),
-        prompt("p4", "a + b"),
-    ]
-    assert set(blocked(rows, ("gun", "+"))) == {"p1", "p3", "p4"}
-    assert blocked(rows, ()) == {}
 
 
 def test_unusable_prompts_say_why():
@@ -101,7 +90,7 @@ def test_every_prompt_is_kept_or_removed_with_a_reason(validated, tmp_path):
     assert metrics["privacy"]["EMAIL"] == {"action": "replace", "identifiers": 1, "prompts": 2}
     assert "@" not in str([row["history"] for row in kept])
     assert not any("4111" in str(row) for row in [*kept, *removed])
-    assert metrics["removed"]["safety"] == 1
+    assert metrics["removed"]["safety:blocked"] == 1
     assert max(Counter(row["user_id"] for row in kept).values()) == 2
     assert not any("@" in row["detail"] for row in removed)
     shares = metrics["source_share"]

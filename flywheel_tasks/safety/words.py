@@ -1,0 +1,70 @@
+"""Word lists: a text with a listed word or phrase is harmful. The default; it needs no model and misses a lot."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from flywheel_tasks.privacy.folding import fold
+from flywheel_tasks.safety.classifier import SafetyError, Scores
+
+_CATEGORY = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def read_word_lists(folder: Path) -> dict[str, list[str]]:
+    """Read every ``*.yaml`` of a folder: categories, each a list of words and phrases.
+
+    Args:
+        folder: of the lists; those of one category in several files are put together.
+
+    Raises:
+        SafetyError: there is no list, or a file is not of that form.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SafetyError(f"{path}: not YAML: {error}") from error
+        if not isinstance(document, dict):
+            raise SafetyError(f"{path}: expected categories, each with a list of words")
+        for category, words in document.items():
+            if not isinstance(category, str) or not _CATEGORY.fullmatch(category):
+                raise SafetyError(f"{path}: {category!r} is no name for a category (a-z, 0-9, _)")
+            if not isinstance(words, list) or not all(isinstance(w, str) and w.strip() for w in words):
+                raise SafetyError(f"{path}: {category}: expected a list of words that are not blank")
+            found.setdefault(category, []).extend(words)
+    if not any(found.values()):
+        raise SafetyError(f"{folder}: there is no word list (*.yaml), so nothing could be found unsafe")
+    return found
+
+
+def _plain(text: str) -> str:
+    return " ".join(fold(text).text.casefold().split())
+
+
+def _pattern(words: Iterable[str]) -> re.Pattern[str]:
+    longest = sorted({_plain(word) for word in words}, key=lambda word: (-len(word), word))
+    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest)) + r")(?!\w)")
+
+
+class WordLists:
+    """Scores 1 for a category of which a text has a whole word or phrase, in any case and spacing; else 0.
+
+    Args:
+        lists: category to words.
+    """
+
+    def __init__(self, lists: Mapping[str, Sequence[str]]) -> None:
+        self._patterns = {category: _pattern(words) for category, words in lists.items() if words}
+
+    def classify(self, texts: Sequence[str]) -> Sequence[Scores]:
+        """See :class:`flywheel_tasks.safety.classifier.SafetyClassifier`."""
+        return [
+            {
+                category: float(pattern.search(plain) is not None)
+                for category, pattern in self._patterns.items()
+            }
+            for plain in map(_plain, texts)
+        ]
