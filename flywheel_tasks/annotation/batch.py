@@ -1,22 +1,25 @@
-"""Stage annotation_batch: the champion's candidate replies to prompts, as tasks for annotators.
+"""Stage annotation_batch: candidate replies of a pool of policies to prompts, as tasks for annotators.
 
-Candidates are always drawn anew (near-policy, several a prompt); the logged reply is not among them.
+Candidates are always drawn anew (near-policy, several a prompt); the logged reply is not among them. Only rewrite tasks
+are made of logged replies: those that users disliked.
 """
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flywheel_tasks.annotation.tasks import QUESTIONS, SPLIT_OF, AnnotationError, short_id
+from flywheel_tasks.annotation.tasks import SPLIT_OF, AnnotationError, Question, questions, short_id
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.curation.sampling import stratified
+from flywheel_tasks.curation.sampling import draw_order, stratified
 from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.policy.sampler import Sampler
-from flywheel_tasks.storage.digests import tree_digest
-from flywheel_tasks.storage.documents import write_jsonl
+from flywheel_tasks.policy.pool import draw, open_pool, share_out
+from flywheel_tasks.settings import AnnotationBatch
+from flywheel_tasks.storage.documents import read_json, write_jsonl
 from flywheel_tasks.storage.tables import read_rows
 
 Row = dict[str, Any]
+DISLIKED = frozenset({"thumb_down", "regenerate"})
 
 
 def choose_prompts(rows: Sequence[Row], most: int, seed: int, purpose: str) -> list[Row]:
@@ -33,101 +36,177 @@ def choose_prompts(rows: Sequence[Row], most: int, seed: int, purpose: str) -> l
     return [row for row in rows if row["prompt_id"] in chosen]
 
 
-def distinct(replies: Sequence[str]) -> list[str]:
-    """Replies without empty ones and without repeats (spacing aside), in order."""
-    found: dict[str, str] = {}
-    for reply in replies:
+def distinct(replies: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of policy and reply without empty replies and without repeats (spacing aside), in order."""
+    found: dict[str, tuple[str, str]] = {}
+    for policy, reply in replies:
         if reply.strip():
-            found.setdefault(" ".join(reply.split()), reply)
+            found.setdefault(" ".join(reply.split()), (policy, reply))
     return list(found.values())
 
 
-def make_task(purpose: str, prompt: Mapping[str, Any], card: Row, replies: Sequence[str], policy: str) -> Row:
-    """One row of ``batch.jsonl``.
+def reviews_of(settings: AnnotationBatch, purpose: str, prompt_id: str, seed: int) -> int:
+    """Reviews that a task asks for; of those with one, a share that the seed draws gets several."""
+    reviews = settings.reviews[purpose]
+    drawn = int(draw_order(seed, "annotation overlap", prompt_id)[:8], 16) / 16**8
+    if reviews == 1 and drawn < settings.overlap.share:
+        return settings.overlap.reviews
+    return reviews
+
+
+class TaskMaker:
+    """Makes the rows of ``batch.jsonl``.
 
     Args:
-        purpose: reward_train, reward_heldout or policy.
-        prompt: a row of the split.
-        card: its card's row.
-        replies: distinct candidates.
-        policy: id of the model that wrote them.
+        settings: of the batch.
+        seed: of the order in which replies are shown, and of the overlap.
+        cards: rows by card id.
     """
-    task_id = f"t-{short_id(purpose, prompt['prompt_id'])}"
-    return {
-        "task_id": task_id,
-        "purpose": purpose,
-        "prompt_id": prompt["prompt_id"],
-        "user_id": prompt["user_id"],
-        "source": prompt["source"],
-        "card": card,
-        "history": prompt["history"],
-        "candidates": [
-            {"candidate_id": f"{task_id}-c{number}", "policy": policy, "text": text}
-            for number, text in enumerate(replies)
-        ],
-        "questions": list(QUESTIONS),
-    }
+
+    def __init__(self, settings: AnnotationBatch, seed: int, cards: Mapping[str, Row]) -> None:
+        self._settings, self._seed, self._cards = settings, seed, cards
+        self._questions: list[Question] = questions([row.model_dump() for row in settings.questions])
+
+    def make(
+        self, kind: str, purpose: str, prompt: Mapping[str, Any], replies: Sequence[tuple[str, str]]
+    ) -> Row:
+        """One task. The order of the replies is drawn; ``drawn`` records each reply's place before.
+
+        Args:
+            kind: comparison, steerability or rewrite.
+            purpose: reward_train, reward_heldout or policy.
+            prompt: a row of the split.
+            replies: policy and text of each candidate.
+        """
+        # A rewrite task may be about a prompt that has a task of its own.
+        apart = (kind,) if kind == "rewrite" else ()
+        task_id = f"t-{short_id(purpose, prompt['prompt_id'], *apart)}"
+        shown = list(range(len(replies)))
+        random.Random(f"order|{self._seed}|{task_id}").shuffle(shown)
+        return {
+            "task_id": task_id,
+            "kind": kind,
+            "purpose": purpose,
+            "prompt_id": prompt["prompt_id"],
+            "user_id": prompt["user_id"],
+            "source": prompt["source"],
+            "reviews": reviews_of(self._settings, purpose, prompt["prompt_id"], self._seed),
+            "card": self._cards[prompt["card_id"]],
+            "history": prompt["history"],
+            "candidates": [
+                {
+                    "candidate_id": f"{task_id}-c{place}",
+                    "policy": replies[k][0],
+                    "text": replies[k][1],
+                    "drawn": k,
+                }
+                for place, k in enumerate(shown)
+            ],
+            "questions": self._questions,
+            "guidelines": self._settings.guidelines,
+        }
+
+
+def disliked(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
+    """At most ``most`` prompts whose logged reply users disliked (thumb down, regenerate); the seed draws them."""
+    found = [
+        row for row in rows if DISLIKED & set(row["signals"] or ()) and row["reply"] and row["reply"].strip()
+    ]
+    return sorted(found, key=lambda row: draw_order(seed, "annotation rewrite", row["prompt_id"]))[:most]
 
 
 def _counts(tasks: Sequence[Row], asked: Mapping[str, int], dropped: Counter[str]) -> dict[str, Any]:
+    drawn = [task for task in tasks if task["kind"] != "rewrite"]
     return {
         purpose: {
             "prompts": asked[purpose],
-            "tasks": sum(task["purpose"] == purpose for task in tasks),
+            "tasks": sum(task["purpose"] == purpose for task in drawn),
             "dropped_too_few_candidates": dropped[purpose],
             "by_source": dict(
-                sorted(Counter(task["source"] for task in tasks if task["purpose"] == purpose).items())
+                sorted(Counter(task["source"] for task in drawn if task["purpose"] == purpose).items())
             ),
         }
         for purpose in SPLIT_OF
     }
 
 
-def run(io: StageIO) -> Mapping[str, Any]:
-    """Draw candidates for prompts of each purpose and write ``data/annotation/batch.jsonl``.
-
-    Returns:
-        prompts, tasks and dropped prompts by purpose; candidates drawn and kept.
-
-    Raises:
-        AnnotationError: no prompt has two distinct candidates, or a prompt's card is missing.
-    """
+def _wanted(io: StageIO) -> tuple[list[tuple[str, Row]], list[Row]]:
+    """Prompts with their purpose, and prompts whose logged reply is to be rewritten."""
     settings, seed = io.settings.annotation_batch, io.settings.seed
     most = {
         "reward_train": settings.max_reward_train,
         "reward_heldout": settings.max_reward_heldout,
         "policy": settings.max_policy,
     }
-    cards = {row["card_id"]: row for row in read_rows(io.dep("data/curated/cards.parquet"))}
-    wanted: list[tuple[str, Row]] = []
-    for purpose, split in SPLIT_OF.items():
-        rows = read_rows(io.dep(f"data/split/{split}.parquet"))
-        wanted += [(purpose, row) for row in choose_prompts(rows, most[purpose], seed, purpose)]
-    if unknown := [row["prompt_id"] for _, row in wanted if row["card_id"] not in cards]:
-        raise AnnotationError(f"data/curated/cards.parquet: no card for prompt {unknown[0]}")
-    champion = io.dep("inputs/champion")
-    sampler = Sampler(
-        champion,
+    splits = {
+        purpose: read_rows(io.dep(f"data/split/{split}.parquet")) for purpose, split in SPLIT_OF.items()
+    }
+    wanted = [
+        (purpose, row)
+        for purpose, rows in splits.items()
+        for row in choose_prompts(rows, most[purpose], seed, purpose)
+    ]
+    return wanted, disliked(splits["policy"], settings.max_rewrite, seed)
+
+
+def _candidates(io: StageIO, prompts: Sequence[tuple[Card, Any]]) -> list[list[tuple[str, str]]]:
+    """Policy and reply of every candidate of each prompt."""
+    pool = open_pool(
+        io.settings.annotation_batch.pool,
+        read_json(io.dep("inputs/pool.json")),
+        io.root,
         sampling=io.settings.sampling,
         compute=io.settings.compute,
         max_prompt_tokens=io.settings.prompt.max_tokens,
     )
+    found: list[list[tuple[str, str]]] = [[] for _ in prompts]
+    for policy, n in share_out(pool, io.settings.annotation_batch.candidates):
+        drawn = draw(policy, prompts, n, io.settings.seed, io.resume_dir())
+        for candidates, replies in zip(found, drawn, strict=True):
+            candidates += [(policy.policy_id, reply) for reply in replies]
+    return found
+
+
+def run(io: StageIO) -> Mapping[str, Any]:
+    """Draw candidates for prompts of each purpose and write ``data/annotation/batch.jsonl``.
+
+    Returns:
+        prompts, tasks and dropped prompts by purpose; candidates drawn and kept, kept ones by policy; tasks by kind.
+
+    Raises:
+        AnnotationError: no prompt has two distinct candidates, or a prompt's card is missing.
+        PoolError: a policy is not what was pinned.
+    """
+    settings = io.settings.annotation_batch
+    cards = {row["card_id"]: row for row in read_rows(io.dep("data/curated/cards.parquet"))}
+    wanted, bad = _wanted(io)
+    if unknown := [
+        row["prompt_id"] for row in [row for _, row in wanted] + bad if row["card_id"] not in cards
+    ]:
+        raise AnnotationError(f"data/curated/cards.parquet: no card for prompt {unknown[0]}")
     prompts = [(Card.from_row(cards[row["card_id"]]), row["history"]) for _, row in wanted]
-    drawn = sampler.sample(prompts, settings.candidates, seed, progress="Candidates of the champion")
-    policy = f"champion@{tree_digest(champion).removeprefix('sha256:')[:12]}"
-    tasks: list[Row] = []
-    dropped: Counter[str] = Counter()
-    for (purpose, row), replies in zip(wanted, drawn, strict=True):
+    found = _candidates(io, prompts)
+    maker, tasks, dropped = TaskMaker(settings, io.settings.seed, cards), list[Row](), Counter[str]()
+    for (purpose, row), replies in zip(wanted, found, strict=True):
         kept = distinct(replies)
         if len(kept) < 2:
             dropped[purpose] += 1
         else:
-            tasks.append(make_task(purpose, row, cards[row["card_id"]], kept, policy))
+            tasks.append(maker.make(settings.kinds[purpose], purpose, row, kept))
     if not tasks:
-        raise AnnotationError(f"inputs/champion: none of {len(wanted)} prompts got two distinct candidates")
+        raise AnnotationError(f"inputs/pool.json: none of {len(wanted)} prompts got two distinct candidates")
+    tasks += [
+        maker.make("rewrite", "policy", row, [(f"logged@{row['reply_model']}", row["reply"])]) for row in bad
+    ]
     write_jsonl(tasks, io.out("data/annotation/batch.jsonl"))
+    kept_by = Counter(
+        candidate["policy"] for task in tasks if task["kind"] != "rewrite" for candidate in task["candidates"]
+    )
     return {
         **_counts(tasks, Counter(purpose for purpose, _ in wanted), dropped),
-        "candidates_drawn": sum(map(len, drawn)),
-        "candidates_kept": sum(len(task["candidates"]) for task in tasks),
+        "candidates_drawn": sum(map(len, found)),
+        "candidates_kept": sum(kept_by.values()),
+        "candidates_by_policy": dict(sorted(kept_by.items())),
+        "kinds": dict(sorted(Counter(task["kind"] for task in tasks).items())),
+        "reviews_asked": sum(task["reviews"] for task in tasks),
     }

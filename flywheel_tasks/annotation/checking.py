@@ -1,106 +1,148 @@
-"""Labels of a batch, read and checked line by line: what people or tools wrote is never taken on trust."""
+"""One label against its task: what people or tools wrote is never taken on trust."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
-from flywheel_tasks.annotation.tasks import AnnotationError, texts_of
-from flywheel_tasks.storage.documents import read_jsonl
+from flywheel_tasks.annotation.tasks import VIOLATES_CARD, places, rules_of, texts_of
 
 Row = dict[str, Any]
 
 
-class _Rewrite(BaseModel):
+class Rewrite(BaseModel):
+    """A better text for one candidate."""
+
     model_config = ConfigDict(extra="forbid")
     candidate_id: StrictStr
     text: StrictStr
 
 
-class _Label(BaseModel):
+class Label(BaseModel):
+    """What one annotator says about one task (a row of ``labels.jsonl``; docs/annotation.md).
+
+    Attributes:
+        task_id: of the batch.
+        annotator: who.
+        simulated: True only for the demo's annotators.
+        ranking: candidates, best first; a list within it holds equal ones. Empty for a rewrite task.
+        answers: by candidate and question: True or False, or one of the question's choices.
+        violations: of a steerability task: rules of the card that each candidate violates.
+        rewrite: a better text for one candidate, if one was written.
+        rewrite_skipped: a rewrite was asked for and the annotator cannot write a better text.
+        seconds: how long it took, where known.
+    """
+
     model_config = ConfigDict(extra="forbid")
     task_id: StrictStr
     annotator: StrictStr
     simulated: StrictBool
-    ranking: list[StrictStr]
-    answers: dict[StrictStr, dict[StrictStr, StrictBool]]
-    rewrite: _Rewrite | None
+    ranking: list[StrictStr | list[StrictStr]]
+    answers: dict[StrictStr, dict[StrictStr, StrictBool | StrictStr]]
+    violations: dict[StrictStr, list[StrictStr]] = Field(default_factory=dict)
+    rewrite: Rewrite | None
+    rewrite_skipped: StrictBool = False
+    seconds: float | None = None
 
 
-def broken_rule(label: _Label, task: Mapping[str, Any] | None) -> str | None:
-    """The rule that a well-formed label breaks, in words; None if it is sound.
+class Problem(NamedTuple):
+    """A rule that a label breaks: its short name, and what is wrong in words."""
+
+    rule: str
+    detail: str
+
+
+def problem_of(label: Label, task: Mapping[str, Any] | None) -> Problem | None:
+    """The first rule that a well-formed label breaks; None if it is sound.
 
     Args:
         label: the label.
         task: its task, or None if the batch has no such task.
     """
     if task is None:
-        return f"task_id {label.task_id} is not in the batch"
-    texts = texts_of(task)
+        return Problem("unknown_task", f"task_id {label.task_id} is not in the batch")
     if not label.annotator.strip():
-        return "annotator is empty"
-    if strangers := sorted({*label.ranking, *label.answers} - set(texts)):
-        return f"candidate_id {strangers[0]} is not in task {label.task_id}"
-    if sorted(label.ranking) != sorted(texts):
-        return "ranking must name every candidate of the task once"
-    for candidate in texts:
-        given = set(label.answers.get(candidate, ()))
-        if given != set(task["questions"]):
-            return f"answers of {candidate} must be exactly {', '.join(task['questions'])}"
-    if label.rewrite is None:
-        return None
-    if label.rewrite.candidate_id not in texts:
-        return f"rewrite: candidate_id {label.rewrite.candidate_id} is not in task {label.task_id}"
-    if not label.rewrite.text.strip():
-        return "rewrite: text is empty"
-    if label.rewrite.text.strip() == texts[label.rewrite.candidate_id].strip():
-        return "rewrite: text is the same as the candidate's"
+        return Problem("no_annotator", "annotator is empty")
+    for check in (_ranking, _answers, _violations, _rewrite):
+        if (problem := check(label, task)) is not None:
+            return problem
     return None
 
 
-def read_labels(path: Path, tasks: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Read and check a labels file.
+def _ranking(label: Label, task: Mapping[str, Any]) -> Problem | None:
+    texts = texts_of(task)
+    ranked = [item for entry in label.ranking for item in ([entry] if isinstance(entry, str) else entry)]
+    if strangers := sorted({*ranked, *label.answers, *label.violations} - set(texts)):
+        return Problem("unknown_candidate", f"candidate_id {strangers[0]} is not in task {label.task_id}")
+    if task["kind"] == "rewrite":
+        return Problem("ranking", "a rewrite task has no ranking") if ranked else None
+    if sorted(ranked) != sorted(texts):
+        return Problem("ranking", "ranking must name every candidate of the task once")
+    return None
 
-    Args:
-        path: JSON Lines, one label a line.
-        tasks: rows of the batch.
 
-    Returns:
-        the labels, in the file's order.
+def _answers(label: Label, task: Mapping[str, Any]) -> Problem | None:
+    asked = {question["name"]: question["choices"] for question in task["questions"]}
+    for candidate in texts_of(task):
+        given = label.answers.get(candidate, {})
+        if set(given) != set(asked):
+            return Problem("answers", f"answers of {candidate} must be exactly {', '.join(asked)}")
+        for name, answer in given.items():
+            choices = asked[name]
+            if choices is None and not isinstance(answer, bool):
+                return Problem("answers", f"answers.{candidate}.{name} must be true or false, not {answer!r}")
+            if choices is not None and answer not in choices:
+                return Problem(
+                    "unknown_choice", f"answers.{candidate}.{name}: {answer!r} is not among its choices"
+                )
+    return None
 
-    Raises:
-        AnnotationError: the file is missing or empty, or a line breaks a rule (``file:line: rule``).
-    """
-    if not path.is_file():
-        raise AnnotationError(f"{path}: no such file of labels")
-    by_id = {task["task_id"]: task for task in tasks}
-    seen: dict[tuple[str, str], int] = {}
-    labels: list[Row] = []
-    for number, row in read_numbered(path):
-        try:
-            label = _Label.model_validate(row)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise AnnotationError(f"{path}:{number}: {where}: {first['msg']}") from error
-        rule = broken_rule(label, by_id.get(label.task_id))
-        if rule is not None:
-            raise AnnotationError(f"{path}:{number}: {rule}")
-        key = (label.task_id, label.annotator)
-        if key in seen:
-            raise AnnotationError(
-                f"{path}:{number}: {label.annotator} labelled this task in line {seen[key]} already"
+
+def _violations(label: Label, task: Mapping[str, Any]) -> Problem | None:
+    if task["kind"] != "steerability":
+        return Problem("violations", "only a steerability task has violations") if label.violations else None
+    known = {rule["rule_id"] for rule in rules_of(task["card"])}
+    for candidate in texts_of(task):
+        found = label.violations.get(candidate)
+        if found is None:
+            return Problem("violations", f"violations of {candidate} are missing")
+        if unknown := sorted(set(found) - known):
+            return Problem(
+                "unknown_choice", f"violations of {candidate}: {unknown[0]} is no rule of the card"
             )
-        seen[key] = number
-        labels.append(label.model_dump())
-    if not labels:
-        raise AnnotationError(f"{path}: no labels")
-    return labels
+        if bool(found) != label.answers[candidate][VIOLATES_CARD]:
+            return Problem("violations", f"violations of {candidate} contradict its answer {VIOLATES_CARD}")
+    return None
 
 
-def read_numbered(path: Path) -> list[tuple[int, Row]]:
-    """Rows of a JSON Lines file with their line numbers (blank lines are counted, not returned)."""
-    with path.open("rb") as file:
-        numbers = [number for number, line in enumerate(file, start=1) if line.strip()]
-    return list(zip(numbers, read_jsonl(path), strict=True))
+def _rewrite(label: Label, task: Mapping[str, Any]) -> Problem | None:
+    texts = texts_of(task)
+    if label.rewrite is None:
+        if rewrite_due(label, task) and not label.rewrite_skipped:
+            return Problem("rewrite_missing", "rewrite: the task asks for one, or for rewrite_skipped")
+        return None
+    if label.rewrite_skipped:
+        return Problem("rewrite", "rewrite: there is one, yet rewrite_skipped is set")
+    if label.rewrite.candidate_id not in texts:
+        return Problem(
+            "unknown_candidate",
+            f"rewrite: candidate_id {label.rewrite.candidate_id} is not in task {label.task_id}",
+        )
+    if not label.rewrite.text.strip():
+        return Problem("rewrite", "rewrite: text is empty")
+    if label.rewrite.text.strip() == texts[label.rewrite.candidate_id].strip():
+        return Problem("rewrite", "rewrite: text is the same as the candidate's")
+    return None
+
+
+def rewrite_due(label: Label, task: Mapping[str, Any]) -> bool:
+    """Whether the task needs a rewrite: a rewrite task does, and a steerability task whose replies all violate."""
+    if task["kind"] == "rewrite":
+        return True
+    return task["kind"] == "steerability" and all(label.violations.get(item) for item in texts_of(task))
+
+
+def best_of(ranking: list[str | list[str]], shown: list[str]) -> str:
+    """The best candidate of a ranking; of equal ones the first as shown."""
+    found = places(ranking)
+    return min(shown, key=lambda candidate: found[candidate])

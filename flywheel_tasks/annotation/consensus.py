@@ -1,29 +1,32 @@
-"""Several reviews of one task to one ranking, and how well reviewers agree."""
+"""Several reviews of one task to one ranking and one answer."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import krippendorff
-import numpy as np
+from flywheel_tasks.annotation.tasks import places
 
 Row = Mapping[str, Any]
 
 
 def mean_ranks(labels: Sequence[Row]) -> dict[str, float]:
-    """Mean rank (0 is best) of each candidate over the reviews of one task: the Borda count, upside down."""
-    ranks: dict[str, list[int]] = defaultdict(list)
+    """Mean rank (0 is best, ties share theirs) of each candidate over the reviews: the Borda count, upside down."""
+    ranks: dict[str, list[float]] = defaultdict(list)
     for label in labels:
-        for rank, candidate in enumerate(label["ranking"]):
-            ranks[candidate].append(rank)
+        for candidate, place in places(label["ranking"]).items():
+            ranks[candidate].append(place)
     return {candidate: sum(values) / len(values) for candidate, values in sorted(ranks.items())}
 
 
 def support(labels: Sequence[Row], better: str, worse: str) -> float:
-    """Share of the reviews that rank one candidate above the other."""
-    return sum(label["ranking"].index(better) < label["ranking"].index(worse) for label in labels) / len(
-        labels
-    )
+    """Share of the reviews that rank one candidate above the other; a review with both equal counts half."""
+    return sum(score(label, better, worse) for label in labels) / len(labels)
+
+
+def score(label: Row, better: str, worse: str) -> float:
+    """1 if a review ranks ``better`` above ``worse``, 0 if below, 1/2 if equal."""
+    found = places(label["ranking"])
+    return 0.5 + 0.5 * (found[better] < found[worse]) - 0.5 * (found[better] > found[worse])
 
 
 def majority(labels: Sequence[Row], candidate: str, question: str) -> bool:
@@ -31,25 +34,9 @@ def majority(labels: Sequence[Row], candidate: str, question: str) -> bool:
     return 2 * sum(label["answers"][candidate][question] for label in labels) >= len(labels)
 
 
-def ranking_alpha(labels_by_task: Mapping[str, Sequence[Row]]) -> float | None:
-    """Krippendorff's alpha (ordinal) of the ranks that reviewers gave, over tasks with several reviews.
-
-    A unit is a candidate, a value its rank in one reviewer's ranking (Krippendorff 2011, "Computing
-    Krippendorff's Alpha-Reliability"). 1 is perfect agreement, 0 that of chance.
-
-    Returns:
-        alpha; None without a task of several reviews.
-    """
-    shared = {task: labels for task, labels in labels_by_task.items() if len(labels) > 1}
-    if not shared:
-        return None
-    units = [(task, candidate) for task in sorted(shared) for candidate in sorted(shared[task][0]["ranking"])]
-    columns = {unit: column for column, unit in enumerate(units)}
-    annotators = sorted({label["annotator"] for labels in shared.values() for label in labels})
-    rows = {annotator: row for row, annotator in enumerate(annotators)}
-    values = np.full((len(annotators), len(units)), np.nan)
-    for task, labels in shared.items():
-        for label in labels:
-            for rank, candidate in enumerate(label["ranking"]):
-                values[rows[label["annotator"]], columns[task, candidate]] = rank
-    return float(krippendorff.alpha(reliability_data=values, level_of_measurement="ordinal"))
+def reviews_by_task(labels: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Labels by task, those of one task sorted by annotator."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for label in labels:
+        found[label["task_id"]].append(dict(label))
+    return {task: sorted(rows, key=lambda row: str(row["annotator"])) for task, rows in sorted(found.items())}

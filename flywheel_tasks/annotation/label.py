@@ -6,15 +6,20 @@ The simulated annotators run as a process of their own, because nothing but the 
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flywheel_tasks.annotation.checking import read_labels
-from flywheel_tasks.annotation.tasks import SPLIT_OF, AnnotationError
+from flywheel_tasks.annotation.delivery import PIN, read_pinned
+from flywheel_tasks.annotation.progress import progress, require_enough
+from flywheel_tasks.annotation.reading import Reading, message_of, read_files, strict
+from flywheel_tasks.annotation.tasks import AnnotationError
 from flywheel_tasks.pipeline.stage import die_with_parent
 from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.storage.documents import read_jsonl, write_jsonl
+from flywheel_tasks.storage.documents import read_json, read_jsonl, write_jsonl
+
+# What people do in the normal course of work; all other rules count towards label.max_quarantine_share.
+ORDINARY = frozenset({"draft", "cancelled", "duplicate"})
 
 
 def _simulate(batch: Path, out: Path, seed: int) -> None:
@@ -25,38 +30,58 @@ def _simulate(batch: Path, out: Path, seed: int) -> None:
         raise AnnotationError(f"{batch}: flywheel simulate label ended with exit code {done.returncode}")
 
 
+def _of_people(io: StageIO, tasks: Sequence[Mapping[str, Any]]) -> Reading:
+    """Labels of the pinned files, if they are enough and not too many of them are broken."""
+    settings, pin = io.settings.label, io.dep(PIN)
+    document = read_json(pin)
+    if document["annotator"] != settings.annotator:
+        raise AnnotationError(
+            f"{PIN}: pinned for label.annotator {document['annotator']}, the setting is {settings.annotator}; "
+            "pin the labels again: flywheel annotation pin"
+        )
+    reading = read_pinned(pin, io.root, tasks)
+    broken = [row for row in reading.quarantined if row["rule"] not in ORDINARY]
+    if broken and len(broken) > settings.max_quarantine_share * reading.read:
+        raise AnnotationError(
+            f"{len(broken)} of {reading.read} labels break a rule, label.max_quarantine_share is "
+            f"{settings.max_quarantine_share}; the first: " + "; ".join(map(message_of, broken[:5]))
+        )
+    require_enough(tasks, reading.labels, settings.min_done, document["location"])
+    return reading
+
+
 def run(io: StageIO) -> Mapping[str, Any]:
-    """Get labels, check them, write ``data/annotation/labels.jsonl``.
+    """Get labels, check them, write ``labels.jsonl`` and ``quarantine.jsonl`` in ``data/annotation``.
 
     Returns:
-        labels, annotators, simulated labels, and tasks with and without labels by purpose.
+        labels read, used and quarantined (by rule), annotators, simulated labels, progress by purpose.
 
     Raises:
-        AnnotationError: a label breaks a rule (``file:line: rule``), or the simulated annotators failed.
+        LabelsNotReadyError: people have not labelled enough yet.
+        AnnotationError: too many labels break a rule, or the simulated annotators failed.
     """
     batch, out = io.dep("data/annotation/batch.jsonl"), io.out("data/annotation/labels.jsonl")
     tasks = list(read_jsonl(batch))
     if io.settings.label.annotator == "simulated":
         _simulate(batch, out, io.settings.seed)
-        labels = read_labels(out, tasks)
+        reading = read_files([(str(out), out)], tasks)
+        strict(reading)
     else:
-        labels = read_labels(io.root / io.settings.label.labels_path, tasks)
-        write_jsonl(labels, out)
-    reviews = Counter(label["task_id"] for label in labels)
-    by_purpose = {
-        purpose: {
-            "labelled": sum(task["purpose"] == purpose and reviews[task["task_id"]] > 0 for task in tasks),
-            "unlabelled": sum(task["purpose"] == purpose and not reviews[task["task_id"]] for task in tasks),
-            "multi_review": sum(
-                task["purpose"] == purpose and reviews[task["task_id"]] > 1 for task in tasks
-            ),
-        }
-        for purpose in SPLIT_OF
-    }
+        reading = _of_people(io, tasks)
+        if any(label["simulated"] for label in reading.labels):
+            raise AnnotationError(
+                f"{PIN}: labels that say simulated, but label.annotator is {io.settings.label.annotator}"
+            )
+    labels = reading.labels
+    write_jsonl(labels, out)
+    write_jsonl(reading.quarantined, io.out("data/annotation/quarantine.jsonl"))
     return {
         "labels": len(labels),
+        "read": reading.read,
+        "quarantined": dict(sorted(Counter(row["rule"] for row in reading.quarantined).items())),
+        "quarantined_total": len(reading.quarantined),
         "simulated": sum(label["simulated"] for label in labels),
         "annotators": len({label["annotator"] for label in labels}),
         "rewrites": sum(label["rewrite"] is not None for label in labels),
-        "tasks": by_purpose,
+        "tasks": progress(tasks, labels),
     }

@@ -1,4 +1,4 @@
-"""Arrow schemas of the preference tables."""
+"""Arrow schemas of the preference tables (docs/annotation.md)."""
 
 import pyarrow as pa
 
@@ -14,6 +14,7 @@ _CONTEXT = [
     ("instructions", _STRINGS),
     ("history", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
 ]
+_REVIEWED = [("reviews", pa.int64()), ("simulated", pa.bool_())]
 
 PAIRS = pa.schema(
     [
@@ -23,7 +24,33 @@ PAIRS = pa.schema(
         ("rejected", pa.string()),
         ("kind", pa.string()),
         ("agreement", pa.float64()),
+        *_REVIEWED,
+        ("consensus", pa.bool_()),  # good enough to measure with; the others are to train on
+        ("chosen_policy", pa.string()),  # null for a text that an annotator wrote
+        ("rejected_policy", pa.string()),
     ]
 )
-REWRITES = pa.schema([*_CONTEXT, ("rejected", pa.string()), ("rewrite", pa.string())])
+REWRITES = pa.schema([*_CONTEXT, ("rejected", pa.string()), ("rewrite", pa.string()), *_REVIEWED])
 REMOVED = pa.schema([("pair_id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+ITEMS = pa.schema(
+    [
+        ("task_id", pa.string()),
+        ("kind", pa.string()),
+        ("purpose", pa.string()),
+        ("reviews", pa.int64()),
+        ("ranking_agreement", pa.float64()),
+        ("answer_agreement", pa.float64()),
+    ]
+)
+ANNOTATORS = pa.schema(
+    [
+        ("annotator", pa.string()),
+        ("simulated", pa.bool_()),
+        ("labels", pa.int64()),
+        ("decisions", pa.int64()),
+        ("agreement", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("flagged", pa.bool_()),
+    ]
+)

@@ -2,14 +2,16 @@
 
 ``inputs/generation.json`` names the generation, ``inputs/logs.json`` its log partitions with their digests,
 ``inputs/users.json`` the key of user ids by its fingerprint, ``inputs/champion.dvc`` the champion's files by DVC hash,
-and ``inputs/profile.json`` holds the profile of the data of the last accepted generation, which new data is compared
-with. They are the roots of the data graph. The registry keeps a copy, written once, so that any worker (and anyone,
-later) can start from exactly the same. One thing is never what it was: users who have asked to be forgotten since
-are forgotten in every generation, older ones too.
+``inputs/pool.json`` the policies that candidates come from, ``inputs/labels.json`` the labels that people have
+delivered, and ``inputs/profile.json`` holds the profile of the data of the last accepted generation, which new data is
+compared with. They are the roots of the data graph. The registry keeps a copy, written once, so that any worker (and
+anyone, later) can start from exactly the same. One thing is never what it was: users who have asked to be forgotten
+since are forgotten in every generation, older ones too.
 """
 
 import re
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import orjson
 import yaml
 from ruamel.yaml import YAML
 
+from flywheel_tasks.annotation.delivery import pin_labels
 from flywheel_tasks.pipeline import lineage, runner
+from flywheel_tasks.pipeline.pool_pin import pin_pool
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest
@@ -82,28 +86,33 @@ def ensure_champion(root: Path) -> ModelRef:
     return champion
 
 
-def place_champion(root: Path, champion: ModelRef) -> None:
-    """Put the champion's files at ``inputs/champion``, from DVC's cache or its remote, and check their digest.
+def place_champion(root: Path, champion: ModelRef, name: str = "champion") -> None:
+    """Put a champion's files at ``inputs/champion``, from DVC's cache or its remote, and check their digest.
+
+    Args:
+        root: the workspace.
+        champion: the model.
+        name: of its folder in ``inputs/``: ``previous`` for the champion before.
 
     Raises:
         GenerationError: the registry has no DVC hash for it, or the files are not the champion.
     """
     if champion.dvc is None:
-        raise GenerationError(f"the registry has no DVC hash for champion {champion.generation}")
-    pointer = root / INPUTS / "champion.dvc"
-    out = {"md5": champion.dvc.md5, "hash": "md5", "path": "champion"}
+        raise GenerationError(f"the registry has no DVC hash for {name} {champion.generation}")
+    pointer = root / INPUTS / f"{name}.dvc"
+    out = {"md5": champion.dvc.md5, "hash": "md5", "path": name}
     text = yaml.safe_dump({"outs": [out]}, sort_keys=False)
     if not pointer.exists() or pointer.read_text(encoding="utf-8") != text:
         with atomic_path(pointer) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    target = f"{INPUTS}/champion.dvc"
+    target = f"{INPUTS}/{name}.dvc"
     try:
         runner.dvc(root, "checkout", "--force", target, quiet=True)
     except runner.StageFailedError:
         runner.dvc(root, "pull", "--force", target)
-    if (found := tree_digest(root / INPUTS / "champion")) != champion.digest:
+    if (found := tree_digest(root / INPUTS / name)) != champion.digest:
         raise GenerationError(
-            f"{INPUTS}/champion is {found}, but the registry's champion ({champion.generation}) is {champion.digest}"
+            f"{INPUTS}/{name} is {found}, but the registry's {name} ({champion.generation}) is {champion.digest}"
         )
 
 
@@ -209,6 +218,38 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
             f"{generation} was opened by an earlier version, whose tables hold raw user ids: open a new generation"
         )
     _write_users(root, bundle["user_key"])
+    previous = bundle.get("previous")
+    _pin_settings_of_inputs(
+        root,
+        generation,
+        ModelRef.model_validate(bundle["champion"]),
+        None if previous is None else ModelRef.model_validate(previous),
+    )
+
+
+def _pin_settings_of_inputs(
+    root: Path, generation: str, champion: ModelRef, previous: ModelRef | None
+) -> None:
+    """Pin what the settings name: the pool of policies, and the labels that people have delivered so far."""
+    settings = load_settings(root / "params.yaml")
+    place = partial(place_champion, root)
+    pin_pool(root, settings.annotation_batch.pool, champion, previous, place)
+    pin_labels(settings.label, generation, root)
+
+
+def refresh_labels(root: Path) -> dict[str, Any]:
+    """Pin the labels that people have delivered for the open generation by now.
+
+    Returns:
+        ``inputs/labels.json``.
+
+    Raises:
+        GenerationError: no generation is open.
+    """
+    here = current(root)
+    if here is None:
+        raise GenerationError(f"no generation is open in {root}: flywheel generation open")
+    return pin_labels(load_settings(root / "params.yaml").label, here["generation"], root)
 
 
 def sync(root: Path, generation: str) -> None:
@@ -249,6 +290,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     key = _key_of(root, registry)
     champion = ensure_champion(root)
     place_champion(root, champion)
+    previous = registry.state().previous
     logs = newest(pin_logs(settings.logs.location, root), settings.logs.newest_days)
     description = {
         "generation": name,
@@ -261,6 +303,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         "user_key": key,
         "champion": champion.model_dump(mode="json"),
         "profile": accepted_profile(registry, name),
+        "previous": None if previous is None else previous.model_dump(mode="json"),
         "params": (root / "params.yaml").read_text(encoding="utf-8"),
     }
     registry.put_generation(
@@ -269,5 +312,6 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     write_json(logs, root / INPUTS / "logs.json")
     _write_users(root, key)
     write_json(bundle["profile"], root / INPUTS / "profile.json")
+    _pin_settings_of_inputs(root, name, champion, previous)
     write_json(description, root / INPUTS / "generation.json")
     return name

@@ -1,4 +1,4 @@
-"""Simulated annotators: rank candidates, answer the questions, rewrite what breaks the card."""
+"""Simulated annotators: rank candidates, answer the questions, name broken rules, rewrite what breaks the card."""
 
 import math
 import random
@@ -7,19 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.simulation.cards import check_of
+from flywheel_tasks.simulation.checks import obeys
 from flywheel_tasks.simulation.rewriting import rewrite
 from flywheel_tasks.simulation.utility import (
     AVERAGE,
     FEATURES,
     Taste,
     refuses,
+    repetition,
     templated,
     utility,
     violations,
 )
 
-REVIEWS = {"reward_train": 1, "reward_heldout": 3, "policy": 1}
 PANEL = 9  # annotators
+KINDS = ("comparison", "steerability", "rewrite")
+REPEATS_FROM = 0.3  # share of repeated word triples that a reader notices
 NOISE = 0.6  # scale of the Gumbel noise: P(a ranked above b) = sigmoid((u_a - u_b) / NOISE)
 SLIP = 0.03  # chance of a wrong answer to a question
 
@@ -46,20 +50,55 @@ def rank(utilities: Mapping[str, float], rng: random.Random) -> list[str]:
     return sorted(noisy, key=lambda key: (-noisy[key], key))
 
 
-def _answers(card: Card, text: str, rng: random.Random) -> dict[str, bool]:
-    true = {
-        "false_refusal": refuses(text),
-        "templated": templated(text),
-        "violates_card": violations(card, text) > 0,
-    }
-    return {question: answer != (rng.random() < SLIP) for question, answer in true.items()}
+def _true_answer(question: str, card: Card, history: Sequence[Turn], text: str) -> bool:
+    """What a careful reader would say."""
+    match question:
+        case "false_refusal":
+            return refuses(text)
+        case "templated":
+            return templated(text)
+        case "violates_card":
+            return violations(card, text) > 0
+        case "repeats":
+            return repetition(history, text) >= REPEATS_FROM
+    raise BatchError(
+        f"simulated annotators cannot answer the question {question!r}: take it out of annotation_batch.questions, or "
+        "let people label (label.annotator)"
+    )
+
+
+def _answers(
+    task: Mapping[str, Any], card: Card, text: str, violated: Sequence[str] | None, rng: random.Random
+) -> dict[str, bool]:
+    """Answers with a slip now and then; whether the card is broken follows from the rules named, where they are."""
+    found = {}
+    for question in task["questions"]:
+        name = question["name"]
+        truth = _true_answer(name, card, task["history"], text) != (rng.random() < SLIP)
+        found[name] = bool(violated) if name == "violates_card" and violated is not None else truth
+    return found
+
+
+def _violated(card: Card, text: str, rng: random.Random) -> list[str]:
+    """Ids of the instructions that a reply breaks, each seen but for a slip; traits are beyond these annotators."""
+    found = []
+    for number, instruction in enumerate(card.instructions, start=1):
+        check = check_of(instruction)
+        broken = check is not None and not obeys(check, text)
+        if broken != (rng.random() < SLIP):
+            found.append(f"instruction-{number}")
+    return found
 
 
 def _reviewers(task: Mapping[str, Any], seed: int) -> list[str]:
-    if task["purpose"] not in REVIEWS:
-        raise BatchError(f"task {task['task_id']}: unknown purpose {task['purpose']!r}")
+    if task["kind"] not in KINDS:
+        raise BatchError(f"task {task['task_id']}: unknown kind {task['kind']!r}")
+    if not 1 <= task["reviews"] <= PANEL:
+        raise BatchError(
+            f"task {task['task_id']}: {task['reviews']} reviews, the panel has {PANEL} annotators"
+        )
     rng = random.Random(f"panel|{seed}|{task['task_id']}")
-    return [f"sim-annotator-{k}" for k in sorted(rng.sample(range(PANEL), REVIEWS[task["purpose"]]))]
+    return [f"sim-annotator-{k}" for k in sorted(rng.sample(range(PANEL), task["reviews"]))]
 
 
 def _label(task: Mapping[str, Any], annotator: str, seed: int) -> dict[str, Any]:
@@ -68,20 +107,27 @@ def _label(task: Mapping[str, Any], annotator: str, seed: int) -> dict[str, Any]
     texts = {candidate["candidate_id"]: candidate["text"] for candidate in task["candidates"]}
     taste = annotator_taste(seed, annotator)
     ranking = rank({key: utility(card, history, text, taste) for key, text in texts.items()}, rng)
+    steers = task["kind"] == "steerability"
+    violated = {key: _violated(card, texts[key], rng) for key in sorted(texts)} if steers else {}
+    answers = {key: _answers(task, card, texts[key], violated.get(key), rng) for key in sorted(texts)}
+    better = _rewrite(card, history, ranking[0], texts[ranking[0]], rng)
+    asked = task["kind"] == "rewrite" or (steers and all(violated.values()))
     return {
         "task_id": task["task_id"],
         "annotator": annotator,
         "simulated": True,
-        "ranking": ranking,
-        "answers": {key: _answers(card, texts[key], rng) for key in sorted(texts)},
-        "rewrite": _rewrite(card, history, ranking[0], texts[ranking[0]], rng),
+        "ranking": [] if task["kind"] == "rewrite" else ranking,
+        "answers": answers,
+        "violations": violated,
+        "rewrite": better,
+        "rewrite_skipped": better is None and asked,
     }
 
 
 def _rewrite(
     card: Card, history: Sequence[Turn], candidate_id: str, text: str, rng: random.Random
 ) -> dict[str, str] | None:
-    """A rewrite of the best candidate if it breaks the card."""
+    """A rewrite of the best candidate if it breaks the card; None also where no draft obeys it."""
     if not violations(card, text):
         return None
     better = rewrite(card, history, text, rng)
@@ -89,7 +135,7 @@ def _rewrite(
 
 
 def label_batch(tasks: Iterable[Mapping[str, Any]], seed: int) -> Iterator[dict[str, Any]]:
-    """Label every task: one annotator, or three for held-out reward tasks.
+    """Label every task, by as many annotators as it asks for.
 
     Args:
         tasks: rows of ``batch.jsonl``.
@@ -99,7 +145,7 @@ def label_batch(tasks: Iterable[Mapping[str, Any]], seed: int) -> Iterator[dict[
         rows of ``labels.jsonl``, all with ``simulated: true``.
 
     Raises:
-        BatchError: a task's purpose is unknown.
+        BatchError: a task's kind or one of its questions is unknown.
     """
     for task in tasks:
         for annotator in _reviewers(task, seed):

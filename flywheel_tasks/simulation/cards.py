@@ -54,6 +54,11 @@ def _checks() -> dict[str, Check]:
     }
 
 
+def check_of(instruction: str) -> Check | None:
+    """The check behind one instruction; None where it is not among the demo's."""
+    return _checks().get(instruction)
+
+
 def checks_of(card: Card) -> tuple[Check, ...]:
     """The checks behind a card's instructions.
 

@@ -1,14 +1,25 @@
 import pytest
 
 from flywheel_tasks.annotation import batch
+from flywheel_tasks.annotation.interface import interface_id
 from flywheel_tasks.annotation.tasks import AnnotationError
 from flywheel_tasks.curation.tables import CARDS, PROMPTS
+from flywheel_tasks.policy.pool import PoolError
 from flywheel_tasks.settings import SPLITS
-from flywheel_tasks.storage.documents import read_jsonl
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import read_jsonl, write_json
 from flywheel_tasks.storage.tables import write_rows
 from tests.curation.rows import prompt
 
 CARD = {"card_id": "c1", "name": "Mae", "traits": ["dry"], "instructions": ["Never use emoji."]}
+
+
+def pin(root, **folders):
+    rows = [
+        {"name": name, "path": f"inputs/{name}", "digest": tree_digest(path), "model": "m"}
+        for name, path in folders.items()
+    ]
+    write_json({"policies": rows}, root / "inputs/pool.json")
 
 
 def workspace(make_io, root, champion, overrides=None):
@@ -17,12 +28,14 @@ def workspace(make_io, root, champion, overrides=None):
         "annotation_batch.max_reward_train": 4,
         "annotation_batch.max_reward_heldout": 3,
         "annotation_batch.max_policy": 2,
+        "annotation_batch.max_rewrite": 0,
         "sampling.max_new_tokens": 6,
         "compute.threads": 1,
     }
     io = make_io("annotation_batch", root, {**settings, **(overrides or {})})
     (root / "inputs").mkdir(exist_ok=True)
     (root / "inputs/champion").symlink_to(champion)
+    pin(root, champion=champion)
     write_rows([CARD], CARDS, root / "data/curated/cards.parquet")
     for name in SPLITS:
         rows = [
@@ -33,6 +46,7 @@ def workspace(make_io, root, champion, overrides=None):
                 "internal" if k % 2 else "user",
                 reply="LOGGED",
             )
+            | {"signals": ["thumb_down"] if k < 3 else []}
             for k in range(8)
         ]
         write_rows(rows, PROMPTS, root / f"data/split/{name}.parquet")
@@ -59,21 +73,26 @@ def test_tasks_of_every_purpose_from_a_real_tiny_model(make_io, tiny_models, tmp
 
 
 class Fixed:
-    """A sampler that gives one reply to each even prompt and two to the others."""
+    """A policy that gives one reply to each even prompt and two to the others."""
 
-    def __init__(self, *args, **kwargs):
-        pass
+    name, policy_id = "fixed", "fixed@0"
 
-    def sample(self, prompts, n, seed, progress=None):
+    def chunk(self, n):
+        return 100
+
+    def lengths(self, prompts):
+        return [0] * len(prompts)
+
+    def draw(self, prompts, n, seed):
         return [["same", " same ", ""] if k % 2 == 0 else ["one", "two", "one"] for k in range(len(prompts))]
 
 
 def test_prompts_with_too_few_distinct_candidates_are_counted(make_io, tiny_models, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "Sampler", Fixed)
+    monkeypatch.setattr(batch, "open_pool", lambda *args, **kwargs: [Fixed()])
     io = workspace(make_io, tmp_path, tiny_models / "base")
     metrics = batch.run(io)
     tasks = list(read_jsonl(io.out("data/annotation/batch.jsonl")))
-    assert all([c["text"] for c in task["candidates"]] == ["one", "two"] for task in tasks)
+    assert all(sorted(c["text"] for c in task["candidates"]) == ["one", "two"] for task in tasks)
     for purpose, count in (("reward_train", 4), ("reward_heldout", 3), ("policy", 2)):
         assert metrics[purpose]["prompts"] == count
         assert metrics[purpose]["tasks"] + metrics[purpose]["dropped_too_few_candidates"] == count
@@ -89,3 +108,72 @@ def test_a_prompt_without_a_card_is_an_error(make_io, tiny_models, tmp_path):
     write_rows([{**CARD, "card_id": "other"}], CARDS, tmp_path / "data/curated/cards.parquet")
     with pytest.raises(AnnotationError, match="no card for prompt"):
         batch.run(io)
+
+
+def test_replies_are_shown_in_an_order_that_the_seed_draws_and_that_is_recorded(
+    make_io, tiny_models, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(batch, "open_pool", lambda *args, **kwargs: [Fixed()])
+    more = {"annotation_batch.max_reward_train": 8, "annotation_batch.max_reward_heldout": 8}
+    io = workspace(make_io, tmp_path, tiny_models / "base", more)
+    batch.run(io)
+    tasks = list(read_jsonl(io.out("data/annotation/batch.jsonl")))
+    first = {task["candidates"][0]["text"] for task in tasks}
+    assert first == {"one", "two"}  # neither is always shown first
+    for task in tasks:
+        for candidate in task["candidates"]:
+            assert candidate["text"] == ("one", "two")[candidate["drawn"]]
+    batch.run(io)
+    assert list(read_jsonl(io.out("data/annotation/batch.jsonl"))) == tasks
+
+
+def test_a_pool_of_two_shares_the_candidates_out_and_each_records_its_policy(make_io, tiny_models, tmp_path):
+    io = workspace(make_io, tmp_path, tiny_models / "base")
+    (tmp_path / "inputs/previous").symlink_to(tiny_models / "talker")
+    pin(tmp_path, champion=tiny_models / "base", previous=tiny_models / "talker")
+    metrics = batch.run(io)
+    tasks = list(read_jsonl(io.out("data/annotation/batch.jsonl")))
+    assert metrics["candidates_drawn"] == 3 * 9
+    for task in tasks:
+        names = sorted(candidate["policy"].split("@")[0] for candidate in task["candidates"])
+        assert set(names) <= {"champion", "previous"}
+        assert names.count("previous") <= 1
+    assert {key.split("@")[0] for key in metrics["candidates_by_policy"]} == {"champion", "previous"}
+
+
+def test_a_policy_that_is_not_what_was_pinned_stops_the_stage(make_io, tiny_models, tmp_path):
+    io = workspace(make_io, tmp_path, tiny_models / "base")
+    pin(tmp_path, champion=tiny_models / "talker")
+    with pytest.raises(PoolError, match=r"policy champion: .* pinned is"):
+        batch.run(io)
+
+
+def test_kinds_reviews_and_rewrite_tasks(make_io, tiny_models, tmp_path):
+    overrides = {
+        "annotation_batch.max_rewrite": 2,
+        "annotation_batch.overlap": {"share": 1.0, "reviews": 2},
+        "annotation_batch.questions": [{"name": "tone", "text": "Tone?", "choices": ["warm", "cold"]}],
+    }
+    io = workspace(make_io, tmp_path, tiny_models / "base", overrides)
+    metrics = batch.run(io)
+    tasks = list(read_jsonl(io.out("data/annotation/batch.jsonl")))
+    assert metrics["kinds"] == {"comparison": 7, "rewrite": 2, "steerability": 2}
+    assert {task["reviews"] for task in tasks if task["purpose"] == "reward_heldout"} == {3}
+    assert {task["reviews"] for task in tasks if task["purpose"] != "reward_heldout"} == {2}
+    assert len({task["task_id"] for task in tasks}) == len(tasks)
+    rewrites = [task for task in tasks if task["kind"] == "rewrite"]
+    assert all(task["candidates"][0]["text"] == "LOGGED" for task in rewrites)
+    assert all(task["purpose"] == "policy" for task in rewrites)
+    assert tasks[0]["questions"][-1] == {"name": "tone", "text": "Tone?", "choices": ["warm", "cold"]}
+    assert len({interface_id(task) for task in tasks}) <= 5
+
+
+def test_the_share_of_overlap_is_drawn_by_prompt(make_io):
+    from flywheel_tasks.settings import load_settings
+    from tests.conftest import PROJECT
+
+    settings = load_settings(PROJECT / "params.yaml").annotation_batch
+    drawn = [batch.reviews_of(settings, "reward_train", f"p{k}", 1) for k in range(4000)]
+    share = sum(reviews == settings.overlap.reviews for reviews in drawn) / len(drawn)
+    assert abs(share - settings.overlap.share) < 0.02
+    assert batch.reviews_of(settings, "reward_heldout", "p1", 1) == 3

@@ -1,6 +1,6 @@
 import pytest
 
-from flywheel_tasks.annotation.consensus import majority, mean_ranks, ranking_alpha, support
+from flywheel_tasks.annotation.consensus import majority, mean_ranks, support
 from tests.annotation.tasks_of_tests import label, task
 
 TASK = task()
@@ -26,13 +26,8 @@ def test_a_tie_of_answers_is_a_yes():
     assert not majority(labels, "t1-c1", "violates_card")
 
 
-def test_alpha_of_perfect_opposite_and_missing_agreement():
-    same = {"t1": reviews((0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3))}
-    assert ranking_alpha(same) == pytest.approx(1.0)
-    assert ranking_alpha({"t1": reviews((0, 1, 2, 3), (3, 2, 1, 0))}) < 0
-    assert ranking_alpha({"t1": reviews((0, 1, 2, 3))}) is None
-
-
-def test_alpha_of_mostly_agreeing_reviews_is_between():
-    mixed = {"t1": reviews((0, 1, 2, 3), (1, 0, 2, 3), (0, 1, 3, 2))}
-    assert 0.3 < ranking_alpha(mixed) < 1.0
+def test_ties_share_their_place_and_count_half():
+    labels = reviews((0, (1, 2), 3), ((0, 1, 2, 3),))
+    assert mean_ranks(labels) == pytest.approx({"t1-c0": 0.75, "t1-c1": 1.5, "t1-c2": 1.5, "t1-c3": 2.25})
+    assert support(labels, "t1-c1", "t1-c2") == 0.5
+    assert support(labels, "t1-c0", "t1-c1") == 0.75

@@ -22,10 +22,11 @@ def test_only_what_dvc_yaml_declares(make_io, tmp_path):
 def test_outputs_appear_together_or_not_at_all(make_io, tmp_path):
     io = make_io("label", tmp_path)
     io.out("data/annotation/labels.jsonl").write_text("{}\n")
-    with pytest.raises(FileNotFoundError, match=r"metrics/label\.json"):
+    with pytest.raises(FileNotFoundError, match=r"quarantine\.jsonl, metrics/label\.json"):
         io.commit()
     assert not (tmp_path / "data/annotation/labels.jsonl").exists()
     io.out("metrics/label.json").write_text("{}")
+    io.out("data/annotation/quarantine.jsonl").write_text("")
     io.commit()
     assert (tmp_path / "data/annotation/labels.jsonl").read_text() == "{}\n"
     assert not (tmp_path / ".flywheel/tmp/label").exists()
@@ -46,6 +47,8 @@ def test_resume_state_is_for_these_inputs_settings_and_code_only(make_io, tmp_pa
     batch = tmp_path / "data/annotation/batch.jsonl"
     batch.parent.mkdir(parents=True)
     batch.write_text("one\n")
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "inputs/labels.json").write_text("{}")
     folder = prepared().resume_dir()
     (folder / "checkpoint").write_text("state")
     assert prepared().resume_dir() == folder

@@ -8,7 +8,6 @@ import pytest
 
 from flywheel_tasks.simulation.annotators import (
     NOISE,
-    REVIEWS,
     SLIP,
     BatchError,
     annotator_taste,
@@ -24,7 +23,11 @@ from tests.simulation.replies import REPLIES
 CARDS = load_cards()
 
 
-def make_tasks(count, purpose="reward_train", candidates=4):
+REVIEWS = {"reward_train": 1, "reward_heldout": 3, "policy": 1}
+ASKED = ("false_refusal", "templated", "violates_card", "repeats")
+
+
+def make_tasks(count, purpose="reward_train", candidates=4, kind="comparison"):
     users = make_population(3, count, 0.3, CARDS)
     tasks = []
     for number, user in enumerate(users):
@@ -34,7 +37,10 @@ def make_tasks(count, purpose="reward_train", candidates=4):
         tasks.append(
             {
                 "task_id": f"t{number}",
+                "kind": kind,
                 "purpose": purpose,
+                "reviews": REVIEWS[purpose],
+                "questions": [{"name": name, "text": name, "choices": None} for name in ASKED],
                 "card": {
                     "card_id": card.card_id,
                     "name": card.name,
@@ -82,9 +88,7 @@ def test_reviews_by_purpose_and_the_label_format():
         for label in labels:
             assert label["simulated"] is True
             assert sorted(label["ranking"]) == sorted(label["answers"])
-            assert all(
-                set(a) == {"false_refusal", "templated", "violates_card"} for a in label["answers"].values()
-            )
+            assert all(set(a) == set(ASKED) for a in label["answers"].values())
 
 
 def test_answers_are_right_but_for_slips():
@@ -112,9 +116,38 @@ def test_annotators_are_trained_on_one_guideline():
     assert all(1.0 < taste.instructions < 2.4 for taste in tastes)
 
 
-def test_an_unknown_purpose_names_the_task():
-    with pytest.raises(BatchError, match="t0"):
-        list(label_batch(make_tasks(1, "other"), seed=1))
+def test_unknown_kinds_and_questions_and_too_many_reviews_are_errors():
+    with pytest.raises(BatchError, match="t0: unknown kind"):
+        list(label_batch(make_tasks(1, kind="other"), seed=1))
+    with pytest.raises(BatchError, match="t0: 10 reviews"):
+        list(label_batch([make_tasks(1)[0] | {"reviews": 10}], seed=1))
+    asked = [{"name": "funny", "text": "Funny?", "choices": None}]
+    with pytest.raises(BatchError, match="cannot answer the question 'funny'"):
+        list(label_batch([make_tasks(1)[0] | {"questions": asked}], seed=1))
+
+
+def test_steerability_tasks_name_the_broken_instructions_but_for_slips():
+    tasks = make_tasks(120, candidates=2, kind="steerability")
+    wrong = total = 0
+    for label in label_batch(tasks, seed=6):
+        task = next(task for task in tasks if task["task_id"] == label["task_id"])
+        card = next(card for card in CARDS if card.card_id == task["card"]["card_id"])
+        for candidate in task["candidates"]:
+            named = label["violations"][candidate["candidate_id"]]
+            assert label["answers"][candidate["candidate_id"]]["violates_card"] == bool(named)
+            total += len(card.instructions)
+            wrong += abs(len(named) - violations(card, candidate["text"]))
+        if all(label["violations"].values()):
+            assert (label["rewrite"] is None) == label["rewrite_skipped"]
+    assert wrong / total == pytest.approx(SLIP, abs=0.02)
+
+
+def test_rewrite_tasks_are_rewritten_or_skipped():
+    tasks = make_tasks(60, "policy", candidates=1, kind="rewrite")
+    labels = list(label_batch(tasks, seed=7))
+    assert all(label["ranking"] == [] for label in labels)
+    assert all((label["rewrite"] is None) == label["rewrite_skipped"] for label in labels)
+    assert sum(label["rewrite"] is not None for label in labels) > 40
 
 
 def test_the_best_candidate_is_rewritten_when_it_breaks_the_card():

@@ -71,6 +71,11 @@ def _pair(row: dict[str, Any]) -> dict[str, Any]:
         "rejected": rejected[-1]["content"],
         "kind": "ranking",
         "agreement": 1.0,  # of one annotator with themselves: the set holds one choice a pair
+        "reviews": 1,
+        "simulated": False,
+        "consensus": False,
+        "chosen_policy": None,
+        "rejected_policy": None,
     }
 
 

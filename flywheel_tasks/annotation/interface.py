@@ -1,0 +1,124 @@
+"""The labelling interface: Label Studio's XML configuration for each kind of task.
+
+Every control belongs to exactly one object. With ``toName="a,b"`` Label Studio lost what annotators had entered
+(HumanSignal/label-studio#5649), which is why the comparison is made of plain choices too.
+"""
+
+import hashlib
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flywheel_tasks.annotation.tasks import VIOLATES_CARD, Question
+
+LETTERS = "ABCDEFGH"
+YES, NO = "Yes", "No"
+EQUAL = "Equally good"
+NO_VIOLATION = "None: it keeps to all of them"
+CANNOT_REWRITE = "I cannot write a better one"
+_STYLE = """
+.fw-context { display: flex; gap: 16px; align-items: flex-start; flex-wrap: wrap; margin-bottom: 16px }
+.fw-context > div { flex: 1 1 320px; min-width: 0 }
+.fw-replies { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 16px }
+.fw-reply { border: 1px solid rgba(128, 128, 128, 0.5); border-radius: 8px; padding: 12px; min-width: 0 }
+.fw-verdict { margin-top: 16px; border-top: 1px solid rgba(128, 128, 128, 0.5); padding-top: 12px }
+"""
+_REWRITE_HEADER = {
+    "comparison": "If even the best reply is not good enough: write it as it should be (optional)",
+    "steerability": "If every reply breaks the card: write your favourite as it should be",
+    "rewrite": "Write the reply as it should be",
+}
+
+
+def better(letter: str) -> str:
+    """The choice that says one of two replies is better."""
+    return f"Reply {letter} is better"
+
+
+def _choices(parent: ET.Element, name: str, to: str, values: Sequence[str], **attributes: str) -> None:
+    tag = ET.SubElement(
+        parent, "Choices", name=name, toName=to, choice="single-radio", showInline="true", required="true"
+    )
+    tag.attrib |= attributes
+    for value in values:
+        ET.SubElement(tag, "Choice", value=value)
+
+
+def _header(parent: ET.Element, text: str, size: str = "5") -> None:
+    ET.SubElement(parent, "Header", value=text, size=size)
+
+
+def _reply(parent: ET.Element, kind: str, number: int, count: int, asked: Sequence[Question]) -> None:
+    """One reply with the questions about it."""
+    box = ET.SubElement(parent, "View", className="fw-reply")
+    _header(box, f"Reply {LETTERS[number]}" if count > 1 else "Reply", "4")
+    name = f"reply_{number}"
+    ET.SubElement(box, "Text", name=name, value=f"${name}", valueType="text")
+    for question in asked:
+        if kind == "steerability" and question["name"] == VIOLATES_CARD:
+            _header(box, "Which of the highlighted instructions and traits does it violate?")
+            _choices(
+                box, f"violated_{number}", name, (), choice="multiple", value="$rules", showInline="false"
+            )
+        else:
+            _header(box, question["text"])
+            _choices(box, f"{question['name']}_{number}", name, question["choices"] or (YES, NO))
+    if count > 2:
+        _header(box, "Its place among the replies: 1 is the one you would go on talking with")
+        _choices(box, f"place_{number}", name, [str(place) for place in range(1, count + 1)])
+
+
+def _verdict(parent: ET.Element, kind: str, count: int, guidelines: str) -> None:
+    """Preference and rewrite, below the replies."""
+    box = ET.SubElement(parent, "View", className="fw-verdict")
+    if count == 2:
+        _header(box, "Which reply would you rather go on talking with?", "4")
+        _choices(box, "preference", "reply_0", (better(LETTERS[0]), better(LETTERS[1]), EQUAL))
+    _header(box, _REWRITE_HEADER[kind], "4")
+    _header(box, guidelines)
+    ET.SubElement(
+        box, "TextArea", name="rewrite", toName="reply_0", rows="4", maxSubmissions="1", editable="true"
+    )
+    if kind != "comparison":
+        _choices(box, "rewrite_skipped", "reply_0", (CANNOT_REWRITE,), choice="multiple", required="false")
+
+
+def interface_xml(kind: str, count: int, asked: Sequence[Question], guidelines: str) -> str:
+    """The labelling configuration of one kind of task.
+
+    Args:
+        kind: comparison, steerability or rewrite.
+        count: replies shown; 1 for a rewrite.
+        asked: questions about each reply.
+        guidelines: for rewrites, as annotators read them.
+    """
+    root = ET.Element("View")
+    ET.SubElement(root, "Style").text = _STYLE
+    context = ET.SubElement(root, "View", className="fw-context")
+    ET.SubElement(ET.SubElement(context, "View"), "HyperText", name="card", value="$card", inline="true")
+    ET.SubElement(
+        ET.SubElement(context, "View"),
+        "Paragraphs",
+        name="conversation",
+        value="$conversation",
+        layout="dialogue",
+        nameKey="author",
+        textKey="text",
+    )
+    replies = ET.SubElement(root, "View", className="fw-replies")
+    for number in range(count):
+        _reply(replies, kind, number, count, asked)
+    _verdict(root, kind, count, guidelines)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def interface_of(task: Mapping[str, Any]) -> str:
+    """The labelling configuration of a task of the batch."""
+    return interface_xml(task["kind"], len(task["candidates"]), task["questions"], task["guidelines"])
+
+
+def interface_id(task: Mapping[str, Any]) -> str:
+    """Kind, replies and digest of the configuration; labels made with another one are not read."""
+    digest = hashlib.sha256(interface_of(task).encode()).hexdigest()[:12]
+    return f"{task['kind']}-{len(task['candidates'])}-{digest}"

@@ -1,0 +1,64 @@
+"""The pool of policies of a generation, pinned in ``inputs/pool.json``: where each one lies, and its digest."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flywheel_tasks.settings import LocalPolicy, PoolEntry, RemotePolicy
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.registry_state import ModelRef
+
+PIN = "inputs/pool.json"
+# What a policy needs; nothing that would have to be unpickled.
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+
+
+def pin_pool(
+    root: Path,
+    entries: tuple[PoolEntry, ...],
+    champion: ModelRef,
+    previous: ModelRef | None,
+    place: Callable[[ModelRef, str], None],
+) -> None:
+    """Write ``inputs/pool.json`` and put the previous champion's files in place, where the pool has it.
+
+    Args:
+        root: the workspace.
+        entries: the setting ``annotation_batch.pool``.
+        champion: of the generation; its files are there already.
+        previous: the champion before, if there is one.
+        place: puts a model's files below ``inputs/`` under a name.
+
+    Raises:
+        FileNotFoundError: a local policy's folder is missing.
+    """
+    rows: list[dict[str, Any]] = []
+    for entry in entries:
+        if entry == "champion":
+            rows.append(_row("champion", "inputs/champion", champion.digest, champion.generation))
+        elif entry == "previous":
+            if previous is not None and previous.digest != champion.digest:
+                place(previous, "previous")
+                rows.append(_row("previous", "inputs/previous", previous.digest, previous.generation))
+        elif isinstance(entry, LocalPolicy):
+            folder = _folder(entry, root)
+            rows.append(_row(entry.name, str(folder), tree_digest(root / folder), entry.model))
+        elif isinstance(entry, RemotePolicy):
+            rows.append({"name": entry.name, "endpoint": entry.endpoint, "model": entry.model})
+    document = {"policies": rows}
+    if not (root / PIN).exists() or read_json(root / PIN) != document:
+        write_json(document, root / PIN)
+
+
+def _row(name: str, path: str, digest: str, model: str) -> dict[str, Any]:
+    return {"name": name, "path": path, "digest": digest, "model": model}
+
+
+def _folder(entry: LocalPolicy, root: Path) -> Path:
+    """The folder of a local policy, or of a hub model after its download (its path ends in the commit)."""
+    if (root / entry.model).is_dir():
+        return Path(entry.model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(entry.model, allow_patterns=_HUB_FILES))
