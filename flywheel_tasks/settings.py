@@ -288,7 +288,9 @@ class LabelStudio(Section):
     """A Label Studio server; the token comes from the environment variable LABEL_STUDIO_API_KEY only."""
 
     url: Annotated[str, Field(pattern=r"^https?://")]
-    project: Annotated[str, Field(min_length=1, max_length=30)]
+    project: Annotated[
+        str, Field(min_length=1, max_length=12)
+    ]  # begins the titles of the projects made there
     timeout_seconds: PositiveFloat
     poll_minutes: PositiveFloat
     wait_hours: PositiveFloat

@@ -39,9 +39,22 @@ def open_generation(ti: Any, params: dict[str, Any]) -> str:
 
 def run_stage(stage: str, params: dict[str, Any]) -> None:
     """Run one stage through DVC and push what it made."""
-    from flywheel_tasks.pipeline import runner
+    from flywheel_tasks.pipeline import generation, runner
 
+    if stage == "label":
+        generation.refresh_labels(workspace())
     runner.run(workspace(), stage, force=stage in (params["force"] or ()))
+
+
+def wait_for_labels() -> bool:
+    """Hand out what is missing and fetch what is done; true when people have labelled enough."""
+    from flywheel_tasks.annotation.round_trip import labels_ready
+
+    found = labels_ready(workspace())
+    print(
+        f"{found['done']:.0%} of the tasks are done; {found['labels']} of {found['read']} labels are usable"
+    )
+    return bool(found["enough"])
 
 
 def check_gate(ti: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.python import BranchPythonOperator, PythonOperator
 from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
+from airflow.providers.standard.sensors.python import PythonSensor
 from airflow.sdk import DAG, Param, chain
 
 from flywheel_dag import tasks
@@ -131,6 +132,25 @@ def _launch(stages: dict[str, PythonOperator], settings: Settings) -> PythonOper
     return recorded
 
 
+def _wait_for_people(stages: dict[str, PythonOperator], settings: Settings) -> None:
+    """Between the batch and its labels, unless they are simulated: looks now and then, and takes no worker between."""
+    if settings.label.annotator == "simulated":
+        return
+    chain(
+        stages["annotation_batch"],
+        PythonSensor(
+            task_id="wait_for_labels",
+            python_callable=tasks.wait_for_labels,
+            mode="reschedule",
+            poke_interval=timedelta(minutes=settings.label.label_studio.poll_minutes),
+            timeout=timedelta(hours=settings.label.label_studio.wait_hours),
+            queue="cpu",
+            doc_md="Until people have labelled enough (label.min_done); see flywheel annotation.",
+        ),
+        stages["label"],
+    )
+
+
 def _test(launch: PythonOperator, settings: Settings) -> list[PythonOperator]:
     """Running test to champion; returns the tasks that may decide to roll back."""
     analysed = _step("analyze_ab", "Lifts with intervals; an invalid test asks nobody.", BranchPythonOperator)
@@ -179,6 +199,7 @@ def weekly_generation(root: Path) -> DAG:
         },
     ) as dag:
         stages = _stages(graph)
+        _wait_for_people(stages, settings)
         opened = _open(settings)
         for name, stage in graph.items():
             if not stage.upstream:

@@ -17,6 +17,7 @@ Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc
 for _name, _module in (
     ("generation", "generation"),
     ("registry", "registry"),
+    ("annotation", "annotation"),
     ("ab", "ab"),
     ("import", "traffic"),
     ("rm", "reward_model"),

@@ -46,6 +46,14 @@ def _run(root: Path, generation: str | None, seed: int | None) -> None:
     from flywheel_tasks.pipeline.local import run_generation
 
     outcome = run_generation(root.resolve(), generation=generation, seed=seed, say=console.print)
+    if outcome.labels is not None:
+        from flywheel_tasks.cli.annotation import show_status
+
+        show_status(outcome.labels)
+        console.print(
+            "People label this generation: [bold]flywheel annotation export | push | pull | status[/], then run this."
+        )
+        return
     _show_verdict(outcome.verdict)
     console.print("Report: gate/report.html    Figures: dvc metrics show, dvc plots show")
     if outcome.status == "blocked":

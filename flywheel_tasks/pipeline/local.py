@@ -26,15 +26,17 @@ class Outcome:
 
     Attributes:
         generation: its id.
-        status: launched; blocked by the gate; or waiting for a person's approval.
-        verdict: the gate's verdict file.
+        status: launched; blocked by the gate; waiting for a person's approval; or labelling, while people label.
+        verdict: the gate's verdict file; empty while people label.
         experiment: the running experiment's id, when launched.
+        labels: how far people have come, while they label (:func:`flywheel_tasks.annotation.round_trip.status`).
     """
 
     generation: str
-    status: Literal["launched", "blocked", "waiting"]
+    status: Literal["launched", "blocked", "waiting", "labelling"]
     verdict: dict[str, Any]
     experiment: str | None = None
+    labels: dict[str, Any] | None = None
 
 
 def week_of(settings: Settings, generation: str) -> date:
@@ -111,6 +113,13 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
         simulate_traffic(root, name, say)
     generations.open_generation(root, generation=name, seed=seed)
     say(f"Generation {name}: data, training, evaluation, gate (dvc repro gate)")
+    if settings.label.annotator != "simulated":
+        runner.reproduce(root, "annotation_batch")
+        from flywheel_tasks.annotation.round_trip import labels_ready
+
+        labels = labels_ready(root)
+        if not labels["enough"]:
+            return Outcome(name, "labelling", {}, labels=labels)
     runner.reproduce(root, "gate")
     verdict = read_json(root / "gate/verdict.json")
     if verdict["verdict"] not in LAUNCHABLE:
