@@ -110,6 +110,16 @@ class Ingest(Section):
     """Reading raw logs."""
 
     max_line_bytes: Positive
+    rename: dict[str, str]  # old field names to new ones, of fields that logs write under another name
+    cache_bytes: Annotated[int, Field(ge=0)]  # of parsed partitions kept for the next generation; 0: none
+
+    @model_validator(mode="after")
+    def _names(self) -> "Ingest":
+        if chained := sorted(set(self.rename) & set(self.rename.values())):
+            raise ValueError(f"rename: {', '.join(chained)} is both an old and a new name")
+        if len(set(self.rename.values())) < len(self.rename):
+            raise ValueError("rename: two old names for one field")
+        return self
 
 
 class Assemble(Section):

@@ -17,9 +17,9 @@ ROLES = ("user", "assistant")
 
 # Kinds of fields: "id" is a string that is not empty, "text" any string, "text?" a string or null or absent,
 # "strings" a list of strings; a tuple lists the allowed strings after the name of the rule for any other.
-_Kind = str | tuple[str, tuple[str, ...]]
-_EVENT: dict[str, _Kind] = {"event_id": "id", "time": "time", "source": ("unknown_source", SOURCES)}
-_FIELDS: dict[str, dict[str, _Kind]] = {
+Kind = str | tuple[str, tuple[str, ...]]
+_EVENT: dict[str, Kind] = {"event_id": "id", "time": "time", "source": ("unknown_source", SOURCES)}
+_FIELDS: dict[str, dict[str, Kind]] = {
     "card": {"card_id": "id", "name": "text", "traits": "strings", "instructions": "strings"},
     "message": {
         "conversation_id": "id",
@@ -41,7 +41,9 @@ _FIELDS: dict[str, dict[str, _Kind]] = {
     },
     "exposure": {"user_id": "id", "experiment": "id", "arm": "id"},
 }
-TYPES = tuple(_FIELDS)
+# Fields of each type, those that all have first.
+FIELDS: dict[str, dict[str, Kind]] = {kind: _EVENT | fields for kind, fields in _FIELDS.items()}
+TYPES = tuple(FIELDS)
 TABLE_OF = {"card": "cards", "message": "messages", "signal": "signals", "exposure": "exposures"}
 
 RULES = {
@@ -83,12 +85,14 @@ class Event:
     Attributes:
         type: card, message, signal or exposure.
         row: its row in the table of that type (``time`` as an aware datetime in UTC).
-        unknown: names of fields that the format does not have; they are left out of ``row``.
+        unknown: names of fields that the format does not have and that are not null; they are left out of ``row``.
+        renamed: old names of fields that were taken under their new one.
     """
 
     type: str
     row: dict[str, Any]
     unknown: tuple[str, ...]
+    renamed: tuple[str, ...] = ()
 
 
 def _shown(value: Any) -> str:
@@ -111,7 +115,7 @@ def _time(name: str, value: Any) -> datetime:
     raise EventError("bad_time", f"{name} {_shown(value)} has no time zone")
 
 
-def _value(name: str, kind: _Kind, value: Any) -> Any:
+def _value(name: str, kind: Kind, value: Any) -> Any:
     if kind == "time":
         return _time(name, value)
     if kind == "strings":
@@ -133,38 +137,53 @@ def _value(name: str, kind: _Kind, value: Any) -> Any:
     return value
 
 
-def parse_event(event: Mapping[str, Any]) -> Event:
+def _renamed(
+    event: Mapping[str, Any], rename: Mapping[str, str]
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """An event with old names replaced where the new field has no value, and these old names."""
+    used = tuple(old for old, new in rename.items() if event.get(old) is not None and event.get(new) is None)
+    if not used:
+        return event, ()
+    null = {rename[old] for old in used}
+    names = {name: rename[name] if name in used else name for name in event if name not in null}
+    return {new: event[old] for old, new in names.items()}, used
+
+
+def parse_event(event: Mapping[str, Any], rename: Mapping[str, str] | None = None) -> Event:
     """Check one decoded event.
 
     Args:
         event: the JSON object.
+        rename: old field names to new ones; an old one counts where the new one is absent or null.
 
     Raises:
         EventError: it breaks a rule.
     """
+    event, renamed = _renamed(event, rename or {})
     if "type" not in event:
         raise EventError("missing_field", "type is absent")
     kind = event["type"]
     if not isinstance(kind, str):
         raise EventError("wrong_type", f"type must be a string, not {_shown(kind)}")
-    if kind not in _FIELDS:
+    if kind not in FIELDS:
         raise EventError("unknown_type", f"type {_shown(kind)} is none of {', '.join(TYPES)}")
-    fields = _EVENT | _FIELDS[kind]
+    fields = FIELDS[kind]
     absent = [name for name, of in fields.items() if name not in event and of != "text?"]
     if absent:
         raise EventError("missing_field", f"{', '.join(absent)} absent from this {kind}")
     row = {name: _value(name, of, event.get(name)) for name, of in fields.items()}
-    return Event(kind, row, tuple(sorted(set(event) - set(fields) - {"type"})))
+    extra = set(event) - set(fields) - {"type"}
+    return Event(kind, row, tuple(sorted(name for name in extra if event[name] is not None)), renamed)
 
 
-def parse_line(line: bytes) -> Event:
-    """Parse one line of a log.
+def decode_line(line: bytes) -> dict[str, Any]:
+    """The JSON object of one line.
 
     Args:
         line: its bytes, with or without the line end.
 
     Raises:
-        EventError: it breaks a rule.
+        EventError: it holds none.
     """
     if not line.strip():
         raise EventError("empty_line", "the line is blank")
@@ -174,4 +193,17 @@ def parse_line(line: bytes) -> Event:
         raise EventError("not_json", str(error)) from error
     if not isinstance(event, dict):
         raise EventError("not_object", f"found {_shown(event)}")
-    return parse_event(event)
+    return event
+
+
+def parse_line(line: bytes, rename: Mapping[str, str] | None = None) -> Event:
+    """Parse one line of a log.
+
+    Args:
+        line: its bytes, with or without the line end.
+        rename: as for :func:`parse_event`.
+
+    Raises:
+        EventError: it breaks a rule.
+    """
+    return parse_event(decode_line(line), rename)

@@ -25,6 +25,7 @@ KEY, KEY_FILE = "FLYWHEEL_USER_KEY", "FLYWHEEL_USER_KEY_FILE"
 DEMO_KEY = "flywheel demo key: simulated users only"
 _LEAST_CHARACTERS = 32
 _HEX = 32  # 128 bits
+_REMEMBERED = 100_000  # hashes kept
 HASHED = re.compile(r"u_[0-9a-f]{32}")
 # The value of user_id in a line that may not be JSON: a string with escapes, possibly cut off, or a bare value.
 _USER_ID = re.compile(r'(\buser_id\\?"\s*:\s*)("(?:[^"\\]|\\(?s:.))*(?:"|\\\Z)?|[^\s,}\]"]+)')
@@ -138,6 +139,8 @@ class Identity:
         """The hash of a raw id; remembered, so that each is computed once."""
         found = self._known.get(user_id)
         if found is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
             found = self._known[user_id] = self.key.hashed(user_id)
         return found
 

@@ -1,184 +1,230 @@
 """Stage ``ingest``: raw log events to tables, user ids hashed.
 
-Every line read ends in exactly one place: a table, the quarantine, the count of repeated events, or the count of
-lines of users to forget. The stage fails if these do not add up to the number of lines read.
+Every line (or row) read ends in exactly one place: a table, the quarantine, the count of repeated events, or the count
+of lines of users to forget. The stage fails if these do not add up to the number of lines read.
+
+Partitions are parsed one by one into sorted runs on disk (kept for later generations), then merged; memory grows with
+neither.
 """
 
-from collections import Counter
-from collections.abc import Mapping
-from hashlib import blake2b
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
 
 import orjson
-import pyarrow as pa
 from rich.progress import track
 
-from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.storage.tables import write_table
-from flywheel_tasks.traffic.events import TABLE_OF, TYPES, Event, EventError, parse_line
+from flywheel_tasks.pipeline.stage_io import STATE, StageIO
+from flywheel_tasks.settings import Ingest
+from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.traffic.drift import Profile
+from flywheel_tasks.traffic.events import TYPES
 from flywheel_tasks.traffic.identity import Identity, read_identity
-from flywheel_tasks.traffic.lines import RawLine
-from flywheel_tasks.traffic.logs import LogsError, open_partition, read_pinned
-from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, TABLES
+from flywheel_tasks.traffic.logs import LogsError, partition_blocks, partition_copy, read_pinned
+from flywheel_tasks.traffic.merge import write_events, write_origins, write_quarantine
+from flywheel_tasks.traffic.parsed import Parsed, Parser
+from flywheel_tasks.traffic.partition import DOCUMENT, lateness, write_partition
+from flywheel_tasks.traffic.partition_cache import PartitionCache, code_version, key_of
+from flywheel_tasks.traffic.repeats import Entry, Repeats, find_repeats
+from flywheel_tasks.traffic.tabular import TabularError, read_tables
 
-_BATCH_ROWS = 20_000  # rows held as Python objects before they become Arrow
-_RAW_CHARACTERS = 2_000  # of a quarantined line that are kept
-_UNKNOWN_NAMES = 50  # unknown fields counted by name; the others are counted together
+_THREADS = 2
+_RAW_CHARACTERS = 2_000
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class CountError(RuntimeError):
     """Lines were lost or counted twice: a defect of this stage."""
 
 
-class _Rows:
-    """Rows of one table, kept as compact Arrow batches."""
+def _in_order(pool: Executor, work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """``map`` that runs only a few items ahead."""
+    ahead: deque[Future[Made]] = deque()
+    for item in items:
+        ahead.append(pool.submit(work, item))
+        if len(ahead) > _THREADS + 1:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
 
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._batches: list[pa.RecordBatch] = []
-        self._rows: list[dict[str, Any]] = []
-        self.count = 0
 
-    def add(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        self.count += 1
-        if len(self._rows) >= _BATCH_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._batches.append(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
-
-    def table(self, *by: str) -> pa.Table:
-        """All rows, sorted."""
-        self._flush()
-        return pa.Table.from_batches(self._batches, schema=self._schema).sort_by(
-            [(name, "ascending") for name in by]
-        )
+def partition_date(path: str) -> date:
+    """The date in a partition's path."""
+    return date.fromisoformat(path.split("date=", 1)[1][:10])
 
 
 class Ingestion:
-    """Takes lines one by one and keeps the books.
+    """Parses partitions and merges them.
 
     Args:
+        location: of the logs.
+        root: the workspace.
+        settings: of ingestion.
         identity: hashes user ids, and knows whom to forget.
-
-    Attributes:
-        read: lines taken.
-        duplicates: lines that repeat an earlier event.
-        forgotten: lines of users to forget.
-        accepted: lines that became a row, by event type.
-        quarantined: lines that broke a rule, by rule.
-        unknown_fields: fields that the format does not have, by ``type.field``.
+        scratch: a folder for parsed partitions.
+        cache: folder of partitions parsed before; None: none are kept.
     """
 
-    def __init__(self, identity: Identity) -> None:
-        self.read = 0
-        self.duplicates = 0
-        self.forgotten = 0
-        self.accepted: Counter[str] = Counter()
-        self.quarantined: Counter[str] = Counter()
-        self.unknown_fields: Counter[str] = Counter()
-        self._identity = identity
-        self._tables = {name: _Rows(schema) for name, schema in TABLES.items()}
-        self._origins = _Rows(ORIGINS)
-        self._quarantine = _Rows(INGEST_QUARANTINE)
-        self._seen: dict[str, tuple[bytes, str, int]] = {}
-
-    def take(self, file: str, line: RawLine) -> None:
-        """Put one line where it belongs."""
-        self.read += 1
-        if line.problem == "truncated_gzip":
-            last = f"line {line.number - 1}" if line.number > 1 else "none"
-            self._refuse(
-                file, line, EventError("truncated_gzip", f"{file} ends early; last good line: {last}")
-            )
-            return
-        if line.problem == "line_too_long":
-            self._refuse(file, line, EventError("line_too_long", "longer than ingest.max_line_bytes"))
-            return
-        try:
-            event = parse_line(line.data)
-            if "user_id" in event.row:
-                event.row["user_id"] = self._identity.hashed(event.row["user_id"])
-                if event.row["user_id"] in self._identity.forgotten:
-                    self.forgotten += 1
-                    return
-            repeated = self._repeats(event, file, line.number)
-        except EventError as error:
-            self._refuse(file, line, error)
-            return
-        if repeated:
-            self.duplicates += 1
-            return
-        self._accept(event, file, line.number)
-
-    def _repeats(self, event: Event, file: str, number: int) -> bool:
-        content = orjson.dumps([event.type, event.row], option=orjson.OPT_SORT_KEYS)
-        digest = blake2b(content, digest_size=16).digest()
-        event_id = event.row["event_id"]
-        first = self._seen.setdefault(event_id, (digest, file, number))
-        if first[0] != digest:
-            raise EventError(
-                "conflicting_duplicate",
-                f"event_id {event_id} has other content in {first[1]} line {first[2]}",
-            )
-        return first[1:] != (file, number)
-
-    def _accept(self, event: Event, file: str, number: int) -> None:
-        self.accepted[event.type] += 1
-        self._tables[TABLE_OF[event.type]].add(event.row)
-        self._origins.add({"event_id": event.row["event_id"], "file": file, "line": number})
-        for field in event.unknown:
-            name = f"{event.type}.{field}"
-            known = name in self.unknown_fields or len(self.unknown_fields) < _UNKNOWN_NAMES
-            self.unknown_fields[name if known else "other"] += 1
-
-    def _refuse(self, file: str, line: RawLine, error: EventError) -> None:
-        # Ids are masked before the line is cut, so that no cut leaves the start of one.
-        raw, forgotten = self._identity.masked(line.data.decode(errors="backslashreplace"))
-        if forgotten:
-            self.forgotten += 1
-            return
-        self.quarantined[error.rule] += 1
-        raw = raw[:_RAW_CHARACTERS]
-        self._quarantine.add(
-            {"file": file, "line": line.number, "rule": error.rule, "detail": error.detail, "raw": raw}
-        )
-
-    def tables(self) -> dict[str, pa.Table]:
-        """The tables by name, sorted (events by time and id; quarantine and origins by file and line)."""
-        return {
-            **{name: rows.table("time", "event_id") for name, rows in self._tables.items()},
-            "quarantine": self._quarantine.table("file", "line"),
-            "origins": self._origins.table("event_id"),
+    def __init__(
+        self,
+        location: str,
+        root: Path,
+        settings: Ingest,
+        identity: Identity,
+        scratch: Path,
+        cache: Path | None,
+    ) -> None:
+        self._location, self._root, self._settings, self._scratch = location, root, settings, scratch
+        self._parser = Parser(identity, settings.max_line_bytes, settings.rename)
+        scope = {
+            "code": code_version(),
+            "max_line_bytes": settings.max_line_bytes,
+            "rename": settings.rename,
+            "key": identity.key.fingerprint,
+            "forgotten": sorted(identity.forgotten),
         }
+        self._cache = PartitionCache(cache, key_of(scope), settings.cache_bytes) if cache else None
+        self.parsed: list[str] = []
 
-    def metrics(self) -> dict[str, Any]:
-        """The counts.
+    def entry(self, number: int, partition: Mapping[str, Any], pool: Executor) -> Entry:
+        """A partition's runs, from the cache or parsed now."""
+        folder, path = self._scratch / f"{number}", partition["path"]
+        key = key_of({"path": path, "sha256": partition["sha256"]})
+        if self._cache is None or not self._cache.get(key, folder):
+            self.parsed.append(path)
+            write_partition(self._parse(partition, pool), folder, partition_date(path))
+            if self._cache is not None:
+                self._cache.put(key, folder)
+        return Entry(number, path, folder, read_json(folder / DOCUMENT))
+
+    def _parse(self, partition: Mapping[str, Any], pool: Executor) -> Iterator[Parsed]:
+        if partition["path"].endswith(".parquet"):
+            yield from self._parse_rows(partition)
+            return
+        blocks = partition_blocks(
+            self._location, self._root, partition, max_line_bytes=self._settings.max_line_bytes
+        )
+        yield from _in_order(pool, self._parser.lines, blocks)
+
+    def _parse_rows(self, partition: Mapping[str, Any]) -> Iterator[Parsed]:
+        first = 1
+        with partition_copy(self._location, self._root, partition) as file:
+            try:
+                for table in read_tables(file, self._settings.rename):
+                    yield self._parser.rows(table, first)
+                    first += table.num_rows
+            except TabularError as error:
+                raise LogsError(f"{self._location}: {partition['path']}: {error}") from error
+
+    def run(self, partitions: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Any]:
+        """Parse what is new, merge everything, and write the tables.
+
+        Args:
+            partitions: pinned ones, sorted by path.
+            out: folder for the tables.
+
+        Returns:
+            the metrics.
 
         Raises:
-            CountError: they do not add up.
+            LogsError: a partition is gone, changed or damaged, or no line is an event.
+            CountError: the books do not balance.
         """
-        accepted, quarantined = self.accepted.total(), self.quarantined.total()
-        stored = sum(rows.count for rows in self._tables.values())
-        placed = accepted + quarantined + self.duplicates + self.forgotten
-        if placed != self.read or stored != accepted:
-            raise CountError(
-                f"{self.read} lines read, but {accepted} accepted ({stored} stored), "
-                f"{quarantined} quarantined, {self.duplicates} duplicates, {self.forgotten} of forgotten users"
-            )
-        return {
-            "read": self.read,
-            "accepted": {"total": accepted, **{kind: self.accepted[kind] for kind in TYPES}},
-            "quarantined": {"total": quarantined, **dict(sorted(self.quarantined.items()))},
-            "duplicates": self.duplicates,
-            "forgotten": self.forgotten,
-            "unknown_fields": {
-                "total": self.unknown_fields.total(),
-                **dict(sorted(self.unknown_fields.items())),
-            },
-        }
+        out.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            entries = [
+                self.entry(number, partition, pool)
+                for number, partition in enumerate(track(partitions, "Reading logs", transient=True))
+            ]
+            repeats = find_repeats(entries)
+            merged = {kind: pool.submit(write_events, kind, entries, repeats, out) for kind in TYPES}
+            origins = pool.submit(write_origins, entries, repeats, out)
+            written = {kind: made.result() for kind, made in merged.items()}
+            origins.result()
+        contradicting = [row for _, rows in written.values() for row in rows]
+        by_partition = _conflict_rows(entries, contradicting, repeats)
+        quarantined = write_quarantine(entries, by_partition, out)
+        if self._cache is not None:
+            self._cache.trim()
+        counts = {kind: rows for kind, (rows, _) in written.items()}
+        return _metrics(entries, counts, repeats, quarantined)
+
+
+def _conflict_rows(
+    entries: Sequence[Entry], rows: Sequence[dict[str, Any]], repeats: Repeats
+) -> dict[int, list[dict[str, Any]]]:
+    """Rows of the quarantine for contradicting events, by partition."""
+    paths = {entry.number: entry.path for entry in entries}
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        event = {name: value for name, value in row.items() if name not in ("partition", "line")}
+        first, line = repeats.conflicts[row["partition"], row["line"]]
+        found.setdefault(row["partition"], []).append(
+            {
+                "line": row["line"],
+                "rule": "conflicting_duplicate",
+                "detail": f"event_id {row['event_id']} has other content in {paths[first]} line {line}",
+                "raw": orjson.dumps(event, option=orjson.OPT_UTC_Z).decode()[:_RAW_CHARACTERS],
+            }
+        )
+    return found
+
+
+def _sum(entries: Sequence[Entry], name: str) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for entry in entries:
+        total.update(entry.document[name])
+    return total
+
+
+def _metrics(
+    entries: Sequence[Entry], accepted: Mapping[str, int], repeats: Repeats, quarantine_rows: int
+) -> dict[str, Any]:
+    """The counts.
+
+    Raises:
+        CountError: they do not add up.
+    """
+    read = sum(entry.document["read"] for entry in entries)
+    forgotten = sum(entry.document["forgotten"] for entry in entries)
+    refused = _sum(entries, "refused")
+    refused["conflicting_duplicate"] += len(repeats.conflicts)
+    total = sum(accepted.values())
+    if total + refused.total() + repeats.duplicates + forgotten != read or refused.total() != quarantine_rows:
+        raise CountError(
+            f"{read} lines read, but {total} accepted, {refused.total()} quarantined ({quarantine_rows} written), "
+            f"{repeats.duplicates} duplicates, {forgotten} of forgotten users"
+        )
+    profile = Profile()
+    for entry in entries:
+        profile.merge(Profile.from_json(entry.document["profile"]))
+    unknown: Counter[str] = Counter()
+    for (kind, name), count in profile.unknown.items():
+        unknown["other" if name == "other" else f"{kind}.{name}"] += count
+    late = _sum(entries, "lateness")
+    return {
+        "read": read,
+        "accepted": {"total": total, **dict(accepted)},
+        "quarantined": {"total": refused.total(), **{k: n for k, n in sorted(refused.items()) if n}},
+        "duplicates": repeats.duplicates,
+        "forgotten": forgotten,
+        "lateness": {name: late.get(name, 0) for name in lateness_names()},
+        "unknown_fields": {"total": unknown.total(), **dict(sorted(unknown.items()))},
+        "renamed": dict(sorted(_sum(entries, "renamed").items())),
+        "drift": profile.report(),
+    }
+
+
+def lateness_names() -> list[str]:
+    """Classes of lateness, in their order."""
+    import numpy as np
+
+    return list(lateness(np.zeros(0, np.int64)))
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
@@ -188,23 +234,17 @@ def run(io: StageIO) -> Mapping[str, Any]:
         IdentityError: the environment lacks the key that this generation hashes user ids with.
         LogsError: no logs are pinned, a partition is gone, changed or damaged, or no line is an event.
     """
-    pinned = io.dep("inputs/logs.json")
-    location, partitions = read_pinned(pinned)
-    limit = io.settings.ingest.max_line_bytes
+    location, partitions = read_pinned(io.dep("inputs/logs.json"))
     identity = read_identity(io.dep("inputs/users.json"))
-    ingestion = Ingestion(identity)
-    for partition in track(partitions, "Reading logs", transient=True):
-        for line in open_partition(location, io.root, partition, max_line_bytes=limit):
-            ingestion.take(partition["path"], line)
-    metrics = ingestion.metrics()
+    cache = io.root / STATE / "cache" / "ingest"
+    ingestion = Ingestion(location, io.root, io.settings.ingest, identity, io.scratch(), cache)
+    metrics = ingestion.run(partitions, io.out("data/ingested"))
+    print(f"{len(ingestion.parsed)} of {len(partitions)} partitions parsed, the others were before")
     if not metrics["accepted"]["total"]:
-        rules = ", ".join(f"{rule}: {n}" for rule, n in sorted(ingestion.quarantined.items())) or "none"
+        quarantined = {name: n for name, n in metrics["quarantined"].items() if name != "total"}
+        rules = ", ".join(f"{rule}: {n}" for rule, n in quarantined.items()) or "none"
         raise LogsError(
-            f"{location}: the logs hold no event: {ingestion.read} lines in {len(partitions)} partitions, "
+            f"{location}: the logs hold no event: {metrics['read']} lines in {len(partitions)} partitions, "
             f"broken by rule: {rules}"
         )
-    folder = io.out("data/ingested")
-    folder.mkdir(parents=True)
-    for name, table in ingestion.tables().items():
-        write_table(table, folder / f"{name}.parquet")
     return {"partitions": len(partitions), "user_key": identity.key.fingerprint, **metrics}

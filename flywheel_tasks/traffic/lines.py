@@ -76,18 +76,30 @@ def gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
             packed = member.unconsumed_tail
 
 
-def split_lines(chunks: Iterator[bytes], max_bytes: int) -> Iterator[RawLine]:
-    """Split chunks at newlines.
+class Block(NamedTuple):
+    """Whole lines of a file, or the broken end of one.
+
+    Attributes:
+        number: of the first line, from 1.
+        data: the lines, each with a line end; a line over the limit is cut, but stays over it.
+        problem: None, or ``truncated_gzip``: then ``data`` is what there is of the last line.
+    """
+
+    number: int
+    data: bytes
+    problem: str | None = None
+
+
+def line_blocks(chunks: Iterator[bytes], max_bytes: int, block_bytes: int = 1 << 22) -> Iterator[Block]:
+    """Cut chunks into blocks of whole lines.
 
     Args:
-        chunks: bytes in order; a :class:`TruncatedGzipError` from it becomes one last line, of the bytes
-            since the last newline (even if there are none), with the problem ``truncated_gzip``.
-        max_bytes: a longer line is given with the problem ``line_too_long`` and ``max_bytes`` of its bytes.
-
-    Yields:
-        every line; the last one also without a newline, but not an empty rest after the last newline.
+        chunks: bytes in order; a :class:`TruncatedGzipError` from it becomes one last block, of the bytes since the
+            last newline (even if there are none), with the problem ``truncated_gzip``.
+        max_bytes: of a longer line ``max_bytes + 1`` bytes are given.
+        block_bytes: a block is given once it is at least this long.
     """
-    number, pending, too_long = 1, bytearray(), False
+    number, pending, line_start = 1, bytearray(), 0
     truncated = False
     while True:
         try:
@@ -96,18 +108,41 @@ def split_lines(chunks: Iterator[bytes], max_bytes: int) -> Iterator[RawLine]:
             truncated, chunk = True, None
         if chunk is None:
             break
-        start = 0
-        while (end := chunk.find(b"\n", start)) >= 0:
-            pending += chunk[start:end]
-            too_long = too_long or len(pending) > max_bytes
-            yield RawLine(number, bytes(pending[:max_bytes]), "line_too_long" if too_long else None)
-            number, start, too_long = number + 1, end + 1, False
-            pending.clear()
-        pending += chunk[start:]
-        if len(pending) > max_bytes:
-            too_long = True
-            del pending[max_bytes:]
+        if line_start + max_bytes < len(pending) and (end := chunk.find(b"\n")) >= 0:
+            chunk = chunk[end:]  # the rest of a line that is too long
+        elif line_start + max_bytes < len(pending):
+            continue
+        pending += chunk
+        line_start = pending.rfind(b"\n") + 1
+        if line_start >= block_bytes:
+            yield Block(number, bytes(pending[:line_start]))
+            number += pending.count(b"\n", 0, line_start)
+            del pending[:line_start]
+            line_start = 0
+        del pending[line_start + max_bytes + 1 :]
+    if line_start:
+        yield Block(number, bytes(pending[:line_start]))
+        number += pending.count(b"\n", 0, line_start)
+    rest = bytes(pending[line_start:])
     if truncated:
-        yield RawLine(number, bytes(pending), "truncated_gzip")
-    elif pending or too_long:
-        yield RawLine(number, bytes(pending), "line_too_long" if too_long else None)
+        yield Block(number, rest[:max_bytes], "truncated_gzip")
+    elif rest:
+        yield Block(number, rest + b"\n")
+
+
+def split_lines(chunks: Iterator[bytes], max_bytes: int) -> Iterator[RawLine]:
+    """Split chunks at newlines.
+
+    Args:
+        chunks: as for :func:`line_blocks`.
+        max_bytes: a longer line is given with the problem ``line_too_long`` and ``max_bytes`` of its bytes.
+
+    Yields:
+        every line; the last one also without a newline, but not an empty rest after the last newline.
+    """
+    for block in line_blocks(chunks, max_bytes, _READ):
+        if block.problem is not None:
+            yield RawLine(block.number, block.data, block.problem)
+            continue
+        for number, line in enumerate(block.data[:-1].split(b"\n"), block.number):
+            yield RawLine(number, line[:max_bytes], "line_too_long" if len(line) > max_bytes else None)

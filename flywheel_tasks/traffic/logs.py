@@ -1,6 +1,7 @@
 """Where raw logs are: lists them, pins them by digest, opens one only if it is still what was pinned.
 
-A location is a folder, or ``s3://bucket/prefix``; it holds ``date=YYYY-MM-DD/*.jsonl`` or ``*.jsonl.gz``.
+A location is a folder or ``s3://bucket/prefix``. It holds
+``date=YYYY-MM-DD/*.jsonl``, ``*.jsonl.gz`` or ``*.parquet``.
 S3 is reached through boto3, with the endpoint, region and credentials of the environment
 (``AWS_ENDPOINT_URL``, ``AWS_DEFAULT_REGION``, ...).
 """
@@ -21,16 +22,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.traffic.lines import (
+    Block,
     CorruptGzipError,
     RawLine,
     gzip_chunks,
+    line_blocks,
     plain_chunks,
     split_lines,
 )
 
 _DATED = re.compile(r"date=[^/]*")
-_PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})/[^/]+\.jsonl(?:\.gz)?")
-_LOG_SUFFIXES = (".jsonl", ".jsonl.gz")
+_PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})/[^/]+\.(?:jsonl(?:\.gz)?|parquet)")
+_LOG_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _CHUNK = 1 << 20
 
 
@@ -41,7 +44,7 @@ class LogsError(ValueError):
 class _Place(Protocol):
     def names(self) -> Iterable[str]: ...
 
-    def copy(self, name: str, file: BinaryIO) -> None: ...
+    def chunks(self, name: str) -> Iterator[bytes]: ...
 
 
 def _unreadable(error: OSError) -> None:
@@ -61,11 +64,11 @@ class _Folder:
             for file in files:
                 yield (Path(folder) / file).relative_to(self._folder).as_posix()
 
-    def copy(self, name: str, file: BinaryIO) -> None:
+    def chunks(self, name: str) -> Iterator[bytes]:
         try:
             with (self._folder / name).open("rb") as source:
                 while chunk := source.read(_CHUNK):
-                    file.write(chunk)
+                    yield chunk
         except OSError as error:
             raise LogsError(f"{self._folder / name}: cannot be read: {error.strerror}") from error
 
@@ -94,11 +97,10 @@ class _Bucket:
         except (ClientError, BotoCoreError) as error:
             raise LogsError(f"{self._location}: cannot be listed: {error}") from error
 
-    def copy(self, name: str, file: BinaryIO) -> None:
+    def chunks(self, name: str) -> Iterator[bytes]:
         try:
             body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
-            for chunk in body.iter_chunks(_CHUNK):
-                file.write(chunk)
+            yield from body.iter_chunks(_CHUNK)
         except (ClientError, BotoCoreError) as error:
             raise LogsError(f"{self._location}: {name} cannot be read: {error}") from error
 
@@ -128,21 +130,46 @@ def _partitions(names: Iterable[str], location: str) -> list[str]:
         elif name.endswith(_LOG_SUFFIXES) or _DATED.fullmatch(parts[0]):
             raise LogsError(
                 f"{location}: {name} is not where logs belong: expected "
-                "date=YYYY-MM-DD/NAME.jsonl or .jsonl.gz (a name that starts with . or _ is ignored)"
+                "date=YYYY-MM-DD/NAME.jsonl, .jsonl.gz or .parquet (a name that starts with . or _ is ignored)"
             )
     return found
 
 
-@contextmanager
-def _copied(place: _Place, name: str) -> Iterator[tuple[BinaryIO, str, int]]:
-    """A private copy of a partition, at its start, with its digest and its number of bytes."""
-    with TemporaryFile() as file:
-        place.copy(name, file)
-        size = file.tell()
-        file.seek(0)
-        digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        yield file, digest, size
+class _Digested:
+    """A partition's bytes as a file to read from, and the digest of what was read.
+
+    Attributes:
+        size: bytes read.
+    """
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._left = chunks, b""
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, at most one chunk of them."""
+        chunk = self._left or next(self._chunks, b"")
+        if not self._left:
+            self._digest.update(chunk)
+            self.size += len(chunk)
+        size = len(chunk) if size < 0 else size
+        self._left = chunk[size:]
+        return chunk[:size]
+
+    def digest(self) -> str:
+        """The digest of all bytes; reads those that are left."""
+        while self.read():
+            continue
+        return "sha256:" + self._digest.hexdigest()
+
+
+def _check_digest(location: str, partition: Mapping[str, Any], digest: str) -> None:
+    if digest != partition["sha256"]:
+        raise LogsError(
+            f"{location}: {partition['path']} changed since it was pinned (now {digest}, "
+            f"pinned {partition['sha256']}); start a new generation to pin the logs again"
+        )
 
 
 def pin_logs(location: str, root: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
@@ -162,11 +189,11 @@ def pin_logs(location: str, root: Path, wanted: Callable[[str], bool] = lambda n
     place = _place(location, root)
     names = _partitions(place.names(), location)
     if not names:
-        raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl or *.jsonl.gz")
+        raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
     partitions = []
     for name in filter(wanted, names):
-        with _copied(place, name) as (_, digest, size):
-            partitions.append({"path": name, "sha256": digest, "bytes": size})
+        file = _Digested(place.chunks(name))
+        partitions.append({"path": name, "sha256": file.digest(), "bytes": file.size})
     return {"location": location, "partitions": partitions}
 
 
@@ -193,13 +220,62 @@ def read_pinned(path: Path) -> tuple[str, list[dict[str, Any]]]:
         ):
             raise LogsError(f"{where}: path and sha256 must be strings")
         if not _PARTITION.fullmatch(partition["path"]):
-            raise LogsError(f"{where}: {partition['path']!r} is not date=YYYY-MM-DD/NAME.jsonl or .jsonl.gz")
+            raise LogsError(
+                f"{where}: {partition['path']!r} is not date=YYYY-MM-DD/NAME.jsonl, .jsonl.gz or .parquet"
+            )
         if partition["path"] in seen:
             raise LogsError(f"{where}: {partition['path']} is pinned twice")
         seen.add(partition["path"])
     if not partitions:
         raise LogsError(f"{path}: no logs are pinned")
     return document["location"], sorted(partitions, key=lambda partition: partition["path"])
+
+
+def partition_blocks(
+    location: str, root: Path, partition: Mapping[str, Any], *, max_line_bytes: int
+) -> Iterator[Block]:
+    """Stream the lines of a pinned partition in blocks.
+
+    Its digest is checked at the end: what was given out counts only if there is no error.
+
+    Args:
+        location: as in :func:`pin_logs`.
+        root: the workspace.
+        partition: an entry of ``partitions`` (``path``, ``sha256``).
+        max_line_bytes: longer lines are cut.
+
+    Raises:
+        LogsError: the partition is gone, is not what was pinned, or is damaged (a cut gzip is no error: its last
+            block carries the problem ``truncated_gzip``).
+    """
+    name = partition["path"]
+    file: Any = _Digested(_place(location, root).chunks(name))
+    number = 1
+    chunks = gzip_chunks(file) if name.endswith(".gz") else plain_chunks(file)
+    try:
+        for block in line_blocks(chunks, max_line_bytes):
+            yield block
+            number = block.number + block.data.count(b"\n")
+    except CorruptGzipError as error:
+        _check_digest(location, partition, file.digest())
+        raise LogsError(f"{location}: {name}: damaged gzip, beyond line {number - 1}: {error}") from error
+    _check_digest(location, partition, file.digest())
+
+
+@contextmanager
+def partition_copy(location: str, root: Path, partition: Mapping[str, Any]) -> Iterator[BinaryIO]:
+    """A private copy of a pinned partition, at its start.
+
+    Raises:
+        LogsError: the partition is gone or is not what was pinned.
+    """
+    with TemporaryFile() as file:
+        source = _Digested(_place(location, root).chunks(partition["path"]))
+        while chunk := source.read():
+            file.write(chunk)
+        _check_digest(location, partition, source.digest())
+        file.seek(0)
+        yield file
 
 
 def open_partition(
@@ -221,12 +297,7 @@ def open_partition(
             its last line carries the problem ``truncated_gzip``).
     """
     name = partition["path"]
-    with _copied(_place(location, root), name) as (file, digest, _):
-        if digest != partition["sha256"]:
-            raise LogsError(
-                f"{location}: {name} changed since it was pinned (now {digest}, "
-                f"pinned {partition['sha256']}); start a new generation to pin the logs again"
-            )
+    with partition_copy(location, root, partition) as file:
         number = 0
         chunks = gzip_chunks(file) if name.endswith(".gz") else plain_chunks(file)
         try:

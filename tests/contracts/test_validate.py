@@ -9,9 +9,9 @@ from flywheel_tasks.contracts.validate import run
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.tables import read_rows, read_table, write_table
 from flywheel_tasks.traffic.identity import DEMO_KEY, Identity, UserKey
-from flywheel_tasks.traffic.ingest import Ingestion
 from flywheel_tasks.traffic.lines import RawLine
 from flywheel_tasks.traffic.schemas import TABLES, VALIDATION_QUARANTINE
+from tests.traffic.line_by_line import Ingestion
 from tests.traffic.sample import Event, card, events, line, message, signal
 
 FILE = "date=2026-11-02/part-000.jsonl"

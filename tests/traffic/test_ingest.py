@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import read_rows, read_table
 from flywheel_tasks.traffic.identity import DEMO_KEY, Identity, UserKey, pin_users
-from flywheel_tasks.traffic.ingest import Ingestion, run
+from flywheel_tasks.traffic.ingest import run
 from flywheel_tasks.traffic.lines import gzip_chunks, plain_chunks, split_lines
 from flywheel_tasks.traffic.logs import LogsError, pin_logs
 from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, TABLES
+from tests.traffic.line_by_line import Ingestion
 from tests.traffic.sample import card, events, line, message, signal, write_log
 
 KEY = UserKey(DEMO_KEY)
