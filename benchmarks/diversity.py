@@ -1,13 +1,14 @@
 """Near-duplicates among given embeddings: time and recall of the project's pruning against its peers.
 
-Run: ``python -m benchmarks.diversity --rows 200000``. Peers in the same run, on the same vectors, threads and threshold:
-semhash (its default index, usearch HNSW, and its own grouping), and SemDeDup as it is plainly written with faiss or
-scikit-learn k-means (all rows, upper triangle of each cluster), for several numbers of clusters. Recall: of all pairs
-above the threshold, found by exact brute force, the share of which at least one row is dropped.
+Run: ``python -m benchmarks.diversity --rows 200000``. Peers in the same run, on the same vectors, threads and
+threshold: semhash (its default index, usearch HNSW, and its own grouping), and SemDeDup as it is plainly written with
+faiss or scikit-learn k-means (all rows, upper triangle of each cluster), for several numbers of clusters. Recall: of
+all pairs above the threshold, found by exact brute force, the share of which at least one row is dropped.
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import faiss
@@ -105,7 +106,7 @@ class _NoModel:
 def semhash(vectors: np.ndarray, limit: float) -> np.ndarray:
     """Dropped rows by semhash at its defaults."""
     names = [str(row) for row in range(len(vectors))]
-    made = SemHash.from_embeddings(vectors, names, model=_NoModel())  # type: ignore[arg-type]
+    made = SemHash.from_embeddings(vectors, names, model=_NoModel())
     selected = made.self_deduplicate(threshold=limit).selected
     return np.setdiff1d(np.arange(len(vectors)), np.array([int(str(name)) for name in selected]))
 
@@ -134,7 +135,7 @@ def main(
     for name, work in (("faiss", faiss_semdedup), ("sklearn", sklearn_semdedup)):
         for size in sizes:
             if name in peers.split(","):
-                runs[f"{name} SemDeDup, {size} clusters"] = lambda w=work, s=size: w(vectors, limit, s)  # type: ignore[misc]
+                runs[f"{name} SemDeDup, {size} clusters"] = partial(work, vectors, limit, size)
     if "semhash" in peers.split(","):
         runs["semhash"] = lambda: semhash(vectors, limit)
     print(f"{'exact brute force':<34} {brute:8.1f} s  recall 1.0000")

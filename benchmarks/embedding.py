@@ -1,7 +1,7 @@
 """Sentences a second: the project's embedder against ``SentenceTransformer.encode`` at its defaults.
 
-Run: ``python -m benchmarks.embedding --model models/embedder --texts chats.txt`` (one prompt a line; without it, prompts
-of random words with the lengths of chat turns).
+Run: ``python -m benchmarks.embedding --model models/embedder --texts chats.txt`` (one prompt a line; without it,
+prompts of random words with the lengths of chat turns).
 """
 
 import time
@@ -17,10 +17,10 @@ from sentence_transformers import SentenceTransformer
 from flywheel_tasks.curation.embedding import PromptEmbedder
 from flywheel_tasks.settings import Compute
 
-_WORDS = (
+_TEXT = (
     "so I walked along the river this morning and thought about our garden my old job and you what do you think "
     "we should cook tonight if your sister comes over with the children because rain is coming and nobody likes it"
-).split()
+)
 _OPENERS = ("Hi!", "hello", "How are you today?", "Tell me about yourself.", "I missed you")
 
 
@@ -36,7 +36,7 @@ def made_up(count: int, repeats: float, seed: int) -> list[str]:
     texts = []
     for _ in range(count):
         turns = [
-            " ".join(random.choice(_WORDS, size=min(180, max(1, int(random.lognormal(2.3, 0.7))))))
+            " ".join(random.choice(_TEXT.split(), size=min(180, max(1, int(random.lognormal(2.3, 0.7))))))
             for _ in range(2)
         ]
         texts.append("\n".join(("Mae", _OPENERS[int(random.integers(len(_OPENERS)))])))
@@ -83,7 +83,9 @@ def main(
         times["PromptEmbedder"].append(seconds)
     for name, measured in times.items():
         rates = [len(prompts) / value for value in measured]
-        print(f"{name:<28} {np.median(rates):8.1f} sentences/s  (runs: {', '.join(f'{r:.0f}' for r in rates)})")
+        print(
+            f"{name:<28} {np.median(rates):8.1f} sentences/s  (runs: {', '.join(f'{r:.0f}' for r in rates)})"
+        )
     ratios = np.array(times["SentenceTransformer.encode"]) / np.array(times["PromptEmbedder"])
     print(f"ratio {np.median(ratios):.2f} (runs: {', '.join(f'{r:.2f}' for r in ratios)})")
     print(f"largest difference of a vector's element: {np.abs(expected - found).max():.1e}")

@@ -37,7 +37,9 @@ def cell_count(rows: int) -> int:
     return 1 if rows <= _EXACT_ROWS else int(np.ceil(np.sqrt(rows)))
 
 
-def kmeans(vectors: np.ndarray, count: int, seed: int, threads: int, iterations: int = _ITERATIONS) -> np.ndarray:
+def kmeans(
+    vectors: np.ndarray, count: int, seed: int, threads: int, iterations: int = _ITERATIONS
+) -> np.ndarray:
     """Centroids of spherical k-means, (count, dimension), trained on a sample of the rows.
 
     Args:

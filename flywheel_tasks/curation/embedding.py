@@ -57,9 +57,11 @@ class PromptEmbedder:
             torch.set_num_threads(self._threads)
             vectors = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
             done(len(texts))
-            return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+            return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimension)
         packed = self._packed
-        rows = self._model.tokenizer(texts, truncation=True, max_length=self._model.max_seq_length)["input_ids"]
+        rows = self._model.tokenizer(texts, truncation=True, max_length=self._model.max_seq_length)[
+            "input_ids"
+        ]
         found = np.empty((len(texts), self.dimension), dtype=np.float32)
 
         def work(pack: list[int]) -> int:
@@ -86,7 +88,7 @@ def embed(
     cache_rows: int = 0,
     progress: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """Unit vectors of texts, (texts, dimension), float32, and how many came from the cache.
+    """Unit vectors of texts, (texts, dimension), float32, and how many different texts the cache knew.
 
     Args:
         texts: what to embed.
@@ -98,30 +100,32 @@ def embed(
     """
     from rich.progress import Progress
 
-    keys = [text_key(text) for text in texts]
-    first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    cache = (
-        EmbeddingCache(cache_dir / tree_digest(model_dir).removeprefix("sha256:"), cache_rows)
-        if cache_dir is not None and cache_rows
-        else None
-    )
-    known = {} if cache is None else cache.get(list(first))
-    missing = [key for key in first if key not in known]
-    embedder = PromptEmbedder(model_dir, compute) if missing or not known else None
-    width = embedder.dimension if embedder else len(next(iter(known.values())))
-    vectors = np.empty((len(texts), width), dtype=np.float32)
-    rows: dict[bytes, np.ndarray] = dict(known)
+    first: dict[bytes, int] = {}
+    place = np.fromiter((first.setdefault(text_key(text), row) for row, text in enumerate(texts)), np.int64)
+    keys, embedder, cache, known = list(first), None, None, 0
+    if cache_dir is not None and cache_rows:
+        cache = EmbeddingCache(cache_dir / tree_digest(model_dir).removeprefix("sha256:"), cache_rows)
+    vectors = np.empty((0, 0), dtype=np.float32)
     with Progress(disable=not progress, transient=True) as bar:
-        task = bar.add_task("embed", total=len(missing))
-        for start in range(0, len(missing), _CHUNK_TEXTS):
-            chunk = missing[start : start + _CHUNK_TEXTS]
-            assert embedder is not None
-            made = embedder.encode([texts[first[key]] for key in chunk], lambda n: bar.advance(task, n))
-            if cache is not None:
-                cache.put(dict(zip(chunk, made, strict=True)))
-            rows.update(zip(chunk, made, strict=True))
-    for row, key in enumerate(keys):
-        vectors[row] = rows[key]
+        task = bar.add_task("embed", total=len(keys))
+        for start in range(0, len(keys), _CHUNK_TEXTS):
+            chunk = keys[start : start + _CHUNK_TEXTS]
+            found = {} if cache is None else cache.get(chunk)
+            known += len(found)
+            bar.advance(task, len(found))
+            if missing := [key for key in chunk if key not in found]:
+                embedder = embedder or PromptEmbedder(model_dir, compute)
+                made = embedder.encode([texts[first[key]] for key in missing], lambda n: bar.advance(task, n))
+                fresh = dict(zip(missing, made, strict=True))
+                if cache is not None:
+                    cache.put(fresh)
+                found |= fresh
+            if not vectors.size:
+                vectors = np.empty((len(texts), len(found[chunk[0]])), dtype=np.float32)
+            for key in chunk:
+                vectors[first[key]] = found[key]
     if cache is not None:
         cache.close()
-    return vectors, len(texts) - sum(key in set(missing) for key in keys)
+    repeats = np.flatnonzero(place != np.arange(len(texts)))
+    vectors[repeats] = vectors[place[repeats]]
+    return vectors, known

@@ -53,7 +53,9 @@ class EmbeddingCache:
         db = sqlite3.connect(self._path, timeout=_WAIT_SECONDS, isolation_level=None)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
-        db.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER)")
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL, used INTEGER)"
+        )
         (last,) = db.execute("SELECT max(used) FROM vectors").fetchone()
         self._now = (last or 0) + 1  # a count of runs, not a clock: clocks of machines differ
         return db
@@ -73,7 +75,8 @@ class EmbeddingCache:
         found: dict[bytes, np.ndarray] = {}
         for batch in _batches(keys):
             marks = ",".join("?" * len(batch))
-            for key, data in self._db.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", batch):  # noqa: S608 - marks only
+            query = f"SELECT key, vector FROM vectors WHERE key IN ({marks})"  # noqa: S608 - question marks only
+            for key, data in self._db.execute(query, batch):
                 found[bytes(key)] = np.frombuffer(data, dtype="<f4")
         with self._transaction():
             self._db.executemany(

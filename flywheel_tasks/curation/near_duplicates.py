@@ -7,6 +7,7 @@ border is missed; here a row is also compared with the next nearest cells, and w
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class _Workers:
     def __init__(self, threads: int) -> None:
         self._threads = threads
 
-    def __enter__(self) -> Callable[..., Iterable[object]]:
+    def __enter__(self) -> Callable[..., Iterable[Any]]:
         self._before = torch.get_num_threads()
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -64,15 +65,15 @@ def _by_cell(rows: np.ndarray, cells: np.ndarray, count: int) -> list[np.ndarray
 class _Greedy:
     """The state of one pass: what is kept so far, by cell."""
 
-    def __init__(self, vectors: np.ndarray, cells: Cells, limit: float, workers: Callable[..., Iterable[object]]):
+    def __init__(
+        self, vectors: np.ndarray, cells: Cells, limit: float, workers: Callable[..., Iterable[Any]]
+    ):
         self._vectors, self._cells, self._limit, self._map = torch.from_numpy(vectors), cells, limit, workers
         self._kept: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(cells.centroids)
         self.keeper = np.full(len(vectors), -1, dtype=np.int64)
-        self.cosine = np.zeros(len(vectors), dtype=np.float32)
+        self.cosine = np.full(len(vectors), -2.0, dtype=np.float32)
 
-    def _compare(
-        self, task: tuple[np.ndarray, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _compare(self, task: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs (row, other, cosine) above the limit: for each row the closest of the others only."""
         asked, others = task
         with torch.inference_mode():
@@ -81,9 +82,7 @@ class _Greedy:
             best, place = cosines[hit].max(dim=1)
         return asked[hit.numpy()], others[place.numpy()], best.numpy()
 
-    def _pairs(
-        self, task: tuple[np.ndarray, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pairs(self, task: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All pairs (row, earlier row, cosine) above the limit."""
         asked, others = task
         with torch.inference_mode():
@@ -109,15 +108,13 @@ class _Greedy:
         count = len(self._kept)
         probes = self._cells.probes
         asked = _by_cell(rows, probes[rows], count)
-        for found, others, values in self._map(self._compare, self._tasks(asked, self._kept)):  # type: ignore[misc]
+        for found, others, values in self._map(self._compare, self._tasks(asked, self._kept)):
             better = values > self.cosine[found]
             self.keeper[found[better]], self.cosine[found[better]] = others[better], values[better]
         left = rows[self.keeper[rows] < 0]
         homes = _by_cell(left, self._cells.home[left], count)
         asked = _by_cell(left, probes[left], count)
-        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = list(
-            self._map(self._pairs, self._tasks(asked, homes))  # type: ignore[arg-type]
-        )
+        parts = list(self._map(self._pairs, self._tasks(asked, homes)))
         if parts:
             self._decide(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         for cell, members in enumerate(homes):
@@ -152,7 +149,7 @@ def prune(vectors: np.ndarray, cells: Cells, limit: float, threads: int) -> Prun
         while start < len(vectors):
             greedy.block(np.arange(start, min(start + size, len(vectors))))
             start, size = start + size, _BLOCK
-    return Pruned(greedy.keeper, greedy.cosine)
+    return Pruned(greedy.keeper, np.where(greedy.keeper < 0, np.float32(0), greedy.cosine))
 
 
 def prune_to_share(
@@ -173,27 +170,25 @@ def prune_to_share(
     Returns:
         the rows, and the limit that was reached.
     """
-    wanted = max(1, int(round(share * len(vectors))))
+    wanted = max(1, round(share * len(vectors)))
     found = prune(vectors, cells, limit, threads)
     if len(found.kept) <= wanted:
         return found, limit
     low, high = -1.0, limit
-    best = None
+    best = prune(vectors, cells, low, threads)
     for _ in range(rounds):
-        middle = (low + high) / 2 if best is not None or high < 0.1 else max(high - 0.1, 0.0)
+        middle = (max(low, 0.0) + high) / 2
         trial = prune(vectors, cells, middle, threads)
         if len(trial.kept) > wanted:
             high = middle
         else:
             low, best = middle, trial
-    if best is None:
-        best, low = prune(vectors, cells, low, threads), low
     short = wanted - len(best.kept)
     dropped = np.flatnonzero(best.keeper >= 0)
     back = dropped[np.lexsort((dropped, best.cosine[dropped]))][: max(short, 0)]
     keeper, cosine = best.keeper.copy(), best.cosine.copy()
     keeper[back], cosine[back] = -1, 0.0
-    return Pruned(keeper, cosine), float(cosine[keeper >= 0].min()) if (keeper >= 0).any() else low
+    return Pruned(keeper, cosine), float(cosine[keeper >= 0].min())
 
 
 def nearest_other(
@@ -223,7 +218,7 @@ def nearest_other(
 
     table = torch.from_numpy(vectors)
     with _Workers(threads) as workers:
-        parts: list[tuple[np.ndarray, np.ndarray]] = list(workers(work, range(0, len(asked), 256)))  # type: ignore[arg-type]
+        parts: list[tuple[np.ndarray, np.ndarray]] = list(workers(work, range(0, len(asked), 256)))
     if not parts:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
     places, values = zip(*parts, strict=True)

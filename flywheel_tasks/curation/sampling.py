@@ -82,15 +82,3 @@ def stratified(
         for key, ids in by_stratum.items()
         for prompt in sorted(ids, key=lambda item: draw_order(seed, purpose, item))[: take[key]]
     }
-
-
-def over_cap(rows: Sequence[Row], most: int, seed: int) -> set[str]:
-    """Prompt ids beyond ``most`` of one user; which ones stay is drawn."""
-    by_user: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        by_user[row["user_id"]].append(row["prompt_id"])
-    return {
-        prompt
-        for ids in by_user.values()
-        for prompt in sorted(ids, key=lambda item: draw_order(seed, "user cap", item))[most:]
-    }

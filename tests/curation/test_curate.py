@@ -93,8 +93,8 @@ def test_every_prompt_is_kept_or_removed_with_a_reason(validated, tmp_path):
     assert metrics["removed"]["safety:blocked"] == 1
     assert max(Counter(row["user_id"] for row in kept).values()) == 2
     assert not any("@" in row["detail"] for row in removed)
-    shares = metrics["source_share"]
-    assert shares["internal"]["kept"] == pytest.approx(shares["internal"]["raw"], abs=0.05)
+    source = metrics["sample"]["source"]["shares"]["internal"]
+    assert source["achieved"] == pytest.approx(source["target"], abs=0.05)
 
 
 def test_near_duplicates_are_dropped_naming_the_kept_prompt(validated, tmp_path):

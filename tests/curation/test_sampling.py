@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel_tasks.curation.sampling import largest_remainder, over_cap, quotas, stratified
+from flywheel_tasks.curation.sampling import largest_remainder, quotas, stratified
 from tests.curation.rows import prompt
 
 
@@ -54,10 +54,3 @@ def test_a_stratified_sample_keeps_the_mix_and_does_not_depend_on_the_order():
     }
     assert stratified(table[::-1], lambda row: row["source"], target, 20, 1, "x") == chosen
     assert stratified(table, lambda row: row["source"], target, 20, 2, "x") != chosen
-
-
-def test_a_cap_leaves_every_user_at_most_so_many():
-    table = rows(80)
-    dropped = over_cap(table, 3, 1)
-    left = Counter(row["user_id"] for row in table if row["prompt_id"] not in dropped)
-    assert set(left.values()) == {3}
