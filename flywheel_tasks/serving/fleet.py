@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from flywheel_tasks.serving.backend import Backend, ModelError, Piece, Prompt, RequestRefusedError
@@ -25,6 +26,7 @@ class _Slot:
         self.backend: Backend | None = None
         self.loading: asyncio.Task[None] | None = None
         self.error: str | None = None
+        self.try_at = 0.0
 
 
 class Fleet:
@@ -41,13 +43,14 @@ class Fleet:
         self._slots: dict[str, _Slot] = {}
 
     def want(self, models: Sequence[ModelRef]) -> None:
-        """Begin to prepare these models, and try again those that failed."""
+        """Begin to prepare these models; those that could not be are tried again after the breaker's pause."""
         for model in models:
             slot = self._slots.get(model.digest)
             if slot is None:
                 slot = _Slot(model, Breaker(self._breaker.failures, self._breaker.seconds))
                 self._slots[model.digest] = slot
-            if slot.backend is None and (slot.loading is None or slot.loading.done()):
+            idle = slot.loading is None or slot.loading.done()
+            if slot.backend is None and idle and time.monotonic() >= slot.try_at:
                 slot.loading = asyncio.create_task(self._load(slot))
 
     async def _load(self, slot: _Slot) -> None:
@@ -57,6 +60,7 @@ class Fleet:
             _log.info("model ready", extra={"model": slot.model.generation})
         except Exception as error:  # of whatever kind: the model is broken, the gateway is not
             slot.error = f"{type(error).__name__}: {error}"
+            slot.try_at = time.monotonic() + self._breaker.seconds
             _log.error("model not loaded: %s", slot.error, extra={"model": slot.model.generation})
 
     async def settle(self) -> None:

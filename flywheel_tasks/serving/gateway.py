@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import aiohttp
 
 from flywheel_tasks.serving.backend import Backend
 from flywheel_tasks.serving.cards import Cards, card_lines, load_cards
@@ -102,7 +102,7 @@ class Gateway:
         self.rollout: Rollout | None = None
         self.in_flight = 0
         self.draining = False
-        self._client: httpx.AsyncClient | None = None
+        self._client: aiohttp.ClientSession | None = None
         self._watching: list[asyncio.Task[None]] = []
         self.fleet = Fleet(
             self._prepare_local if serve.backend == "local" else self._prepare_upstream,
@@ -238,7 +238,7 @@ class Gateway:
         await asyncio.to_thread(self.recorder.close)
         await self.fleet.close()
         if self._client is not None:
-            await self._client.aclose()
+            await self._client.close()
         self.turns.close()
         self.count()
         self.metrics.publish()

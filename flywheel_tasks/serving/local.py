@@ -18,6 +18,8 @@ from flywheel_tasks.serving.backend import ModelError, Piece, Prompt
 from flywheel_tasks.settings import Compute, Sampling, ServeLocal
 
 _log = logging.getLogger(__name__)
+# Loading changes settings of the whole process for a while: two models at once come out broken.
+_LOADING = threading.Lock()
 
 
 @dataclass
@@ -62,9 +64,10 @@ class LocalModel:
         max_prompt_tokens: int,
     ) -> None:
         self._settings, self._sampling = settings, sampling
-        self._sampler = Sampler(
-            model_dir, sampling=sampling, compute=compute, max_prompt_tokens=max_prompt_tokens
-        )
+        with _LOADING:
+            self._sampler = Sampler(
+                model_dir, sampling=sampling, compute=compute, max_prompt_tokens=max_prompt_tokens
+            )
         self._generator = torch.Generator(device=self._sampler.model.device).manual_seed(secrets.randbits(63))
         self._queue: queue.Queue[_Asked | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name=f"model {model_dir.name}", daemon=True)

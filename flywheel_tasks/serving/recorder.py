@@ -58,6 +58,7 @@ class Recorder:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         recover(folder)
+        self._folder = folder
         self.healthy = True
         self.written = 0
         self.commits = 0
@@ -93,6 +94,7 @@ class Recorder:
                 break
         try:
             self._journal.close()
+            recover(self._folder)
         except OSError as error:
             _log.error("the last log file could not be sealed: %s", error)
         self._index.close()

@@ -4,7 +4,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-import httpx
+import aiohttp
 import orjson
 
 from flywheel_tasks.serving.backend import ModelError, Piece, Prompt, RequestRefusedError
@@ -15,16 +15,18 @@ API_KEY = "FLYWHEEL_UPSTREAM_API_KEY"
 _REFUSED = frozenset({400, 413, 422})
 
 
-def upstream_client(settings: ServeUpstream, timeout_seconds: float) -> httpx.AsyncClient:
-    """The connection pool that all models share; the server's key comes from ``FLYWHEEL_UPSTREAM_API_KEY``."""
+def upstream_client(settings: ServeUpstream, timeout_seconds: float) -> aiohttp.ClientSession:
+    """The connection pool that all models share; the server's key comes from ``FLYWHEEL_UPSTREAM_API_KEY``.
+
+    aiohttp rather than httpx, whose pool looks at every idle connection for each request: it took more than half of
+    the gateway's own time (benchmarks/gateway.py).
+    """
     key = os.environ.get(API_KEY)
-    return httpx.AsyncClient(
-        headers={"authorization": f"Bearer {key}"} if key else {},
-        timeout=httpx.Timeout(timeout_seconds, connect=settings.connect_seconds),
-        limits=httpx.Limits(
-            max_connections=settings.connections, max_keepalive_connections=settings.connections
-        ),
-        trust_env=False,
+    return aiohttp.ClientSession(
+        headers={"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {}),
+        timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=settings.connect_seconds),
+        connector=aiohttp.TCPConnector(limit=settings.connections),
+        cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
@@ -50,7 +52,7 @@ class UpstreamModel:
         settings: ServeUpstream,
         sampling: Sampling,
         history_turns: int,
-        client: httpx.AsyncClient,
+        client: aiohttp.ClientSession,
     ) -> None:
         self._url = settings.url.replace("{model}", model).rstrip("/") + "/chat/completions"
         self._fixed: Mapping[str, Any] = {
@@ -61,7 +63,7 @@ class UpstreamModel:
         self._history_turns = history_turns
         self._client = client
 
-    def _request(self, prompt: Prompt, *, stream: bool) -> httpx.Request:
+    def _body(self, prompt: Prompt, *, stream: bool) -> bytes:
         turns = list(prompt.history[-self._history_turns :])
         if turns[0]["role"] == "assistant":  # a template may insist that users begin
             turns = turns[1:]
@@ -72,8 +74,7 @@ class UpstreamModel:
         }
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        headers = {"content-type": "application/json"}
-        return self._client.build_request("POST", self._url, content=orjson.dumps(body), headers=headers)
+        return orjson.dumps(body)
 
     def _refuse(self, status: int) -> None:
         if status in _REFUSED:
@@ -84,12 +85,13 @@ class UpstreamModel:
     async def complete(self, prompt: Prompt) -> Piece:
         """See :class:`Backend`."""
         try:
-            response = await self._client.send(self._request(prompt, stream=False))
-        except httpx.HTTPError as error:
+            async with self._client.post(self._url, data=self._body(prompt, stream=False)) as response:
+                self._refuse(response.status)
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise ModelError(f"{self._url}: {type(error).__name__}") from error
-        self._refuse(response.status_code)
         try:
-            answer = orjson.loads(response.content)
+            answer = orjson.loads(content)
             choice, usage = answer["choices"][0], answer.get("usage") or {}
             text = choice["message"]["content"]
             if not isinstance(text, str):
@@ -104,12 +106,11 @@ class UpstreamModel:
         finish: str | None = None
         usage: dict[str, Any] = {}
         try:
-            response = await self._client.send(self._request(prompt, stream=True), stream=True)
-            try:
-                self._refuse(response.status_code)
-                async for line in response.aiter_lines():
-                    data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-                    if data == "[DONE]":
+            async with self._client.post(self._url, data=self._body(prompt, stream=True)) as response:
+                self._refuse(response.status)
+                async for line in response.content:
+                    data = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
+                    if data == b"[DONE]":
                         break
                     if not data:
                         continue
@@ -121,10 +122,8 @@ class UpstreamModel:
                         finish = choice.get("finish_reason") or finish
                         if text := choice["delta"].get("content"):
                             yield Piece(text)
-            finally:
-                await response.aclose()
             tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise ModelError(f"{self._url}: {type(error).__name__}") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ModelError(f"{self._url}: not a chat completion: {type(error).__name__}") from error
@@ -133,4 +132,4 @@ class UpstreamModel:
         yield Piece("", _finish(finish), *tokens)
 
     async def close(self) -> None:
-        """See :class:`Backend`; the pool belongs to the fleet."""
+        """See :class:`Backend`; the pool belongs to the gateway."""

@@ -75,7 +75,7 @@ def start_experiment(
     return plan
 
 
-def make_root(root: Path, upstream: str, **overrides: Any) -> Path:
+def make_root(root: Path, upstream: str, champion: str = "sha256:" + "b" * 64, **overrides: Any) -> Path:
     """A workspace whose gateway asks ``upstream``; its champion is ``base``."""
     names = {
         "backend": "upstream",
@@ -101,7 +101,7 @@ def make_root(root: Path, upstream: str, **overrides: Any) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in CARDS))
-    registry_of(root).bootstrap(model("base", "sha256:" + "b" * 64), by="setup")
+    registry_of(root).bootstrap(model("base", champion), by="setup")
     return root
 
 
@@ -137,6 +137,7 @@ class Live:
             role: add_key(root / ".flywheel/serve/keys.json", role, role, None)[1]
             for role in ("user", "staff")
         }
+        self.keys["ann"] = add_key(root / ".flywheel/serve/keys.json", "ann", "user", "ann")[1]
         self.gateway = open_gateway(root, **more)
         self.served = Served(create_app(self.gateway))
         self.client = httpx.Client(base_url=self.served.url, timeout=30)
@@ -163,7 +164,7 @@ class Live:
 
 
 @pytest.fixture(scope="session")
-def _stub() -> Iterator[tuple[Stub, str]]:
+def stub_server() -> Iterator[tuple[Stub, str]]:
     stub = Stub()
     served = Served(stub)
     yield stub, served.url
@@ -171,8 +172,8 @@ def _stub() -> Iterator[tuple[Stub, str]]:
 
 
 @pytest.fixture
-def stub(_stub: tuple[Stub, str]) -> Stub:
-    stub = _stub[0]
+def stub(stub_server: tuple[Stub, str]) -> Stub:
+    stub = stub_server[0]
     stub.modes.clear()
     stub.replies.clear()
     stub.asked.clear()
@@ -181,18 +182,18 @@ def stub(_stub: tuple[Stub, str]) -> Stub:
 
 
 @pytest.fixture
-def root(_stub: tuple[Stub, str], stub: Stub, tmp_path: Path) -> Path:
+def root(stub_server: tuple[Stub, str], stub: Stub, tmp_path: Path) -> Path:
     """The workspace, without an experiment."""
-    return make_root(tmp_path, _stub[1])
+    return make_root(tmp_path, stub_server[1])
 
 
 @pytest.fixture
-def make_live(_stub: tuple[Stub, str], stub: Stub, tmp_path: Path) -> Iterator[Callable[..., Live]]:
+def make_live(stub_server: tuple[Stub, str], stub: Stub, tmp_path: Path) -> Iterator[Callable[..., Live]]:
     """``make_live(check=..., max_in_flight=1)`` starts a gateway with settings of its own."""
     started: list[Live] = []
 
     def start(check: Any = None, **overrides: Any) -> Live:
-        started.append(Live(make_root(tmp_path / "own", _stub[1], **overrides), check=check))
+        started.append(Live(make_root(tmp_path / "own", stub_server[1], **overrides), check=check))
         return started[-1]
 
     yield start

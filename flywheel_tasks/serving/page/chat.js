@@ -162,13 +162,20 @@ async function reply(replaced) {
   element.classList.add("waiting");
   at("go").textContent = "Stop";
   let said = "", more = null, trouble = null, finish = null;
+  const stopped = turns.some((turn) => turn.role === "assistant" && !turn.id);
   try {
     const metadata = {};
     if (conversation) metadata.conversation_id = conversation;
     if (replaced) metadata.regenerate = replaced.id;
     const messages = turns.map(({ role, content }) => ({ role, content }));
     const body = { model: at("character").value, messages, stream: true, metadata };
-    for await (const part of events(await call("/v1/chat/completions", body, mine.signal))) {
+    const ask = () => call("/v1/chat/completions", body, mine.signal);
+    // A reply that was stopped just now may still be on its way into the records.
+    const response = await ask().catch((error) => {
+      if (!stopped || error.status !== 409) throw error;
+      return new Promise((done) => setTimeout(done, 700)).then(ask);
+    });
+    for await (const part of events(response)) {
       if (part.error) throw new Error(sentence(part.error.message));
       const choice = part.choices[0];
       said += choice.delta.content || "";

@@ -1,0 +1,162 @@
+"""A gateway killed under load: what was acknowledged is in the logs, whole, and the pipeline takes all of it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import psutil
+import pytest
+
+from flywheel_tasks.contracts import validate
+from flywheel_tasks.pipeline.graph import load_graph
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.serving.keys import add_key
+from flywheel_tasks.settings import load_settings
+from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.storage.tables import read_rows
+from flywheel_tasks.traffic import ingest
+from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, pin_users
+from flywheel_tasks.traffic.logs import pin_logs
+from tests.conftest import PROJECT
+from tests.serving.conftest import make_root, start_experiment
+from tests.serving.stub import REPLY, Stub
+
+CLIENTS = 12
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def gateway(root: Path, port: int, workers: int) -> Iterator[subprocess.Popen[bytes]]:
+    """``flywheel serve`` as a process group of its own, ready."""
+    command = [sys.executable, "-m", "flywheel_tasks.cli", "serve", "--root", str(root), "--port", str(port)]
+    with (root / "gateway.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*command, "--workers", str(workers)],
+            start_new_session=True,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        )
+    try:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            assert process.poll() is None, (root / "gateway.log").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+async def _talk(client: httpx.AsyncClient, user: str, acknowledged: list[str]) -> None:
+    """Talk until the gateway is gone; note the ids of what it acknowledged."""
+    said: list[str] = []
+    number = 0
+    while True:
+        said.append(f"{user} says {number}")
+        roles = ["user", "assistant"] * len(said)
+        messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=False)]
+        stream = number % 3 == 2
+        body = {"model": "character:mira", "messages": messages, "user": user, "stream": stream}
+        try:
+            response = await client.post("/v1/chat/completions", json=body)
+            if response.status_code != 200:
+                said = []
+                continue
+            last = response.text.split("\n\n")[-3].removeprefix("data: ") if stream else response.text
+            more = orjson.loads(last)["flywheel"]
+            rated = {"message_id": more["message_id"], "signal": "thumb_up", "user": user}
+            acknowledged += [more["user_message_id"], more["message_id"]]
+            given = await client.post("/v1/feedback", json=rated)
+            acknowledged.append(given.json()["id"])
+        except httpx.TransportError:
+            return
+        number += 1
+        said = [*said, REPLY] if number % 4 else []
+
+
+async def _load(port: int, key: str, run: int, kill: Any) -> list[str]:
+    """Put load on the gateway, call ``kill`` in the middle of it, wait for the end; the acknowledged ids."""
+    acknowledged: list[str] = []
+    headers = {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=10) as client:
+        talks = [_talk(client, f"u{run}-{number}", acknowledged) for number in range(CLIENTS)]
+        tasks = [asyncio.create_task(talk) for talk in talks]
+        await asyncio.sleep(1.5)
+        kill()
+        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+    return acknowledged
+
+
+def pipeline(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The stages ingest and validate on what the gateway wrote; their metrics."""
+    for name in ("dvc.yaml", "data_contracts"):
+        (root / name).symlink_to(PROJECT / name)
+    write_json(pin_logs("data/served", root), root / "inputs/logs.json")
+    write_json(pin_users(DEMO_FINGERPRINT, ()), root / "inputs/users.json")
+    found = []
+    for name, stage in (("ingest", ingest), ("validate", validate)):
+        io = StageIO(load_graph(root / "dvc.yaml")[name], root, load_settings(root / "params.yaml"))
+        found.append(dict(stage.run(io)))
+        write_json(found[-1], io.out(f"metrics/{name}.json"))
+        io.commit()
+    return found[0], found[1]
+
+
+@pytest.mark.slow
+def test_a_gateway_killed_under_load_loses_nothing_it_acknowledged(
+    stub_server: tuple[Stub, str], stub: Stub, tmp_path: Path
+) -> None:
+    root = make_root(tmp_path, stub_server[1], segment_seconds=1)
+    start_experiment(root)
+    key = add_key(root / ".flywheel/serve/keys.json", "load", "user", None)[1]
+    port = free_port()
+    acknowledged = []
+    with gateway(root, port, workers=2) as process:
+        kill = lambda: os.killpg(process.pid, signal.SIGKILL)  # noqa: E731
+        acknowledged += asyncio.run(_load(port, key, 0, kill))
+    assert list((root / "data/served").glob("date=*/.open-*"))
+    with gateway(root, port, workers=2) as process:
+
+        def kill_one_worker_then_stop() -> None:
+            children = psutil.Process(process.pid).children()
+            next(child for child in children if "spawn_main" in str(child.cmdline())).kill()
+            time.sleep(0.3)
+            process.terminate()
+
+        acknowledged += asyncio.run(_load(port, key, 1, kill_one_worker_then_stop))
+        assert process.wait(20) == 0
+
+    left = [path.name for path in (root / "data/served").glob("date=*/.*")]
+    assert [name for name in left if not name.startswith(".torn-")] == []
+    ingested, validated = pipeline(root)
+    assert ingested["quarantined"]["total"] == 0
+    assert validated["quarantined"]["total"] == 0
+    assert ingested["accepted"]["exposure"] > 0
+    messages = read_rows(root / "data/validated/messages.parquet")
+    kept = {row["message_id"] for row in messages}
+    kept |= {row["event_id"] for row in read_rows(root / "data/validated/signals.parquet")}
+    assert len(acknowledged) > 100
+    assert set(acknowledged) <= kept
+    assert len(messages) == len({row["message_id"] for row in messages})
