@@ -24,7 +24,9 @@ def upstream_client(settings: ServeUpstream, timeout_seconds: float) -> aiohttp.
     key = os.environ.get(API_KEY)
     return aiohttp.ClientSession(
         headers={"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {}),
-        timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=settings.connect_seconds),
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_read=timeout_seconds, sock_connect=settings.connect_seconds
+        ),
         connector=aiohttp.TCPConnector(limit=settings.connections),
         cookie_jar=aiohttp.DummyCookieJar(),
     )

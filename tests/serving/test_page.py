@@ -131,7 +131,7 @@ def test_stopping_failing_and_going_on(
     assert view.locator(".message").count() == 0
     stub.modes.clear()
     stub.replies["base"] = "One. Two. Three. Four. Five. Six."
-    stub.pace = 0.15
+    stub.pace = 0.6
     view.keyboard.press("Enter")
     view.locator(".assistant .text", has_text="Two.").wait_for()
     view.get_by_role("button", name="Stop").click()
@@ -139,6 +139,11 @@ def test_stopping_failing_and_going_on(
     stub.pace = 0.0
     say(view, "Go on")
     assert view.locator(".message").count() == 4
+    assert view.get_by_role("button", name="Another reply").count() == 1
+    stub.modes["base"] = "error"
+    say(view, "More")
+    view.get_by_text("No model answers now.").wait_for()
+    assert view.get_by_role("button", name="Another reply").count() == 1
     assert len({row["conversation_id"] for row in logged(root, "message")}) == 1
     view.get_by_role("button", name="Switch between dark and light").click()
     assert view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(244, 245, 247)"

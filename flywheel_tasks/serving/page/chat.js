@@ -6,6 +6,7 @@ const store = {
     try { if (value === null) kind.removeItem(name); else kind.setItem(name, value); } catch { /* not kept, then */ }
   },
 };
+const INSIDE = ["who", "new", "leave", "talk", "foot"];  // shown once a key was accepted
 let key = store.get("flywheel-key");
 let characters = [];
 let turns = [];            // what was said: {role, content, id, element}
@@ -78,9 +79,9 @@ function leave(why) {
   store.set("flywheel-key", null);
   turns = []; conversation = null;
   at("log").replaceChildren();
-  for (const id of ["talk", "foot", "leave"]) at(id).hidden = true;
+  for (const id of INSIDE) at(id).hidden = true;
+  document.title = "Characters";
   at("enter").hidden = false;
-  at("character").disabled = at("new").disabled = true;
   at("enter-problem").textContent = why;
   at("key").value = "";
   at("key").focus();
@@ -98,8 +99,7 @@ async function enter() {
   const before = store.get("flywheel-character");
   if (characters.some((one) => one.id === before)) at("character").value = before;
   at("enter").hidden = true;
-  for (const id of ["talk", "foot", "leave"]) at(id).hidden = false;
-  at("character").disabled = at("new").disabled = false;
+  for (const id of INSIDE) at(id).hidden = false;
   begin();
 }
 at("character").addEventListener("change", begin);
@@ -128,8 +128,12 @@ function add(role, text) {
   element.querySelector(".text").textContent = text;
   at("log").append(element);
   at("empty").hidden = true;
-  element.scrollIntoView({ block: "end" });
+  follow();
   return element;
+}
+function follow() {
+  const main = document.querySelector("main");
+  main.scrollTop = main.scrollHeight;
 }
 at("say").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -182,7 +186,7 @@ async function reply(replaced) {
       box.textContent = said;
       finish = choice.finish_reason;
       more = part.flywheel || more;
-      element.scrollIntoView({ block: "end" });
+      follow();
     }
   } catch (error) {
     trouble = error;
@@ -192,6 +196,7 @@ async function reply(replaced) {
   at("go").textContent = "Send";
   element.classList.remove("waiting");
   settle({ element, said, more, finish, trouble, replaced });
+  follow();
 }
 function settle({ element, said, more, finish, trouble, replaced }) {
   if (more) {
@@ -220,6 +225,8 @@ function settle({ element, said, more, finish, trouble, replaced }) {
   if (replaced) { turns.push(replaced); act(replaced); return; }
   const last = turns.pop();  // not answered, so not said: it goes back into the box
   last.element.remove();
+  const before = turns[turns.length - 1];
+  if (before && before.id) before.element.querySelector(".again").hidden = false;
   at("say").value = last.content;
   fit();
   at("empty").hidden = turns.length > 0;
