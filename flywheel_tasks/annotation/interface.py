@@ -23,7 +23,7 @@ _STYLE = """
 .fw-reply { border: 1px solid rgba(128, 128, 128, 0.5); border-radius: 8px; padding: 12px; min-width: 0 }
 .fw-verdict { margin-top: 16px; border-top: 1px solid rgba(128, 128, 128, 0.5); padding-top: 12px }
 """
-_REWRITE_HEADER = {
+REWRITE_HEADERS = {
     "comparison": "If even the best reply is not good enough: write it as it should be (optional)",
     "steerability": "If every reply breaks the card: write your favourite as it should be",
     "rewrite": "Write the reply as it should be",
@@ -74,7 +74,7 @@ def _verdict(parent: ET.Element, kind: str, count: int, guidelines: str) -> None
     if count == 2:
         _header(box, "Which reply would you rather go on talking with?", "4")
         _choices(box, "preference", "reply_0", (better(LETTERS[0]), better(LETTERS[1]), EQUAL))
-    _header(box, _REWRITE_HEADER[kind], "4")
+    _header(box, REWRITE_HEADERS[kind], "4")
     _header(box, guidelines)
     ET.SubElement(
         box, "TextArea", name="rewrite", toName="reply_0", rows="4", maxSubmissions="1", editable="true"

@@ -33,6 +33,21 @@ def export(
 
 
 @app.command()
+def preview(
+    out: Annotated[Path, typer.Argument(help="HTML file to write.", dir_okay=False)],
+    root: Root = Path(),
+    most: Annotated[int, typer.Option(min=1, help="Tasks of each kind.")] = 5,
+) -> None:
+    """Write a page that shows tasks as annotators get them, without Label Studio."""
+    from flywheel_tasks.annotation.preview import write_preview
+    from flywheel_tasks.annotation.round_trip import open_round
+
+    work = open_round(root.resolve())
+    shown = write_preview(work.tasks, out, generation=work.generation, most=most)
+    console.print(f"{shown} of {len(work.tasks)} tasks in {out}")
+
+
+@app.command()
 def push(root: Root = Path()) -> None:
     """Create the projects in Label Studio and import the tasks that they miss."""
     from flywheel_tasks.annotation.round_trip import open_round
