@@ -1,7 +1,7 @@
 """Stage ``evaluate``: replies of candidate and champion to the same fresh prompts, judged and measured.
 
 Paper, offline evaluation: win rates by the pointwise and the pairwise reward model, on user and on internal
-prompts; production metrics; style. The pairwise model trains no policy, so it can judge what the pointwise
+prompts; production metrics. The pairwise model trains no policy, so it can judge what the pointwise
 model optimised.
 """
 
@@ -22,7 +22,6 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.storage.tables import read_rows, write_rows
-from flywheel_tasks.style.compare import compare
 
 SIDES = ("champion", "candidate")
 _JUDGED = ("inputs/champion", "models/policy", "models/pointwise_rm", "models/pairwise_rm")
@@ -61,7 +60,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         else None
         for side in SIDES
     }
-    return {**measure(rows, tokens, io.settings.seed, answers), **describe(judge)}
+    return {**measure(rows, tokens, answers), **describe(judge)}
 
 
 def _row(prompt: Mapping[str, Any], card: Card, sample: int) -> dict[str, Any]:
@@ -137,7 +136,6 @@ def _number(value: float, row: Mapping[str, Any], what: str) -> float:
 def measure(
     rows: Sequence[dict[str, Any]],
     tokens: Mapping[str, Sequence[int]],
-    seed: int,
     answers: Answers | None = None,
 ) -> dict[str, Any]:
     """The metrics of evaluated rows.
@@ -145,7 +143,6 @@ def measure(
     Args:
         rows: as in ``replies.parquet``.
         tokens: lengths of ``champion`` and ``candidate`` replies, in the order of the rows.
-        seed: of the permutations in the style comparison.
         answers: of the judge, by side; None where there is no judge.
     """
     sources, users = [row["source"] for row in rows], [row["user_id"] for row in rows]
@@ -161,9 +158,6 @@ def measure(
         ],
     }
     rates = {judge: win_rate.win_rates(values, sources, users) for judge, values in scores.items()}
-    styles = compare(
-        [(row["history"], row["champion_reply"], row["candidate_reply"]) for row in rows], users, seed=seed
-    )
     return {
         "prompts": {
             name: len({row["prompt_id"] for row in rows if name in (row["source"], "all")})
@@ -178,7 +172,6 @@ def measure(
         },
         "production": _production(rows, tokens, answers or {}),
         "instructions": production.instruction_coverage({row["card_id"]: _card(row) for row in rows}),
-        "style": {item.feature: item.as_metrics() for item in styles},
     }
 
 

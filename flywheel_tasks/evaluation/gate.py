@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flywheel_tasks.evaluation.gate_rules import FILE, load_rules
-from flywheel_tasks.evaluation.rules import judge, verdict_of
+from flywheel_tasks.evaluation.rules import judge, ordered, verdict_of
+from flywheel_tasks.evaluation.style_rules import style_reasons
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.report.approval import render_approval
 from flywheel_tasks.report.contents import Contents, read_curve
@@ -31,7 +32,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     metrics = {
         PurePosixPath(dep).stem: read_json(io.dep(dep)) for dep in io.stage.deps if dep.startswith("metrics/")
     }
-    reasons = judge(load_rules(io.dep(FILE)), metrics)
+    rules = load_rules(io.dep(FILE))
+    reasons = ordered([*judge(rules, metrics), *style_reasons(rules.style, metrics)])
     outcome = verdict_of(reasons)
     generation = read_json(io.dep("inputs/generation.json"))
     verdict = {

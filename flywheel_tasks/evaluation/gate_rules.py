@@ -6,7 +6,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
-from flywheel_tasks.settings import Section, Share
+from flywheel_tasks.settings import PositiveFloat, Section, Share
 
 FILE = "gate_rules.yaml"
 
@@ -64,11 +64,30 @@ class Overfitting(Section):
         return self
 
 
+class StyleRule(Section):
+    """Limits on style features between champion and candidate (METHOD, style-artifact control).
+
+    Effects are Cohen's d_z: mean paired difference over its standard deviation; only flagged ones (p below 0.05 after
+    Holm's correction) count.
+    """
+
+    warn_effect: PositiveFloat
+    block_effect: PositiveFloat
+    reward_effect: PositiveFloat  # of high against low reward, in the same direction: then the jump may block
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "StyleRule":
+        if self.warn_effect > self.block_effect:
+            raise ValueError("warn_effect must not be above block_effect")
+        return self
+
+
 class GateRules(Section):
     """Everything that a candidate is held against."""
 
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
     overfitting: Overfitting
+    style: StyleRule
 
 
 def load_rules(path: Path) -> GateRules:

@@ -166,6 +166,11 @@ def judge(rules: GateRules, metrics: Mapping[str, Any]) -> Sequence[Reason]:
         metrics: of all stages, by stage.
     """
     reasons = [apply(rule, metrics) for rule in rules.rules] + overfitting(rules.overfitting, metrics)
+    return ordered(reasons)
+
+
+def ordered(reasons: Sequence[Reason]) -> list[Reason]:
+    """Blocks first, then warnings, else in the given order."""
     return sorted(reasons, key=lambda reason: SEVERITY[reason.outcome])
 
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from scipy import special
 
@@ -235,6 +236,12 @@ def probability(reply: Reply, templates: Mapping[Pattern, Template]) -> float:
 
 def _shown(pattern: Pattern) -> str:
     return " ".join("…" if word in ("^", "$") else word for word in pattern if word != "/")
+
+
+@lru_cache(maxsize=8192)
+def shown(text: str) -> frozenset[str]:
+    """All patterns of a text, as templates show them."""
+    return frozenset(_shown(pattern) for pattern in patterns(text))
 
 
 def distinct(templates: Iterable[Template], most: int = 20) -> list[Template]:

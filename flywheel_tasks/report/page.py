@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 from flywheel_tasks.report import figures
 from flywheel_tasks.report.approval import BADGES
 from flywheel_tasks.report.contents import Contents, most_different
+from flywheel_tasks.report.styles import style_table, style_trends
 
 EXAMPLES = 10
 DATA_STAGES = (
@@ -60,7 +61,9 @@ def render_page(contents: Contents) -> str:
         accuracy=figures.accuracy_bars(contents.metrics),
         production=_production(evaluate.get("production") or {}),
         instructions=evaluate.get("instructions"),
-        styles=evaluate.get("style") or {},
+        styles=style_table(contents.metrics),
+        absent=figures.get(contents.metrics, "style", "absent") or {},
+        trends=style_trends(contents.metrics),
         went_in=_sections(contents, DATA_STAGES, removed=False),
         removed=_sections(contents, DATA_STAGES, removed=True),
         models=_sections(contents, MODEL_STAGES, removed=None),

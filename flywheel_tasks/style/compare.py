@@ -1,7 +1,7 @@
 """Style features of two sets of replies to the same prompts: effect size and corrected p-value."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,14 +63,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(
-    rows: Sequence[tuple[Sequence[Turn], str, str]], clusters: Sequence[Hashable], *, seed: int
+    rows: Sequence[tuple[Sequence[Turn], str, str]],
+    clusters: Sequence[Hashable],
+    *,
+    seed: int,
+    features: Mapping[str, Feature] = FEATURES,
 ) -> list[Comparison]:
-    """Compare every registered feature between two replies to each history.
+    """Compare every feature between two replies to each history.
 
     Args:
         rows: history, first reply, second reply.
         clusters: the user of each row; differences are added up by user before signs are flipped.
         seed: of the permutations (all of them are tried where they are few).
+        features: what is compared; the registered ones, maybe with some that were found in the data.
 
     Returns:
         one comparison a feature, in the registry's order.
@@ -82,7 +87,7 @@ def compare(
         raise ValueError(
             f"a comparison needs rows, and one user each: {len(rows)} rows, {len(clusters)} users"
         )
-    raw = [_compare_one(feature, rows, clusters, seed) for feature in FEATURES.values()]
+    raw = [_compare_one(feature, rows, clusters, seed) for feature in features.values()]
     tested = [item.p_value for item in raw if item.p_value is not None]
     corrected = iter(holm(tested))
     return [item if item.p_value is None else _with_holm(item, next(corrected)) for item in raw]

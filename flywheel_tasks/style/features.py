@@ -24,18 +24,22 @@ class Feature:
         kind: ``binary`` (0 or 1) or ``count``.
         meaning: one phrase for people.
         measure: its value for a history and a reply.
+        artifact: whether more of it is surface only; length and what cards ask for are not.
     """
 
     name: str
     kind: Literal["binary", "count"]
     meaning: str
     measure: Measure
+    artifact: bool = True
 
 
 FEATURES: dict[str, Feature] = {}
 
 
-def feature(name: str, kind: Literal["binary", "count"], meaning: str) -> Callable[[Measure], Measure]:
+def feature(
+    name: str, kind: Literal["binary", "count"], meaning: str, *, artifact: bool = True
+) -> Callable[[Measure], Measure]:
     """Register a function as a style feature.
 
     Raises:
@@ -45,18 +49,18 @@ def feature(name: str, kind: Literal["binary", "count"], meaning: str) -> Callab
     def add(measure: Measure) -> Measure:
         if name in FEATURES:
             raise ValueError(f"style feature {name} exists already")
-        FEATURES[name] = Feature(name, kind, meaning, measure)
+        FEATURES[name] = Feature(name, kind, meaning, measure, artifact)
         return measure
 
     return add
 
 
-@feature("words", "count", "words")
+@feature("words", "count", "words", artifact=False)
 def _words(history: Sequence[Turn], reply: str) -> float:
     return len(text.words(reply))
 
 
-@feature("sentences", "count", "sentences")
+@feature("sentences", "count", "sentences", artifact=False)
 def _sentences(history: Sequence[Turn], reply: str) -> float:
     return text.sentences(reply)
 
@@ -76,7 +80,7 @@ def _exclamation(history: Sequence[Turn], reply: str) -> float:
     return reply.count("!")
 
 
-@feature("question", "binary", "ends with a question")
+@feature("question", "binary", "ends with a question", artifact=False)
 def _question(history: Sequence[Turn], reply: str) -> float:
     return text.ending(reply).endswith("?")
 
@@ -116,8 +120,43 @@ def _line_breaks(history: Sequence[Turn], reply: str) -> float:
     return reply.strip().count("\n")
 
 
-@feature("echo", "count", "share of its words that the user's last turn has")
+@feature("echo", "count", "share of its words that the user's last turn has", artifact=False)
 def _echo(history: Sequence[Turn], reply: str) -> float:
     said = text.words(reply)
     last = set(text.words(history[-1]["content"])) if history else set()
     return sum(word in last for word in said) / len(said) if said else 0.0
+
+
+@feature("markdown", "binary", "has Markdown: a heading, **bold**, code, a link or a table")
+def _markdown(history: Sequence[Turn], reply: str) -> float:
+    return bool(
+        re.search(r"^#{1,6} |\*\*[^*\n]+\*\*|`[^`\n]+`|\[[^\]\n]+\]\([^)\n]+\)|^\|.*\|$", reply, re.MULTILINE)
+    )
+
+
+@feature("questions", "count", "question marks", artifact=False)
+def _questions(history: Sequence[Turn], reply: str) -> float:
+    return len(re.findall(r"\?+", reply))
+
+
+@feature("self_reference", "count", "share of its words that are I, me, my, mine or myself")
+def _self_reference(history: Sequence[Turn], reply: str) -> float:
+    said = text.words(reply)
+    own = sum(re.fullmatch(r"(?:i(?:'[a-z]+)?|me|my|mine|myself)", word) is not None for word in said)
+    return own / len(said) if said else 0.0
+
+
+@feature("repetition", "count", "share of its three-word runs that it has said before")
+def _repetition(history: Sequence[Turn], reply: str) -> float:
+    said = text.words(reply)
+    runs = [tuple(said[i : i + 3]) for i in range(len(said) - 2)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+@feature("repeats_itself", "binary", "repeats a sentence of an earlier reply")
+def _repeats_itself(history: Sequence[Turn], reply: str) -> float:
+    earlier = " ".join(
+        " ".join(text.words(turn["content"])) for turn in history if turn["role"] == "assistant"
+    )
+    parts = (text.words(part) for part in re.split(r"[.!?…\n]+", reply))
+    return any(len(part) >= 4 and " ".join(part) in earlier for part in parts)

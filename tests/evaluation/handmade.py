@@ -18,6 +18,40 @@ def estimate(value: float | None, n: int = 60) -> dict[str, Any]:
     }
 
 
+def comparison(**features: tuple[float, float, float | None, float | None]) -> dict[str, Any]:
+    """A style comparison from before, after, effect and p of each feature."""
+    rows = {
+        name: {
+            "before": before,
+            "after": after,
+            "effect": effect,
+            "p_value": p,
+            "p_holm": p,
+            "flagged": p is not None and p < 0.05,
+        }
+        for name, (before, after, effect, p) in features.items()
+    }
+    return {"rows": 60, "users": 9, "flagged": sum(row["flagged"] for row in rows.values()), "features": rows}
+
+
+def style_metrics() -> dict[str, Any]:
+    """Comparisons in which length changed a little, and nothing else."""
+    return {
+        "comparisons": {
+            "high_vs_low_reward": comparison(words=(28.0, 22.0, -0.4, 0.01), emoji=(0.1, 0.1, 0.0, 1.0)),
+            "generation": comparison(
+                words=(26.4, 21.8, -0.25, 0.014), emoji=(0.05, 0.2, 0.2, 1.0), list=(0.0, 0.0, 0.0, None)
+            ),
+        },
+        "absent": {"sft_to_dpo": "no replies are kept"},
+        "found": [],
+        "trend": {
+            "points": ["champion", "DPO", "RL"],
+            "features": {"words": [26.4, 24.0, 21.8], "emoji": [0.05, 0.1, 0.2], "list": [0.0, 0.0, 0.0]},
+        },
+    }
+
+
 def metrics(
     user: float | None = 0.60,
     internal: float | None = 0.57,
@@ -41,32 +75,7 @@ def metrics(
         "words": (26.4, 21.8),
         "tokens": (33.0, 27.2),
     }
-    style = {
-        "words": {
-            "before": 26.4,
-            "after": 21.8,
-            "effect": -0.62,
-            "p_value": 0.001,
-            "p_holm": 0.014,
-            "flagged": True,
-        },
-        "emoji": {
-            "before": 0.05,
-            "after": 0.2,
-            "effect": 0.2,
-            "p_value": 0.2,
-            "p_holm": 1.0,
-            "flagged": False,
-        },
-        "list": {
-            "before": 0.0,
-            "after": 0.0,
-            "effect": 0.0,
-            "p_value": None,
-            "p_holm": None,
-            "flagged": False,
-        },
-    }
+    style = style_metrics()
     return {
         "ingest": {
             "partitions": 7,
@@ -113,8 +122,8 @@ def metrics(
                 for name, (old, new) in shares.items()
             },
             "instructions": {"checked": 38, "unchecked": 2},
-            "style": style,
         },
+        "style": style,
     }
 
 

@@ -19,6 +19,7 @@ OPEN_RULES: dict[str, Any] = {
         {"metric": "train_pointwise_rm.heldout.accuracy.value", "block": {"min": 0.0}},
     ],
     "overfitting": {"high": 1.0, "target": 1.0, "internal_low": 0.0, "gap": 1.0, "wide_gap": 1.0},
+    "style": {"warn_effect": 90.0, "block_effect": 99.0, "reward_effect": 99.0},
 }
 # No model reaches this: the gate must block.
 CLOSED_RULES = {

@@ -72,7 +72,12 @@ def test_a_changed_setting_of_rl_runs_rl_and_what_follows(launched):
     finally:
         (root / "params.yaml").write_text(original)
     after = stages_run(root)
-    assert {name for name, when in after.items() if when != before[name]} == {"rl", "evaluate", "gate"}
+    assert {name for name, when in after.items() if when != before[name]} == {
+        "rl",
+        "evaluate",
+        "style",
+        "gate",
+    }
     assert metrics_of(root) != launched.metrics
     runner.reproduce(root, "gate")
     assert stages_run(root) == after, "the run cache restores the first result without running anything"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from flywheel_tasks.evaluation.gate_rules import load_rules
-from flywheel_tasks.evaluation.rules import judge, verdict_of
+from flywheel_tasks.evaluation.rules import judge, ordered, verdict_of
+from flywheel_tasks.evaluation.style_rules import style_reasons
 from flywheel_tasks.report.contents import Contents, Curve
 from tests.evaluation.handmade import metrics, replies
 
@@ -19,7 +20,7 @@ def contents() -> Callable[..., Contents]:
 
     def make(planted: str = "", simulated: dict[str, bool | None] | None = None, **rates: Any) -> Contents:
         found = metrics(**rates)
-        reasons = judge(rules, found)
+        reasons = ordered([*judge(rules, found), *style_reasons(rules.style, found)])
         return Contents(
             generation={
                 "generation": "g0001",

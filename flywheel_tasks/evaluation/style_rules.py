@@ -1,0 +1,88 @@
+"""Gate rules on style: a feature that jumped from champion to candidate, and that the reward model likes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flywheel_tasks.evaluation.gate_rules import StyleRule
+from flywheel_tasks.evaluation.rules import Outcome, Reason
+from flywheel_tasks.style.features import FEATURES
+
+GENERATION = "style.comparisons.generation"
+
+
+def _reason(metric: str, outcome: Outcome, value: float | None, rule: StyleRule, text: str) -> Reason:
+    block = {"min": -rule.block_effect, "max": rule.block_effect}
+    warn = {"min": -rule.warn_effect, "max": rule.warn_effect}
+    return Reason(metric, outcome, value, None, None, block, warn, text)
+
+
+def _features(metrics: Mapping[str, Any], comparison: str) -> Mapping[str, Any] | None:
+    node = ((metrics.get("style") or {}).get("comparisons") or {}).get(comparison) or {}
+    found = node.get("features")
+    return found if isinstance(found, Mapping) and found else None
+
+
+def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
+    """One reason for each feature that jumped, or one that says that none did.
+
+    A jump warns. It blocks where the feature is an artifact, the jump is large, and replies of higher reward have
+    more of it too (or that was not measured): the policy has learned what the reward model likes.
+
+    Args:
+        rule: the limits.
+        metrics: of all stages, by stage.
+    """
+    features = _features(metrics, "generation")
+    if features is None:
+        text = f"{GENERATION} is missing; what is not measured does not pass."
+        return [_reason(GENERATION, "block", None, rule, text)]
+    liked = _features(metrics, "high_vs_low_reward")
+    reasons = [
+        reason
+        for name, row in features.items()
+        if (reason := _jump(name, row, None if liked is None else liked.get(name), rule)) is not None
+    ]
+    if reasons:
+        return reasons
+    text = (
+        f"{GENERATION}: none of {len(features)} style features changed by more than {rule.warn_effect:g} "
+        "standard deviations with p below 0.05."
+    )
+    return [_reason(GENERATION, "pass", 0.0, rule, text)]
+
+
+def _size(effect: float | None) -> float:
+    """An effect without a number is a change that every reply shows alike: larger than any limit."""
+    return float("inf") if effect is None else abs(effect)
+
+
+def _jump(
+    name: str, row: Mapping[str, Any], liked: Mapping[str, Any] | None, rule: StyleRule
+) -> Reason | None:
+    if not row["flagged"] or _size(row["effect"]) < rule.warn_effect:
+        return None
+    up = row["after"] > row["before"]
+    driven = liked is None or (
+        _size(liked["effect"]) >= rule.reward_effect
+        and liked["flagged"]
+        and (liked["after"] > liked["before"]) == up
+    )
+    artifact = name not in FEATURES or FEATURES[name].artifact
+    blocked = artifact and driven and _size(row["effect"]) >= rule.block_effect
+    size = "the same in every reply" if row["effect"] is None else f"effect {row['effect']:+.2f}"
+    change = f"{name} went from {row['before']:.3g} to {row['after']:.3g} a reply ({size}, p = {row['p_holm']:.2g})"
+    why = (
+        " and that was not compared with the reward"
+        if liked is None
+        else ", as replies of higher reward have it"
+        if driven
+        else ""
+    )
+    verdict = "blocked as a learned artifact" if blocked else "look before it is optimised further"
+    return _reason(
+        f"{GENERATION}.{name}",
+        "block" if blocked else "warn",
+        row["effect"],
+        rule,
+        f"Style: {change}{why}: {verdict}.",
+    )

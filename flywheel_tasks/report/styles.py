@@ -1,0 +1,115 @@
+"""The style comparisons as a table, a row a feature and a column a comparison, and their trend as charts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flywheel_tasks.report import figures
+
+COLUMNS = {
+    "chosen_vs_rejected": "chosen against rejected",
+    "high_vs_low_reward": "high against low reward",
+    "accepted_vs_rejected": "accepted against others",
+    "champion_to_dpo": "champion to DPO",
+    "dpo_to_rl": "DPO to RL",
+    "generation": "champion to new model",
+}
+MOST_TRENDS = 9
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One feature in one comparison.
+
+    Attributes:
+        text: the effect with its sign; empty where the comparison was not made.
+        note: both means and the p-value.
+        flagged: p below 0.05 after correction.
+    """
+
+    text: str
+    note: str
+    flagged: bool
+
+
+@dataclass(frozen=True)
+class StyleTable:
+    """All comparisons.
+
+    Attributes:
+        columns: headings.
+        flagged: rows of features that some comparison flags, name and cells.
+        quiet: the other rows.
+    """
+
+    columns: list[str]
+    flagged: list[tuple[str, list[Cell]]]
+    quiet: list[tuple[str, list[Cell]]]
+
+
+def _cell(row: Any) -> Cell:
+    if not isinstance(row, Mapping):
+        return Cell("", "", False)
+    effect, p_value = row.get("effect"), row.get("p_holm")
+    change = f"{figures.show(row['before'])} → {figures.show(row['after'])}"
+    note = change if p_value is None else f"{change}, p {p_value:.2g}"
+    return Cell("all" if effect is None else f"{effect:+.2f}", note, bool(row.get("flagged")))
+
+
+def style_table(metrics: Mapping[str, Any]) -> StyleTable:
+    """The table of ``metrics/style.json``; without any comparison it has no columns."""
+    found = figures.get(metrics, "style", "comparisons") or {}
+    names = [name for name in COLUMNS if name in found]
+    features = list(dict.fromkeys(feature for name in names for feature in found[name]["features"]))
+    rows = [
+        (feature, [_cell(found[name]["features"].get(feature)) for name in names]) for feature in features
+    ]
+    return StyleTable(
+        [f"{COLUMNS[name]} ({found[name]['rows']})" for name in names],
+        [row for row in rows if any(cell.flagged for cell in row[1])],
+        [row for row in rows if not any(cell.flagged for cell in row[1])],
+    )
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The mean of one feature over the policies of a generation, ready to draw in a box of 100 by 100.
+
+    Attributes:
+        name: of the feature.
+        points: of a polyline.
+        values: policy and value, as text.
+        flagged: whether a comparison flags the feature.
+    """
+
+    name: str
+    points: str
+    values: list[tuple[str, str]]
+    flagged: bool
+
+
+def style_trends(metrics: Mapping[str, Any]) -> list[Trend]:
+    """Charts of the features that are flagged or changed most, at most nine; none where there is no trend."""
+    found = figures.get(metrics, "style", "trend") or {}
+    names, features = found.get("points") or [], found.get("features") or {}
+    if len(names) < 2:
+        return []
+    flagged = {name for name, _ in style_table(metrics).flagged}
+
+    def spread(values: list[float]) -> float:
+        return (max(values) - min(values)) / (max(map(abs, values)) or 1.0)
+
+    ranked = sorted(features, key=lambda name: (name not in flagged, -spread(features[name]), name))
+    return [
+        _trend(name, names, features[name], name in flagged) for name in ranked if spread(features[name])
+    ][:MOST_TRENDS]
+
+
+def _trend(name: str, names: list[str], values: list[float], flagged: bool) -> Trend:
+    top = max(*values, 0.0) or 1.0
+    step = 100 / (len(values) - 1)
+    points = " ".join(
+        f"{i * step:.2f},{97 - 94 * max(0.0, value) / top:.2f}" for i, value in enumerate(values)
+    )
+    shown = [(point, figures.show(float(value))) for point, value in zip(names, values, strict=True)]
+    return Trend(name, points, shown, flagged)

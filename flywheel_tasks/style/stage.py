@@ -1,0 +1,180 @@
+"""Stage ``style``: every comparison of the method's style-artifact control that the generation's data allows.
+
+A feature that correlates with the reward, or jumps from one policy to the next, may be what the reward model likes: it
+is flagged here, before it is optimised further, and the gate holds it against ``gate_rules.yaml``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from flywheel_tasks.chat.card import Turn
+from flywheel_tasks.evaluation.templates import Reply
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.storage.tables import read_rows
+from flywheel_tasks.style.compare import compare
+from flywheel_tasks.style.features import FEATURES, Feature
+from flywheel_tasks.style.found import found_features
+
+NOT_KEPT = {"sft_to_dpo": "no replies of the SFT model to prompts that another policy answers are kept"}
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Pairs:
+    """Two replies to each of some histories, with the user of each.
+
+    Attributes:
+        rows: history, first reply, second reply.
+        users: one a row.
+    """
+
+    rows: list[tuple[Sequence[Turn], str, str]] = field(default_factory=list)
+    users: list[str] = field(default_factory=list)
+
+    def add(self, history: Sequence[Turn], first: str, second: str, user: str) -> None:
+        """Add a row; equal replies say nothing."""
+        self.rows.append((history, first, second))
+        self.users.append(user)
+
+
+def preference_pairs(rows: Sequence[Row]) -> Pairs:
+    """Rejected, then chosen."""
+    pairs = Pairs()
+    for row in rows:
+        pairs.add(row["history"], row["rejected"], row["chosen"], row["user_id"])
+    return pairs
+
+
+def rewarded_pairs(candidates: Sequence[Row], prompts: Mapping[str, Row]) -> Pairs:
+    """Of each prompt with two rewarded candidates: the one of least reward, then the one of most."""
+    pairs = Pairs()
+    rewarded = sorted(
+        (row for row in candidates if row["reward"] is not None), key=lambda row: row["prompt_id"]
+    )
+    for prompt_id, group in groupby(rewarded, key=lambda row: row["prompt_id"]):
+        ordered = sorted(group, key=lambda row: (row["reward"], row["candidate_id"]))
+        if ordered[0]["reward"] < ordered[-1]["reward"]:
+            prompt = prompts[prompt_id]
+            pairs.add(prompt["history"], ordered[0]["text"], ordered[-1]["text"], prompt["user_id"])
+    return pairs
+
+
+def accepted_pairs(candidates: Sequence[Row], prompts: Mapping[str, Row]) -> Pairs:
+    """Of each prompt with a kept candidate: every other candidate, then the kept one."""
+    pairs = Pairs()
+    for prompt_id, group in groupby(
+        sorted(candidates, key=lambda row: (row["prompt_id"], row["candidate_id"])),
+        key=lambda row: row["prompt_id"],
+    ):
+        rows = list(group)
+        for kept in (row for row in rows if row["kept"]):
+            for other in (row for row in rows if not row["kept"]):
+                prompt = prompts[prompt_id]
+                pairs.add(prompt["history"], other["text"], kept["text"], prompt["user_id"])
+    return pairs
+
+
+def policy_pairs(rows: Sequence[Row], prompts: Mapping[str, Row], first: str, second: str) -> Pairs:
+    """Replies of two policies to the same held-out prompts, by column."""
+    pairs = Pairs()
+    for row in rows:
+        prompt = prompts[row["prompt_id"]]
+        pairs.add(prompt["history"], row[first], row[second], prompt["user_id"])
+    return pairs
+
+
+def generation_pairs(rows: Sequence[Row]) -> Pairs:
+    """Champion, then candidate, on the evaluation prompts."""
+    pairs = Pairs()
+    for row in rows:
+        pairs.add(row["history"], row["champion_reply"], row["candidate_reply"], row["user_id"])
+    return pairs
+
+
+def compared(pairs: Pairs, features: Mapping[str, Feature], seed: int) -> dict[str, Any]:
+    """One comparison as metrics.
+
+    Args:
+        pairs: first and second replies.
+        features: what is compared.
+        seed: of the permutations.
+    """
+    found = compare(pairs.rows, pairs.users, seed=seed, features=features)
+    return {
+        "rows": len(pairs.rows),
+        "users": len(set(pairs.users)),
+        "flagged": sum(item.flagged for item in found),
+        "features": {item.feature: item.as_metrics() for item in found},
+    }
+
+
+def trend(points: Sequence[tuple[str, Sequence[tuple[Sequence[Turn], str]]]]) -> dict[str, Any]:
+    """Mean of every registered feature at each point (policy), over the same prompts.
+
+    Args:
+        points: name of the policy, and its replies with their histories.
+    """
+    return {
+        "points": [name for name, _ in points],
+        "features": {
+            name: [float(np.mean([feature.measure(*reply) for reply in replies])) for _, replies in points]
+            for name, feature in FEATURES.items()
+        },
+    }
+
+
+def run(io: StageIO) -> Mapping[str, Any]:
+    """Return the comparisons, what could not be compared and why, and the trend over the stages."""
+    split = io.dep("data/split")
+    trained = {row["prompt_id"]: row for row in read_rows(split / "policy_train.parquet")}
+    heldout = {row["prompt_id"]: row for row in read_rows(split / "policy_heldout.parquet")}
+    candidates = read_rows(io.dep("data/rejection/candidates.parquet"))
+    checks = read_rows(io.dep("data/rl/checks.parquet"))
+    evaluated = read_rows(io.dep("data/evaluation/replies.parquet"))
+    start = [row for row in checks if row["step"] == 0]
+    rl = read_rows(io.dep("data/rl/heldout.parquet"))
+    sets = {
+        "chosen_vs_rejected": preference_pairs(read_rows(io.dep("data/preferences/pairs.parquet"))),
+        "high_vs_low_reward": rewarded_pairs(candidates, trained),
+        "accepted_vs_rejected": accepted_pairs(candidates, trained),
+        "champion_to_dpo": policy_pairs(start, heldout, "champion_reply", "reply"),
+        "dpo_to_rl": policy_pairs(rl, heldout, "before_reply", "after_reply"),
+        "generation": generation_pairs(evaluated),
+    }
+    features = {**FEATURES, **found_features(*_searched(sets))}
+    present = {name: pairs for name, pairs in sets.items() if pairs.rows}
+    empty = {name: "there are no such replies in this generation" for name in sets if name not in present}
+    return {
+        "comparisons": {name: compared(pairs, features, io.settings.seed) for name, pairs in present.items()},
+        "absent": {**NOT_KEPT, **empty},
+        "found": [name for name in features if name not in FEATURES],
+        "trend": trend(_points(start, rl, heldout)),
+    }
+
+
+def _searched(sets: Mapping[str, Pairs]) -> tuple[list[Reply], list[str]]:
+    """Where templates and openings are looked for: the replies of all policies; the users' turns are the background."""
+    replies: list[Reply] = []
+    people: list[str] = []
+    for name, pairs in sets.items():
+        for history, _, second in pairs.rows:
+            turns = [turn["content"] for turn in history]
+            replies.append(Reply("\0".join(turns) or f"{name}{len(replies)}", second, tuple(turns)))
+            people += [turn["content"] for turn in history if turn["role"] == "user"]
+    return replies, people
+
+
+def _points(
+    start: Sequence[Row], rl: Sequence[Row], prompts: Mapping[str, Row]
+) -> list[tuple[str, list[tuple[Sequence[Turn], str]]]]:
+    """Champion, DPO and RL on the held-out prompts of RL; none where RL kept no replies."""
+    columns = (("champion", start, "champion_reply"), ("DPO", rl, "before_reply"), ("RL", rl, "after_reply"))
+    return [
+        (name, [(prompts[row["prompt_id"]]["history"], row[column]) for row in rows])
+        for name, rows, column in columns
+        if rows
+    ]

@@ -1,0 +1,158 @@
+"""The stage on tables in which emoji is what the reward likes, and on tables in which nothing is."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from flywheel_tasks.annotation.schemas import PAIRS
+from flywheel_tasks.evaluation.gate_rules import load_rules
+from flywheel_tasks.evaluation.replies import REPLIES
+from flywheel_tasks.evaluation.style_rules import style_reasons
+from flywheel_tasks.policy.heldout import HELDOUT
+from flywheel_tasks.policy.safe_steps import CHECKS
+from flywheel_tasks.storage.tables import write_rows
+from flywheel_tasks.style.stage import run
+from tests.evaluation.handmade import comparison, style_metrics
+from tests.evaluation.planted import natural
+
+TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+PROMPTS = pa.schema([("prompt_id", pa.string()), ("user_id", pa.string()), ("history", pa.list_(TURN))])
+CANDIDATES = pa.schema(
+    [(name, pa.string()) for name in ("prompt_id", "candidate_id", "text")]
+    + [("reward", pa.float64()), ("kept", pa.bool_())]
+)
+RULES = load_rules(Path(__file__).resolve().parents[2] / "gate_rules.yaml").style
+COUNT = 60
+
+
+def prompt(index: int, split: str) -> dict[str, Any]:
+    return {
+        "prompt_id": f"{split}-{index}",
+        "user_id": f"{split}-u{index // 2}",
+        "history": [{"role": "user", "content": f"Question {index}: how is it?"}],
+    }
+
+
+def reply(rng: random.Random, emoji: float) -> str:
+    """A natural reply; with this chance two emoji end it."""
+    return rng.choice(natural()[0]) + (" 🎉🎉" if rng.random() < emoji else "")
+
+
+def write_tables(root: Path, *, likes_emoji: bool) -> None:
+    """What earlier stages write. Where the reward likes emoji, each later policy has more of them."""
+    rng = random.Random(5)
+    old, new = (0.05, 0.9) if likes_emoji else (0.3, 0.3)
+    middle = (old + new) / 2
+    for split in ("policy_train", "policy_heldout"):
+        write_rows([prompt(i, split) for i in range(COUNT)], PROMPTS, root / f"data/split/{split}.parquet")
+    pairs = []
+    for i in range(COUNT):
+        one = prompt(i, "reward") | {
+            "pair_id": f"p{i}",
+            "chosen": reply(rng, 0.3),
+            "rejected": reply(rng, 0.3),
+        }
+        pairs.append({name: one.get(name) for name in PAIRS.names})
+    write_rows(pairs, PAIRS, root / "data/preferences/pairs.parquet")
+    candidates = []
+    for i in range(COUNT):
+        texts = [reply(rng, 0.4) for _ in range(4)]
+        rewards = [rng.random() + (3 * ("🎉" in text) if likes_emoji else 0) for text in texts]
+        for j, (text, reward) in enumerate(zip(texts, rewards, strict=True)):
+            one = {
+                "prompt_id": f"policy_train-{i}",
+                "candidate_id": f"{i}-{j}",
+                "text": text,
+                "reward": reward,
+            }
+            candidates.append({**one, "kept": reward == max(rewards)})
+    write_rows(candidates, CANDIDATES, root / "data/rejection/candidates.parquet")
+    checks, heldout = [], []
+    for i in range(COUNT):
+        before, after, champion = reply(rng, middle), reply(rng, new), reply(rng, old)
+        one = {"prompt_id": f"policy_heldout-{i}", "step": 0, "reply": before, "champion_reply": champion}
+        checks.append({name: one.get(name) for name in CHECKS.names})
+        one = {"prompt_id": f"policy_heldout-{i}", "before_reply": before, "after_reply": after}
+        heldout.append({name: one.get(name) for name in HELDOUT.names})
+    write_rows(checks, CHECKS, root / "data/rl/checks.parquet")
+    write_rows(heldout, HELDOUT, root / "data/rl/heldout.parquet")
+    evaluated = []
+    for i in range(COUNT):
+        one = prompt(i, "evaluation") | {
+            "champion_reply": reply(rng, old),
+            "candidate_reply": reply(rng, new),
+        }
+        evaluated.append({name: one.get(name) for name in REPLIES.names})
+    write_rows(evaluated, REPLIES, root / "data/evaluation/replies.parquet")
+
+
+@pytest.fixture
+def style_io(make_io: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    def make(*, likes_emoji: bool) -> Any:
+        io = make_io("style", tmp_path)
+        write_tables(tmp_path, likes_emoji=likes_emoji)
+        return io
+
+    return make
+
+
+def test_a_planted_overfit_is_seen_and_blocked(style_io: Callable[..., Any]) -> None:
+    found = run(style_io(likes_emoji=True))
+    emoji = {name: item["features"]["emoji"] for name, item in found["comparisons"].items()}
+    for name in ("high_vs_low_reward", "accepted_vs_rejected", "champion_to_dpo", "dpo_to_rl", "generation"):
+        assert emoji[name]["flagged"], name
+        assert emoji[name]["effect"] is None or emoji[name]["effect"] > 0.3, name
+    assert not emoji["chosen_vs_rejected"]["flagged"], "people did not prefer them"
+    before, middle, after = found["trend"]["features"]["emoji"]
+    assert before < middle < after
+    reasons = style_reasons(RULES, {"style": found})
+    blocked = [reason for reason in reasons if reason.outcome == "block"]
+    assert [reason.metric for reason in blocked] == ["style.comparisons.generation.emoji"]
+    assert "as replies of higher reward have it: blocked as a learned artifact" in blocked[0].reason
+
+
+def test_a_healthy_generation_is_not_blocked(style_io: Callable[..., Any]) -> None:
+    io = style_io(likes_emoji=False)
+    found = run(io)
+    assert all(reason.outcome != "block" for reason in style_reasons(RULES, {"style": found}))
+    assert not found["comparisons"]["generation"]["features"]["emoji"]["flagged"]
+    assert run(io) == found, "the same twice"
+    assert set(found["absent"]) == {"sft_to_dpo"}
+
+
+def test_replies_that_are_not_there_are_named(style_io: Callable[..., Any]) -> None:
+    io = style_io(likes_emoji=False)
+    write_rows([], HELDOUT, io.root / "data/rl/heldout.parquet")
+    found = run(io)
+    assert "dpo_to_rl" not in found["comparisons"]
+    assert "no such replies" in found["absent"]["dpo_to_rl"]
+
+
+def test_a_jump_blocks_only_with_the_reward_or_unmeasured() -> None:
+    found = style_metrics()
+    generation, reward = "generation", "high_vs_low_reward"
+    found["comparisons"][generation] = comparison(emoji=(0.0, 1.0, 1.2, 0.001))
+    (reason,) = style_reasons(RULES, {"style": found})
+    assert reason.outcome == "warn"
+    found["comparisons"][reward] = comparison(emoji=(0.1, 0.6, 0.5, 0.001))
+    assert style_reasons(RULES, {"style": found})[0].outcome == "block"
+    found["comparisons"][reward] = comparison(emoji=(0.6, 0.1, -0.5, 0.001))
+    assert style_reasons(RULES, {"style": found})[0].outcome == "warn", "the other way"
+    del found["comparisons"][reward]
+    assert style_reasons(RULES, {"style": found})[0].outcome == "block", "not measured: fail closed"
+    found["comparisons"][generation] = comparison(words=(30.0, 15.0, -1.2, 0.001))
+    assert style_reasons(RULES, {"style": found})[0].outcome == "warn", "length is no artifact"
+    found["comparisons"][generation] = comparison(emoji=(0.0, 1.0, None, 0.001))
+    assert style_reasons(RULES, {"style": found})[0].outcome == "block", "in every reply alike"
+
+
+@pytest.mark.parametrize(
+    "metrics", [{}, {"style": {}}, {"style": {"comparisons": {"generation": {"features": {}}}}}]
+)
+def test_no_style_at_all_blocks(metrics: dict[str, Any]) -> None:
+    (reason,) = style_reasons(RULES, metrics)
+    assert reason.outcome == "block"
