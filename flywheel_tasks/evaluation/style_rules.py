@@ -11,8 +11,8 @@ GENERATION = "style.comparisons.generation"
 
 
 def _reason(metric: str, outcome: Outcome, value: float | None, rule: StyleRule, text: str) -> Reason:
-    block = {"min": -rule.block_effect, "max": rule.block_effect}
-    warn = {"min": -rule.warn_effect, "max": rule.warn_effect}
+    block: dict[str, float | None] = {"min": -rule.block_effect, "max": rule.block_effect}
+    warn: dict[str, float | None] = {"min": -rule.warn_effect, "max": rule.warn_effect}
     return Reason(metric, outcome, value, None, None, block, warn, text)
 
 

@@ -129,9 +129,10 @@ def trend(points: Sequence[tuple[str, Sequence[tuple[Sequence[Turn], str]]]]) ->
 
 def run(io: StageIO) -> Mapping[str, Any]:
     """Return the comparisons, what could not be compared and why, and the trend over the stages."""
-    split = io.dep("data/split")
-    trained = {row["prompt_id"]: row for row in read_rows(split / "policy_train.parquet")}
-    heldout = {row["prompt_id"]: row for row in read_rows(split / "policy_heldout.parquet")}
+    trained, heldout = (
+        {row["prompt_id"]: row for row in read_rows(io.dep(f"data/split/{name}.parquet"))}
+        for name in ("policy_train", "policy_heldout")
+    )
     candidates = read_rows(io.dep("data/rejection/candidates.parquet"))
     checks = read_rows(io.dep("data/rl/checks.parquet"))
     evaluated = read_rows(io.dep("data/evaluation/replies.parquet"))
