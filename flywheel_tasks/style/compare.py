@@ -12,7 +12,7 @@ from flywheel_tasks.chat.card import Turn
 from flywheel_tasks.style.features import FEATURES, Feature
 
 ALPHA = 0.05
-RESAMPLES = 9999
+RESAMPLES = 4999
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ CANDIDATES = pa.schema(
     + [("reward", pa.float64()), ("kept", pa.bool_())]
 )
 RULES = load_rules(Path(__file__).resolve().parents[2] / "gate_rules.yaml").style
-COUNT = 60
+COUNT = 48
 
 
 def prompt(index: int, split: str) -> dict[str, Any]:
