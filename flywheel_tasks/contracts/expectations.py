@@ -220,7 +220,7 @@ def _unique(kwargs: _Arguments, contract: Contract, where: str) -> Compiled:
 
 def _unique_together(kwargs: _Arguments, contract: Contract, where: str) -> Compiled:
     columns = tuple(kwargs["column_list"])
-    if kwargs.get("ignore_row_if", "any_value_is_missing") != "any_value_is_missing":
+    if kwargs.get("ignore_row_if") != "any_value_is_missing":
         raise ValueError("ignore_row_if must be any_value_is_missing")
     return Compiled(None, columns, where)
 

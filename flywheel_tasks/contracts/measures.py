@@ -150,11 +150,19 @@ Measure = Annotated[
 ]
 
 
+_DISTANCES = {
+    "kolmogorov_smirnov": "Kolmogorov-Smirnov distance",
+    "wasserstein": "Wasserstein distance (characters)",
+    "jensen_shannon": "Jensen-Shannon distance",
+    "population_stability": "Population stability index",
+}
+
+
 def describe(measure: Measure) -> str:
     """A measure in words, with the names it is about."""
     words = (type(measure).__doc__ or "").split("\n")[0].rstrip(".")
     if isinstance(measure, Drift):
-        return f"{measure.distance.replace('_', '-')} distance of {measure.key} from the last accepted generation"
+        return f"{_DISTANCES[measure.distance]} of {measure.key} from the last accepted generation"
     for name in ("column", "rules", "where", "min_days"):
         value = getattr(measure, name, None)
         if value:

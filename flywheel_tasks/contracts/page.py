@@ -29,6 +29,8 @@ def number(value: float | None) -> str:
         return "–"
     if float(value).is_integer():
         return f"{int(value):,}"
+    if abs(value) < 0.0005:
+        return "under 0.001"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
@@ -48,6 +50,7 @@ def render_page(
     broken_lines: int | None = None,
     problems: Sequence[str] = (),
     what: str = "Data contracts",
+    alone: str = "There is no earlier accepted generation to compare distributions with.",
 ) -> str:
     """The page; every text of a log or a contract is escaped.
 
@@ -58,6 +61,7 @@ def render_page(
         broken_lines: lines of the logs that ingestion set aside; None where there was no ingestion.
         problems: what else blocks, in words.
         what: headline.
+        alone: said where there is no reference.
     """
     folder = files("flywheel_tasks.contracts")
     names = ("contracts.html", "contracts.css")
@@ -87,6 +91,7 @@ def render_page(
         kept=sum(of["kept"] for of in tables.values()),
         broken_lines=broken_lines,
         compared_with=compared_with,
+        alone=alone,
         examples=_by_rule(validated.examples),
         plots={table: _plots(validated.profile["tables"][table], reference, table) for table in tables},
         share=share,

@@ -11,7 +11,7 @@ from flywheel_tasks.contracts.distances import categories, lengths
 
 _TICKS = (1, 10, 100, 1000, 10_000, 100_000, 1_000_000)
 _BARS = 8
-_STEPS = 48  # of a length curve
+_STEPS = 32  # of a length curve
 
 
 @dataclass(frozen=True)

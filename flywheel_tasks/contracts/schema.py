@@ -11,6 +11,7 @@ _PLAIN = {
     "int64": pa.int64(),
     "double": pa.float64(),
     "bool": pa.bool_(),
+    "json": pa.string(),  # any JSON value of a JSON Lines file, as its text
     "timestamp[us, tz=UTC]": pa.timestamp("us", tz="UTC"),
 }
 
@@ -19,7 +20,7 @@ def arrow_type(text: str) -> pa.DataType:
     """The Arrow type that a contract names.
 
     Args:
-        text: ``string``, ``int64``, ``double``, ``bool``, ``timestamp[us, tz=UTC]``, ``list<type>`` or
+        text: ``string``, ``int64``, ``double``, ``bool``, ``json``, ``timestamp[us, tz=UTC]``, ``list<type>`` or
             ``struct<name: type, ...>``.
 
     Raises:
@@ -62,7 +63,7 @@ def arrow_schema(contract: Contract) -> pa.Schema:
 
 
 def check_schema(contract: Contract, schema: pa.Schema, source: Path) -> None:
-    """Check that a table has exactly the contract's columns, with their types, in any order.
+    """Check that a table has exactly the contract's columns (or, of an open one, these and more), in any order.
 
     Args:
         contract: the contract.
@@ -72,8 +73,10 @@ def check_schema(contract: Contract, schema: pa.Schema, source: Path) -> None:
     Raises:
         ContractError: it has not; the message names the columns.
     """
-    expected = {(name, column.type) for name, column in contract.columns.items()}
+    expected = {(item.name, type_name(item.type)) for item in arrow_schema(contract)}
     found = {(item.name, type_name(item.type)) for item in schema}
+    if contract.open:
+        found = {(name, kind) for name, kind in found if name in contract.columns}
     if expected != found:
         wrong = [f"{name}: {kind}" for name, kind in sorted(found - expected)]
         absent = [f"{name}: {kind}" for name, kind in sorted(expected - found)]

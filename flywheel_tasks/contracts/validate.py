@@ -127,7 +127,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     page = render_page(
         validated,
         reference=source.reference,
-        compared_with=pinned["generation"],
+        compared_with=pinned["generation"] and f"{pinned['generation']}, the last accepted generation",
         broken_lines=broken_lines,
         problems=problems,
     )

@@ -18,7 +18,7 @@ from flywheel_tasks.contracts.relations import Broken, Relations
 from flywheel_tasks.contracts.rows import broken_by_expectations
 from flywheel_tasks.contracts.schema import check_schema
 from flywheel_tasks.contracts.sql import Database
-from flywheel_tasks.contracts.tables import Measured, judged
+from flywheel_tasks.contracts.tables import FIRST, Measured, judged
 
 EXAMPLES = 5  # quarantined rows of each rule that are shown
 QUARANTINE = "quarantine"
@@ -35,6 +35,7 @@ class Source:
         origins: file and line of every event; None if the tables' own files are the origin.
         reference: profile of the last accepted generation, or None.
         as_of: date of the newest log partition, or None.
+        alone: why there is no reference, for the report.
         names: by table, what its file is called in messages; by default its path.
     """
 
@@ -44,6 +45,7 @@ class Source:
     origins: Path | None = None
     reference: Mapping[str, Any] | None = None
     as_of: date | None = None
+    alone: str = FIRST
     names: Mapping[str, str] | None = None
 
 
@@ -135,6 +137,7 @@ def validate(source: Source, out: Path, scratch: Path, memory_mb: int) -> Valida
                 quarantined=counts[table],
                 reference=((source.reference or {}).get("tables") or {}).get(table),
                 as_of=source.as_of,
+                alone=source.alone,
             )
             tables[table] = {
                 "description": contract.description,

@@ -1,0 +1,183 @@
+"""Contracts on any file: what ``flywheel contracts check`` does."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flywheel_tasks.contracts.load import load_contracts
+from flywheel_tasks.contracts.model import ContractError
+from flywheel_tasks.contracts.reading import Found, Unreadable, find_tables, is_raw_log
+from flywheel_tasks.contracts.validate import newest_date
+from flywheel_tasks.contracts.validation import Source, Validated, validate
+from flywheel_tasks.pipeline.graph import load_graph
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.settings import Settings, load_settings
+from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.tables import read_rows
+from flywheel_tasks.traffic.schemas import TABLES
+
+RAW_LOGS = "raw logs"
+_ALONE = "not applicable: no profile to compare with (--against)"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome on tables that were checked together.
+
+    Attributes:
+        what: the file or folder.
+        validated: the outcome of the contracts.
+        unreadable: lines that are no rows.
+        ingested: counts of ingestion; None unless these are raw logs.
+        reference: the profile they were compared with.
+    """
+
+    what: str
+    validated: Validated
+    unreadable: list[Unreadable] = field(default_factory=list)
+    ingested: dict[str, Any] | None = None
+    reference: dict[str, Any] | None = None
+
+    def share(self) -> float:
+        """Share of lines and rows that are set aside."""
+        read = sum(of["read"] for of in self.validated.report["tables"].values())
+        return (len(self.unreadable) + self.validated.quarantined()) / max(1, read + len(self.unreadable))
+
+    def problems(self, limit: float) -> list[str]:
+        """What blocks, in words.
+
+        Args:
+            limit: the share that may be set aside.
+        """
+        found = self.validated.problems()
+        if (share := self.share()) > limit:
+            found.append(f"{share:.1%} of all rows are set aside, above the limit of {limit:.1%}")
+        return found
+
+
+def check(
+    path: Path,
+    root: Path,
+    scratch: Path,
+    *,
+    table: str | None = None,
+    reference: dict[str, Any] | None = None,
+) -> list[Checked]:
+    """Run the contracts on a file, a folder of tables, or raw logs.
+
+    Args:
+        path: what to check.
+        root: the workspace: its contracts, settings and graph.
+        scratch: an empty folder.
+        table: the contract of a single file.
+        reference: a profile to compare distributions with.
+
+    Returns:
+        one outcome for the tables that belong together; a second file of one table is checked alone.
+
+    Raises:
+        ContractError: nothing there can be checked, or a table has other columns than its contract.
+    """
+    folder = root / "data_contracts"
+    contracts = load_contracts(folder)
+    settings = load_settings(root / "params.yaml")
+    memory = settings.validate_.memory_mb
+    if path.exists() and table is None and is_raw_log(path):
+        return [_check_raw(path, root, scratch, settings, reference)]
+    together: dict[str, Found] = {}
+    alone: list[Found] = []
+    for found in find_tables(path, contracts, table, scratch):
+        if found.table in together:
+            alone.append(found)
+        else:
+            together[found.table] = found
+    repeated = {found.table for found in alone}
+    groups = [[found for name, found in together.items() if name not in repeated]]
+    groups += [[found] for found in [*(together[name] for name in sorted(repeated)), *alone]]
+    outcomes = []
+    for number, group in enumerate(filter(None, groups)):
+        out = scratch / f"out-{number}"
+        out.mkdir()
+        source = Source(
+            tables={found.table: found.path for found in group},
+            contracts=contracts,
+            folder=folder,
+            reference=reference,
+            alone=_ALONE,
+            names={found.table: str(found.source) for found in group},
+        )
+        what = str(path) if len(group) > 1 else str(group[0].source)
+        lines = [line for found in group for line in found.unreadable]
+        outcomes.append(
+            Checked(what, validate(source, out, scratch / "spill", memory), lines, None, reference)
+        )
+    return outcomes
+
+
+def _check_raw(
+    path: Path, root: Path, scratch: Path, settings: Settings, reference: dict[str, Any] | None
+) -> Checked:
+    """What ingestion would make of raw logs, and the contracts on that; in a workspace of its own."""
+    from flywheel_tasks.traffic import ingest
+    from flywheel_tasks.traffic.identity import pin_users, user_key
+    from flywheel_tasks.traffic.logs import pin_logs
+
+    location = path
+    if path.is_file() or path.name.startswith("date="):
+        location = scratch / "logs"
+        day = (
+            path.name
+            if path.is_dir()
+            else next((part for part in path.resolve().parts if part.startswith("date=")), "date=1970-01-01")
+        )
+        location.mkdir()
+        if path.is_dir():
+            (location / day).symlink_to(path.resolve())
+        else:
+            (location / day).mkdir()
+            (location / day / path.name).symlink_to(path.resolve())
+    work = scratch / "workspace"
+    pinned = pin_logs(str(location.resolve()), root)
+    write_json(pinned, work / "inputs/logs.json")
+    write_json(pin_users(user_key(settings.logs.source).fingerprint, []), work / "inputs/users.json")
+    (work / "params.yaml").write_text(
+        yaml.safe_dump(settings.model_dump(mode="json", by_alias=True)), encoding="utf-8"
+    )
+    stage = load_graph(root / "dvc.yaml")["ingest"]
+    io = StageIO(stage, work, settings)
+    metrics = dict(ingest.run(io))
+    ingested = io.out("data/ingested")
+    quarantine = read_rows(ingested / "quarantine.parquet")
+    out = scratch / "out"
+    out.mkdir()
+    dated = not any(item["path"].startswith("date=1970-01-01/") for item in pinned["partitions"])
+    source = Source(
+        tables={name: ingested / f"{name}.parquet" for name in TABLES},
+        contracts=load_contracts(root / "data_contracts"),
+        folder=root / "data_contracts",
+        origins=ingested / "origins.parquet",
+        reference=reference,
+        alone=_ALONE,
+        as_of=newest_date(read_json(work / "inputs/logs.json")) if dated else None,
+    )
+    validated = validate(source, out, scratch / "spill", settings.validate_.memory_mb)
+    lines = [
+        Unreadable(RAW_LOGS, row["file"], row["line"], f"{row['rule']}: {row['detail']}")
+        for row in quarantine
+    ]
+    return Checked(str(path), validated, lines, metrics, reference)
+
+
+def read_reference(path: Path) -> dict[str, Any]:
+    """A profile that stage ``validate`` wrote, or a generation's pinned one.
+
+    Raises:
+        ContractError: it is none.
+    """
+    document = read_json(path)
+    profile = document.get("profile", document) if isinstance(document, dict) else None
+    if not isinstance(profile, dict) or "tables" not in profile:
+        raise ContractError(f"{path}: no profile of data (data/validated/profile.json)")
+    return profile

@@ -1,0 +1,209 @@
+"""Finds the tables in a file or folder that somebody wants to check, and makes Parquet of JSON Lines."""
+
+import fnmatch
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flywheel_tasks.contracts.model import Contract, ContractError
+from flywheel_tasks.contracts.quarantine import write_batches
+from flywheel_tasks.contracts.schema import arrow_schema
+
+_ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
+_BATCH = 20_000
+_EVENT = {"type", "event_id", "time"}
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A line that is no row of its table.
+
+    Attributes:
+        table: the table.
+        file: the file.
+        line: from 1.
+        detail: what is wrong.
+    """
+
+    table: str
+    file: str
+    line: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A table to check.
+
+    Attributes:
+        table: its contract's name.
+        source: the file that was given.
+        path: the same as Parquet.
+        unreadable: lines that are no rows.
+    """
+
+    table: str
+    source: Path
+    path: Path
+    unreadable: list[Unreadable]
+
+
+def is_raw_log(path: Path) -> bool:
+    """Whether a path holds raw log events: ``date=`` folders, or JSON Lines of events."""
+    if path.is_dir():
+        return path.name.startswith("date=") or any(item.name.startswith("date=") for item in path.iterdir())
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        return False
+    first = next((row for _, row in _lines(path) if isinstance(row, dict)), {})
+    return set(first) >= _EVENT
+
+
+def find_tables(
+    path: Path, contracts: Mapping[str, Contract], table: str | None, scratch: Path
+) -> list[Found]:
+    """The tables of a file or folder.
+
+    Args:
+        path: a Parquet or JSON Lines file, or a folder of such.
+        contracts: known contracts.
+        table: the contract of a single file; by default found by its name or columns.
+        scratch: for converted files.
+
+    Raises:
+        ContractError: nothing there has a known contract.
+    """
+    if table is not None and table not in contracts:
+        raise ContractError(f"there is no contract for table {table}; known are {', '.join(contracts)}")
+    if not path.exists():
+        raise ContractError(f"{path}: there is no such file or folder")
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.name.endswith(_ENDINGS))
+    found = []
+    for file in files:
+        name = table or _table_of(file, contracts)
+        if name is not None:
+            found.append(_converted(name, file, contracts[name], scratch))
+    if not found:
+        what = "has the columns or the name of no known table" if path.is_file() else "holds no known table"
+        raise ContractError(
+            f"{path}: {what} (known are {', '.join(contracts)}); name one with --table, or see "
+            "`flywheel contracts describe`"
+        )
+    return found
+
+
+def _table_of(file: Path, contracts: Mapping[str, Contract]) -> str | None:
+    """The contract that a file's place names, else the one with its columns, else one with its name."""
+    tail = "/".join(file.resolve().parts[-3:])
+    by_place = [
+        table for table, of in contracts.items() if any(fnmatch.fnmatch(tail, f"*{p}") for p in of.paths)
+    ]
+    columns = _columns(file)
+    by_columns = [table for table, of in contracts.items() if set(of.columns) == columns]
+    stem = file.name.split(".")[0]
+    by_name = [stem] if stem in contracts else []
+    for candidates in (by_place, by_columns, by_name):
+        if candidates:
+            return candidates[0]
+    return None
+
+
+def _columns(file: Path) -> set[str]:
+    if file.name.endswith(".parquet"):
+        return set(_parquet_schema(file).names)
+    return set(next((row for _, row in _lines(file) if isinstance(row, dict)), {}))
+
+
+def _parquet_schema(file: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ContractError(f"{file}: not a Parquet file: {error}") from error
+
+
+def _lines(file: Path) -> Iterator[tuple[int, Any]]:
+    """Line numbers, and what each line holds or the error that it is."""
+    with file.open("rb") as raw:
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.name.endswith(".gz") else raw
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                try:
+                    yield number, orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    yield number, error
+
+
+def _converted(table: str, file: Path, contract: Contract, scratch: Path) -> Found:
+    if file.name.endswith(".parquet"):
+        _parquet_schema(file)
+        return Found(table, file, file, [])
+    unreadable: list[Unreadable] = []
+    schema = arrow_schema(contract)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        rows = []
+        for number, value in _lines(file):
+            try:
+                rows.append(_row(value, contract))
+            except ValueError as error:
+                unreadable.append(Unreadable(table, str(file), number, str(error)))
+            if len(rows) >= _BATCH:
+                yield pa.RecordBatch.from_pylist(rows, schema=schema)
+                rows = []
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows, schema=schema)
+
+    path = scratch / f"{file.name}.parquet"
+    write_batches(batches(), schema, path)
+    return Found(table, file, path, unreadable)
+
+
+def _row(value: Any, contract: Contract) -> dict[str, Any]:
+    """A line as a row of the table.
+
+    Raises:
+        ValueError: it is none; the text says why.
+    """
+    if isinstance(value, Exception):
+        raise ValueError(f"not JSON: {value}")
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    if not contract.open and (unknown := sorted(set(value) - set(contract.columns))):
+        raise ValueError(f"unknown columns: {', '.join(unknown)}")
+    return {name: _value(name, of.type, value.get(name)) for name, of in contract.columns.items()}
+
+
+def _value(name: str, kind: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if kind == "json":
+        return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    if kind.startswith("timestamp"):
+        try:
+            time = datetime.fromisoformat(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} is {value!r}, no ISO 8601 time") from error
+        if time.tzinfo is None:
+            raise ValueError(f"{name} is {value!r}, without a time zone")
+        return time
+    if kind.startswith("list<"):
+        if not isinstance(value, list):
+            raise ValueError(f"{name} is no list")
+        return [_value(name, kind[5:-1], item) for item in value]
+    if kind.startswith("struct<"):
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} is no object")
+        return value
+    fits: tuple[type, ...] = {"string": (str,), "int64": (int,), "bool": (bool,), "double": (int, float)}[
+        kind
+    ]
+    if not isinstance(value, fits) or (isinstance(value, bool) and kind != "bool"):
+        raise ValueError(f"{name} is {value!r}, no {kind}")
+    return value

@@ -1,0 +1,135 @@
+"""``flywheel contracts check`` on tables, folders and raw logs, as a stranger would call it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from flywheel_tasks.cli.app import app
+from flywheel_tasks.contracts.checking import read_reference
+from flywheel_tasks.contracts.load import load_contracts
+from flywheel_tasks.contracts.model import ContractError
+from flywheel_tasks.contracts.schema import arrow_schema
+from tests.conftest import PROJECT
+from tests.traffic.sample import card, events, message, signal
+
+CONTRACTS = load_contracts(PROJECT / "data_contracts")
+LABEL = {"task_id": "t-1", "annotator": "ada", "simulated": False, "ranking": ["a", "b"], "answers": {}}
+
+
+def check(*arguments: object):
+    result = CliRunner().invoke(
+        app,
+        ["contracts", "check", *map(str, arguments), "--root", str(PROJECT)],
+        env={"COLUMNS": "200"},
+        catch_exceptions=True,
+    )
+    error = result.exception if not isinstance(result.exception, SystemExit) else None
+    return result.exit_code, " ".join(result.output.split()), error
+
+
+def write_jsonl(path: Path, rows) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_table(path: Path, table: str, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(CONTRACTS[table])), path)
+    return path
+
+
+def test_a_sound_table_passes_and_rules_about_other_tables_say_that_they_are_not_here(tmp_path):
+    path = write_jsonl(tmp_path / "labels.jsonl", [LABEL, {**LABEL, "annotator": "bob"}])
+    code, text, _ = check(path)
+    assert code == 0
+    assert "labels 2 rows, 2 kept, 0 set aside" in text
+
+
+def test_rows_and_lines_that_are_no_rows_are_named_by_file_and_line(tmp_path):
+    rows = [LABEL, {**LABEL, "annotator": " "}, "{broken\n", {**LABEL, "annotator": "bob", "simulated": "no"}]
+    path = write_jsonl(tmp_path / "somewhere.jsonl", rows)
+    code, text, _ = check(path, "--table", "labels", "--html", tmp_path / "page.html")
+    assert code == 1
+    assert f"{path}:3: not JSON" in text
+    assert f"{path}:4: simulated is 'no', no bool" in text
+    assert f"{path}:2: blank_annotator: annotator is ' '" in text
+    assert "BLOCKED: 75.0% of all rows are set aside, above the limit of 5.0%" in text
+    assert "BLOCKED" in (tmp_path / "page.html").read_text()
+    assert check(path, "--table", "labels", "--max-share", "0.8")[0] == 0
+
+
+def test_a_table_is_known_by_its_columns(tmp_path):
+    row = {"card_id": "a", "name": "Mira", "traits": [], "instructions": ["Be kind."]}
+    path = write_table(tmp_path / "export.parquet", "card_sheets", [row, {**row, "card_id": "b"}])
+    code, text, _ = check(path)
+    assert code == 0
+    assert "card_sheets 2 rows" in text
+
+
+def test_tables_of_a_folder_are_checked_together(tmp_path):
+    log = [*events(), signal(9, 99)]
+    kinds = {"card": "cards", "message": "messages", "signal": "signals"}
+    from flywheel_tasks.traffic.events import parse_event
+
+    for kind, table in kinds.items():
+        rows = [parse_event(event).row for event in log if event["type"] == kind]
+        write_table(tmp_path / "tables" / f"{table}.parquet", table, rows)
+    code, text, _ = check(tmp_path / "tables", "--max-share", "0.5")
+    assert code == 0
+    assert "missing_message: message_id m99 is not among messages.message_id" in text
+    code, text, _ = check(tmp_path / "tables/signals.parquet")
+    assert "not applicable: table messages is not here" in text
+    assert code == 0
+
+
+@pytest.mark.parametrize("shape", ["folder", "day", "file"])
+def test_of_raw_logs_it_says_what_ingestion_would_make_of_them(tmp_path, shape):
+    log = [*events(), card(event_id="e-c2", card_id="card-2", name=" "), "nonsense\n", message(9, "user", 77)]
+    file = write_jsonl(tmp_path / "logs/date=2026-11-02/part.jsonl", log)
+    path = {"folder": tmp_path / "logs", "day": file.parent, "file": file}[shape]
+    code, text, error = check(path, "--max-share", "0.9")
+    assert (code, error) == (0, None)
+    assert "not_json" in text
+    number = len(log)
+    assert f"date=2026-11-02/part.jsonl:{number}: missing_parent: parent_id m77 is not among" in text
+    assert f"date=2026-11-02/part.jsonl:{number - 2}: blank_name" in text
+
+
+def test_a_profile_of_one_is_what_the_next_is_compared_with(tmp_path):
+    path = write_jsonl(tmp_path / "logs/date=2026-11-02/part.jsonl", events())
+    profile = tmp_path / "profile.json"
+    assert check(path, "--profile", profile)[0] == 0
+    assert read_reference(profile)["tables"]["messages"]["rows"] == 5
+    code, text, _ = check(path, "--against", profile)
+    assert code == 0
+    assert "not judged: 5 rows, the rule needs 1,000" in text
+    with pytest.raises(ContractError, match=r"no profile of data"):
+        read_reference(write_jsonl(tmp_path / "x.json", [{"a": 1}]))
+
+
+def test_what_cannot_be_checked_is_said_in_words(tmp_path):
+    _, _, error = check(tmp_path / "nowhere")
+    assert "there is no such file or folder" in str(error)
+    (tmp_path / "empty").mkdir()
+    _, _, error = check(tmp_path / "empty")
+    assert "holds no known table" in str(error)
+    assert "pairs" in str(error)
+    path = tmp_path / "odd.parquet"
+    pq.write_table(pa.table({"x": [1]}), path)
+    _, _, error = check(path)
+    assert "has the columns or the name of no known table" in str(error)
+    _, _, error = check(path, "--table", "nope")
+    assert "there is no contract for table nope" in str(error)
+    _, _, error = check(path, "--table", "labels")
+    assert "breaks the rule columns: absent: annotator: string" in str(error)
+    path.write_bytes(b"PAR1 not really")
+    _, _, error = check(path)
+    assert "not a Parquet file" in str(error)
+    assert isinstance(error, ContractError)
+    shutil.rmtree(tmp_path / "empty")
