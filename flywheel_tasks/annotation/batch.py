@@ -14,6 +14,7 @@ from flywheel_tasks.chat.card import Card
 from flywheel_tasks.curation.sampling import draw_order, stratified
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.pool import draw, open_pool, share_out
+from flywheel_tasks.privacy.outgoing import identifiers_in
 from flywheel_tasks.settings import AnnotationBatch
 from flywheel_tasks.storage.documents import read_json, write_jsonl
 from flywheel_tasks.storage.tables import read_rows
@@ -37,10 +38,10 @@ def choose_prompts(rows: Sequence[Row], most: int, seed: int, purpose: str) -> l
 
 
 def distinct(replies: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Pairs of policy and reply without empty replies and without repeats (spacing aside), in order."""
+    """Pairs of policy and reply without empty replies, repeats (spacing aside), and such with identifiers, in order."""
     found: dict[str, tuple[str, str]] = {}
     for policy, reply in replies:
-        if reply.strip():
+        if reply.strip() and not identifiers_in(reply):
             found.setdefault(" ".join(reply.split()), (policy, reply))
     return list(found.values())
 

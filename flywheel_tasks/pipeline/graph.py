@@ -29,6 +29,7 @@ class Stage:
         entry: ``module:function`` that does the work (``meta.run``).
         queue: ``cpu`` or ``gpu`` (``meta.queue``).
         desc: one line for people.
+        private: why its data never leave and are not scanned (``meta.private``); None if they may leave.
         upstream: stages whose outputs it reads, sorted.
     """
 
@@ -41,7 +42,15 @@ class Stage:
     entry: str
     queue: str
     desc: str
+    private: str | None = None
     upstream: tuple[str, ...] = ()
+
+    @property
+    def outgoing(self) -> tuple[str, ...]:
+        """Outputs that may leave for annotation or training: the outgoing scan looks at them."""
+        if self.private is not None:
+            return ()
+        return tuple(out for out in self.outs if out.startswith("data/"))
 
 
 def _paths(entries: Iterable[Any] | None) -> tuple[str, ...]:
@@ -67,6 +76,7 @@ def _stage(name: str, body: dict[str, Any], path: Path) -> Stage:
         entry=str(meta["run"]),
         queue=str(meta.get("queue", "cpu")),
         desc=str(body.get("desc", "")),
+        private=meta.get("private"),
     )
 
 

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from flywheel_tasks.pipeline.graph import GraphError, Stage, load_graph
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
+from flywheel_tasks.privacy.outgoing import check
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import write_json
 
@@ -45,6 +46,7 @@ def run_stage(name: str, root: Path) -> None:
 
     Raises:
         GraphError: there is no such stage.
+        OutgoingError: its outputs hold an identifier; none of them appears.
     """
     graph = load_graph(root / "dvc.yaml")
     if name not in graph:
@@ -54,9 +56,11 @@ def run_stage(name: str, root: Path) -> None:
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{name}.lock"):  # released by the kernel when its owner dies
         started = time.monotonic()
-        io = StageIO(stage, root, load_settings(root / "params.yaml"))
+        settings = load_settings(root / "params.yaml")
+        io = StageIO(stage, root, settings)
         metrics = _entry(stage)(io)
         if stage.metrics is not None:
             write_json(metrics, io.out(stage.metrics))
+        check({out: io.out(out) for out in stage.outgoing}, settings.privacy.policy)
         io.commit()
         write_json({"seconds": time.monotonic() - started}, root / STATE / "timings" / f"{name}.json")

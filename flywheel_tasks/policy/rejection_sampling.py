@@ -16,11 +16,13 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.prompts import CONTEXT, Prompt, choose, load_split
 from flywheel_tasks.policy.sampler import Reply, Sampler
 from flywheel_tasks.policy.sentences import whole_sentences
+from flywheel_tasks.privacy.outgoing import identifiers_in
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
 from flywheel_tasks.settings import RejectionSample
 from flywheel_tasks.storage.tables import write_rows
 
+REMOVED = "[removed: an identifier]"
 KEPT = "best_of_n"
 ACCEPTED = pa.schema(
     [
@@ -103,12 +105,17 @@ def candidates_of(prompt: Prompt, policy: str, replies: Sequence[Reply]) -> list
 
 
 def mark_unusable(candidates: Sequence[Candidate]) -> None:
-    """Give a reason to candidates of one prompt that need no score: empty, cut off, or a repetition."""
+    """Give a reason to candidates of one prompt that need no score: empty, cut off, or a repetition.
+
+    One in which the model says an identifier, made up or remembered, is not kept at all.
+    """
     seen: set[str] = set()
     for candidate in candidates:
         plain = " ".join(candidate.text.split())
         if not plain:
             candidate.reason = "empty"
+        elif identifiers_in(candidate.text):
+            candidate.reason, candidate.text = "identifier", REMOVED
         elif candidate.cut_off:
             candidate.reason = "cut_off"
         elif plain in seen:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
-from flywheel_tasks.privacy.folding import Folded, fold
+from flywheel_tasks.privacy.folding import fold
 from flywheel_tasks.privacy.recognisers import NO_MODEL, PREFILTER, canonical, recognisers
 from flywheel_tasks.privacy.types import TYPES, Finding
 from flywheel_tasks.settings import Privacy
 
+_BLOT = "\u00a4"  # in the place of what was found: no letter, no digit, no separator
 _RANK = {kind: rank for rank, kind in enumerate(TYPES)}
 
 
@@ -40,17 +41,27 @@ class Detector:
 
     def _find(self, text: str, named: list[Finding]) -> list[Finding]:
         folded = fold(text)
-        if PREFILTER.search(folded.text) is None:
-            return _without_overlaps(named)
-        return _without_overlaps([*self._by_pattern(folded), *named])
+        kept: list[Finding] = []
+        # What is found is blotted out and the rest looked at again: a number may have reached into its neighbour.
+        while PREFILTER.search(folded.text) is not None:
+            spans = _without_overlaps(self._by_pattern(folded.text))
+            if not spans:
+                break
+            rest = folded.text
+            for start, end, kind, value in spans:
+                kept.append(Finding(*folded.span(start, end), kind, value))
+                rest = rest[:start] + _BLOT * (end - start) + rest[end:]
+            folded = folded._replace(text=rest)
+        return _without_overlaps([*kept, *named])
 
-    def _by_pattern(self, folded: Folded) -> list[Finding]:
-        found = []
-        for recogniser in self._recognisers:
-            for hit in recogniser.analyze(folded.text, recogniser.supported_entities, NO_MODEL):
-                value = canonical(hit.entity_type, folded.text[hit.start : hit.end])
-                found.append(Finding(*folded.span(hit.start, hit.end), hit.entity_type, value))
-        return found
+    def _by_pattern(self, text: str) -> list[Finding]:
+        return [
+            Finding(
+                hit.start, hit.end, hit.entity_type, canonical(hit.entity_type, text[hit.start : hit.end])
+            )
+            for recogniser in self._recognisers
+            for hit in recogniser.analyze(text, recogniser.supported_entities, NO_MODEL)
+        ]
 
 
 def _without_overlaps(found: list[Finding]) -> list[Finding]:

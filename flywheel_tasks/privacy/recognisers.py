@@ -47,9 +47,9 @@ _EMAIL = re.compile(
     rf"(?<![\w@]){_LOCAL}(?:{_AT}[\w-]+(?:{_DOT}[\w-]+)+|\s+at\s+[\w-]+(?:{_SAID_DOT}[\w-]+)+)", re.IGNORECASE
 )
 _DIGIT_RUN = re.compile(rf"(?<![\w])\d(?:{_GAP}\d){{8,40}}(?!\w)")
-_IBAN = re.compile(rf"(?<![a-z0-9])[a-z]{{2}}{_GAP}\d{_GAP}\d(?:{_GAP}[a-z0-9]){{11,30}}", re.IGNORECASE)
+_IBAN_START = re.compile(rf"(?<![a-z0-9])[a-z]{{2}}{_GAP}\d{_GAP}\d", re.IGNORECASE)
 _NINO = re.compile(
-    rf"(?<![a-z0-9])[a-ceghj-prtw-z]{_GAP}[a-ceghj-nprtw-z](?:{_GAP}\d){{6}}{_GAP}[a-d](?![a-z0-9])",
+    rf"(?<![a-z0-9])[a-ceghj-pr-tw-z]{_GAP}[a-ceghj-npr-tw-z](?:{_GAP}\d){{6}}{_GAP}[a-d](?![a-z0-9])",
     re.IGNORECASE,
 )
 _IP_DOT = rf"(?:\s{{0,2}}\.\s{{0,2}}|\s*{_OPEN}(?:dot|\.){_CLOSE}\s*|\s+dot\s+)"
@@ -59,6 +59,10 @@ _VERSION = re.compile(r"(?:\bv|version|release|build|firmware|section|chapter|pa
 _SSN_SAID = re.compile(r"\b(?:ssn|social\s+security|itin)\b", re.IGNORECASE)
 _PHONE_RUN = re.compile(
     r"(?<![\w.,$€£])(?:\+|\()?[ ]?\(?\d(?:[ .\-_/()*\u00b7\u2022]{0,3}\d){6,17}(?![\w%]|,\d)"
+)
+_PHONE_SHAPE = re.compile(
+    r"(?<![\w+])\+\d{1,3}[ .-]{1,2}\(?\d{2,4}\)?(?:[ .-]{1,2}\d{2,4}){2,4}(?!\w)"
+    r"|\(\d{3}\)[ .-]{0,2}\d{3}[ .-]\d{4}(?!\w)|(?<![\w.-])\d{3}[.-]\d{3}[.-]\d{4}(?![\w-])"
 )
 _PHONE_SAID = re.compile(
     r"\b(?:call|phone|tele?phone|tel|cell|mobile|whats\s?app|text\s+me|reach\s+me|ring|number|fax|sms|signal)\b",
@@ -159,26 +163,20 @@ def _emails(text: str) -> Iterator[tuple[int, int]]:
             yield match.start(), end
 
 
-def _windows(
-    text: str, run: re.Match[str], accept: Callable[[str], bool], least: int, most: int
-) -> tuple[int, int] | None:
-    """The longest stretch of a run of digits that is accepted, from the start of a group to the end of one."""
-    groups = [match.span() for match in re.finditer(r"\d+", run[0])]
-    for first in range(len(groups)):
-        for last in range(len(groups) - 1, first - 1, -1):
-            start, end = run.start() + groups[first][0], run.start() + groups[last][1]
-            digits = _NOT_DIGITS.sub("", text[start:end])
-            if len(digits) < least:
-                break
-            if len(digits) <= most and accept(digits):
-                return start, end
-    return None
-
-
 def _cards(text: str) -> Iterator[tuple[int, int]]:
+    """The stretches of runs of digits that are cards, from the start of a group to the end of one."""
     for run in _DIGIT_RUN.finditer(text):
-        if found := _windows(text, run, card, 13, 19):
-            yield found
+        groups = [match.span() for match in re.finditer(r"\d+", run[0])]
+        first = 0
+        while first < len(groups):
+            for last in range(len(groups) - 1, first - 1, -1):
+                start, end = run.start() + groups[first][0], run.start() + groups[last][1]
+                digits = _NOT_DIGITS.sub("", text[start:end])
+                if 13 <= len(digits) <= 19 and card(digits):
+                    yield start, end
+                    first = last
+                    break
+            first += 1
 
 
 def _ssns(text: str) -> Iterator[tuple[int, int]]:
@@ -201,14 +199,13 @@ def _ninos(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _ibans(text: str) -> Iterator[tuple[int, int]]:
-    for match in _IBAN.finditer(text):
-        length, taken = IBAN_LENGTHS.get(_SEPARATORS.sub("", match[0])[:2].upper(), 0), 0
-        for offset, character in enumerate(match[0]):
-            taken += character.isalnum()
-            if length and taken == length:
-                if iban(_SEPARATORS.sub("", match[0][: offset + 1]).upper()):
-                    yield match.start(), match.start() + offset + 1
-                break
+    for start in _IBAN_START.finditer(text):
+        # From every start as many characters as its country's IBANs have; the next one may follow at once.
+        length = IBAN_LENGTHS.get(_SEPARATORS.sub("", start[0])[:2].upper(), 0)
+        shape = re.compile(rf"[a-z0-9](?:{_GAP}[a-z0-9]){{{max(length, 1) - 1}}}", re.IGNORECASE)
+        found = shape.match(text, start.start())
+        if found and iban(_SEPARATORS.sub("", found[0]).upper()):
+            yield found.span()
 
 
 def _ips(text: str) -> Iterator[tuple[int, int]]:
@@ -256,6 +253,8 @@ def _phones(regions: tuple[str, ...]) -> Callable[[str], Iterator[tuple[int, int
         return False
 
     def find(text: str) -> Iterator[tuple[int, int]]:
+        # Numbers that nobody has, such as those of fiction, have the shape all the same.
+        yield from (match.span() for match in _PHONE_SHAPE.finditer(text))
         for match in _PHONE_RUN.finditer(text):
             digits = _NOT_DIGITS.sub("", match[0])
             plus = match[0].lstrip(" (").startswith("+")

@@ -5,6 +5,8 @@ from pathlib import Path
 import grimp
 from ruamel.yaml import YAML
 
+from flywheel_tasks.pipeline.graph import Stage, load_graph
+
 PROJECT = Path(__file__).resolve().parents[2]
 # How stages are run and stored; a change here does not change what a stage computes.
 MACHINERY = (
@@ -13,6 +15,8 @@ MACHINERY = (
     "flywheel_tasks.storage",
     "flywheel_tasks.cli",
 )
+# The runner applies it to what may leave: stricter rules must be applied to data that are there already.
+SCAN = "flywheel_tasks/privacy/outgoing.py"
 TEMPLATES = (".html", ".md", ".css", ".j2", ".yaml")
 
 
@@ -37,6 +41,11 @@ def code_of(imports: grimp.ImportGraph, entry: str) -> list[str]:
     )
 
 
+def code_of_stage(imports: grimp.ImportGraph, stage: Stage) -> list[str]:
+    """The code of a stage's entry and, if its outputs may leave, that of the scan they pass."""
+    return sorted({*code_of(imports, stage.entry), *([SCAN] if stage.outgoing else [])})
+
+
 def main() -> None:
     yaml = YAML()
     yaml.width = 130
@@ -45,9 +54,10 @@ def main() -> None:
     path = PROJECT / "dvc.yaml"
     document = yaml.load(path.read_text(encoding="utf-8"))
     imports = import_graph()
-    for stage in document["stages"].values():
+    graph = load_graph(path)
+    for name, stage in document["stages"].items():
         data = [dep for dep in stage.get("deps", []) if not dep.startswith("flywheel_tasks/")]
-        code = data + code_of(imports, stage["meta"]["run"])
+        code = data + code_of_stage(imports, graph[name])
         if "deps" in stage:
             stage["deps"].clear()
             stage["deps"].extend(code)

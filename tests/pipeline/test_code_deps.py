@@ -6,7 +6,7 @@ import pytest
 
 from flywheel_tasks.pipeline.describe import stages_table
 from flywheel_tasks.pipeline.graph import load_graph
-from tests.pipeline.code_deps import code_of, import_graph
+from tests.pipeline.code_deps import code_of_stage, import_graph
 
 PROJECT = Path(__file__).resolve().parents[2]
 GRAPH = load_graph(PROJECT / "dvc.yaml")
@@ -20,7 +20,7 @@ def imports():
 @pytest.mark.parametrize("name", list(GRAPH))
 def test_code_among_the_deps_is_the_code_that_is_imported(imports, name):
     declared = sorted(dep for dep in GRAPH[name].deps if dep.startswith("flywheel_tasks/"))
-    assert declared == code_of(imports, GRAPH[name].entry), "run: python -m tests.pipeline.code_deps"
+    assert declared == code_of_stage(imports, GRAPH[name]), "run: python -m tests.pipeline.code_deps"
 
 
 def test_the_page_of_stages_is_that_of_dvc_yaml():
