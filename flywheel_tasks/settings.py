@@ -17,7 +17,7 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 
-SIGNALS = ("continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback")
+SIGNALS = ("continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback", "report")
 # Types of personal identifiers (flywheel_tasks/privacy/types.py says what each is).
 IDENTIFIERS = (
     "SECRET",

@@ -124,7 +124,7 @@ class Exchange:
                 continue
             self._answered(model, piece, started)
             text = finished(piece.text, piece.finish or "stop")
-            verdict = await self._services.guard.judge(text, "assistant")
+            verdict = await self._services.guard.judge(text)
             if verdict.allowed:
                 out.text = text
             else:
@@ -172,7 +172,7 @@ class Exchange:
                     self._answered(model, piece, started)
                 if len(upto) == len(speech.shown):
                     continue
-                verdict = await self._services.guard.judge(upto, "assistant")
+                verdict = await self._services.guard.judge(upto)
                 if not verdict.allowed:
                     if piece.finish is None:
                         self._answered(model, Piece("", "stop"), started)
@@ -196,7 +196,7 @@ class Exchange:
 
     async def _input_refused(self) -> bool:
         """Check the user's message; True if it was refused, and that is recorded."""
-        verdict = await self._services.guard.judge(self._prompt.history[-1]["content"], "user")
+        verdict = await self._services.guard.judge(self._prompt.history[-1]["content"])
         if verdict.allowed:
             return False
         self._note_block(verdict, "input")
@@ -229,9 +229,8 @@ class Exchange:
         out.model_seconds = time.monotonic() - started
 
     def _note_block(self, verdict: Verdict, side: str) -> None:
-        for category in verdict.categories:
-            self._services.metrics.add("flywheel_safety_blocks_total", side=side, category=category)
-        fields = {"side": side, "categories": list(verdict.categories), "model": self.outcome.model}
+        self._services.metrics.add("flywheel_safety_blocks_total", side=side, category=verdict.category)
+        fields = {"side": side, "category": verdict.category, "model": self.outcome.model}
         _log.warning("refused by the safety check", extra=fields)
 
     def _block(self, verdict: Verdict, shown: str) -> None:

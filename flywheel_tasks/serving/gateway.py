@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
+from flywheel_tasks.safety.classifier import SafetyClassifier, open_classifier
 from flywheel_tasks.serving.backend import Backend
 from flywheel_tasks.serving.cards import Cards, card_lines, load_cards
 from flywheel_tasks.serving.exchange import Services
@@ -18,7 +19,7 @@ from flywheel_tasks.serving.limits import RateLimiter
 from flywheel_tasks.serving.metrics import Metrics, metrics_folder, worker_name
 from flywheel_tasks.serving.recorder import Recorder
 from flywheel_tasks.serving.rollout import Rollout, rollout_of
-from flywheel_tasks.serving.safety import BlockedWords, Guard, SafetyCheck
+from flywheel_tasks.serving.safety import Guard
 from flywheel_tasks.serving.turns import TurnIndex
 from flywheel_tasks.serving.upstream import UpstreamModel, upstream_client
 from flywheel_tasks.settings import Settings, load_settings
@@ -27,6 +28,8 @@ from flywheel_tasks.storage.registry_state import ModelRef
 
 _log = logging.getLogger(__name__)
 _PUBLISH_SECONDS = 1.0
+# Word lists take microseconds; a model in this process is asked by one thread at a time.
+_SAFETY_THREADS = {"words": 0, "local": 1, "http": 32}
 # Written into a folder of simulated traffic; real conversations never go there.
 _SIMULATED = "simulated.json"
 
@@ -69,12 +72,17 @@ class Gateway:
     Args:
         root: the workspace.
         settings: all settings.
-        check: the safety check; by default the one of the settings.
+        classifier: of safety; by default the one of the settings.
         parent: process id of the gateway's parent, which names the workers' common folder.
     """
 
     def __init__(
-        self, root: Path, settings: Settings, *, check: SafetyCheck | None = None, parent: int | None = None
+        self,
+        root: Path,
+        settings: Settings,
+        *,
+        classifier: SafetyClassifier | None = None,
+        parent: int | None = None,
     ) -> None:
         self.root, self.settings = root, settings
         serve = settings.serve
@@ -109,10 +117,16 @@ class Gateway:
             breaker=serve.breaker,
             timeout_seconds=serve.timeout_seconds,
         )
-        check = check or BlockedWords(settings.curate.blocked_words)
-        self.services = Services(
-            self.fleet, Guard(check, serve.safety_seconds), self.recorder, self.metrics, serve.refusal
+        if classifier is None:
+            words = settings.curate.blocked_words
+            classifier = open_classifier(settings.safety, root / "safety_words", blocked=words)
+        guard = Guard(
+            classifier,
+            threshold=settings.safety.threshold,
+            seconds=serve.safety_seconds,
+            threads=_SAFETY_THREADS[settings.safety.classifier],
         )
+        self.services = Services(self.fleet, guard, self.recorder, self.metrics, serve.refusal)
 
     # Models
 
@@ -244,6 +258,8 @@ class Gateway:
         self.metrics.publish()
 
 
-def open_gateway(root: Path, check: SafetyCheck | None = None, parent: int | None = None) -> Gateway:
+def open_gateway(
+    root: Path, classifier: SafetyClassifier | None = None, parent: int | None = None
+) -> Gateway:
     """The gateway of a workspace."""
-    return Gateway(root, load_settings(root / "params.yaml"), check=check, parent=parent)
+    return Gateway(root, load_settings(root / "params.yaml"), classifier=classifier, parent=parent)

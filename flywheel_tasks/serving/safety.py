@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import re
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol
+
+from flywheel_tasks.safety.classifier import SafetyClassifier, unsafe
 
 _log = logging.getLogger(__name__)
 CHECK_FAILED = "check_failed"
@@ -13,68 +13,44 @@ CHECK_FAILED = "check_failed"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check says of a text.
+    """What the check says of a text.
 
     Attributes:
         allowed: whether it may be said.
-        categories: why not, as short names for logs and metrics.
+        category: why not, as the classifier calls it; ``check_failed`` if there was no verdict.
     """
 
     allowed: bool
-    categories: tuple[str, ...] = ()
-
-
-class SafetyCheck(Protocol):
-    """Judges one text. ``slow`` ones run on a thread."""
-
-    slow: bool
-
-    def check(self, text: str, role: Literal["user", "assistant"]) -> Verdict:
-        """The verdict on a text that a user or a character says."""
-
-
-class BlockedWords:
-    """Refuses texts that hold a word of a list, whatever its case.
-
-    Args:
-        words: words or phrases.
-    """
-
-    slow = False
-
-    def __init__(self, words: Sequence[str]) -> None:
-        escaped = "|".join(re.escape(word) for word in sorted(words))
-        self._pattern = re.compile(rf"(?<!\w)(?:{escaped})(?!\w)", re.IGNORECASE) if words else None
-
-    def check(self, text: str, role: Literal["user", "assistant"]) -> Verdict:
-        """See :class:`SafetyCheck`."""
-        if self._pattern is not None and self._pattern.search(text):
-            return Verdict(False, ("blocked_word",))
-        return Verdict(True)
+    category: str | None = None
 
 
 class Guard:
-    """Asks a check; an error or no answer in time is a no.
+    """Asks the safety classifier; an error or no answer in time is a no.
 
     Args:
-        check: the check.
-        seconds: it may take.
+        classifier: of the section ``safety``.
+        threshold: the score from which on a text is unsafe.
+        seconds: an answer may take.
+        threads: that ask it; 0 asks at once, on the event loop (for one that takes microseconds).
     """
 
-    def __init__(self, check: SafetyCheck, seconds: float) -> None:
-        self._check, self._seconds = check, seconds
+    def __init__(
+        self, classifier: SafetyClassifier, *, threshold: float, seconds: float, threads: int
+    ) -> None:
+        self._classifier, self._threshold, self._seconds = classifier, threshold, seconds
+        self._threads = ThreadPoolExecutor(threads, "safety") if threads else None
 
-    async def judge(self, text: str, role: Literal["user", "assistant"]) -> Verdict:
-        """The verdict; ``check_failed`` is its category if the check gave none."""
+    def _ask(self, text: str) -> Verdict:
+        found = unsafe(self._classifier, [text], self._threshold)
+        return Verdict(text not in found, found.get(text))
+
+    async def judge(self, text: str) -> Verdict:
+        """The verdict on a text that a user or a character says."""
         try:
-            if not self._check.slow:
-                found = self._check.check(text, role)
-            else:
-                thread = asyncio.to_thread(self._check.check, text, role)
-                found = await asyncio.wait_for(thread, self._seconds)
-            if found.allowed is True:
-                return found
-            return Verdict(False, tuple(found.categories) or ("unsafe",))
+            if self._threads is None:
+                return self._ask(text)
+            asked = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, text)
+            return await asyncio.wait_for(asked, self._seconds)
         except Exception as error:
             _log.error("the safety check failed: %s", type(error).__name__)
-            return Verdict(False, (CHECK_FAILED,))
+            return Verdict(False, CHECK_FAILED)

@@ -1,5 +1,6 @@
 """A workspace with a champion and a running experiment, a stub for the models, and a gateway before them."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -99,6 +100,7 @@ def make_root(root: Path, upstream: str, champion: str = "sha256:" + "b" * 64, *
         assert last in place, name
         place[last] = value
     root.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(PROJECT / "safety_words", root / "safety_words")
     (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in CARDS))
     registry_of(root).bootstrap(model("base", champion), by="setup")
@@ -189,11 +191,12 @@ def root(stub_server: tuple[Stub, str], stub: Stub, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_live(stub_server: tuple[Stub, str], stub: Stub, tmp_path: Path) -> Iterator[Callable[..., Live]]:
-    """``make_live(check=..., max_in_flight=1)`` starts a gateway with settings of its own."""
+    """``make_live(classifier=..., max_in_flight=1)`` starts a gateway with settings of its own."""
     started: list[Live] = []
 
-    def start(check: Any = None, **overrides: Any) -> Live:
-        started.append(Live(make_root(tmp_path / "own", stub_server[1], **overrides), check=check))
+    def start(classifier: Any = None, **overrides: Any) -> Live:
+        root = make_root(tmp_path / "own", stub_server[1], **overrides)
+        started.append(Live(root, classifier=classifier))
         return started[-1]
 
     yield start

@@ -180,13 +180,13 @@ def test_too_many_at_once_are_told_to_come_back(make_live: Start) -> None:
 def test_feedback_is_recorded(live: Start, root: Path) -> None:
     gateway = live()
     reply = gateway.chat("Hi").json()["id"]
-    for signal, value in (("thumb_up", None), ("love", None), ("feedback", "More storms, please.")):
+    for signal, value in (("thumb_up", None), ("report", "rude"), ("feedback", "More storms, please.")):
         body = {"message_id": reply, "signal": signal, "value": value, "user": "ann"}
         assert gateway.post("/v1/feedback", body).status_code == 200
     rows = logged(root, "signal")
     assert [(row["signal"], row["value"]) for row in rows] == [
         ("thumb_up", None),
-        ("love", None),
+        ("report", "rude"),
         ("feedback", "More storms, please."),
     ]
     assert {row["message_id"] for row in rows} == {reply}

@@ -1,13 +1,15 @@
 """The check on the way in and out: what is refused is not shown, and no verdict is a no."""
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from flywheel_tasks.serving.safety import BlockedWords, Verdict
+from flywheel_tasks.safety.classifier import SafetyError, Scores
+from flywheel_tasks.serving.gateway import open_gateway
 from tests.serving.conftest import Live, logged, start_experiment, user_of
 from tests.serving.stub import Stub
 
@@ -17,17 +19,18 @@ Start = Callable[..., Live]
 class Check:
     """Refuses what holds the word; may break or hang."""
 
-    slow = True
-
     def __init__(self, word: str = "poison", breaks: str = "") -> None:
         self.word, self.breaks = word, breaks
 
-    def check(self, text: str, role: str) -> Verdict:
+    def classify(self, texts: Sequence[str]) -> Sequence[Scores]:
+        role = "user" if texts == ["Hi"] else "assistant"
         if self.breaks == role:
             raise RuntimeError("the classifier is gone")
         if self.breaks == f"{role} hangs":
             time.sleep(1.0)
-        return Verdict(self.word not in text, ("harm",) if self.word in text else ())
+        if self.breaks == f"{role} not scored":
+            return [{}]
+        return [{"harm": float(self.word in text), "spam": 0.1} for text in texts]
 
 
 def refusal(gateway: Live) -> str:
@@ -39,7 +42,7 @@ def test_a_message_that_may_not_be_said_reaches_no_model(
     live: Start, root: Path, stub: Stub, stream: bool
 ) -> None:
     start_experiment(root)
-    gateway = live(check=Check())
+    gateway = live(classifier=Check())
     if stream:
         parts = gateway.stream("How to brew poison?")[1]
         said, finish = parts[0]["choices"][0]["delta"]["content"], parts[-1]["choices"][0]["finish_reason"]
@@ -65,7 +68,7 @@ def test_a_reply_that_may_not_be_shown_is_not_and_counts_as_exposure(
     live: Start, root: Path, stub: Stub
 ) -> None:
     plan = start_experiment(root)
-    gateway = live(check=Check())
+    gateway = live(classifier=Check())
     stub.replies["g0001"] = "Take poison."
     user = user_of(plan, "candidate")
     choice = gateway.chat("Hi", user=user).json()["choices"][0]
@@ -79,7 +82,7 @@ def test_a_reply_that_may_not_be_shown_is_not_and_counts_as_exposure(
 def test_a_stream_stops_before_the_sentence_that_may_not_be_shown(
     live: Start, root: Path, stub: Stub
 ) -> None:
-    gateway = live(check=Check())
+    gateway = live(classifier=Check())
     stub.replies["base"] = "The tea is ready. It is poison. Drink."
     _, parts = gateway.stream("Hi")
     assert [part["choices"][0]["delta"].get("content") for part in parts] == ["The tea is ready.", None]
@@ -90,21 +93,27 @@ def test_a_stream_stops_before_the_sentence_that_may_not_be_shown(
     assert gateway.stream("Hi")[1][0]["choices"][0]["delta"]["content"] == refusal(gateway)
 
 
-@pytest.mark.parametrize("breaks", ["user", "assistant", "user hangs", "assistant hangs"])
+@pytest.mark.parametrize("breaks", ["user", "assistant", "user hangs", "assistant hangs", "user not scored"])
 def test_a_check_that_fails_is_a_no(make_live: Start, breaks: str) -> None:
-    gateway = make_live(check=Check(breaks=breaks), safety_seconds=0.2)
+    gateway = make_live(classifier=Check(breaks=breaks), safety_seconds=0.2)
+    gateway.gateway.services.guard._threads = ThreadPoolExecutor(1)
     choice = gateway.chat("Hi").json()["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == (refusal(gateway), "content_filter")
     side = "input" if breaks.startswith("user") else "output"
     text = gateway.client.get("/metrics").text
-    assert f'flywheel_safety_blocks_total{{category="check_failed",side="{side}"}} 1' in text
+    category = "unscored" if breaks.endswith("scored") else "check_failed"
+    assert f'flywheel_safety_blocks_total{{category="{category}",side="{side}"}} 1' in text
 
 
-@pytest.mark.parametrize(
-    ("text", "allowed"),
-    [("Poison!", False), ("poisonous", True), ("a RAT TRAP here", False), ("rat-trap", True), ("", True)],
-)
-def test_blocked_words(text: str, allowed: bool) -> None:
-    check: Any = BlockedWords(["poison", "rat trap"])
-    assert check.check(text, "user").allowed is allowed
-    assert BlockedWords([]).check(text, "user").allowed
+def test_the_word_lists_of_the_workspace_and_of_the_settings_hold(live: Start, root: Path) -> None:
+    (root / "safety_words/own.yaml").write_text("weapons: [build a bomb]\n")
+    gateway = live()
+    choice = gateway.chat("How do I BUILD  a bomb?").json()["choices"][0]
+    assert choice["finish_reason"] == "content_filter"
+    assert gateway.chat("Hi").json()["choices"][0]["finish_reason"] == "stop"
+
+
+def test_without_a_classifier_nothing_is_served(root: Path) -> None:
+    shutil.rmtree(root / "safety_words", ignore_errors=True)
+    with pytest.raises(SafetyError):
+        open_gateway(root)
