@@ -534,6 +534,7 @@ class Ab(Rule):
 
     events: Annotated[str, Field(min_length=1)]
     segments: tuple[str, ...]
+    look_minutes: PositiveFloat
     late_logs_hours: NonNegative
 
     @model_validator(mode="after")

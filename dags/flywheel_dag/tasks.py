@@ -117,6 +117,20 @@ def simulate_ab_traffic() -> None:
     simulate_ab(workspace())
 
 
+def watch_ab(ti: Any, run_id: str) -> Any:
+    """Look at the running test if a look is due; leaves the reason if it was stopped.
+
+    Returns:
+        a :class:`flywheel_tasks.online.guardrails.Step`.
+    """
+    from flywheel_tasks.online.guardrails import watch
+
+    step = watch(workspace(), _generation(ti), by=f"airflow: {run_id}")
+    if step.stopped is not None:
+        ti.xcom_push(key="reason", value=step.stopped)
+    return step
+
+
 def analyze_ab(ti: Any, run_id: str) -> str:
     """Analyse the A/B test and leave the question for the approver; an invalid test asks nobody.
 
@@ -146,7 +160,7 @@ def rollback(ti: Any, run_id: str) -> str:
     """Drop the candidate and record why; returns the reason."""
     from flywheel_tasks.online import promotion
 
-    deciders = ("record_promotion_decision", "analyze_ab", "record_launch_decision")
+    deciders = ("record_promotion_decision", "analyze_ab", "watch_ab", "record_launch_decision")
     reasons = [ti.xcom_pull(task_ids=decider, key="reason") for decider in deciders]
     reason = next((found for found in reasons if found), None)
     if reason is None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.python import BranchPythonOperator, PythonOperator
-from airflow.providers.standard.sensors.date_time import DateTimeSensorAsync
 from airflow.providers.standard.sensors.python import PythonSensor
-from airflow.sdk import DAG, Param, chain
+from airflow.sdk import DAG, BaseOperator, Param, chain
 
 from flywheel_dag import tasks
 from flywheel_dag.approval import BoundApproval
+from flywheel_dag.watch import WatchTest
 from flywheel_tasks.pipeline.graph import Stage, load_graph
 from flywheel_tasks.settings import Settings, load_settings
 
@@ -151,26 +151,28 @@ def _wait_for_people(stages: dict[str, PythonOperator], settings: Settings) -> N
     )
 
 
-def _test(launch: PythonOperator, settings: Settings) -> list[PythonOperator]:
+def _test(launch: PythonOperator, settings: Settings) -> list[BaseOperator]:
     """Running test to champion; returns the tasks that may decide to roll back."""
     analysed = _step("analyze_ab", "Lifts with intervals; an invalid test asks nobody.", BranchPythonOperator)
     recorded = _decision("promotion", "promote")
+    watched = WatchTest(
+        task_id="watch_ab",
+        then="analyze_ab",
+        otherwise="rollback",
+        queue="cpu",
+        doc_md="Looks at the guardrails until the test ends, as the registry has it; a harmful arm ends it early.",
+    )
     chain(
         launch,
         _step("start_ab_test", "The registry checks the approval again and starts the test."),
         *_simulated(settings, "simulate_ab_traffic", "Simulated users talk to both arms."),
-        DateTimeSensorAsync(
-            task_id="wait",
-            target_time="{{ ti.xcom_pull(task_ids='start_ab_test') }}",
-            queue="cpu",
-            doc_md="Until the test ends, as the registry has it; takes no worker.",
-        ),
+        watched,
         analysed,
         _approval("promotion", "analyze_ab", settings),
         recorded,
         _step("promote", "The candidate becomes champion."),
     )
-    return [analysed, recorded]
+    return [watched, analysed, recorded]
 
 
 def weekly_generation(root: Path) -> DAG:

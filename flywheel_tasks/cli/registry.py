@@ -57,6 +57,27 @@ def history(root: Root = Path()) -> None:
     console.print(table)
 
 
+@app.command()
+def card(generation: str, root: Root = Path()) -> None:
+    """Print the model card of a launched generation, as the registry has it now."""
+    from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.online.model_card import make_card
+
+    typer.echo(make_card(registry_of(root.resolve()), generation))
+
+
+@app.command()
+def publish(
+    generation: str,
+    out: Annotated[Path, typer.Option(help="Folder to make: the model's files and README.md.")],
+    root: Root = Path(),
+) -> None:
+    """Copy a generation's model and its card to a folder, ready for a model hub."""
+    from flywheel_tasks.online.model_card import publish as publish_model
+
+    console.print(f"{publish_model(root.resolve(), generation, out)} and the model's files beside it")
+
+
 def _answer(
     root: Path, kind: Literal["launch", "promotion"], by: str, reject: bool, generation: str | None = None
 ) -> str:

@@ -28,6 +28,10 @@ def users_needed(
 ) -> int | None:
     """Users of both arms together that find a lift, by tea-tasting's power analysis.
 
+    That takes both arms to vary alike. Counts do not: who writes a fifth more also varies a fifth more. So the result
+    is stretched by the mean of the two variances, the candidate's being that of a share (breadth), or that of values
+    that have all grown by the lift.
+
     Args:
         metric: the metric.
         past: sums over users as they were.
@@ -40,8 +44,14 @@ def users_needed(
         None where past users do not vary.
     """
     test = metric.of(estimate, alpha=alpha, power=power, rel_effect_size=lift_percent / 100)
+    mean, grown = past.total(metric.numer) / past.n, 1 + lift_percent / 100
+    is_share = metric.numer == "active" and metric.denom is None
+    if is_share and not 0 < mean * grown < 1:  # no share can grow so much
+        return None
+    ratio = grown * (1 - mean * grown) / (1 - mean) if is_share else grown**2
     try:
-        return int(test.solve_power_from_aggregates(past.aggregates(), "n_obs")[0].n_obs)
+        alike = test.solve_power_from_aggregates(past.aggregates(), "n_obs")[0].n_obs
+        return math.ceil(alike * (1 + ratio) / 2)
     except (ValueError, ArithmeticError, RuntimeError):  # no mean or no variance: nothing to solve
         return None
 

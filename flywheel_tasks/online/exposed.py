@@ -244,16 +244,21 @@ class Sums:
         """Sum of a column."""
         return self.sums[column]
 
-    def aggregates(self) -> tt.aggr.Aggregates:
-        """Mean, variance and covariance as tea-tasting takes them; correctly rounded."""
-        n = self.n
+    def aggregates(self, columns: Iterable[str] | None = None) -> tt.aggr.Aggregates:
+        """Mean, variance and covariance as tea-tasting takes them; correctly rounded.
+
+        Args:
+            columns: which; by default all.
+        """
+        n, wanted = self.n, set(self.sums if columns is None else columns)
         centred = {
             (a, b): Fraction(n * product - self.sums[a] * self.sums[b], n * (n - 1))
             for (a, b), product in self.products.items()
+            if a in wanted and b in wanted
         }
         return tt.aggr.Aggregates(
             count_=n,
-            mean_={name: self.sums[name] / n for name in self.sums},
+            mean_={name: self.sums[name] / n for name in sorted(wanted)},
             var_={a: float(value) for (a, b), value in centred.items() if a == b},
             cov_={pair: float(value) for pair, value in centred.items() if pair[0] != pair[1]},
         )

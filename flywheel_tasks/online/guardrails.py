@@ -1,5 +1,6 @@
 """The daily look at a running test: may it go on?"""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from flywheel_tasks.online.decision import harms
 from flywheel_tasks.online.exposed import Population
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import bytes_digest
-from flywheel_tasks.storage.registry_state import Experiment, GuardrailCheck, Plan
+from flywheel_tasks.storage.registry_state import Experiment, GuardrailCheck, Plan, RegistryError
 from flywheel_tasks.traffic.logs import LogsError
 
 
@@ -83,10 +84,55 @@ def check(root: Path, generation: str, by: str, now: datetime | None = None) -> 
     return found
 
 
-def next_look(experiment: Experiment, now: datetime) -> datetime:
-    """When to look next: at the end of the current test day, or of the test."""
-    day_end = experiment.started_at + timedelta(days=day_of(experiment, now) + 1)
-    return min(day_end, experiment.ends_at) if now < experiment.ends_at else experiment.ends_at
+@dataclass(frozen=True)
+class Step:
+    """What whoever watches a test does next.
+
+    Attributes:
+        until: wait until then, and ask again; None: the wait is over.
+        stopped: why the test must not go on, or has ended already; None: it is to be analysed.
+    """
+
+    until: datetime | None = None
+    stopped: str | None = None
+
+
+def watch(root: Path, generation: str, by: str, now: datetime | None = None) -> Step:
+    """One step of watching a generation's test: a look if one is due.
+
+    All that it knows is in the registry and the logs. So it may be asked again at any time, by another process, after
+    any restart. After the end it waits for a day without logs for ``ab.late_logs_hours`` at most.
+
+    Args:
+        root: the workspace.
+        generation: whose test.
+        by: who watches.
+        now: by default now.
+
+    Raises:
+        RegistryError: there never was a test of this generation.
+    """
+    moment, settings = now or datetime.now(UTC), load_settings(root / "params.yaml").ab
+    tests = [e for e in registry_of(root).state().experiments.values() if e.plan.generation == generation]
+    if not tests:
+        raise RegistryError(f"there is no experiment of generation {generation}")
+    experiment = tests[-1]
+    if experiment.status != "running":
+        return Step(stopped=experiment.end_reason or f"the test has ended: {experiment.status}")
+    every = timedelta(minutes=settings.look_minutes)
+    looks = (moment - experiment.started_at) // every
+    if moment < experiment.ends_at:
+        if looks > 0:
+            found = check(root, generation, by, moment)
+            if found.result == "stop":
+                return Step(
+                    stopped=f"stopped by a guardrail on day {found.day + 1}: {'; '.join(found.reasons)}"
+                )
+        return Step(until=min(experiment.started_at + (looks + 1) * every, experiment.ends_at))
+    patience = experiment.ends_at + timedelta(hours=settings.late_logs_hours)
+    if moment < patience and lacks_logs(root, generation, moment):
+        return Step(until=min(moment + timedelta(hours=1), patience))
+    return Step()
 
 
 def lacks_logs(root: Path, generation: str, now: datetime) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, registry_of
+from flywheel_tasks.online.model_card import keep_evidence
 from flywheel_tasks.pipeline import lineage
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import Launch
@@ -111,6 +112,7 @@ def start(root: Path, by: str) -> Experiment:
     running = state.running(plan.generation)
     if running is not None and running.plan.model_copy(update={"excludes": ()}) == plan:
         _keep_profile(registry, root, plan.generation)
+        keep_evidence(registry, root, plan.generation)
         return running
     verdict = passing_verdict(root / VERDICT, root / POLICY)
     found = (verdict["model_digest"], file_digest(root / VERDICT))
@@ -127,6 +129,7 @@ def start(root: Path, by: str) -> Experiment:
         duration=timedelta(minutes=plan.rule.duration_minutes),
     )
     _keep_profile(registry, root, plan.generation)
+    keep_evidence(registry, root, plan.generation)
     return experiment
 
 

@@ -117,8 +117,9 @@ def compare(
         use_t: Student's t, or the normal distribution.
     """
     test = metric.of(estimate, confidence_level=1 - alpha, use_t=use_t)
+    columns = test.aggr_cols.mean_cols
     with np.errstate(divide="ignore", invalid="ignore"):
-        return test.analyze_aggregates(arms["control"].aggregates(), arms["candidate"].aggregates())
+        return test.analyze_aggregates(*(arms[arm].aggregates(columns) for arm in ("control", "candidate")))
 
 
 def lift_percent(result: Any) -> dict[str, float]:

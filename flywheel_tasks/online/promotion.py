@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from flywheel_tasks.online.approval import POLICY, recorded_analysis, registry_of
+from flywheel_tasks.online.model_card import keep_card
 from flywheel_tasks.pipeline import lineage
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.registry_state import ModelRef, State
@@ -42,12 +43,14 @@ def promote(root: Path, generation: str, by: str) -> ModelRef:
     registry = registry_of(root)
     state = registry.state()
     if state.champion is not None and state.champion.generation == generation:
+        keep_card(registry, generation)  # a promotion that was killed in between left none
         return state.champion
-    if state.candidate is not None and state.candidate.generation == generation:
-        _check_files(root, state.candidate)
+    if (candidate := state.candidates.get(generation)) is not None:
+        _check_files(root, candidate)
         recorded_analysis(registry, generation)
     champion = registry.promote(generation, by=by).champion
     assert champion is not None
+    keep_card(registry, generation)
     return champion
 
 

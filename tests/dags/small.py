@@ -83,6 +83,7 @@ OVERRIDES = {
     "launch.traffic_share": 0.5,
     "ab.duration_minutes": 0.15,
     "ab.late_logs_hours": 0.0,
+    "ab.planned_users": 200,
     "ab.min_users_per_arm": 20,
     "airflow.schedule": None,
     "airflow.retries": 1,
@@ -119,11 +120,17 @@ def write_logs(root: Path, day: str, events: list[dict[str, object]]) -> None:
     write_jsonl(events, root / "data" / "logs" / day / "part-000.jsonl")
 
 
-def write_ab_logs(root: Path, experiment: Experiment, users: int = 160) -> None:
-    """Write what the users of both arms of a running A/B test do at its start; the candidate's write a little more."""
+def write_ab_logs(root: Path, experiment: Experiment, users: int = 160, *, harmful: bool = False) -> None:
+    """Write what the users of both arms of a running A/B test do at its start; the candidate's write a little more.
+
+    A harmful candidate's users write nothing at all.
+    """
     start = experiment.started_at
     plan = experiment.plan.model_dump(mode="json")
     events = ab_events(plan, users, start=start, name=plan["experiment"], minute=timedelta(milliseconds=50))
+    if harmful:
+        lost = {event["user_id"] for event in events if event.get("arm") == "candidate"}
+        events = [event for event in events if event["type"] == "exposure" or event["user_id"] not in lost]
     write_logs(root, f"date={start:%Y-%m-%d}", events)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -9,7 +10,8 @@ import psutil
 import pytest
 
 from flywheel_tasks.online.approval import registry_of
-from flywheel_tasks.storage.digests import file_digest, tree_digest
+from flywheel_tasks.storage.digests import bytes_digest, file_digest, tree_digest
+from flywheel_tasks.storage.registry_state import Arm, Plan
 from tests.conftest import build_workspace
 from tests.dags.live import LiveAirflow
 from tests.dags.small import OVERRIDES, make_small, write_ab_logs
@@ -161,6 +163,64 @@ def test_silence_is_a_no(airflow: LiveAirflow, root: Path) -> None:
     answer = registry_of(root).state().approvals[-1]
     assert (answer.generation, answer.decision) == ("g0007", "timeout")
     assert answer.by == "nobody (no answer in time)"
+
+
+def start_another_test(root: Path) -> None:
+    """Start a test of another generation in the same layer, as another team's workspace does."""
+    registry = registry_of(root)
+    champion = registry.state().champion
+    digest = bytes_digest(b"another")
+    arms = (
+        Arm(name="control", share=0.1, model=champion.generation, digest=champion.digest),
+        Arm(name="candidate", share=0.1, model="g0100", digest=digest),
+    )
+    plan = Plan(
+        experiment="g0100",
+        generation="g0100",
+        salt="g0100",
+        layer="policy",
+        arms=arms,
+        verdict_digest=digest,
+        model_digest=digest,
+    )
+    shown = {"generation": "g0100", "model_digest": digest, "verdict_digest": digest}
+    registry.record_approval("launch", decision="approve", by="ada", **shown)
+    candidate = champion.model_copy(update={"generation": "g0100", "digest": digest})
+    registry.start_experiment(plan, candidate, by="ada", duration=timedelta(days=7))
+
+
+def test_a_harmful_arm_is_stopped_early_beside_another_test(airflow: LiveAirflow, root: Path) -> None:
+    params = root / "params.yaml"
+    changes = {
+        "traffic_share: 0.5": "traffic_share: 0.4",
+        "duration_minutes: 0.15": "duration_minutes: 600",
+        "look_minutes: 1440": "look_minutes: 0.05",
+        "approval_timeout_hours: 0.0005": "approval_timeout_hours: 72",
+    }
+    text = params.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    params.write_text(text)
+    start_another_test(root)
+    run = airflow.trigger({"generation": "g0008"})
+    airflow.question(run, "approve_launch", 120)
+    airflow.answer(run, "approve_launch", "Approve")
+    airflow.wait_for_state(run, "watch_ab", "deferred", 60)
+    airflow.clear(run, "watch_ab")  # it starts anew, as after a restart: what it knows is in the registry
+    started = registry_of(root).state().running("g0008")
+    assert [draw.experiment for draw in started.plan.excludes] == ["g0100"]
+    write_ab_logs(root, started, 400, harmful=True)
+    assert airflow.wait_for_end(run, 120) == "success"
+    states = airflow.states(run)
+    assert (states["watch_ab"], states["rollback"]) == ("success", "success")
+    assert {states[task] for task in ("analyze_ab", "approve_promotion", "promote")} == {"skipped"}
+    state = registry_of(root).state()
+    ended = state.experiments["g0008"]
+    assert ended.status == "rolled_back"
+    assert "stopped by a guardrail on day 1: Breadth" in ended.end_reason
+    assert ended.checks[-1].result == "stop"
+    assert [item.plan.experiment for item in state.all_running()] == ["g0100"]
 
 
 def test_parsing_again_makes_no_new_version(airflow: LiveAirflow) -> None:

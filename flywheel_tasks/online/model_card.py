@@ -1,0 +1,209 @@
+"""The model card of a generation, made from the registry alone: lineage, gate, A/B test.
+
+A model folder is bound by its digest from the gate on, so nothing is ever added to it. The card is an object of the
+registry (``generations/<id>/README-<digest>.md``), written at the promotion; and the ``README.md`` beside the weights,
+where Hugging Face looks for it, of a published copy.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from flywheel_tasks.online.analysis_text import analysis_markdown
+from flywheel_tasks.online.approval import VERDICT, analysis_name, registry_of
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.digests import bytes_digest, tree_digest
+from flywheel_tasks.storage.registry import Registry
+from flywheel_tasks.storage.registry_state import Experiment, ModelRef, RegistryError, State
+
+_EVIDENCE = "evidence.json"
+
+
+class CardError(ValueError):
+    """A card cannot be made, or a model cannot be published; the message says why."""
+
+
+def keep_evidence(registry: Registry, root: Path, generation: str) -> None:
+    """Keep what a card will tell of a launched generation: the verdict and the stages' metrics; written once."""
+    metrics = {
+        path.stem: orjson.loads(path.read_bytes()) for path in sorted((root / "metrics").glob("*.json"))
+    }
+    verdict = orjson.loads((root / VERDICT).read_bytes())
+    data = orjson.dumps({"verdict": verdict, "metrics": metrics}, option=orjson.OPT_SORT_KEYS)
+    try:
+        registry.put_generation(generation, _EVIDENCE, data)
+    except RegistryError:  # launch's own metrics may differ at a repeated start; the first account stands
+        registry.get_generation(generation, _EVIDENCE)
+
+
+def _kept(registry: Registry, generation: str, name: str) -> dict[str, Any]:
+    try:
+        return dict(orjson.loads(registry.get_generation(generation, name)))
+    except RegistryError:
+        return {}
+
+
+def _model(state: State, registry: Registry, generation: str) -> ModelRef:
+    known = [state.champion, state.previous, *state.candidates.values()]
+    for model in known:
+        if model is not None and model.generation == generation:
+            return model
+    for change in reversed(registry.history()):
+        then = change.state
+        for model in (then.champion, *then.candidates.values()):
+            if model is not None and model.generation == generation:
+                return model
+    raise CardError(f"the registry knows no model of generation {generation}")
+
+
+def _front_matter(model: ModelRef, inputs: Mapping[str, Any], analysis: Mapping[str, Any]) -> str:
+    """The metadata of the Hugging Face hub, checked by its own library."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    params = yaml.safe_load(inputs.get("params") or "{}") or {}
+    base = (params.get("base") or {}).get("policy")
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="ab-test",
+            dataset_name="A/B test" + (" (simulated users)" if analysis.get("simulated") else ""),
+            metric_type=f"{name}_lift_percent",
+            metric_value=found["lift_percent"]["value"],
+        )
+        for name, found in sorted(analysis.get("metrics", {}).items())
+        if name in ("breadth", "depth") and found["lift_percent"]["value"] is not None
+    ]
+    data = ModelCardData(
+        model_name=f"characterflywheel-{model.generation}",
+        base_model=base,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["characterflywheel", "character-chat"],
+        eval_results=results or None,
+    )
+    return str(data.to_yaml())
+
+
+def _lineage(model: ModelRef, inputs: Mapping[str, Any]) -> list[str]:
+    logs = inputs.get("logs") or {}
+    champion = inputs.get("champion") or {}
+    dvc = f"`{model.dvc.path}`, `{model.dvc.md5}`" if model.dvc else "none"
+    rows = [
+        ("model (tree digest)", f"`{model.digest}`"),
+        ("DVC output", dvc),
+        ("code (git)", f"`{model.code_version}`"),
+        ("data (digest of dvc.lock)", f"`{model.data_version}`"),
+        ("logs", f"{len(logs.get('partitions', []))} partitions of `{logs.get('location', 'unknown')}`"),
+        ("started from", f"generation {champion.get('generation', 'none')}"),
+    ]
+    return ["## Lineage", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
+
+
+def _gate(evidence: Mapping[str, Any]) -> list[str]:
+    verdict = evidence.get("verdict")
+    if not verdict:
+        return ["## Gate", "", "No verdict: this model went through no gate.", ""]
+    lines = [f"## Gate: {verdict['verdict']}", "", "| metric | value | passed |", "|---|---|---|"]
+    lines += [
+        f"| {reason.get('metric')} | {reason.get('value')} | {'yes' if reason.get('passed') else 'no'} |"
+        for reason in verdict.get("reasons", [])
+    ]
+    return [*lines, ""]
+
+
+def _test(experiment: Experiment | None, analysis: Mapping[str, Any]) -> list[str]:
+    if experiment is None:
+        return ["## A/B test", "", "Not tested.", ""]
+    lines = [
+        f"{experiment.started_at:%Y-%m-%d} to {experiment.ends_at:%Y-%m-%d}, {experiment.status.replace('_', ' ')}"
+        + (f": {experiment.end_reason}" if experiment.end_reason else "")
+        + "."
+    ]
+    shown = analysis_markdown(analysis) if analysis else "## A/B test\n\nNot analysed."
+    return [shown, "", *lines, ""]
+
+
+def make_card(registry: Registry, generation: str) -> str:
+    """The card of a generation that was launched, as it stands in the registry.
+
+    Args:
+        registry: the registry.
+        generation: whose model.
+
+    Returns:
+        Markdown with YAML front matter.
+
+    Raises:
+        CardError: the registry knows no model of it.
+    """
+    from huggingface_hub import ModelCard
+
+    state = registry.state()
+    model = _model(state, registry, generation)
+    inputs, evidence = _kept(registry, generation, "inputs.json"), _kept(registry, generation, _EVIDENCE)
+    tests = [item for item in state.experiments.values() if item.plan.generation == generation]
+    experiment = tests[-1] if tests else None
+    analysis: dict[str, Any] = {}
+    if experiment is not None and experiment.analysis is not None:
+        analysis = _kept(registry, generation, analysis_name(experiment.analysis.digest))
+    champion = state.champion is not None and state.champion.generation == generation
+    body = [
+        f"# CharacterFlywheel, generation {generation}",
+        "",
+        "A character-chat policy" + (", the champion when this card was written." if champion else "."),
+        "",
+        *_lineage(model, inputs),
+        *_gate(evidence),
+        *_test(experiment, analysis),
+    ]
+    if evidence.get("metrics"):
+        told = orjson.dumps(evidence["metrics"], option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode()
+        body += ["## Metrics of the stages", "", "```json", told, "```", ""]
+    text = f"---\n{_front_matter(model, inputs, analysis)}\n---\n\n" + "\n".join(body)
+    return str(ModelCard(text).content)
+
+
+def keep_card(registry: Registry, generation: str) -> str:
+    """Write a generation's card into the registry; returns the object's name."""
+    data = make_card(registry, generation).encode()
+    name = f"README-{bytes_digest(data).removeprefix('sha256:')[:16]}.md"
+    registry.put_generation(generation, name, data)
+    return name
+
+
+def publish(root: Path, generation: str, folder: Path) -> Path:
+    """Copy a generation's model with its card, ready for a hub.
+
+    Args:
+        root: the workspace, which holds the model's files as candidate or as champion.
+        generation: whose model.
+        folder: the copy; must not exist.
+
+    Returns:
+        the copy's ``README.md``.
+
+    Raises:
+        CardError: the folder exists, or the workspace does not hold exactly this model.
+    """
+    registry = registry_of(root)
+    model = _model(registry.state(), registry, generation)
+    if folder.exists():
+        raise CardError(f"{folder} exists already")
+    places = [root / "models/policy", root / "inputs/champion", root / "models/base"]
+    source = next((p for p in places if p.is_dir() and tree_digest(p) == model.digest), None)
+    if source is None:
+        raise CardError(
+            f"none of {', '.join(str(p.relative_to(root)) for p in places)} is model {model.digest} of {generation}; "
+            "bring it back with dvc checkout, from the commit of its launch"
+        )
+    card = make_card(registry, generation)
+    with atomic_path(folder) as temporary:
+        shutil.copytree(source, temporary)
+        if tree_digest(temporary) != model.digest:
+            raise CardError(f"{source} changed while it was copied")
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+    return folder / "README.md"

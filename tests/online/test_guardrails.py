@@ -1,0 +1,121 @@
+"""Watching a running test: looks, an early stop, restarts, late logs; on a clock that the tests set."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flywheel_tasks.online import launch, promotion
+from flywheel_tasks.online.approval import registry_of
+from flywheel_tasks.online.guardrails import check, look_document, watch
+from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.registry_state import Experiment, RegistryError
+from tests.dags.small import ab_events, write_logs
+from tests.online import people
+from tests.online.conftest import approve
+from tests.online.test_launch import run_launch
+
+DAY = timedelta(days=1)
+
+
+def events_of(root: Path, at: datetime, name: str, *, harmful: bool) -> list[dict[str, object]]:
+    """One day of both arms; a harmful candidate's users write nothing."""
+    events = ab_events(read_json(root / "launch/plan.json"), 200, start=at, name=name)
+    lost = {e["user_id"] for e in events if harmful and e.get("arm") == "candidate"}
+    return [e for e in events if e["type"] == "exposure" or e["user_id"] not in lost]
+
+
+def write_days(root: Path, experiment: Experiment, days: list[int], *, harmful: bool = False) -> None:
+    for day in days:
+        at = experiment.started_at + day * DAY
+        write_logs(root, f"date={at:%Y-%m-%d}", events_of(root, at, f"d{day}", harmful=harmful))
+
+
+@pytest.fixture
+def experiment(root: Path) -> Experiment:
+    """A test of seven days that has just started, on logs of real users."""
+    params = root / "params.yaml"
+    text = params.read_text().replace("source: simulated", "source: files")
+    params.write_text(text.replace("planned_users: 10000", "planned_users: 200"))
+    approve(root)
+    run_launch(root)
+    started = launch.start(root, by="ada")
+    write_days(root, started, [-1])
+    return started
+
+
+def test_a_good_test_goes_on_to_its_end_whoever_watches(root: Path, experiment: Experiment) -> None:
+    start = experiment.started_at
+    assert watch(root, "g0001", "a", start).until == start + DAY
+    assert registry_of(root).state().running().checks == ()  # no look is due yet
+    write_days(root, experiment, [0, 1])
+    for _ in range(2):  # again, as after a restart: nothing is recorded twice
+        assert watch(root, "g0001", "a", start + 1.5 * DAY).until == start + 2 * DAY
+    history = registry_of(root).history()
+    assert [change.kind for change in history].count("guardrail_check") == 1
+    # Nobody watched for days: it looks once, and goes on.
+    write_days(root, experiment, [2, 3])
+    assert watch(root, "g0001", "b", start + 3.9 * DAY).until == start + 4 * DAY
+    checks = registry_of(root).state().running().checks
+    assert [(item.day, item.result) for item in checks] == [(1, "go_on"), (3, "go_on")]
+    write_days(root, experiment, [4, 5, 6])
+    step = watch(root, "g0001", "b", experiment.ends_at)
+    assert (step.until, step.stopped) == (None, None)
+
+
+def test_a_harmful_arm_is_stopped_at_the_next_look(root: Path, experiment: Experiment) -> None:
+    write_days(root, experiment, [0], harmful=True)
+    step = watch(root, "g0001", "a", experiment.started_at + DAY)
+    assert step.stopped.startswith(
+        "stopped by a guardrail on day 2: Breadth: exposed users who wrote: worse by"
+    )
+    assert registry_of(root).state().running().checks[-1].result == "stop"
+    promotion.rollback(root, "g0001", step.stopped, by="a")
+    # Asked again after the rollback, it says the same and looks no more.
+    assert watch(root, "g0001", "a", experiment.started_at + 2 * DAY).stopped == step.stopped
+    assert len(registry_of(root).state().experiments["g0001"].checks) == 1
+
+
+def test_a_day_without_logs_is_unknown_and_then_waited_for(root: Path, experiment: Experiment) -> None:
+    start, end = experiment.started_at, experiment.ends_at
+    write_days(root, experiment, [0, 1, 3, 4, 5, 6])
+    assert watch(root, "g0001", "a", start + 3 * DAY).until == start + 4 * DAY
+    look = registry_of(root).state().running().checks[-1]
+    assert look.result == "unknown"
+    assert any("day 3 of 3 has no logs" in reason for reason in look.reasons)
+    assert watch(root, "g0001", "a", end).until == end + timedelta(hours=1)
+    # Patience ends; the analysis will find the test invalid.
+    assert watch(root, "g0001", "a", end + timedelta(hours=11.5)).until == end + timedelta(hours=12)
+    assert watch(root, "g0001", "a", end + timedelta(hours=12)).until is None
+    write_days(root, experiment, [2])
+    assert watch(root, "g0001", "a", end + timedelta(hours=2)).until is None
+
+
+def test_logs_that_cannot_be_read_are_unknown(root: Path, experiment: Experiment) -> None:
+    (root / "data/logs/stray.jsonl").write_text("{}")
+    found = check(root, "g0001", "a", experiment.started_at + DAY)
+    assert found.result == "unknown"
+    assert "stray.jsonl is not where logs belong" in found.reasons[0]
+
+
+def test_a_test_that_a_person_stopped_is_over(root: Path, experiment: Experiment) -> None:
+    promotion.rollback(root, "g0001", "complaints", by="ada")
+    assert watch(root, "g0001", "a").stopped == "complaints"
+    with pytest.raises(RegistryError, match="there is no experiment of generation g0002"):
+        watch(root, "g0002", "a")
+
+
+def test_few_users_stop_nothing() -> None:
+    arm, users = people.drawn(np.random.default_rng(3), 30, lift=-0.99)
+    assert look_document(people.make_plan(), people.population(arm, users))["result"] == "unknown"
+    assert look_document(people.make_plan(), None)["reasons"] == ["nobody was exposed"]
+
+
+def test_guardrails_spend_their_own_level() -> None:
+    arm, users = people.drawn(np.random.default_rng(3), 2_000)
+    more = (arm == "candidate") & (np.arange(2_000) % 10 == 0)
+    worse = people.population(arm, users, changes={"thumb_down": users["thumb_down"] + more})
+    rule = people.RULE.model_copy(update={"guardrail_alpha": 1e-12})
+    assert look_document(people.make_plan(), worse)["result"] == "stop"
+    assert look_document(people.make_plan(rule=rule), worse)["result"] == "go_on"

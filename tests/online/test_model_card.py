@@ -1,0 +1,73 @@
+"""The card of a generation: where the hub expects it, made from the registry, and never inside a bound folder."""
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from flywheel_tasks.online import promotion
+from flywheel_tasks.online.approval import registry_of
+from flywheel_tasks.online.model_card import CardError, make_card, publish
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import write_json
+from tests.online.conftest import MD5, approve, write_model
+from tests.online.test_analysis import launch_and_analyse
+
+
+@pytest.fixture
+def promoted(root: Path) -> Path:
+    write_json({"win_rate": 0.55}, root / "metrics/evaluate.json")
+    launch_and_analyse(root, 200)
+    approve(root, "promotion")
+    promotion.promote(root, "g0001", by="ada")
+    return root
+
+
+def test_a_promotion_leaves_a_card_and_the_model_as_it_was(promoted: Path) -> None:
+    (kept,) = (promoted / "registry/generations/g0001").glob("README-*.md")
+    card = ModelCard.load(kept)
+    assert card.data.model_name == "characterflywheel-g0001"
+    assert card.data.pipeline_tag == "text-generation"
+    lifts = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert set(lifts) == {"breadth_lift_percent", "depth_lift_percent"}
+    assert lifts["depth_lift_percent"] > 0
+    champion = registry_of(promoted).state().champion
+    for told in (
+        champion.digest,
+        MD5,
+        champion.data_version,
+        "Gate: pass",
+        "evaluate.win_rate",
+        '"win_rate": 0.55',
+    ):
+        assert told in card.text
+    assert "**Simulated.**" in card.text
+    assert tree_digest(promoted / "models/policy") == champion.digest
+    promotion.promote(promoted, "g0001", by="retry")
+    assert len(list((promoted / "registry/generations/g0001").glob("README-*.md"))) == 1
+
+
+def test_a_published_copy_has_the_card_beside_the_weights(promoted: Path, tmp_path: Path) -> None:
+    readme = publish(promoted, "g0001", tmp_path / "hub/g0001")
+    assert readme == tmp_path / "hub/g0001/README.md"
+    assert (readme.parent / "model.safetensors").read_text() == "candidate"
+    assert ModelCard.load(readme).data.library_name == "transformers"
+    with pytest.raises(CardError, match="exists already"):
+        publish(promoted, "g0001", tmp_path / "hub/g0001")
+
+
+def test_another_model_is_not_published_under_its_name(promoted: Path, tmp_path: Path) -> None:
+    write_model(promoted, "another")
+    with pytest.raises(CardError, match="none of models/policy"):
+        publish(promoted, "g0001", tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_dropped_generation_still_has_a_card(root: Path) -> None:
+    launch_and_analyse(root, 200)
+    promotion.rollback(root, "g0001", "users complained", by="ada")
+    card = make_card(registry_of(root), "g0001")
+    assert "rolled back: users complained" in card
+    assert "the champion when" not in card
+    with pytest.raises(CardError, match="knows no model of generation g0009"):
+        make_card(registry_of(root), "g0009")
