@@ -128,6 +128,19 @@ def test_a_new_stage_of_dvc_yaml_is_a_new_task(home: Path, tmp_path: Path) -> No
     assert str(root) not in json.dumps(found["tasks"])  # a worker's workspace is elsewhere
 
 
+def test_a_generation_of_people_waits_for_their_labels(
+    home: Path, tmp_path: Path, tasks: dict[str, Any]
+) -> None:
+    assert "wait_for_labels" not in tasks  # simulated annotators need no waiting
+    root = build_workspace(tmp_path, {"label.annotator": "label_studio", "airflow.schedule": None})
+    found = {
+        task["__var"]["task_id"]: task["__var"] for task in parse(home, root, "1")["dag"]["dag"]["tasks"]
+    }
+    assert "wait_for_labels" in found["annotation_batch"]["downstream_task_ids"]
+    assert found["wait_for_labels"]["downstream_task_ids"] == ["label"]
+    assert found["wait_for_labels"]["reschedule"] is True  # takes no worker between two looks
+
+
 def test_gpu_stages_run_in_the_pool(tasks: dict[str, dict[str, Any]]) -> None:
     for name, stage in load_graph(PROJECT / "dvc.yaml").items():
         assert tasks[name]["queue"] == stage.queue
