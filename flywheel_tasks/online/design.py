@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import ibis
+import numpy as np
 from ruamel.yaml import YAML
 
 from flywheel_tasks.online.exposed import Population, Sums, Window, population, sums_by
@@ -43,15 +44,18 @@ def users_needed(
     Returns:
         None where past users do not vary.
     """
-    test = metric.of(estimate, alpha=alpha, power=power, rel_effect_size=lift_percent / 100)
+    # The normal distribution: SciPy's noncentral t is NaN for some sizes, and tests have hundreds of users.
+    options = {"alpha": alpha, "power": power, "rel_effect_size": lift_percent / 100}
+    test = metric.of(estimate, use_t=False, **options)
     mean, grown = past.total(metric.numer) / past.n, 1 + lift_percent / 100
     is_share = metric.numer == "active" and metric.denom is None
     if is_share and not 0 < mean * grown < 1:  # no share can grow so much
         return None
     ratio = grown * (1 - mean * grown) / (1 - mean) if is_share else grown**2
     try:
-        alike = test.solve_power_from_aggregates(past.aggregates(), "n_obs")[0].n_obs
-        return math.ceil(alike * (1 + ratio) / 2)
+        with np.errstate(invalid="ignore"):  # users who do not vary at all
+            alike = test.solve_power_from_aggregates(past.aggregates(), "n_obs")[0].n_obs
+            return math.ceil(alike * (1 + ratio) / 2)
     except (ValueError, ArithmeticError, RuntimeError):  # no mean or no variance: nothing to solve
         return None
 

@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from flywheel_tasks.cli import ab, registry
 from flywheel_tasks.online.approval import GateBlockedError, registry_of
+from flywheel_tasks.online.design import DesignError
+from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry_state import RegistryError
@@ -78,3 +80,65 @@ def test_a_blocked_model_cannot_be_approved(root: Path) -> None:
     with pytest.raises(GateBlockedError, match=r"win rate above 0\.65"):
         call(registry.approve_app, root, "launch", "--by", "ada")
     assert registry_of(root).state().approvals == ()
+
+
+def test_a_plan_from_past_logs_becomes_the_rule_of_the_test(root: Path) -> None:
+    past = {
+        "salt": "s",
+        "experiment": "past",
+        "arms": [{"name": "control", "share": 0.5}, {"name": "candidate", "share": 0.5}],
+    }
+    write_logs(root, "date=2026-11-09", ab_events(past, 300))
+    with pytest.raises(DesignError, match="must not be zero"):
+        call(ab.app, root, "plan", "--lift", "0")
+    shown = call(ab.app, root, "plan", "--lift", "20", "--write")
+    assert "depth" in shown
+    assert "Simulated" in shown
+    design = read_json(root / "launch/design.json")
+    assert load_settings(root / "params.yaml").ab.planned_users == design["planned_users"] > 40
+    smaller = call(ab.app, root, "plan", "--lift", "5")
+    assert smaller
+    assert read_json(root / "launch/design.json")["planned_users"] > 10 * design["planned_users"]
+    call(registry.approve_app, root, "launch", "--by", "ada")
+    run_launch(root)
+    call(ab.app, root, "start", "--by", "ada")
+    rule = registry_of(root).state().running().plan.rule
+    assert rule.planned_users == design["planned_users"]
+    # What params.yaml says later changes nothing.
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("alpha: 0.05", "alpha: 0.2"))
+    write_logs(root, "date=2026-11-09", ab_events(read_json(root / "launch/plan.json"), 200))
+    call(ab.app, root, "analyze", "--by", "ada")
+    assert read_json(root / "launch/analysis.json")["rule"]["alpha"] == 0.05
+
+
+def test_stopping_overriding_and_looking_at_a_test(root: Path) -> None:
+    call(registry.approve_app, root, "launch", "--by", "ada")
+    run_launch(root)
+    call(ab.app, root, "start", "--by", "ada")
+    call(ab.app, root, "override", "eve", "--arm", "candidate", "--by", "ada")
+    write_logs(root, "date=2026-11-09", ab_events(read_json(root / "launch/plan.json"), 200))
+    assert "Day 1: go_on" in call(ab.app, root, "check", "--by", "ada")
+    shown = call(ab.app, root, "status")
+    assert "day 1: go_on" in shown
+    assert "overrides for 1 of the staff" in shown
+    assert not any(b"eve" in path.read_bytes() for path in (root / "registry").rglob("*.json"))
+    call(ab.app, root, "override", "eve", "--arm", "drawn", "--by", "ada")
+    assert registry_of(root).state().running().overrides == ()
+    call(ab.app, root, "stop", "--by", "ada", "--reason", "complaints")
+    assert registry_of(root).state().experiments["g0001"].end_reason == "complaints"
+    assert "No experiment is running" in call(ab.app, root, "status")
+
+
+def test_a_harmful_test_is_exit_code_4(root: Path) -> None:
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("planned_users: 10000", "planned_users: 200"))
+    call(registry.approve_app, root, "launch", "--by", "ada")
+    run_launch(root)
+    call(ab.app, root, "start", "--by", "ada")
+    events = ab_events(read_json(root / "launch/plan.json"), 200)
+    lost = {e["user_id"] for e in events if e.get("arm") == "candidate"}
+    write_logs(
+        root, "date=2026-11-09", [e for e in events if e["type"] == "exposure" or e["user_id"] not in lost]
+    )
+    assert "worse by -100.0%" in call(ab.app, root, "check", "--by", "ada", code=4)

@@ -1,0 +1,98 @@
+"""The same test read from raw logs, from Parquet tables and from a warehouse gives the same figures."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flywheel_tasks.online.analysis import analyse_population
+from flywheel_tasks.online.exposed import PopulationError, Window, population
+from flywheel_tasks.online.log_events import EventsError, open_events
+from flywheel_tasks.settings import Settings, load_settings
+from flywheel_tasks.traffic.events import parse_event
+from tests.dags.small import ab_events, write_logs
+from tests.online.people import START, make_plan
+
+PLAN = make_plan()
+WINDOW = Window(START, START + timedelta(days=1))
+
+
+def settings_of(root: Path, **changes: object) -> Settings:
+    settings = load_settings(root / "params.yaml")
+    return settings.model_copy(update={"ab": settings.ab.model_copy(update=changes)})
+
+
+def figures(root: Path, segments: tuple[str, ...] = (), **changes: object) -> dict:
+    with open_events(settings_of(root, **changes), root, PLAN) as events:
+        made = population(events, WINDOW, PLAN.rule, segments)
+        found = analyse_population(PLAN, made, simulated=False, segments=segments)
+    return {key: value for key, value in found.items() if key != "logs"}
+
+
+def write_tables(folder: Path, events: list[dict]) -> None:
+    """The events as ingested tables, ids already hashed, with a column of the team's own."""
+    tables: dict[str, list[dict]] = {"exposure": [], "message": [], "signal": []}
+    for event in events:
+        row = parse_event(event).row
+        tables[event["type"]].append(row | {"user_id": f"u_{hash(row['user_id']) & 0xFFFFFFFF:08x}"})
+    for row in tables["exposure"]:
+        row["country"] = "de" if int(row["user_id"][-1], 16) % 2 else "fr"
+    for name, rows in tables.items():
+        (folder / f"{name}s").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}s/part-0.parquet")
+
+
+@pytest.fixture
+def events(root: Path) -> list[dict]:
+    found = ab_events(PLAN.model_dump(mode="json"), 200)
+    write_logs(root, "date=2026-11-09", found)
+    return found
+
+
+def test_parquet_and_a_warehouse_give_what_the_raw_logs_give(root: Path, events: list[dict]) -> None:
+    write_tables(root / "tables", events)
+    raw = figures(root)
+    assert raw["result"] == "valid", raw["reasons"]
+    assert figures(root, events="tables") == raw
+    with duckdb.connect(str(root / "house.duckdb")) as con:
+        for name in ("exposures", "messages", "signals"):
+            con.execute(f"create table {name} as from '{root}/tables/{name}/*.parquet'")
+    assert figures(root, events=f"duckdb://{root}/house.duckdb") == raw
+
+
+def test_a_column_of_the_exposures_is_a_segment(root: Path, events: list[dict]) -> None:
+    write_tables(root / "tables", events)
+    found = figures(root, ("country",), events="tables")
+    rows = [row for row in found["segments"] if row["segment"] == "country"]
+    assert {(row["value"], row["metric"]) for row in rows} == {
+        (country, metric) for country in ("de", "fr") for metric in ("breadth", "depth")
+    }
+    assert sum(row["lift_percent"]["n"] for row in rows if row["metric"] == "depth") == sum(
+        found["users"].values()
+    )
+    with pytest.raises(PopulationError, match="no column planet"):
+        figures(root, ("planet",), events="tables")
+
+
+def test_a_table_without_a_column_is_named(root: Path, events: list[dict]) -> None:
+    write_tables(root / "tables", events)
+    path = root / "tables/signals/part-0.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["signal"]), path)
+    with pytest.raises(EventsError, match="table signals lacks the columns signal"):
+        figures(root, events="tables")
+
+
+def test_latency_and_refused_replies_of_the_gateway_count(root: Path, events: list[dict]) -> None:
+    replies = [event for event in events if event.get("role") == "assistant"]
+    for number, event in enumerate(replies):
+        event["latency_ms"] = 100.4 + number % 3
+    replies[0] |= {"model": None, "refused_model": "g0001"}
+    replies[1]["latency_ms"] = "fast"  # not what it should be: not counted
+    write_logs(root, "date=2026-11-09", events)
+    found = figures(root)["metrics"]
+    assert 100 <= found["latency_ms"]["control"] <= 102
+    assert found["safety_violation_per_reply"]["absent"] is None
+    assert found["report_per_reply"]["absent"] == "no report in the logs"
