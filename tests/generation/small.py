@@ -44,6 +44,7 @@ def small_settings(models: Path) -> dict[str, Any]:
         "annotation_batch.max_reward_train": 12,
         "annotation_batch.max_reward_heldout": 6,
         "annotation_batch.max_policy": 6,
+        "annotation_batch.max_rewrite": 2,
         "annotate.max_length_ratio": 20.0,
         "annotate.max_emoji_difference": 20,
         "pointwise_rm.lora": lora,
@@ -55,6 +56,7 @@ def small_settings(models: Path) -> dict[str, Any]:
         "rejection_sample.candidates": 2,
         "sft.lora": lora,
         "sft.batch_size": 2,
+        "sft.max_repeats": 12,  # so few replies are accepted that exact shares repeat them
         "dpo.lora": lora,
         "dpo.max_pairs": 6,
         "dpo.batch_size": 2,
