@@ -26,8 +26,6 @@ def describe_contracts(contracts: Mapping[str, Contract]) -> str:
 def _table(contract: Contract) -> str:
     where = ", ".join(f"`{path}`" for path in contract.paths)
     parts = [f"\n## {contract.table}\n\n{contract.description}\n\nAt {where}."]
-    if contract.open:
-        parts.append("Further columns may be there; they are not checked.")
     rows = [
         f"| `{name}` | `{of.type}`{' or null' if of.nullable else ''} | {_cell(of.description)}"
         f"{f' ({of.unit})' if of.unit else ''} |"

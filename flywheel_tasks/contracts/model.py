@@ -176,7 +176,6 @@ class Contract(Part):
         paths: where a generation keeps tables of this form.
         key: column that names a row in the quarantine.
         time: column of the event's time, if rows are events.
-        open: whether the table may have further columns, which are not checked.
         columns: its columns, in order.
         row_rules: a row that breaks one goes to quarantine, under the first it breaks.
         table_rules: what remains must keep these.
@@ -187,7 +186,6 @@ class Contract(Part):
     paths: tuple[str, ...]
     key: str
     time: str | None = None
-    open: bool = False
     columns: dict[str, Column]
     row_rules: tuple[Rule, ...] = ()
     table_rules: tuple[TableRule, ...] = ()

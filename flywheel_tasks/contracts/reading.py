@@ -175,7 +175,7 @@ def _row(value: Any, contract: Contract) -> dict[str, Any]:
         raise ValueError(f"not JSON: {value}")
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    if not contract.open and (unknown := sorted(set(value) - set(contract.columns))):
+    if unknown := sorted(set(value) - set(contract.columns)):
         raise ValueError(f"unknown columns: {', '.join(unknown)}")
     return {name: _value(name, of.type, value.get(name)) for name, of in contract.columns.items()}
 

@@ -5,7 +5,7 @@ it refers to, or of the group of rows that share the value it refers to. From th
 row numbers: a removed row can leave others without their card, parent or reply, and only those are looked at again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from flywheel_tasks.contracts.model import Constant, Contract, References, Roote
 from flywheel_tasks.contracts.rows import row_table
 from flywheel_tasks.contracts.sql import ROW, Database, matching, name
 
+_PART = 1 << 19  # rows looked at together
 NULL, UNMATCHED = -1, -2  # instead of a row number: refers to nothing on purpose, refers to what is not there
 
 
@@ -137,15 +138,19 @@ class Relations:
         """Rows that refer to nothing, or to a row that is not as it should be."""
         link = self._link(table, relation.column, relation.table, relation.target)
         there = link.alive(self._alive[relation.table])
-        rows = np.flatnonzero(self._alive[table] & (link.to != NULL))
-        to = link.to[rows]
-        gone = to == UNMATCHED
-        gone[~gone] = ~there[to[~gone]]
-        wrong = np.zeros(len(rows), bool)
-        if (bit := link.bits.get(rule.name)) is not None:
-            wrong = (link.flaws[rows] & bit) != 0
-        broken = gone | wrong
-        return Broken(table, rule.name, rows[broken], np.where(gone, UNMATCHED, to)[broken].astype(np.int64))
+        bit = link.bits.get(rule.name)
+        rows, others = [], []
+        for part in _parts(len(link.to)):
+            to = link.to[part]
+            broken = (to == UNMATCHED) | ((to >= 0) & ~there[np.maximum(to, 0)] if len(there) else to >= 0)
+            gone = broken.copy()
+            if bit is not None:
+                broken |= (link.flaws[part] & bit) != 0
+            found = np.flatnonzero(broken & (to != NULL) & self._alive[table][part])
+            rows.append(found + part.start)
+            others.append(np.where(gone[found], UNMATCHED, to[found]).astype(np.int64))
+        empty = [np.empty(0, np.int64)]
+        return Broken(table, rule.name, np.concatenate(rows or empty), np.concatenate(others or empty))
 
     def _varying(self, table: str, relation: Constant) -> np.ndarray:
         """Rows of groups with more than one value."""
@@ -168,14 +173,18 @@ class Relations:
         link = self._link(table, relation.parent, table, relation.target)
         alive = self._alive[table]
         to = link.to.copy()
-        lead = np.where(to >= 0, to, 0)
-        to[(to >= 0) & ~alive[lead]] = UNMATCHED
-        going = np.flatnonzero(alive & (to >= 0))
-        for _ in range(len(to).bit_length() + 1):
-            if not len(going):
+        for part in _parts(len(to)):
+            lead = to[part]
+            lead[(lead >= 0) & ~alive[np.maximum(lead, 0)]] = UNMATCHED
+        for _ in range(len(to).bit_length() + 1):  # in place: a row may already look further, never less far
+            going = False
+            for part in _parts(len(to)):
+                lead = to[part]
+                open_ = lead >= 0
+                lead[open_] = to[lead[open_]]
+                going |= bool((lead >= 0).any())
+            if not going:
                 break
-            to[going] = to[to[going]]
-            going = going[to[going] >= 0]
         return np.flatnonzero(alive & (to != NULL))
 
     # Joins
@@ -245,6 +254,12 @@ class Relations:
 
         to = numbers(table, column)
         return _Link(to, numbers(other, target), int(groups), np.zeros(0, np.int8), {})
+
+
+def _parts(size: int) -> Iterator[slice]:
+    """Slices of an array, so that what is computed on it stays small."""
+    for start in range(0, size, _PART):
+        yield slice(start, min(start + _PART, size))
 
 
 def _smallest(count: int) -> Any:

@@ -168,6 +168,41 @@ def test_table_rules_stop_the_stage_with_table_rule_and_value(tmp_path, make_io)
         run(prepare(tmp_path, make_io, events()[1:2]))
 
 
+def test_the_page_of_a_blocked_validation_is_kept_where_the_message_says(tmp_path, make_io):
+    stage_io = prepare(tmp_path, make_io, [events()[0], events()[2]])
+    with pytest.raises(ContractError) as caught:
+        run(stage_io)
+    page = Path(str(caught.value).rsplit("All results: ", 1)[1])
+    assert page == tmp_path / ".flywheel/contracts/contracts.html"
+    assert "both_roles" in page.read_text(encoding="utf-8")
+
+
+def test_data_is_compared_with_the_profile_of_the_last_accepted_generation(tmp_path, make_io):
+    """A contract that judges from the first row on: the same log passes, one of other texts does not."""
+    first = prepare(tmp_path / "first", make_io, events())
+    run(first)
+    profile = read_json(first.out("data/validated") / "profile.json")
+    log = [{**event, "text": "much longer " * 9} if "text" in event else event for event in events()]
+    for name, now in (("same", events()), ("other", log)):
+        stage_io = prepare(tmp_path / name, make_io, now)
+        write_json({"generation": "g0001", "profile": profile}, tmp_path / name / "inputs/profile.json")
+        path = tmp_path / name / "data_contracts/messages.yaml"
+        contract = yaml.safe_load(path.read_text())
+        for rule in contract["table_rules"]:
+            rule["min_rows"] = 0
+        path.write_text(yaml.safe_dump(contract))
+        if name == "same":
+            metrics = run(stage_io)
+            assert metrics["observed"]["messages"]["user_length_break"] == 0
+            assert metrics["table_rules"]["block"] == 0
+            page = (stage_io.out("data/validated") / "contracts.html").read_text(encoding="utf-8")
+            assert "compared with g0001, the last accepted generation" in page
+        else:
+            message = r"messages breaks the rule user_length_break .*observed 1, allowed at most 0\.5"
+            with pytest.raises(ContractError, match=message):
+                run(stage_io)
+
+
 def test_too_much_quarantine_stops_the_stage_with_rules_and_examples(tmp_path, make_io):
     log = [*events(), signal(9, 9)]
     stage_io = prepare(tmp_path, make_io, log, broken=2, limit=0.2)
