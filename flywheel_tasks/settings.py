@@ -88,12 +88,20 @@ class Sampling(Section):
     batch_rows: Positive
 
 
+class Warehouse(Section):
+    """Tables of a warehouse (``logs.location: ibis+URL``), by event type, and the folder that they are extracted to."""
+
+    tables: dict[Literal["card", "message", "signal", "exposure"], str]
+    extract_to: str
+
+
 class Logs(Section):
     """Where the raw logs are, and how many of the newest days a generation reads."""
 
     location: str
     source: Literal["simulated", "files"]
     newest_days: Positive
+    warehouse: Warehouse
 
 
 class Simulation(Section):

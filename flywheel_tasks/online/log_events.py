@@ -135,7 +135,10 @@ class _Keys:
 class _Reader:
     """Raw log lines to rows of the spool; without a plan, of no test."""
 
-    def __init__(self, plan: Plan | None, overrides: tuple[Override, ...]) -> None:
+    def __init__(
+        self, plan: Plan | None, overrides: tuple[Override, ...], rename: Mapping[str, str] | None = None
+    ) -> None:
+        self._rename = rename
         self._plan, self._document = plan, plan.model_dump(mode="json") if plan else {}
         self._staff = {item.user for item in overrides}
         self._users, self._events = _Keys(), _Keys()
@@ -146,7 +149,7 @@ class _Reader:
             try:
                 if line.problem is not None:
                     raise EventError(line.problem, "")
-                event = parse_line(line.data)
+                event = parse_line(line.data, self._rename)
             except EventError:
                 self.counts.unreadable += 1
                 continue
@@ -221,7 +224,7 @@ def _raw(
     con: Any,
     folder: Path,
 ) -> Events:
-    reader, location = _Reader(plan, overrides), settings.logs.location
+    reader, location = _Reader(plan, overrides, settings.ingest.rename), settings.logs.location
     wanted = _within(days)
     partitions = list(pin_logs(location, root, wanted)["partitions"])
     reader.counts.partitions = partitions

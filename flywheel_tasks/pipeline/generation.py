@@ -116,6 +116,16 @@ def place_champion(root: Path, champion: ModelRef, name: str = "champion") -> No
         )
 
 
+def _pinned_logs(settings: Settings, root: Path) -> dict[str, Any]:
+    """The logs of the newest days: pinned where they are, or extracted from a warehouse first."""
+    logs = settings.logs
+    if not logs.location.startswith("ibis+"):
+        return pin_logs(logs.location, root, newest_days=logs.newest_days)
+    from flywheel_tasks.traffic.warehouse import extract
+
+    return extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root)
+
+
 def newest(pinned: dict[str, Any], days: int) -> dict[str, Any]:
     """Keep the partitions of the newest days.
 
@@ -291,7 +301,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     champion = ensure_champion(root)
     place_champion(root, champion)
     previous = registry.state().previous
-    logs = newest(pin_logs(settings.logs.location, root), settings.logs.newest_days)
+    logs = newest(_pinned_logs(settings, root), settings.logs.newest_days)
     description = {
         "generation": name,
         "champion": {"model": champion.generation, "digest": champion.digest},

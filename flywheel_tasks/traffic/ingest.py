@@ -10,7 +10,6 @@ neither.
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,13 +22,18 @@ from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.traffic.drift import Profile
 from flywheel_tasks.traffic.events import TYPES
 from flywheel_tasks.traffic.identity import Identity, read_identity
-from flywheel_tasks.traffic.logs import LogsError, partition_blocks, partition_copy, read_pinned
+from flywheel_tasks.traffic.logs import (
+    LogsError,
+    partition_blocks,
+    partition_date,
+    partition_tables,
+    read_pinned,
+)
 from flywheel_tasks.traffic.merge import write_events, write_origins, write_quarantine
 from flywheel_tasks.traffic.parsed import Parsed, Parser
 from flywheel_tasks.traffic.partition import DOCUMENT, lateness, write_partition
 from flywheel_tasks.traffic.partition_cache import PartitionCache, code_version, key_of
 from flywheel_tasks.traffic.repeats import Entry, Repeats, find_repeats
-from flywheel_tasks.traffic.tabular import TabularError, read_tables
 
 _THREADS = 2
 _RAW_CHARACTERS = 2_000
@@ -51,11 +55,6 @@ def _in_order(pool: Executor, work: Callable[[Item], Made], items: Iterable[Item
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
-
-
-def partition_date(path: str) -> date:
-    """The date in a partition's path."""
-    return date.fromisoformat(path.split("date=", 1)[1][:10])
 
 
 class Ingestion:
@@ -113,13 +112,9 @@ class Ingestion:
 
     def _parse_rows(self, partition: Mapping[str, Any]) -> Iterator[Parsed]:
         first = 1
-        with partition_copy(self._location, self._root, partition) as file:
-            try:
-                for table in read_tables(file, self._settings.rename):
-                    yield self._parser.rows(table, first)
-                    first += table.num_rows
-            except TabularError as error:
-                raise LogsError(f"{self._location}: {partition['path']}: {error}") from error
+        for table in partition_tables(self._location, self._root, partition, self._settings.rename):
+            yield self._parser.rows(table, first)
+            first += table.num_rows
 
     def run(self, partitions: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Any]:
         """Parse what is new, merge everything, and write the tables.

@@ -11,13 +11,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Protocol
 
 import boto3
+import orjson
+import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
 from flywheel_tasks.storage.documents import read_json
@@ -30,6 +32,7 @@ from flywheel_tasks.traffic.lines import (
     plain_chunks,
     split_lines,
 )
+from flywheel_tasks.traffic.tabular import TabularError, decoded, read_tables
 
 _DATED = re.compile(r"date=[^/]*")
 _PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})/[^/]+\.(?:jsonl(?:\.gz)?|parquet)")
@@ -172,13 +175,24 @@ def _check_digest(location: str, partition: Mapping[str, Any], digest: str) -> N
         )
 
 
-def pin_logs(location: str, root: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
+def partition_date(path: str) -> date:
+    """The date in a partition's path."""
+    return date.fromisoformat(path.split("date=", 1)[1][:10])
+
+
+def pin_logs(
+    location: str,
+    root: Path,
+    wanted: Callable[[str], bool] = lambda name: True,
+    newest_days: int | None = None,
+) -> dict[str, Any]:
     """List the partitions of a location with their digests: the document ``inputs/logs.json``.
 
     Args:
         location: a folder (relative to ``root`` or absolute) or ``s3://bucket/prefix``.
         root: the workspace.
         wanted: which partitions, by path; the others are not read.
+        newest_days: only partitions of so many days, counted back from the newest one's date.
 
     Returns:
         ``{"location", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by path.
@@ -190,6 +204,9 @@ def pin_logs(location: str, root: Path, wanted: Callable[[str], bool] = lambda n
     names = _partitions(place.names(), location)
     if not names:
         raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
+    if newest_days is not None:
+        first = max(map(partition_date, names)) - timedelta(days=newest_days - 1)
+        names = [name for name in names if partition_date(name) >= first]
     partitions = []
     for name in filter(wanted, names):
         file = _Digested(place.chunks(name))
@@ -278,6 +295,25 @@ def partition_copy(location: str, root: Path, partition: Mapping[str, Any]) -> I
         yield file
 
 
+def _tables(location: str, name: str, file: BinaryIO, rename: Mapping[str, str]) -> Iterator[pa.Table]:
+    try:
+        yield from read_tables(file, rename)
+    except TabularError as error:
+        raise LogsError(f"{location}: {name}: {error}") from error
+
+
+def partition_tables(
+    location: str, root: Path, partition: Mapping[str, Any], rename: Mapping[str, str]
+) -> Iterator[pa.Table]:
+    """Stream the rows of a pinned Parquet partition, see :func:`flywheel_tasks.traffic.tabular.read_tables`.
+
+    Raises:
+        LogsError: the partition is gone, is not what was pinned, or cannot be read.
+    """
+    with partition_copy(location, root, partition) as file:
+        yield from _tables(location, partition["path"], file, rename)
+
+
 def open_partition(
     location: str, root: Path, partition: Mapping[str, Any], *, max_line_bytes: int
 ) -> Iterator[RawLine]:
@@ -290,7 +326,7 @@ def open_partition(
         max_line_bytes: longer lines are cut and marked.
 
     Yields:
-        the lines, see :func:`flywheel_tasks.traffic.lines.split_lines`.
+        the lines, see :func:`flywheel_tasks.traffic.lines.split_lines`; rows of Parquet, as JSON lines.
 
     Raises:
         LogsError: the partition is gone, is not what was pinned, or is damaged (a cut gzip is no error:
@@ -299,6 +335,12 @@ def open_partition(
     name = partition["path"]
     with partition_copy(location, root, partition) as file:
         number = 0
+        if name.endswith(".parquet"):
+            for table in _tables(location, name, file, {}):
+                for event in decoded(table, range(table.num_rows)):
+                    number += 1
+                    yield RawLine(number, orjson.dumps(event, default=repr))
+            return
         chunks = gzip_chunks(file) if name.endswith(".gz") else plain_chunks(file)
         try:
             for line in split_lines(chunks, max_line_bytes):

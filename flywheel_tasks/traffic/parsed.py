@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +19,7 @@ from flywheel_tasks.traffic.events import TABLE_OF, EventError, decode_line, par
 from flywheel_tasks.traffic.identity import Identity
 from flywheel_tasks.traffic.lines import Block
 from flywheel_tasks.traffic.schemas import TABLES
+from flywheel_tasks.traffic.tabular import decoded
 
 _RAW_CHARACTERS = 2_000  # of a quarantined line that are kept
 LINE = pa.field("line", pa.int64())
@@ -74,19 +76,18 @@ class Parser:
             self._exact(parsed, [(block.number + k, lines[k]) for k in taken.rest])
         return parsed
 
-    def rows(self, table: pa.Table, first: int, events: Sequence[Mapping[str, Any]] | None = None) -> Parsed:
+    def rows(self, table: pa.Table, first: int) -> Parsed:
         """Parse rows of a columnar table.
 
         Args:
             table: a column a field, as :func:`flywheel_tasks.traffic.columns.take_rows` wants them.
             first: number of its first row.
-            events: the rows as the exact parser wants them; by default the table's, without nulls.
         """
         position = np.arange(table.num_rows)
         taken = take_rows(table, position + first, position, self._rename)
         parsed = self._begun(taken)
         parsed.read = table.num_rows
-        rest = events if events is not None else _events(table, taken.rest)
+        rest = decoded(table, taken.rest)
         self._exact_events(parsed, [(first + k, event) for k, event in zip(taken.rest, rest, strict=True)])
         return parsed
 
@@ -98,13 +99,18 @@ class Parser:
 
     def _hashed(self, parsed: Parsed, table: pa.Table) -> pa.Table:
         at = table.schema.get_field_index("user_id")
-        users = self._identity.key.hashed_column(table.column(at))
+        users = self._hashes(table.column(at))
         table = table.set_column(at, table.schema.field(at), users)
         if self._identity.forgotten:
             keep = pc.invert(pc.is_in(users, value_set=pa.array(sorted(self._identity.forgotten))))
             parsed.forgotten += table.num_rows - (pc.sum(keep).as_py() or 0)
             table = table.filter(keep)
         return table
+
+    def _hashes(self, users: pa.ChunkedArray) -> pa.Array:
+        encoded = users.combine_chunks().dictionary_encode()
+        known = [self._identity.hashed(user) for user in encoded.dictionary.to_pylist()]
+        return pa.array(known, pa.string()).take(encoded.indices)
 
     def _exact(self, parsed: Parsed, lines: Sequence[tuple[int, bytes]]) -> None:
         events = []
@@ -122,16 +128,16 @@ class Parser:
     def _exact_events(self, parsed: Parsed, events: Sequence[tuple[Any, ...]]) -> None:
         """Parse decoded events: number, event, and the line if it is not to be made of the event."""
         rows: dict[str, list[dict[str, Any]]] = {}
-        for number, decoded, *line in events:
+        for number, given, *line in events:
             try:
-                event = parse_event(decoded, self._rename)
+                event = parse_event(given, self._rename)
             except EventError as error:
-                raw = line[0] if line else _written(decoded)
+                raw = line[0] if line else _written(given)
                 if (
                     self._refuse(parsed, number, raw, error.rule, error.detail)
                     and error.rule == "missing_field"
                 ):
-                    parsed.profile.add_refused(decoded)
+                    parsed.profile.add_refused(given)
                 continue
             if "user_id" in event.row:
                 event.row["user_id"] = self._identity.hashed(event.row["user_id"])
@@ -140,7 +146,7 @@ class Parser:
                     continue
             parsed.renamed.update(event.renamed)
             parsed.profile.add_event(
-                event.type, event.row, {name: decoded[name] for name in event.unknown if name in decoded}
+                event.type, event.row, {name: given[name] for name in event.unknown if name in given}
             )
             rows.setdefault(event.type, []).append({**event.row, "line": number})
         for kind, found in rows.items():
@@ -158,17 +164,4 @@ class Parser:
 
 
 def _written(event: Mapping[str, Any]) -> bytes:
-    import orjson
-
     return orjson.dumps(event, default=repr)
-
-
-def _events(table: pa.Table, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Rows as decoded events: a null is an absent field, a time is written out."""
-    found = []
-    for row in table.take(pa.array(rows, pa.int64())).to_pylist():
-        event = {name: value for name, value in row.items() if value is not None}
-        if hasattr(event.get("time"), "isoformat"):
-            event["time"] = event["time"].isoformat()
-        found.append(event)
-    return found

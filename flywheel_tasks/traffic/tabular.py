@@ -1,7 +1,7 @@
 """Rows of a Parquet partition as columns of the log format."""
 
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +30,7 @@ def _as_strings(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     raise TabularError(f"column {name} is {kind}, it must be a string{also}")
 
 
-def read_tables(file: BinaryIO, rename: dict[str, str]) -> Iterator[pa.Table]:
+def read_tables(file: BinaryIO, rename: Mapping[str, str]) -> Iterator[pa.Table]:
     """Read a Parquet partition.
 
     Args:
@@ -55,7 +55,7 @@ def read_tables(file: BinaryIO, rename: dict[str, str]) -> Iterator[pa.Table]:
         raise TabularError(f"not a Parquet file that can be read: {error}") from error
 
 
-def _table(table: pa.Table, rename: dict[str, str]) -> pa.Table:
+def _table(table: pa.Table, rename: Mapping[str, str]) -> pa.Table:
     columns = {name: table[name] for name in table.column_names}
     old = [name for name, new in rename.items() if new not in _LISTS]
     for name in [*_KNOWN, *old]:
@@ -64,3 +64,14 @@ def _table(table: pa.Table, rename: dict[str, str]) -> pa.Table:
         elif name in _KNOWN and name not in _LISTS:
             columns[name] = pa.chunked_array([pa.nulls(table.num_rows, pa.string())])
     return pa.table(columns)
+
+
+def decoded(table: pa.Table, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows as decoded events: a null is an absent field, a time is written out."""
+    found = []
+    for row in table.take(pa.array(rows, pa.int64())).to_pylist():
+        event = {name: value for name, value in row.items() if value is not None}
+        if hasattr(event.get("time"), "isoformat"):
+            event["time"] = event["time"].isoformat()
+        found.append(event)
+    return found

@@ -1,0 +1,169 @@
+"""Events of a user's warehouse, through ibis: extracted once into dated Parquet partitions, which are then the logs.
+
+``logs.location`` is ``ibis+`` and a URL of :func:`ibis.connect`, e.g. ``ibis+duckdb:///events.db``. Environment
+variables in it (``${PGPASSWORD}``) are filled in when it is opened, so that no secret stands in a file. The partitions
+follow the rules of every other log (``docs/raw-logs.md``); their names hold the digest of their contents, so they never
+change.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flywheel_tasks.settings import Warehouse
+from flywheel_tasks.traffic.logs import LogsError
+
+if TYPE_CHECKING:
+    import ibis
+
+SCHEME = "ibis+"
+_BATCH_ROWS = 65_536
+
+
+def _open(location: str) -> "ibis.BaseBackend":
+    import ibis
+
+    url = os.path.expandvars(location.removeprefix(SCHEME))
+    try:
+        return ibis.connect(url)
+    except Exception as error:  # drivers raise errors of their own
+        raise LogsError(f"{location}: cannot be opened: {_told(error, url, location)}") from None
+
+
+def _told(error: Exception, url: str, location: str) -> str:
+    """An error's text without what stands in the filled-in URL only."""
+    return f"{type(error).__name__}: {error}".replace(url, location)
+
+
+def _table(
+    connection: "ibis.BaseBackend", location: str, kind: str, name: str, rename: Mapping[str, str]
+) -> "ibis.Table":
+    """A table of events of one type, with the columns that can be fields."""
+    *database, table = name.split(".")
+    try:
+        found = connection.table(table, database=tuple(database) or None)
+    except Exception as error:
+        raise LogsError(
+            f"{location}: logs.warehouse.tables.{kind}: no table {name} ({type(error).__name__})"
+        ) from None
+    time = next((old for old, new in rename.items() if new == "time" and old in found.columns), "time")
+    if time not in found.columns:
+        raise LogsError(f"{location}: table {name} has no column time")
+    if not (found[time].type().is_timestamp() and found[time].type().timezone):
+        raise LogsError(
+            f"{location}: table {name}: {time} is {found[time].type()}; it must be a timestamp with a time zone"
+        )
+    return found.rename(time=time) if time != "time" else found
+
+
+def _newest(tables: Mapping[Any, "ibis.Table"]) -> date:
+    times = [
+        found for table in tables.values() if (found := table["time"].max().to_pyarrow().as_py()) is not None
+    ]
+    if not times:
+        raise LogsError("the warehouse holds no event with a time")
+    return max(times).astimezone(UTC).date()
+
+
+def _columns(table: "ibis.Table", kind: str) -> "ibis.Table":
+    import ibis
+
+    return table if "type" in table.columns else table.mutate(type=ibis.literal(kind))
+
+
+def _batches(rows: "ibis.Table") -> pa.RecordBatchReader:
+    backend: Any = rows.get_backend()
+    if backend.name == "duckdb":  # ibis 12 calls what DuckDB 2 no longer has
+        return backend.con.sql(backend.compile(rows)).to_arrow_reader(_BATCH_ROWS)
+    return rows.to_pyarrow_batches(chunk_size=_BATCH_ROWS)
+
+
+def _write(rows: "ibis.Table", path: Path) -> bool:
+    """Write rows, sorted, as Parquet; whether there are any."""
+    order = [name for name in ("time", "event_id") if name in rows.columns]
+    count = 0
+    with (
+        _batches(rows.order_by(order)) as batches,
+        pq.ParquetWriter(path, batches.schema, compression="zstd") as file,
+    ):
+        for batch in batches:
+            file.write_table(pa.Table.from_batches([batch]))
+            count += batch.num_rows
+    return count > 0
+
+
+def extract(
+    location: str, warehouse: Warehouse, newest_days: int, rename: Mapping[str, str], root: Path
+) -> dict[str, Any]:
+    """Extract the newest days: the document ``inputs/logs.json``.
+
+    Args:
+        location: ``ibis+`` and a URL.
+        warehouse: which tables, and where the partitions go.
+        newest_days: days, counted back from that of the newest event.
+        rename: old field names to new ones.
+        root: the workspace.
+
+    Returns:
+        as :func:`flywheel_tasks.traffic.logs.pin_logs`, with the folder of the partitions as location.
+
+    Raises:
+        LogsError: the warehouse cannot be read, or a table lacks what every event has.
+    """
+    connection = _open(location)
+    try:
+        tables = {
+            kind: _table(connection, location, kind, name, rename) for kind, name in warehouse.tables.items()
+        }
+        last = _newest(tables)
+        folder = root / warehouse.extract_to
+        partitions = [
+            partition
+            for kind, table in tables.items()
+            for back in range(1 if kind == "card" else newest_days)
+            if (partition := _partition(table, kind, last - timedelta(days=back), back == 0, folder))
+            is not None
+        ]
+    except LogsError:
+        raise
+    except Exception as error:
+        url = os.path.expandvars(location.removeprefix(SCHEME))
+        raise LogsError(f"{location}: cannot be read: {_told(error, url, location)}") from None
+    finally:
+        connection.disconnect()
+    return {"location": warehouse.extract_to, "partitions": sorted(partitions, key=lambda item: item["path"])}
+
+
+def _partition(
+    table: "ibis.Table", kind: str, day: date, newest: bool, folder: Path
+) -> dict[str, Any] | None:
+    """One day's events of a type; those without a time go with the newest day, where quarantine names them.
+
+    All cards up to then count as the newest day's: an old card may be talked to today.
+    """
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    time = table["time"]
+    within = time < start + timedelta(days=1)
+    if kind != "card":
+        within = within & (time >= start)
+    rows = _columns(table.filter(within | time.isnull() if newest else within), kind)
+    home = folder / f"date={day}"
+    home.mkdir(parents=True, exist_ok=True)
+    temporary = home / f"_{kind}-{os.getpid()}.parquet"  # a listing of logs passes it over
+    try:
+        if not _write(rows, temporary):
+            return None
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = temporary.stat().st_size
+        name = f"{kind}-{digest[:16]}.parquet"
+        temporary.replace(home / name)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"path": f"date={day}/{name}", "sha256": f"sha256:{digest}", "bytes": size}

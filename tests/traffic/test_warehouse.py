@@ -1,0 +1,139 @@
+from datetime import date, datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from flywheel_tasks.settings import Warehouse
+from flywheel_tasks.storage.tables import read_rows
+from flywheel_tasks.traffic.logs import LogsError
+from flywheel_tasks.traffic.schemas import TABLES
+from flywheel_tasks.traffic.warehouse import extract
+from tests.traffic.sample import events, exposure, line, message, signal, write_log
+from tests.traffic.test_partitions import WHO, Ingestion, ingest, settled
+
+NAMES = {"card": "cards", "message": "chat.messages", "signal": "signals", "exposure": "exposures"}
+WAREHOUSE = Warehouse(tables=NAMES, extract_to="data/warehouse")
+
+
+def log():
+    """The sample, events of a day before the newest ones, some that are broken, and one without a time."""
+    older = [
+        message(40 + k, "user", None, time=f"2026-11-0{k}T10:00:00Z", event_id=f"old-{k}") for k in (1, 3)
+    ]
+    return [
+        *events(),
+        *older,
+        message(50, "robot", None),
+        signal(8, 2, time=None, event_id="timeless"),
+        message(51, "user", None, time="2026-11-04T00:00:00+02:00", event_id="evening"),
+        exposure(time="2026-11-04T12:00:00Z", event_id="newest"),
+    ]
+
+
+def build(path: Path, rows, **renamed) -> str:
+    connection = duckdb.connect(str(path))
+    connection.execute("CREATE SCHEMA chat")
+    for kind, name in NAMES.items():
+        found = [dict(event) for event in rows if event["type"] == kind]
+        for event in found:
+            event["time"] = event["time"] and datetime.fromisoformat(event["time"])
+            event.pop("type")
+            for new, old in renamed.items():
+                if new in event:
+                    event[old] = event.pop(new)
+        rows_of_kind = pa.Table.from_pylist(found)  # read by the query
+        assert rows_of_kind.num_rows
+        connection.execute(f"CREATE TABLE {name} AS SELECT * FROM rows_of_kind ORDER BY random()")
+    connection.close()
+    return f"ibis+duckdb://{path}"
+
+
+def read(root: Path, pinned, **changes):
+    ingestion = Ingestion(pinned["location"], root, settled(**changes), WHO, root / "scratch", None)
+    metrics = ingestion.run(pinned["partitions"], root / "out")
+    return metrics, {path.stem: read_rows(path) for path in (root / "out").iterdir()}
+
+
+def test_a_warehouse_gives_what_the_same_events_give_as_lines(tmp_path):
+    location = build(tmp_path / "events.db", log())
+    pinned = extract(location, WAREHOUSE, 3, {}, tmp_path)
+    days = sorted({item["path"][:15] for item in pinned["partitions"]})
+    assert days == ["date=2026-11-02", "date=2026-11-03", "date=2026-11-04"]
+    metrics, tables = read(tmp_path, pinned)
+    kept = [event for event in log() if event["event_id"] != "old-1"]
+    for event in kept:
+        day = (event["time"] or "2026-11-04")[:10]
+        write_log(tmp_path / "lines", [line(event)], f"date={day}/{event['event_id']}.jsonl")
+    expected, by_line, _ = ingest(tmp_path / "lines")
+    for name in TABLES:
+        assert tables[name] == by_line[name]
+    assert metrics["read"] == expected["read"] == len(kept)
+    refused = sorted((row["rule"], row["file"][:15]) for row in tables["quarantine"])
+    assert refused == [("missing_field", "date=2026-11-04"), ("unknown_role", "date=2026-11-02")]
+
+
+def test_the_same_contents_give_the_same_pins_and_files_are_never_changed(tmp_path):
+    pinned = extract(build(tmp_path / "one.db", log()), WAREHOUSE, 3, {}, tmp_path)
+    again = extract(build(tmp_path / "two.db", log()), WAREHOUSE, 3, {}, tmp_path)
+    assert pinned == again
+    more = [*log(), message(52, "user", None, time="2026-11-04T01:00:00Z")]
+    later = extract(build(tmp_path / "three.db", more), WAREHOUSE, 3, {}, tmp_path)
+    assert later != pinned
+    assert read(tmp_path, pinned)[0]["read"] + 1 == read(tmp_path, later)[0]["read"]
+    assert not list((tmp_path / "data/warehouse").rglob("_*"))
+
+
+def test_old_cards_come_along_and_old_messages_do_not(tmp_path):
+    pinned = extract(build(tmp_path / "events.db", log()), WAREHOUSE, 1, {}, tmp_path)
+    metrics, _ = read(tmp_path, pinned)
+    assert metrics["accepted"]["card"] == 1
+    assert metrics["accepted"]["message"] == 0
+    assert metrics["lateness"]["late_2_to_7_days"] == 1
+
+
+def test_declared_renames_hold_for_columns_too(tmp_path):
+    location = build(tmp_path / "events.db", log(), time="sent_at", user_id="author")
+    rename = {"sent_at": "time", "author": "user_id"}
+    metrics, tables = read(tmp_path, extract(location, WAREHOUSE, 3, rename, tmp_path), rename=rename)
+    plain, expected = read(tmp_path, extract(build(tmp_path / "b.db", log()), WAREHOUSE, 3, {}, tmp_path))
+    assert tables["messages"] == expected["messages"]
+    assert metrics["accepted"] == plain["accepted"]
+
+
+def test_what_is_wrong_is_told_without_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv("WAREHOUSE_PASSWORD", "hunter2")
+    with pytest.raises(LogsError, match="cannot be opened") as error:
+        extract("ibis+postgres://u:${WAREHOUSE_PASSWORD}@127.0.0.1:1/db", WAREHOUSE, 3, {}, tmp_path)
+    assert "hunter2" not in str(error.value)
+    location = build(tmp_path / "events.db", log())
+    other = Warehouse(tables={"message": "nowhere"}, extract_to="data/warehouse")
+    with pytest.raises(LogsError, match=r"logs\.warehouse\.tables\.message: no table nowhere"):
+        extract(location, other, 3, {}, tmp_path)
+    connection = duckdb.connect(str(tmp_path / "events.db"))
+    connection.execute(
+        "CREATE TABLE naive AS SELECT TIMESTAMP '2026-11-02 10:00:00' AS time, 'e' AS event_id"
+    )
+    connection.close()
+    naive = Warehouse(tables={"message": "naive"}, extract_to="data/warehouse")
+    with pytest.raises(
+        LogsError, match=r"table naive: time is timestamp.*must be a timestamp with a time zone"
+    ):
+        extract(location, naive, 3, {}, tmp_path)
+
+
+def test_a_generation_is_opened_on_a_warehouse(tmp_path):
+    from flywheel_tasks.pipeline.generation import _pinned_logs, newest
+    from flywheel_tasks.settings import load_settings
+
+    text = (Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8")
+    location = build(tmp_path / "events.db", log())
+    text = text.replace("location: data/logs ", f"location: {location} ").replace(
+        "message: messages", "message: chat.messages"
+    )
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    settings = load_settings(tmp_path / "params.yaml")
+    pinned = newest(_pinned_logs(settings, tmp_path), settings.logs.newest_days)
+    assert pinned["location"] == "data/warehouse"
+    assert max(date.fromisoformat(item["path"][5:15]) for item in pinned["partitions"]) == date(2026, 11, 4)
