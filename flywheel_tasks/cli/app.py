@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flywheel_tasks.cli import registry, score
+from flywheel_tasks.cli import forget, registry, score
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -30,6 +30,7 @@ for _name, _module in (
     app.add_typer(import_module(f"flywheel_tasks.cli.{_module}").app, name=_name)
 app.add_typer(registry.approve_app, name="approve")
 app.command("rollback")(registry.rollback)
+app.command("forget")(forget.forget)
 app.command("score")(score.score)
 
 

@@ -9,6 +9,7 @@ from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, reg
 from flywheel_tasks.online.model_card import keep_evidence
 from flywheel_tasks.pipeline import lineage
 from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.pipeline.trained_on import record
 from flywheel_tasks.settings import Launch
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
@@ -134,10 +135,11 @@ def start(root: Path, by: str) -> Experiment:
 
 
 def _keep_profile(registry: Registry, root: Path, generation: str) -> None:
-    """A launched generation's data is accepted: keep its profile, once.
+    """A launched generation's data is accepted: keep its profile, once, and whose data it is.
 
     Only a launch by a release that made no profile has none.
     """
+    record(root, generation)
     if (root / DATA_PROFILE).exists():
         registry.put_generation(generation, PROFILE, (root / DATA_PROFILE).read_bytes())
 

@@ -198,8 +198,13 @@ def _key_of(root: Path, registry: Registry) -> str:
     return found
 
 
-def _write_users(root: Path, fingerprint: str) -> None:
-    """Write ``inputs/users.json`` with the list of forgotten users as it is now."""
+def write_users(root: Path, fingerprint: str) -> None:
+    """Write ``inputs/users.json`` with the list of forgotten users as it is now.
+
+    Args:
+        root: the workspace.
+        fingerprint: of the generation's key for user ids.
+    """
     location = load_settings(root / "params.yaml").registry.location
     document = pin_users(fingerprint, open_forgotten(location, root).users(fingerprint))
     path = root / INPUTS / "users.json"
@@ -227,7 +232,7 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
         raise GenerationError(
             f"{generation} was opened by an earlier version, whose tables hold raw user ids: open a new generation"
         )
-    _write_users(root, bundle["user_key"])
+    write_users(root, bundle["user_key"])
     previous = bundle.get("previous")
     _pin_settings_of_inputs(
         root,
@@ -320,7 +325,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         name, _BUNDLE, orjson.dumps(bundle, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
     )
     write_json(logs, root / INPUTS / "logs.json")
-    _write_users(root, key)
+    write_users(root, key)
     write_json(bundle["profile"], root / INPUTS / "profile.json")
     _pin_settings_of_inputs(root, name, champion, previous)
     write_json(description, root / INPUTS / "generation.json")

@@ -12,6 +12,7 @@ from flywheel_tasks.online.approval import LAUNCHABLE
 from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.stage import die_with_parent
+from flywheel_tasks.pipeline.trained_on import record
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.documents import read_json
@@ -121,6 +122,7 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
         if not labels["enough"]:
             return Outcome(name, "labelling", {}, labels=labels)
     runner.reproduce(root, "gate")
+    record(root, name)
     verdict = read_json(root / "gate/verdict.json")
     if verdict["verdict"] not in LAUNCHABLE:
         return Outcome(name, "blocked", verdict)

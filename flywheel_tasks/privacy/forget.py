@@ -1,0 +1,196 @@
+"""Removes a user from the tables of a workspace: a row is theirs by their hash, or by an id that only they have.
+
+Tables are rewritten one by one, each whole or not at all. What is needed to know their rows is kept in a journal until
+the end, because a table that names the user may be rewritten before one that only names a task of theirs; so a
+run that was killed goes on where it stopped.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flywheel_tasks.pipeline.stage_io import STATE
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.documents import write_json
+
+# Columns whose value belongs to one user, and the kind of id they hold.
+_KIND = {
+    "conversation_id": "conversation",
+    "prompt_id": "prompt",
+    "message_id": "message",
+    "chosen_id": "message",
+    "rejected_id": "message",
+    "event_id": "event",
+    "task_id": "task",
+    "pair_id": "pair",
+}
+_BATCH_ROWS = 5000
+_SUFFIXES = (".parquet", ".jsonl")
+
+
+@dataclass
+class Ids:
+    """How rows of a user are known.
+
+    Attributes:
+        user: the hash.
+        of: ids that are theirs, by kind.
+    """
+
+    user: str
+    of: dict[str, set[str]] = field(default_factory=lambda: {kind: set() for kind in set(_KIND.values())})
+
+    def learn(self, row: Mapping[str, Any]) -> None:
+        """Take the ids of a row that names the user."""
+        if row.get("user_id") == self.user:
+            for column, kind in _KIND.items():
+                if isinstance(row.get(column), str):
+                    self.of[kind].add(row[column])
+
+    def owns(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is the user's."""
+        named = row.get("user_id")
+        if named is not None:
+            return bool(named == self.user)
+        if any(row.get(column) in self.of[kind] for column, kind in _KIND.items() if row.get(column)):
+            return True
+        # Lines in quarantine are text that holds the hash.
+        return any(isinstance(value, str) and self.user in value for value in row.values())
+
+
+def delivered(root: Path, location: str) -> Path:
+    """The folder or file of delivered labels of all generations (``label.location``); nothing on S3."""
+    return root / ("no-labels-here" if "://" in location else location.split("{", 1)[0])
+
+
+def tables(root: Path, logs: Path, labels: Path) -> list[Path]:
+    """The tables of a workspace: below ``data/`` but for the raw logs, and the delivered labels.
+
+    Args:
+        root: the workspace.
+        logs: folder of the raw logs.
+        labels: file or folder of delivered labels.
+    """
+    places = [
+        path for base in (root / "data", labels) for path in ([base] if base.is_file() else base.rglob("*"))
+    ]
+    found = {path.resolve() for path in places if path.is_file() and path.suffix in _SUFFIXES}
+    return sorted(path for path in found if not path.is_relative_to(logs.resolve()))
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table, in bounded memory."""
+    if path.suffix == ".jsonl":
+        with path.open("rb") as lines:
+            for line in lines:
+                if line.strip():
+                    row = orjson.loads(line)
+                    if isinstance(row, dict):
+                        yield row
+        return
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+def count(path: Path, ids: Ids) -> int:
+    """Rows of the user in a table."""
+    return sum(map(ids.owns, rows_of(path)))
+
+
+def _rewrite_parquet(path: Path, temporary: Path, ids: Ids) -> None:
+    with (
+        pq.ParquetFile(path) as file,
+        pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as out,
+    ):
+        for batch in file.iter_batches(_BATCH_ROWS):
+            kept = [not ids.owns(row) for row in batch.to_pylist()]
+            out.write_batch(batch.filter(pa.array(kept, pa.bool_())))
+
+
+def remove(path: Path, ids: Ids) -> None:
+    """Rewrite a table without the user's rows; the others stay as they are."""
+    with atomic_path(path) as temporary:
+        if path.suffix == ".parquet":
+            _rewrite_parquet(path, temporary, ids)
+            return
+        with path.open("rb") as lines, temporary.open("wb") as out:
+            for line in lines:
+                row = orjson.loads(line) if line.strip() else None
+                if not (isinstance(row, dict) and ids.owns(row)):
+                    out.write(line)
+
+
+class Journal:
+    """The ids of a user whose rows are being removed, kept until all are.
+
+    Args:
+        root: the workspace.
+        user: the hash.
+    """
+
+    def __init__(self, root: Path, user: str) -> None:
+        self._path = root / STATE / "forget" / f"{user}.json"
+
+    def complete(self, ids: Ids) -> None:
+        """Add what an earlier run learnt, and keep it all."""
+        if self._path.exists():
+            for kind, known in json.loads(self._path.read_text(encoding="utf-8")).items():
+                ids.of.setdefault(kind, set()).update(known)
+        write_json({kind: sorted(known) for kind, known in ids.of.items()}, self._path)
+
+    def close(self) -> None:
+        """Everything is removed."""
+        self._path.unlink(missing_ok=True)
+
+
+def cached(cache: Path, ids: Ids) -> list[Path]:
+    """Objects of a DVC cache that are tables with rows of the user, of any generation.
+
+    Args:
+        cache: folder of the cache (``.dvc/cache``).
+        ids: how rows are known.
+    """
+    found = []
+    for path in sorted((cache / "files/md5").glob("??/*")):
+        if path.is_file() and path.suffix != ".dir" and _cached_rows(path, ids):
+            found.append(path)
+    return found
+
+
+def _cached_rows(path: Path, ids: Ids) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4)
+        try:
+            if start == b"PAR1":
+                with pq.ParquetFile(path) as table:
+                    return any(
+                        ids.owns(row)
+                        for batch in table.iter_batches(_BATCH_ROWS)
+                        for row in batch.to_pylist()
+                    )
+            if not start.startswith(b"{"):
+                return False
+            file.seek(0)
+            rows = (orjson.loads(line) for line in file if line.strip())
+            return any(isinstance(row, dict) and ids.owns(row) for row in rows)
+        except (orjson.JSONDecodeError, pa.ArrowInvalid):
+            return False  # no table: a model, a document of several lines
+
+
+def drop_parsed(root: Path) -> None:
+    """Delete the log partitions that ingestion has kept as it parsed them; it parses them again."""
+    shutil.rmtree(root / STATE / "cache" / "ingest", ignore_errors=True)
+
+
+def drop(objects: list[Path]) -> None:
+    """Delete objects of a cache; DVC makes what it misses again, by running the stage."""
+    for path in objects:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,208 @@
+"""A user is forgotten, end to end: from logs through the stages to splits, and again after it."""
+
+import gzip
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from flywheel_tasks.cli.app import app
+from flywheel_tasks.conversations.schemas import PROMPTS
+from flywheel_tasks.pipeline import trained_on
+from flywheel_tasks.pipeline.stage import run_stage
+from flywheel_tasks.privacy import forget
+from flywheel_tasks.storage.documents import read_json, read_jsonl, write_json, write_jsonl
+from flywheel_tasks.storage.registry import open_registry
+from flywheel_tasks.storage.tables import read_rows, write_rows
+from flywheel_tasks.traffic.identity import UserKey, pin_users
+from flywheel_tasks.traffic.logs import pin_logs
+from tests.curation.rows import prompt
+from tests.traffic.sample import card, line, message, signal, write_log
+
+SECRET = "0123456789abcdef" * 4
+KEY = UserKey(SECRET)
+USERS = [f"person-{n}" for n in range(12)]
+GONE = USERS[3]
+
+
+def talk(number: int):
+    """A conversation of two exchanges of one user, with a signal, and a line that is broken."""
+    of = {"user_id": USERS[number], "conversation_id": f"c{number}"}
+
+    def said(place, role, parent):
+        ids = {"event_id": f"e{number}-{place}", "message_id": f"m{number}-{place}"}
+        above = None if parent is None else f"m{number}-{parent}"
+        return message(place + 1, role, None, **of, **ids, parent_id=above, text=f"words {place} of {number}")
+
+    yield said(0, "user", None)
+    yield said(1, "assistant", 0)
+    yield said(2, "user", 1)
+    yield said(3, "assistant", 2)
+    yield signal(1, 0, **of, event_id=f"e{number}-s", message_id=f"m{number}-1")
+    yield {**said(4, "user", 3), "role": "robot"}
+
+
+def run_stages(root):
+    write_json(pin_logs("data/logs", root), root / "inputs/logs.json")
+    for stage in ("ingest", "validate", "assemble"):
+        run_stage(stage, root)
+
+
+@pytest.fixture
+def workspace(tmp_path, make_workspace, monkeypatch):
+    """A workspace after assembly, with tables of annotation that name tasks and prompts only."""
+    monkeypatch.setenv("FLYWHEEL_USER_KEY", SECRET)
+    shares = dict.fromkeys(trained_on.SPLITS, 0.2)
+    root = make_workspace(
+        tmp_path / "w", {"logs.source": "files", "validate.max_quarantine_share": 0.5, "split.shares": shares}
+    )
+    events = [card(), *(event for number in range(len(USERS)) for event in talk(number))]
+    write_log(root, map(line, events[:40]), "date=2026-11-02/a.jsonl")
+    write_log(root, map(line, events[40:]), "date=2026-11-03/b.jsonl.gz")
+    write_json(pin_users(KEY.fingerprint, set()), root / "inputs/users.json")
+    write_json({"generation": None, "profile": None}, root / "inputs/profile.json")
+    run_stages(root)
+    tasks = [
+        {"task_id": f"t{n}", "prompt_id": f"p{n}", "user_id": KEY.hashed(user)}
+        for n, user in enumerate(USERS)
+    ]
+    write_jsonl(tasks, root / "data/annotation/batch.jsonl")
+    write_jsonl([{"task_id": f"t{n}", "answer": n} for n in range(12)], root / "data/annotation/labels.jsonl")
+    for split in trained_on.SPLITS:
+        rows = [{**prompt(f"p{n}"), "user_id": KEY.hashed(user), "turn": 0} for n, user in enumerate(USERS)]
+        write_rows(rows if split == "policy_train" else [], PROMPTS, root / f"data/split/{split}.parquet")
+    (root / "models/policy").mkdir(parents=True)
+    (root / "models/policy/weights").write_text("weights")
+    return root
+
+
+def everything(root):
+    """All rows of all tables, by path."""
+    found = {}
+    for path in sorted((root / "data").rglob("*")):
+        if path.suffix == ".parquet":
+            found[str(path.relative_to(root))] = read_rows(path)
+        elif path.suffix == ".jsonl" and "logs" not in path.parts:
+            found[str(path.relative_to(root))] = list(read_jsonl(path))
+    return found
+
+
+def call(root, *words):
+    done = CliRunner().invoke(app, ["forget", *words, "--root", str(root)], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+def theirs(row):
+    text = str(row)
+    number = USERS.index(GONE)
+    return KEY.hashed(GONE) in text or any(
+        f"'{mark}{number}" in text.replace("-", "'") for mark in ("e", "m", "c", "t", "p")
+    )
+
+
+def test_after_forgetting_no_table_has_a_row_and_all_others_are_as_they_were(workspace):
+    before = everything(workspace)
+    assert any(theirs(row) for row in before["data/ingested/quarantine.parquet"])
+    assert any(theirs(row) for row in before["data/annotation/labels.jsonl"])
+    output = call(workspace, GONE)
+    assert everything(workspace) == {
+        path: [row for row in rows if not theirs(row)] for path, rows in before.items()
+    }
+    assert KEY.hashed(GONE) in output
+    assert "data/annotation/labels.jsonl" in output
+    assert "date=2026-11-02/a.jsonl" in output
+    assert read_json(workspace / "inputs/users.json")["forgotten"] == [KEY.hashed(GONE)]
+
+
+def test_a_later_run_from_the_same_logs_does_not_bring_them_back(workspace):
+    before = everything(workspace)
+    call(workspace, GONE)
+    run_stages(workspace)
+    assert read_json(workspace / "metrics/ingest.json")["forgotten"] == 6
+    after = everything(workspace)
+    for name in ("ingested/messages", "validated/messages", "conversations/prompts"):
+        path = f"data/{name}.parquet"
+        assert after[path] == [row for row in before[path] if not theirs(row)], path
+
+
+def test_a_dry_run_shows_the_same_and_changes_nothing(workspace):
+    before = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
+    output = call(workspace, GONE, "--dry-run", "--raw-logs")
+    assert "would be removed" in output
+    assert {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()} == before
+
+
+def test_raw_logs_are_rewritten_only_when_asked(workspace):
+    def raw():
+        data = (workspace / "data/logs/date=2026-11-02/a.jsonl").read_bytes()
+        return (
+            data + gzip.decompress((workspace / "data/logs/date=2026-11-03/b.jsonl.gz").read_bytes())
+        ).splitlines()
+
+    before = raw()
+    call(workspace, GONE)
+    assert raw() == before
+    call(workspace, KEY.hashed(GONE), "--hashed", "--raw-logs")
+    assert raw() == [one for one in before if b'"person-3"' not in one]
+    assert len(raw()) == len(before) - 6
+
+
+def test_a_kill_between_two_tables_is_made_good_by_running_again(workspace, monkeypatch):
+    before = everything(workspace)
+    remove, left = forget.remove, iter(range(1))
+
+    def killed(path, ids):
+        if path.name == "labels.jsonl":
+            raise KeyboardInterrupt
+        remove(path, ids)
+
+    monkeypatch.setattr(forget, "remove", killed)
+    CliRunner().invoke(app, ["forget", GONE, "--root", str(workspace)])
+    assert not any(theirs(row) for row in everything(workspace)["data/annotation/batch.jsonl"])
+    assert any(theirs(row) for row in everything(workspace)["data/annotation/labels.jsonl"])
+    monkeypatch.setattr(forget, "remove", remove)
+    call(workspace, GONE)
+    assert everything(workspace) == {
+        path: [row for row in rows if not theirs(row)] for path, rows in before.items()
+    }
+    assert not list((workspace / ".flywheel/forget").iterdir())
+    assert next(left) == 0
+
+
+def test_tables_of_earlier_runs_go_from_the_cache(workspace):
+    cache = workspace / ".dvc/cache/files/md5"
+    for name, source in (
+        ("aa/1", "data/ingested/messages.parquet"),
+        ("bb/2", "data/annotation/labels.jsonl"),
+    ):
+        (cache / name).parent.mkdir(parents=True)
+        shutil.copy(workspace / source, cache / name)
+    (cache / "aa/3").write_text("weights of a model")
+    (cache / "bb/4.dir").write_text("[]")
+    assert "from .dvc/cache: 2" in call(workspace, GONE)
+    assert sorted(path.name for path in cache.rglob("*") if path.is_file()) == ["3", "4.dir"]
+
+
+def test_models_trained_on_the_user_and_on_top_of_those_are_listed(workspace):
+    registry = open_registry("registry", workspace)
+    trained_on.record(workspace, "g0001")
+    trained_on.record(workspace, "g0001")
+    for generation, champion in (
+        ("g0001", "base"),
+        ("g0002", "g0001"),
+        ("g0003", "g0002"),
+        ("g0004", "base"),
+    ):
+        bundle = b'{"generation": {"champion": {"model": "%s"}}}' % champion.encode()
+        registry.put_generation(generation, "inputs.json", bundle)
+    found = trained_on.checkpoints_of(workspace, KEY.hashed(GONE))
+    assert [(one.generation, one.why) for one in found] == [
+        ("g0001", "policy_train"),
+        ("g0002", "starts from g0001"),
+        ("g0003", "starts from g0002"),
+    ]
+    assert trained_on.checkpoints_of(workspace, KEY.hashed("nobody")) == []
+    output = call(workspace, GONE)
+    assert "policy_train" in output
+    assert trained_on.checkpoints_of(workspace, KEY.hashed(GONE)) == found, "also when the tables are clean"
