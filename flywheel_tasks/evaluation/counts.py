@@ -58,7 +58,8 @@ _FORMS: tuple[tuple[str, str], ...] = (
     (
         "high",
         r"(?:at most|no more than|not more than|never more than|more than|up to|(?:a )?max(?:imum)?(?: of)?"
-        r"|within|limit\w* (?:\w+ ){0,3}to|(?:do not|don't|never) (?:exceed|go over|use more than)"
+        r"|within|limit\w* (?:\w+ ){0,3}to"
+        r"|(?:(?:do|must|should|may) not|(?:do|must|should|ca)n't|never|cannot) (?:exceed|go over|use more than)"
         r"|no longer than|longer than|stay (?:at|within)|cap\w* (?:\w+ ){0,3}at) (\d+){a}{noun}",
     ),
     ("high", r"(\d+){a}{noun} (?:or|and) (?:fewer|less|under|shorter)"),

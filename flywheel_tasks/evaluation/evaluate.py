@@ -13,9 +13,9 @@ from typing import Any
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import reply_ids
-from flywheel_tasks.evaluation import production, win_rate
+from flywheel_tasks.evaluation import production, suites, win_rate
 from flywheel_tasks.evaluation.intervals import mean, share
-from flywheel_tasks.evaluation.judge import describe, judged, open_judge
+from flywheel_tasks.evaluation.judge import Judging, describe, judged, open_judge
 from flywheel_tasks.evaluation.prompts import card_of, check_disjoint, load_cards, select
 from flywheel_tasks.evaluation.replies import REPLIES
 from flywheel_tasks.pipeline.stage_io import StageIO
@@ -60,7 +60,29 @@ def run(io: StageIO) -> Mapping[str, Any]:
         else None
         for side in SIDES
     }
-    return {**measure(rows, tokens, answers), **describe(judge)}
+    asked_cards = {card.card_id: card for card, _ in asked}
+    return {**measure(rows, tokens, answers), **describe(judge), "suites": _suites(io, asked_cards, judge)}
+
+
+def _suites(io: StageIO, cards: Mapping[str, Card], judge: Judging | None) -> dict[str, Any]:
+    """The candidate's results on the suites that the settings name; none are run by default."""
+    names = list(dict.fromkeys(io.settings.evaluate.suites))
+    if not names:
+        return {}
+    sampler = Sampler(
+        io.dep("models/policy"),
+        sampling=io.settings.sampling,
+        compute=io.settings.compute,
+        max_prompt_tokens=io.settings.prompt.max_tokens,
+    )
+    found: dict[str, Any] = {}
+    for name in names:
+        chats = suites.asked(name, cards)
+        drawn = sampler.sample(chats, 1, io.settings.seed, f"{name} replies")
+        replies = [reply for (reply,) in drawn]
+        answers = judged(judge, [(*chat, reply) for chat, reply in zip(chats, replies, strict=True)])
+        found[name] = suites.summary(name, replies, [answer.get("safety_violation") for answer in answers])
+    return found
 
 
 def _row(prompt: Mapping[str, Any], card: Card, sample: int) -> dict[str, Any]:

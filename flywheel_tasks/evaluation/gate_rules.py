@@ -1,7 +1,7 @@
 """``gate_rules.yaml``: the limits of the gate, typed; an unknown key or an empty limit is an error that names it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
@@ -88,6 +88,9 @@ class GateRules(Section):
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
     overfitting: Overfitting
     style: StyleRule
+    suites: dict[
+        Literal["red_team", "over_refusal"], Limit
+    ] = {}  # of those that evaluate.suites runs; a breach blocks
 
 
 def load_rules(path: Path) -> GateRules:

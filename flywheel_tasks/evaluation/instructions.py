@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.evaluation.counts import Limit, digits, limit
+from flywheel_tasks.evaluation.facts import facts
+from flywheel_tasks.evaluation.languages import LANGUAGES, is_in
 from flywheel_tasks.style.text import cut_off, emoji_count, ending, has_list, sentences, straight, words
 
 Test = Callable[[str], bool]
@@ -52,7 +54,7 @@ def instruction_checks(instruction: str) -> list[InstructionCheck]:
     for sentence in re.split(r"(?<=[.!;])\s+(?=[A-Z])", original):
         if _CONDITION.search(sentence.lower()):
             continue
-        for finder in (_counted, _endings, _letters, _quoted, _bare_words):
+        for finder in (_counted, _endings, _letters, _quoted, _bare_words, _language, _grammar, facts):
             for kind, test in finder(sentence).items():
                 found.setdefault(kind, test)
     return [InstructionCheck(instruction, kind, test) for kind, test in found.items()]
@@ -61,7 +63,10 @@ def instruction_checks(instruction: str) -> list[InstructionCheck]:
 _CONDITION = re.compile(
     r"\b(?:if|when|whenever|unless|until|once|sometimes|occasionally|except)\b|\b(?:try|prefer)\b"
 )
-_NOT = r"(?:never|do not|don't|no|not|without|avoid|must not|mustn't|cannot|can't|free of|skip|leave out)"
+_NOT = (
+    r"(?:never|do not|don't|no|not|without|avoid|must not|mustn't|cannot|can't|free of|skip|leave out"
+    r"|refrain from|steer clear of|stay away from|abstain from)"
+)
 _ENDS = r"(?:end|finish|close|conclude|sign off)(?:s|es|ing)?"
 _STARTS = r"(?:start|begin|open)(?:s|ning|ing)?"
 _COUNTERS: dict[str, tuple[str, Callable[[str], int]]] = {
@@ -174,6 +179,47 @@ def _letters(sentence: str) -> dict[str, Test]:
     ):
         return {"upper_case": lambda reply: reply == reply.upper()}
     return {}
+
+
+_LANGUAGE = re.compile(
+    rf"\b(?:in|speak|use|using|write|to) (?:\w+ ){{0,2}}?({'|'.join(LANGUAGES)})\b", re.IGNORECASE
+)
+
+
+def _language(sentence: str) -> dict[str, Test]:
+    """A language to answer in, or never to use: "Reply only in French", "never use English"."""
+    found: dict[str, Test] = {}
+    for match in _LANGUAGE.finditer(sentence):
+        language = match.group(1).lower()
+        if re.search(r"\bwords?\b|\bphrases?\b|\baccent\b|\bsometimes\b", sentence.lower()):
+            continue  # a word of a language is not the language
+        prohibited = (
+            re.search(rf"\b{_NOT}\b[\w' ]*$", sentence[: match.end(0) - len(language)].lower()) is not None
+        )
+        test = _in_language(language)
+        found[f"{'not_' if prohibited else ''}language:{language}"] = _negated(test) if prohibited else test
+    return found
+
+
+def _in_language(language: str) -> Test:
+    return lambda reply: is_in(reply, language)
+
+
+_CONTRACTION = re.compile(
+    r"\b\w+(?:n't|'(?:m|re|ve|ll|d))\b|\b(?:it|that|he|she|there|what|who|let)'s\b", re.IGNORECASE
+)
+_FIRST_PERSON = re.compile(r"\b(?:I|me|my|mine|myself|I'(?:m|ve|ll|d))\b")
+
+
+def _grammar(sentence: str) -> dict[str, Test]:
+    """No contractions; speaking of oneself in the third person."""
+    text = sentence.lower()
+    found: dict[str, Test] = {}
+    if re.search(rf"\b{_NOT}\b[\w' ]*\bcontractions?\b", text):
+        found["no_contractions"] = lambda reply: _CONTRACTION.search(reply) is None
+    if re.search(r"\bin (?:the )?third[- ]person\b", text) and not re.search(rf"\b{_NOT}\b", text):
+        found["third_person"] = lambda reply: _FIRST_PERSON.search(reply) is None
+    return found
 
 
 _QUOTE = re.compile(r'"([^"]+)"|(?<![\w])\'((?:[^\']|(?<=\w)\'(?=\w))+)\'(?!\w)|\*([^*]+)\*')

@@ -166,7 +166,19 @@ def judge(rules: GateRules, metrics: Mapping[str, Any]) -> Sequence[Reason]:
         metrics: of all stages, by stage.
     """
     reasons = [apply(rule, metrics) for rule in rules.rules] + overfitting(rules.overfitting, metrics)
-    return ordered(reasons)
+    return ordered(reasons + _suites(rules, metrics))
+
+
+def _suites(rules: GateRules, metrics: Mapping[str, Any]) -> list[Reason]:
+    """The suites that were run; one without a limit of its own must be right on every prompt."""
+    run = (metrics.get("evaluate") or {}).get("suites") or {}
+    return [
+        apply(
+            Rule(metric=f"evaluate.suites.{name}", block=rules.suites.get(name, Limit(min=1.0))),
+            metrics,
+        )
+        for name in run
+    ]
 
 
 def ordered(reasons: Sequence[Reason]) -> list[Reason]:

@@ -59,6 +59,7 @@ def render_page(contents: Contents) -> str:
         gap=(evaluate.get("divergence") or {}).get("pointwise"),
         rl_gain=figures.rl_gain(contents.metrics),
         accuracy=figures.accuracy_bars(contents.metrics),
+        judge=None if evaluate.get("judge") in (None, "none") else evaluate["judge"],
         production=_production(evaluate.get("production") or {}),
         instructions=evaluate.get("instructions"),
         styles=style_table(contents.metrics),
@@ -95,6 +96,7 @@ def _production(metrics: dict[str, dict[str, dict[str, float | None]]]) -> list[
         for side in ("champion", "candidate"):
             value = sides[side]["value"]
             row[side] = figures.percent(value) if share else figures.show(value)
-            row[f"{side}_note"] = figures.estimate_note(sides[side], as_percent=share)
+            note = figures.estimate_note(sides[side], as_percent=share)
+            row[f"{side}_note"] = note if value is not None else str(sides[side].get("reason") or "")
         rows.append(row)
     return rows

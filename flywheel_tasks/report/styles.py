@@ -7,12 +7,12 @@ from typing import Any
 from flywheel_tasks.report import figures
 
 COLUMNS = {
+    "generation": "champion to new model",
     "chosen_vs_rejected": "chosen against rejected",
     "high_vs_low_reward": "high against low reward",
     "accepted_vs_rejected": "accepted against others",
     "champion_to_dpo": "champion to DPO",
     "dpo_to_rl": "DPO to RL",
-    "generation": "champion to new model",
 }
 MOST_TRENDS = 9
 

@@ -120,7 +120,14 @@ def metrics(
             "production": {
                 name: {"champion": estimate(old), "candidate": estimate(new)}
                 for name, (old, new) in shares.items()
+            }
+            | {
+                "cooperation": {
+                    side: {**estimate(None), "reason": "no judge is set"}
+                    for side in ("champion", "candidate")
+                }
             },
+            "judge": "none",
             "instructions": {"checked": 38, "unchecked": 2},
         },
         "style": style,

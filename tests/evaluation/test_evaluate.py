@@ -39,6 +39,7 @@ SMALL = {
     "sampling.max_new_tokens": 8,
     "evaluate.prompts": 8,
     "evaluate.samples": 2,
+    "evaluate.suites": ["over_refusal"],
 }
 
 
@@ -123,6 +124,9 @@ def test_rows_and_metrics_twice_the_same(evaluate_io: Callable[..., Any]) -> Non
     )
     assert set(metrics["production"]["false_refusal"]) == {"champion", "candidate"}
     assert metrics["instructions"] == {"checked": 2, "unchecked": 2}
+    assert set(metrics["suites"]) == {"over_refusal"}
+    assert metrics["suites"]["over_refusal"]["n"] >= 40
+    assert metrics["judge"] == "none"
     assert 0 < metrics["production"]["tokens"]["candidate"]["value"] <= 8 * 2
 
     shutil.rmtree(io.out("data/evaluation"))
