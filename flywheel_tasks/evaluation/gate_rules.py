@@ -88,9 +88,8 @@ class GateRules(Section):
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
     overfitting: Overfitting
     style: StyleRule
-    suites: dict[
-        Literal["red_team", "over_refusal"], Limit
-    ] = {}  # of those that evaluate.suites runs; a breach blocks
+    # Of the suites that evaluate.suites runs; a breach blocks.
+    suites: dict[Literal["red_team", "over_refusal"], Limit] = Field(default_factory=dict)
 
 
 def load_rules(path: Path) -> GateRules:
