@@ -1,9 +1,7 @@
 """The HTTP side: OpenAI-compatible endpoints, feedback, health, metrics, the chat page."""
 
-import logging
 import math
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
@@ -15,11 +13,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 
 from flywheel_tasks.serving.answers import chunk, completion, done_chunk, event_line, headers_of
-from flywheel_tasks.serving.backend import ModelError, RequestRefusedError
-from flywheel_tasks.serving.events import new_id, signal_event
+from flywheel_tasks.serving.call import Call, told_of
+from flywheel_tasks.serving.events import signal_event
 from flywheel_tasks.serving.exchange import Exchange
 from flywheel_tasks.serving.gateway import Gateway, open_gateway
-from flywheel_tasks.serving.journal import JournalError
 from flywheel_tasks.serving.keys import Key
 from flywheel_tasks.serving.linking import Caller, link
 from flywheel_tasks.serving.page import PAGE_POLICY, chat_page
@@ -31,11 +28,9 @@ from flywheel_tasks.serving.requests import (
     parse_body,
     refuse_unsupported,
 )
-from flywheel_tasks.serving.rollout import RoutingError
 from flywheel_tasks.serving.turns import owner_of
 
 ROOT, PARENT = "FLYWHEEL_SERVE_ROOT", "FLYWHEEL_SERVE_PARENT"
-_log = logging.getLogger("flywheel.serve")
 
 
 class _Json(Response):
@@ -43,23 +38,6 @@ class _Json(Response):
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content)
-
-
-def _error(error: Exception) -> ApiError:
-    """What a client is told of an error."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, RequestRefusedError):
-        return ApiError(
-            400, "refused_by_model", "the model's server does not take this request; is it too long?"
-        )
-    if isinstance(error, ModelError):
-        return ApiError(503, "model_unavailable", "no model answers now", {"retry-after": "5"})
-    if isinstance(error, JournalError):
-        return ApiError(503, "not_recorded", "the conversation could not be recorded", {"retry-after": "5"})
-    if isinstance(error, RoutingError):
-        return ApiError(400, "unknown_arm", str(error))
-    raise error
 
 
 async def _body(request: Request, most: int) -> bytes:
@@ -135,52 +113,8 @@ def _exchange(gateway: Gateway, caller: Caller, asked: ChatRequest) -> Exchange:
     )
 
 
-class _Call:
-    """One chat request, from its count to its line in the log."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway, self.id = gateway, new_id("r")
-        self.started = time.monotonic()
-        self.caller: Caller | None = None
-        self.exchange: Exchange | None = None
-        self.stream = False
-        gateway.in_flight += 1
-
-    def end(self, status: int, code: str | None = None) -> None:
-        """Count it and write its line."""
-        gateway, seconds = self.gateway, time.monotonic() - self.started
-        gateway.in_flight -= 1
-        gateway.metrics.add("flywheel_requests_total", path="/v1/chat/completions", status=str(status))
-        gateway.metrics.observe("flywheel_request_seconds", seconds, path="/v1/chat/completions")
-        fields: dict[str, Any] = {"request": self.id, "status": status, "code": code, "stream": self.stream}
-        fields["ms"] = round(seconds * 1000, 3)
-        if self.caller is not None:
-            fields["user"] = owner_of(self.caller.user_id).hex()[:12]
-        if self.exchange is not None:
-            out = self.exchange.outcome
-            if out.message is not None:
-                gateway.metrics.add("flywheel_replies_total", model=out.model or "gateway", finish=out.finish)
-            if out.model is not None:
-                gateway.metrics.observe("flywheel_model_seconds", out.model_seconds, model=out.model)
-            route = out.route
-            fields |= {"model": out.model, "finish": out.finish, "fallback": out.fallback}
-            fields |= {"experiment": route.experiment, "arm": route.arm} if route is not None else {}
-            fields["model_ms"] = round(out.model_seconds * 1000, 3)
-        _log.info("chat", extra=fields)
-
-    def fail(self, error: Exception) -> ApiError:
-        """End it with an error; what the client is told."""
-        try:
-            told = _error(error)
-        except Exception:
-            self.end(500, type(error).__name__)
-            raise
-        self.end(told.status, told.code)
-        return told
-
-
 async def _chat(gateway: Gateway, request: Request) -> Response:
-    call = _Call(gateway)
+    call = Call(gateway)
     try:
         if gateway.in_flight > gateway.settings.serve.max_in_flight:
             raise ApiError(503, "busy", "too many requests are being served", {"retry-after": "1"})
@@ -202,7 +136,7 @@ async def _chat(gateway: Gateway, request: Request) -> Response:
     return _Json(completion(asked, call.exchange, call.caller), headers=headers)
 
 
-async def _begin_stream(call: _Call, asked: ChatRequest) -> Response:
+async def _begin_stream(call: Call, asked: ChatRequest) -> Response:
     """Wait for the first part, so that an error before it is an error, and the headers can tell of a fallback."""
     assert call.exchange is not None
     parts = call.exchange.stream()
@@ -215,9 +149,7 @@ async def _begin_stream(call: _Call, asked: ChatRequest) -> Response:
     return StreamingResponse(_sse(call, asked, first, parts), media_type="text/event-stream", headers=headers)
 
 
-async def _sse(
-    call: _Call, asked: ChatRequest, first: str, parts: AsyncIterator[str]
-) -> AsyncIterator[bytes]:
+async def _sse(call: Call, asked: ChatRequest, first: str, parts: AsyncIterator[str]) -> AsyncIterator[bytes]:
     """The parts as server-sent events; ``[DONE]`` comes only after all of it is recorded."""
     exchange, caller = call.exchange, call.caller
     assert exchange is not None
@@ -232,7 +164,7 @@ async def _sse(
         yield b"data: [DONE]\n\n"
         status = 200
     except Exception as error:
-        told = _error(error)
+        told = told_of(error)
         status, code = told.status, told.code
         yield event_line(told.body())
     finally:
@@ -261,7 +193,7 @@ async def _feedback(gateway: Gateway, request: Request) -> Response:
         gateway.metrics.add("flywheel_signals_total", signal=given.signal)
         return _Json({"object": "feedback", "id": event["event_id"], "signal": given.signal})
     except Exception as error:
-        told = _error(error)
+        told = told_of(error)
         status = told.status
         return _Json(told.body(), told.status, told.headers)
     finally:
@@ -283,13 +215,15 @@ def create_app(gateway: Gateway) -> FastAPI:
         title="CharacterFlywheel", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
 
-    @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         return await _chat(gateway, request)
 
-    @app.post("/v1/feedback")
     async def feedback(request: Request) -> Response:
         return await _feedback(gateway, request)
+
+    # Plain routes: FastAPI's own would look for dependencies and validate, which these do themselves, for each request.
+    app.add_route("/v1/chat/completions", chat, methods=["POST"])
+    app.add_route("/v1/feedback", feedback, methods=["POST"])
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:

@@ -52,8 +52,8 @@ class RateLimiter:
         offset = int.from_bytes(digest, "big") % _SLOTS * _NUMBER.size
         now = self._now()
         full = max(now, _NUMBER.unpack_from(self._map, offset)[0])
-        # A number from before the machine's last start lies in the future of its new clock.
-        if full - now > self._room + self._seconds:
+        # A number from before the machine's last start lies in the future of its new clock, further than any can.
+        if full - now > self._room + 2 * self._seconds:
             full = now
         if full - now > self._room:
             return full - now - self._room

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.serving.backend import ModelError
@@ -21,23 +22,32 @@ def model_folder(root: Path, state: Path, model: ModelRef) -> Path:
 
     Args:
         root: the workspace.
-        state: the gateway's own folder; what DVC brings goes into ``models/`` there.
+        state: the gateway's own folder, where its workers lock.
         model: which one.
 
     Raises:
         ModelError: it is nowhere.
     """
-    kept = state / "models" / model.digest.removeprefix("sha256:")
-    for place in (kept, *(root / name for name in _PLACES)):
-        if place.is_dir() and tree_digest(place) == model.digest:
-            return place
+    # DVC takes no pointer from an ignored folder, so not below the gateway's own one.
+    kept = root / "inputs" / f"served-{model.digest.removeprefix('sha256:')[:16]}"
+    with FileLock(state / "models.lock"):
+        for place in (kept, *(root / name for name in _PLACES)):
+            if place.is_dir() and tree_digest(place) == model.digest:
+                return place
+        _bring(root, kept, model)
+    if (found := tree_digest(kept)) != model.digest:
+        raise ModelError(f"{kept} is {found}, the registry says {model.digest}")
+    return kept
+
+
+def _bring(root: Path, kept: Path, model: ModelRef) -> None:
+    """Have DVC place a model's files, by their hash."""
     if model.dvc is None:
         raise ModelError(
             f"model {model.generation} is not on this machine, and the registry has no DVC hash for it"
         )
     _log.warning("model %s comes from DVC", model.generation)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    pointer = kept.with_suffix(".dvc")
+    pointer = kept.with_name(f"{kept.name}.dvc")
     with atomic_path(pointer) as temporary:
         out = {"md5": model.dvc.md5, "hash": "md5", "path": kept.name}
         temporary.write_text(yaml.safe_dump({"outs": [out]}, sort_keys=False), encoding="utf-8")
@@ -49,6 +59,5 @@ def model_folder(root: Path, state: Path, model: ModelRef) -> Path:
             runner.dvc(root, "pull", "--force", target)
     except runner.StageFailedError as error:
         raise ModelError(f"model {model.generation}: DVC does not bring it: {error}") from error
-    if (found := tree_digest(kept)) != model.digest:
-        raise ModelError(f"{kept} is {found}, the registry says {model.digest}")
-    return kept
+    finally:
+        pointer.unlink()

@@ -13,6 +13,8 @@ from flywheel_tasks.serving.structured import JsonLines
 from flywheel_tasks.settings import load_settings
 
 _KEEP_ALIVE_SECONDS = 65
+# The recorder's thread comes back from each sync for a few microseconds only; it must not wait 5 ms for its turn.
+_SWITCH_SECONDS = 0.0005
 
 
 def log_as_json(level: int = logging.INFO) -> None:
@@ -27,6 +29,7 @@ def log_as_json(level: int = logging.INFO) -> None:
 def worker_app():  # type: ignore[no-untyped-def]
     """The application in a worker process, which dies with its parent."""
     log_as_json()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     if os.getpid() != int(os.environ[PARENT]):
         die_with_parent()
     return app_of_worker()

@@ -2,12 +2,14 @@
 
 import asyncio
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.serving.backend import ModelError, Prompt
@@ -15,6 +17,7 @@ from flywheel_tasks.serving.local import LocalModel
 from flywheel_tasks.serving.model_files import model_folder
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.registry_state import DvcRef
 from tests.conftest import PROJECT
 from tests.serving.conftest import Live, logged, make_root, model, start_experiment, user_of
 
@@ -98,10 +101,38 @@ def test_a_model_with_broken_weights_fails_and_goes_on(local: LocalModel) -> Non
 def test_a_models_files_are_what_the_registry_says(tmp_path: Path, tiny_models: Path) -> None:
     shutil.copytree(tiny_models / "base", tmp_path / "models/policy")
     digest = tree_digest(tmp_path / "models/policy")
+    (tmp_path / "state").mkdir()
     assert model_folder(tmp_path, tmp_path / "state", model("g0001", digest)) == tmp_path / "models/policy"
     other = model("g0002", "sha256:" + "1" * 64)
     with pytest.raises(ModelError, match="no DVC hash"):
         model_folder(tmp_path, tmp_path / "state", other.model_copy(update={"dvc": None}))
+
+
+@pytest.mark.slow
+def test_a_models_files_come_from_dvc(tmp_path: Path) -> None:
+    def run(*command: str) -> None:
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    for name in (".dvcignore", ".gitignore"):
+        shutil.copy(PROJECT / name, tmp_path)
+    run("git", "init")
+    run("dvc", "init")
+    made, state = tmp_path / "made", tmp_path / ".flywheel/serve"
+    made.mkdir()
+    state.mkdir(parents=True)
+    (made / "model.safetensors").write_text("weights")
+    (made / "config.json").write_text("{}")
+    digest = tree_digest(made)
+    run("dvc", "add", "made")
+    md5 = yaml.safe_load((tmp_path / "made.dvc").read_text())["outs"][0]["md5"]
+    shutil.rmtree(made)
+    wanted = model("g0001", digest).model_copy(update={"dvc": DvcRef(path="models/policy", md5=md5)})
+    found = model_folder(tmp_path, state, wanted)
+    assert tree_digest(found) == digest
+    left = subprocess.run(
+        ["git", "status", "--porcelain", "inputs"], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert left.stdout == b""
 
 
 @pytest.mark.slow
