@@ -1,0 +1,43 @@
+"""A local generation whose labels come from people stops until they are enough, and then goes on to the gate."""
+
+import pytest
+
+from flywheel_tasks.pipeline import generation, local, runner
+from flywheel_tasks.storage.documents import write_json, write_jsonl
+from tests.annotation.tasks_of_tests import label, task
+
+TASKS = [task("t1"), task("t2", "policy", reviews=2)]
+
+
+@pytest.fixture
+def workspace(make_workspace, tmp_path, monkeypatch):
+    """A workspace with a batch; DVC is not run, what would be run is recorded."""
+    root = make_workspace(tmp_path, {"label.annotator": "files", "logs.source": "files"})
+    write_json({"generation": "g0001"}, root / "inputs/generation.json")
+    write_jsonl(TASKS, root / "data/annotation/batch.jsonl")
+    reproduced = []
+    monkeypatch.setattr(runner, "reproduce", lambda root, target: reproduced.append(target))
+    monkeypatch.setattr(generation, "open_generation", lambda root, **options: "g0001")
+    write_json({"verdict": "block"}, root / "gate/verdict.json")
+    return root, reproduced
+
+
+def generate(root):
+    return local.run_generation(root, generation="g0001", seed=None, say=lambda text: None)
+
+
+def test_it_stops_before_the_labels_and_says_how_far_people_are(workspace):
+    root, reproduced = workspace
+    write_jsonl([label(TASKS[0])], root / "data/labels/g0001/mo.jsonl")
+    outcome = generate(root)
+    assert (outcome.status, reproduced) == ("labelling", ["annotation_batch"])
+    assert outcome.labels is not None
+    assert (outcome.labels["done"], outcome.labels["labels"]) == (0.5, 1)
+
+
+def test_it_goes_on_once_they_are_enough(workspace):
+    root, reproduced = workspace
+    rows = [label(TASKS[0]), label(TASKS[1]), label(TASKS[1], annotator="a2")]
+    write_jsonl(rows, root / "data/labels/g0001/mo.jsonl")
+    assert generate(root).status == "blocked"
+    assert reproduced == ["annotation_batch", "gate"]
