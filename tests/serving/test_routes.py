@@ -1,0 +1,70 @@
+"""Routes from the registry alone: staff by override, tests beside each other, a champion that changed meanwhile."""
+
+from datetime import UTC, datetime
+
+from flywheel_tasks.online.assignment import assign, staff_key
+from flywheel_tasks.serving.rollout import rollout_of
+from flywheel_tasks.storage.registry_state import Experiment, ModelRef, Override, Plan, State
+from tests.online.people import DIGEST, make_plan
+
+CONTROL = "sha256:" + "1" * 64
+AT = datetime(2026, 11, 9, tzinfo=UTC)
+
+
+def model(generation: str, digest: str) -> ModelRef:
+    return ModelRef(generation=generation, digest=digest, dvc=None, code_version="c", data_version="d")
+
+
+def running(plan: Plan, *overrides: Override) -> Experiment:
+    return Experiment(
+        plan=plan, status="running", started_at=AT, ends_at=AT, started_by="ada", overrides=overrides
+    )
+
+
+def test_staff_by_override_get_their_arm_and_are_not_exposed() -> None:
+    plan = make_plan("g0001", share=0.5)
+    given = Override(user=staff_key(plan.salt, "ada"), arm="candidate")
+    none = Override(user=staff_key(plan.salt, "bob"), arm=None)
+    state = State(
+        champion=model("base", CONTROL),
+        candidates={"g0001": model("g0001", DIGEST)},
+        experiments={"g0001": running(plan, given, none)},
+    )
+    rollout = rollout_of(state)
+    ada, bob, eve = (rollout.route(user) for user in ("ada", "bob", "eve"))
+    assert (ada.model.generation, ada.arm, ada.exposes) == ("g0001", "candidate", False)
+    assert (bob.model.generation, bob.arm, bob.exposes) == ("base", None, False)
+    assert (eve.arm, eve.exposes) == (assign(plan.model_dump(mode="json"), "eve"), True)
+
+
+def test_tests_beside_each_other_are_both_served() -> None:
+    other = "sha256:" + "2" * 64
+    first = make_plan("g0001", share=0.2, salt="a")
+    second = make_plan("g0002", share=0.2, salt="b").beside([first])
+    arms = (second.arms[0], second.arms[1].model_copy(update={"digest": other}))
+    second = second.model_copy(update={"arms": arms, "model_digest": other})
+    state = State(
+        champion=model("base", CONTROL),
+        candidates={"g0001": model("g0001", DIGEST), "g0002": model("g0002", other)},
+        experiments={"g0001": running(first), "g0002": running(second)},
+    )
+    routes = [rollout_of(state).route(f"user-{n}") for n in range(500)]
+    assert {(route.experiment, route.arm) for route in routes} == {
+        ("g0001", "control"),
+        ("g0001", "candidate"),
+        ("g0002", "control"),
+        ("g0002", "candidate"),
+        (None, None),
+    }
+
+
+def test_a_test_goes_on_against_the_champion_of_its_start() -> None:
+    plan = make_plan("g0001", share=0.5)
+    state = State(
+        champion=model("g0002", "sha256:" + "3" * 64),
+        previous=model("base", CONTROL),
+        candidates={"g0001": model("g0001", DIGEST)},
+        experiments={"g0001": running(plan)},
+    )
+    served = {rollout_of(state).route(f"user-{n}").model.generation for n in range(100)}
+    assert served == {"base", "g0001"}
