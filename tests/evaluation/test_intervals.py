@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.proportion import proportion_confint
 
-from flywheel_tasks.evaluation.intervals import difference, mean, share
+from flywheel_tasks.evaluation.intervals import _wilson, difference, mean, share
 
 
 @pytest.mark.parametrize(("wins", "n"), [(0, 10), (3, 10), (10, 10), (57, 96)])
@@ -62,3 +64,20 @@ def test_difference_is_newcombes() -> None:
     assert found["value"] == pytest.approx(0.2)
     assert (found["low"], found["high"]) == (pytest.approx(0.0524, abs=1e-3), pytest.approx(0.3339, abs=1e-3))
     assert difference({**first, "value": None}, second)["value"] is None
+
+
+@pytest.mark.parametrize(("wins", "n"), [(0, 10), (3, 10), (10, 10), (57, 96)])
+def test_the_wilson_interval_is_statsmodels(wins: int, n: int) -> None:
+    low, high = proportion_confint(wins, n, method="wilson")
+    assert _wilson(wins / n, n) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_the_interval_of_a_mean_is_statsmodels_cluster_robust_one() -> None:
+    rng = np.random.default_rng(4)
+    clusters = rng.integers(0, 12, 80)
+    values = rng.normal(size=80) + rng.normal(size=12)[clusters]
+    fit = OLS(values, np.ones(80)).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
+    found = mean(list(values), list(clusters))
+    low, high = fit.conf_int()[0]
+    assert found["value"] == pytest.approx(fit.params[0])
+    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
