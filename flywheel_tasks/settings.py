@@ -229,10 +229,14 @@ class Safety(Section):
 
 
 class Split(Section):
-    """Share of users in each split; a user's split depends on the salt and their id only."""
+    """Share of users in each split; a user's split depends on the salt and their id only.
+
+    ``max_evaluation_cosine``: an evaluation prompt closer than this to a prompt of another split is removed.
+    """
 
     salt: str
     shares: dict[str, Share]
+    max_evaluation_cosine: Share
 
     @model_validator(mode="after")
     def _whole(self) -> "Split":

@@ -14,6 +14,7 @@ from flywheel_tasks.curation.diversity import (
     diversify,
     diversity_metrics,
     duplicates_table,
+    vectors_table,
 )
 from flywheel_tasks.curation.tables import CARDS, CurationError
 from flywheel_tasks.curation.traffic import Traffic, read_traffic
@@ -109,6 +110,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     add_topics(traffic, found, settings.sample.topics, seed, threads)
     achieved = draw(traffic, settings, seed)
     write_table(sample_table(achieved), out / "sample.parquet")
+    write_table(vectors_table(traffic, found), out / "vectors.parquet")
     write_rows(list(cards.values()), CARDS, out / "cards.parquet")
     kept, signals = traffic.write(clean, out / "prompts.parquet", out / "removed.parquet")
     metrics = _metrics(traffic, rules, signals)

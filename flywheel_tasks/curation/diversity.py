@@ -165,6 +165,18 @@ def clusters_table(found: Diversity) -> pa.Table:
     return pa.table(columns).cast(CLUSTERS)
 
 
+def vectors_table(traffic: Traffic, found: Diversity) -> pa.Table:
+    """Vectors of the prompts that are in, in their order: the split measures distances with them."""
+    place = np.full(len(traffic), -1, dtype=np.int64)
+    place[found.rows] = np.arange(len(found.rows))
+    alive = traffic.alive
+    flat = pa.array(found.vectors[place[alive]].reshape(-1))
+    vectors = pa.FixedSizeListArray.from_arrays(flat, found.vectors.shape[1])
+    return pa.table(
+        {"prompt_id": [traffic.ids["prompt_id"][row] for row in alive.tolist()], "vector": vectors}
+    )
+
+
 def diversity_metrics(traffic: Traffic, found: Diversity, seed: int, threads: int) -> dict[str, Any]:
     """Counts, clusters, and what is still alike: measured by exact search for a sample of the kept prompts."""
     kept, home, keeper = found.pruned.kept, found.cells.home, found.pruned.keeper

@@ -13,12 +13,13 @@ from flywheel_tasks.pipeline.trained_on import record
 from flywheel_tasks.settings import Launch
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
-from flywheel_tasks.storage.registry import PROFILE, Registry, open_registry
+from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry, open_registry
 from flywheel_tasks.storage.registry_state import Arm, DvcRef, Experiment, ModelRef, Plan, Rule
 
 PLAN = "launch/plan.json"
 # Of the data that the candidate was made from; the next generations' data is compared with it.
 DATA_PROFILE = "launch/profile.json"
+SPLIT_RECORD = "launch/split.json"
 
 
 class LaunchError(ValueError):
@@ -85,6 +86,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     plan = make_plan(read_json(io.dep("inputs/generation.json")), verdict, digest, launch, rule)
     write_json(plan.model_dump(mode="json"), io.out(PLAN))
     write_json(read_json(io.dep("data/validated/profile.json")), io.out(DATA_PROFILE))
+    write_json(read_json(io.dep("data/split/record.json")), io.out(SPLIT_RECORD))
     return {"traffic_share": launch.traffic_share, "arms": len(plan.arms)}
 
 
@@ -112,7 +114,7 @@ def start(root: Path, by: str) -> Experiment:
     state = registry.state()
     running = state.running(plan.generation)
     if running is not None and running.plan.model_copy(update={"excludes": ()}) == plan:
-        _keep_profile(registry, root, plan.generation)
+        _keep_records(registry, root, plan.generation)
         keep_evidence(registry, root, plan.generation)
         return running
     verdict = passing_verdict(root / VERDICT, root / POLICY)
@@ -129,19 +131,20 @@ def start(root: Path, by: str) -> Experiment:
         by=by,
         duration=timedelta(minutes=plan.rule.duration_minutes),
     )
-    _keep_profile(registry, root, plan.generation)
+    _keep_records(registry, root, plan.generation)
     keep_evidence(registry, root, plan.generation)
     return experiment
 
 
-def _keep_profile(registry: Registry, root: Path, generation: str) -> None:
-    """A launched generation's data is accepted: keep its profile, once, and whose data it is.
+def _keep_records(registry: Registry, root: Path, generation: str) -> None:
+    """A launched generation's data is accepted: keep its profile, its splits, and whose data it is, once.
 
-    Only a launch by a release that made no profile has none.
+    Only a launch by a release that made no such file has none.
     """
     record(root, generation)
-    if (root / DATA_PROFILE).exists():
-        registry.put_generation(generation, PROFILE, (root / DATA_PROFILE).read_bytes())
+    for file, name in ((DATA_PROFILE, PROFILE), (SPLIT_RECORD, SPLIT)):
+        if (root / file).exists():
+            registry.put_generation(generation, name, (root / file).read_bytes())
 
 
 def model_ref(root: Path, generation: str) -> ModelRef:

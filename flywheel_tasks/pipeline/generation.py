@@ -3,10 +3,11 @@
 ``inputs/generation.json`` names the generation, ``inputs/logs.json`` its log partitions with their digests,
 ``inputs/users.json`` the key of user ids by its fingerprint, ``inputs/champion.dvc`` the champion's files by DVC hash,
 ``inputs/pool.json`` the policies that candidates come from, ``inputs/labels.json`` the labels that people have
-delivered, and ``inputs/profile.json`` holds the profile of the data of the last accepted generation, which new data is
-compared with. They are the roots of the data graph. The registry keeps a copy, written once, so that any worker (and
-anyone, later) can start from exactly the same. One thing is never what it was: users who have asked to be forgotten
-since are forgotten in every generation, older ones too.
+delivered, ``inputs/profile.json`` holds the profile of the data of the last accepted generation, which new data is
+compared with, and ``inputs/splits.json`` how earlier launched generations were split. They are the roots of the data
+graph. The registry keeps a copy, written once, so that any worker (and anyone, later) can start from exactly the same.
+One thing is never what it was: users who have asked to be forgotten since are forgotten in every generation, older
+ones too.
 """
 
 import re
@@ -27,7 +28,7 @@ from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.forgotten import open_forgotten
-from flywheel_tasks.storage.registry import PROFILE, Registry, open_registry
+from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry, open_registry
 from flywheel_tasks.storage.registry_state import DvcRef, ModelRef
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, pin_users, user_key
 from flywheel_tasks.traffic.logs import pin_logs
@@ -35,6 +36,7 @@ from flywheel_tasks.traffic.logs import pin_logs
 INPUTS = "inputs"
 _BUNDLE = "inputs.json"
 _NO_PROFILE: dict[str, Any] = {"generation": None, "profile": None}
+_NO_SPLITS: dict[str, Any] = {"earlier": []}
 _ID = re.compile(r"g\d{4,}")
 
 
@@ -167,6 +169,23 @@ def accepted_profile(registry: Registry, generation: str) -> dict[str, Any]:
     return _NO_PROFILE
 
 
+def launched_splits(registry: Registry, generation: str) -> dict[str, Any]:
+    """Salt, shares and evaluation prompts of every earlier generation that was launched.
+
+    Args:
+        registry: keeps the record of each launched generation.
+        generation: before which.
+
+    Returns:
+        ``earlier``: a list, the oldest first, each with ``generation``, ``salt``, ``shares`` and ``evaluated``.
+    """
+    earlier = [item for item in registry.generations() if number_of(item) < number_of(generation)]
+    kept = ((item, registry.find_generation(item, SPLIT)) for item in sorted(earlier, key=number_of))
+    return {
+        "earlier": [{"generation": item, **orjson.loads(data)} for item, data in kept if data is not None]
+    }
+
+
 def set_seed(root: Path, seed: int) -> None:
     """Write a seed into params.yaml, comments kept."""
     path = root / "params.yaml"
@@ -222,6 +241,9 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
     if current(root) != bundle["generation"] or not profile.exists():
         # opened by a release that pinned none: as before the first launch
         write_json(bundle.get("profile", _NO_PROFILE), profile)
+    splits = root / INPUTS / "splits.json"
+    if current(root) != bundle["generation"] or not splits.exists():
+        write_json(bundle.get("splits", _NO_SPLITS), splits)
     if current(root) != bundle["generation"]:
         write_json(bundle["logs"], root / INPUTS / "logs.json")
         place_champion(root, ModelRef.model_validate(bundle["champion"]))
@@ -318,6 +340,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         "user_key": key,
         "champion": champion.model_dump(mode="json"),
         "profile": accepted_profile(registry, name),
+        "splits": launched_splits(registry, name),
         "previous": None if previous is None else previous.model_dump(mode="json"),
         "params": (root / "params.yaml").read_text(encoding="utf-8"),
     }
@@ -327,6 +350,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     write_json(logs, root / INPUTS / "logs.json")
     write_users(root, key)
     write_json(bundle["profile"], root / INPUTS / "profile.json")
+    write_json(bundle["splits"], root / INPUTS / "splits.json")
     _pin_settings_of_inputs(root, name, champion, previous)
     write_json(description, root / INPUTS / "generation.json")
     return name

@@ -33,6 +33,7 @@ from flywheel_tasks.storage.registry_state import (
 )
 
 PROFILE = "profile.json"  # of a launched generation's data
+SPLIT = "split.json"  # how a launched generation's users were split, and which prompts judged it
 _CHANGES = "changes/"
 _ATTEMPTS = 200
 

@@ -23,7 +23,7 @@ stages:
     cmd: exec flywheel stage train
     deps: [inputs/generation.json, inputs/champion, models/base]
     params: [seed]
-    outs: [models/policy, data/validated/profile.json]
+    outs: [models/policy, data/validated/profile.json, data/split/record.json]
     meta: {run: "small_stages:train", queue: gpu}
   gate:
     desc: The verdict that the file wish.txt asks for
@@ -34,9 +34,10 @@ stages:
   launch:
     desc: The plan of the A/B test
     cmd: exec flywheel stage launch
-    deps: [inputs/generation.json, gate/verdict.json, models/policy, data/validated/profile.json]
+    deps:
+      [inputs/generation.json, gate/verdict.json, models/policy, data/validated/profile.json, data/split/record.json]
     params: [launch, ab, registry]
-    outs: [launch/plan.json, launch/profile.json]
+    outs: [launch/plan.json, launch/profile.json, launch/split.json]
     metrics: [metrics/launch.json]
     meta: {run: "flywheel_tasks.online.launch:run"}
 """
@@ -60,6 +61,7 @@ def train(io):
     generation = read_json(io.dep("inputs/generation.json"))["generation"]
     _model(io.out("models/policy"), f"{generation} {io.settings.seed}")
     write_json({"format": 1, "tables": {}}, io.out("data/validated/profile.json"))
+    write_json({"salt": "s", "shares": {}, "evaluated": []}, io.out("data/split/record.json"))
     return {}
 
 def gate(io):

@@ -13,7 +13,7 @@ from flywheel_tasks.online.approval import (
     record_answer,
     registry_of,
 )
-from flywheel_tasks.pipeline.generation import accepted_profile
+from flywheel_tasks.pipeline.generation import accepted_profile, launched_splits
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import load_settings
@@ -164,4 +164,7 @@ def test_a_launched_generation_keeps_the_profile_of_its_data(root: Path) -> None
     launch.start(root, by="ada")
     assert accepted_profile(registry_of(root), "g0002") == {"generation": "g0001", "profile": profile}
     assert accepted_profile(registry_of(root), "g0001") == {"generation": None, "profile": None}
+    record = {"generation": "g0001", "salt": "s", "shares": {}, "evaluated": ["p1"]}
+    assert launched_splits(registry_of(root), "g0002") == {"earlier": [record]}
+    assert launched_splits(registry_of(root), "g0001") == {"earlier": []}
     launch.start(root, by="retry")
