@@ -52,8 +52,9 @@ def drop_exact(traffic: Traffic) -> list[tuple[int, int]]:
         kept = first.setdefault(traffic.keys[row], row)
         if kept != row:
             found.append((row, kept))
-    names = traffic.ids["prompt_id"]
-    traffic.drop([row for row, _ in found], "duplicate", [f"repeats {names[kept]}" for _, kept in found])
+    traffic.drop(
+        [row for row, _ in found], "duplicate", "repeats an earlier prompt; duplicates.parquet names it"
+    )
     return found
 
 
@@ -91,12 +92,11 @@ def diversify(
         pruned = prune(vectors, cells, limit, compute.threads)
     else:
         pruned, limit = prune_to_share(vectors, cells, limit, settings.keep_share, compute.threads)
-    names = traffic.ids["prompt_id"]
     gone = np.flatnonzero(pruned.keeper >= 0)
     traffic.drop(
         rows[gone].tolist(),
         "near_duplicate",
-        [f"cosine {pruned.cosine[row]:.3f} to {names[rows[pruned.keeper[row]]]}" for row in gone],
+        [f"cosine {pruned.cosine[row]:.3f} to a kept prompt; duplicates.parquet names it" for row in gone],
     )
     return Diversity(vectors, rows, pruned, cells, limit, exact, cached)
 
@@ -166,7 +166,7 @@ def clusters_table(found: Diversity) -> pa.Table:
 
 
 def vectors_table(traffic: Traffic, found: Diversity) -> pa.Table:
-    """Vectors of the prompts that are in, in their order: the split measures distances with them."""
+    """Vectors (float32, little-endian bytes) of the prompts that are in, in order: the split measures with them."""
     place = np.full(len(traffic), -1, dtype=np.int64)
     place[found.rows] = np.arange(len(found.rows))
     alive = traffic.alive

@@ -87,7 +87,7 @@ class _Splits:
 
     def drop_used(self, earlier: Sequence[Mapping[str, Any]]) -> None:
         """Take out evaluation prompts that judged an earlier generation."""
-        used = {prompt: then["generation"] for then in earlier for prompt in then["evaluated"]}
+        used = {prompt["prompt_id"]: then["generation"] for then in earlier for prompt in then["evaluated"]}
         ids = [row["prompt_id"] for row in self.rows[EVALUATION]]
         self.drop(
             EVALUATION, {name: ("evaluated_before", f"in {used[name]}") for name in ids if name in used}
@@ -96,20 +96,22 @@ class _Splits:
     def drop_near(self) -> None:
         """Take out evaluation prompts that lie too close to a prompt of another split."""
         others = [name for name in SPLITS if name != EVALUATION]
-        table = [(name, row["prompt_id"]) for name in others for row in self.rows[name]]
+        names = [name for name in others for _ in self.rows[name]]
         place, cosine = nearest(
             self.vectors(EVALUATION), np.concatenate([self.vectors(name) for name in others])
         )
         found = {}
         for row, where, value in zip(self.rows[EVALUATION], place.tolist(), cosine.tolist(), strict=True):
             if value > self._settings.max_evaluation_cosine:
-                name, prompt = table[where]
-                found[row["prompt_id"]] = ("near_other_split", f"cosine {value:.3f} to {prompt} in {name}")
+                detail = f"cosine {value:.3f} to a prompt of {names[where]}"
+                found[row["prompt_id"]] = ("near_other_split", detail)
         self.drop(EVALUATION, found)
 
     def record(self) -> dict[str, Any]:
         """What later generations must know of this one."""
-        evaluated = sorted(row["prompt_id"] for row in self.rows[EVALUATION])
+        evaluated = [
+            {"prompt_id": name} for name in sorted(row["prompt_id"] for row in self.rows[EVALUATION])
+        ]
         shares = {name: self._settings.shares[name] for name in SPLITS}
         return {"salt": self._settings.salt, "shares": shares, "evaluated": evaluated}
 
@@ -118,8 +120,8 @@ def _vectors(io: StageIO, rows: Sequence[Row]) -> np.ndarray:
     table = read_table(io.dep("data/curated/vectors.parquet"))
     if table["prompt_id"].to_pylist() != [row["prompt_id"] for row in rows]:
         raise CurationError("data/curated/vectors.parquet: its prompts are not those of prompts.parquet")
-    flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, dtype=np.float32).reshape(len(rows), -1)
+    flat = np.frombuffer(b"".join(table["vector"].to_pylist()), dtype="<f4")
+    return flat.reshape(len(rows), -1)
 
 
 def _metrics(splits: _Splits, moved: Mapping[str, set[str]], largest: float | None) -> dict[str, Any]:

@@ -106,7 +106,10 @@ def test_near_duplicates_are_dropped_naming_the_kept_prompt(validated, tmp_path)
     run(io)
     removed = read_rows(io.out("data/curated") / "removed.parquet")
     assert [row["reason"] for row in removed] == ["near_duplicate"]
-    assert removed[0]["detail"].endswith(" to d0-0")
+    pair = read_rows(io.out("data/curated") / "duplicates.parquet")[0]
+    assert (pair["kind"], pair["dropped_id"], pair["kept_id"]) == ("near", "d1-0", "d0-0")
+    assert pair["cosine"] > 0.9
+    assert (pair["dropped_text"], pair["kept_text"]) == ("Mae I like rain", "Mae I like rain.")
 
 
 def test_the_same_inputs_give_the_same_bytes(validated, tmp_path):
@@ -116,6 +119,22 @@ def test_the_same_inputs_give_the_same_bytes(validated, tmp_path):
         run(io)
         written.append((io.out("data/curated") / "prompts.parquet").read_bytes())
     assert written[0] == written[1]
+
+
+def test_the_order_of_the_log_does_not_matter(validated, tmp_path):
+    log = list(chats())
+    kept = []
+    for name, messages in (("a", log), ("b", log[::-1])):
+        io = validated(tmp_path / name, SETTINGS, messages)
+        run(io)
+        kept.append(read_rows(io.out("data/curated") / "prompts.parquet"))
+    assert kept[0] == kept[1]
+
+
+def test_a_bound_that_cannot_be_met_stops_the_stage(validated, tmp_path):
+    io = validated(tmp_path, {**SETTINGS, "curate.sample.at_least": {"source": {"internal": 39}}})
+    with pytest.raises(CurationError, match=r"source=internal: at least 39"):
+        run(io)
 
 
 def test_no_prompts_or_none_left_are_errors(validated, tmp_path):

@@ -62,7 +62,9 @@ def root(tmp_path: Path) -> Path:
         tmp_path / "inputs/generation.json",
     )
     write_json({"format": 1, "tables": {}}, tmp_path / "data/validated/profile.json")
-    write_json({"salt": "s", "shares": {}, "evaluated": ["p1"]}, tmp_path / "data/split/record.json")
+    write_json(
+        {"salt": "s", "shares": {}, "evaluated": [{"prompt_id": "p1"}]}, tmp_path / "data/split/record.json"
+    )
     write_model(tmp_path)
     write_verdict(tmp_path)
     return tmp_path

@@ -164,7 +164,7 @@ def test_a_launched_generation_keeps_the_profile_of_its_data(root: Path) -> None
     launch.start(root, by="ada")
     assert accepted_profile(registry_of(root), "g0002") == {"generation": "g0001", "profile": profile}
     assert accepted_profile(registry_of(root), "g0001") == {"generation": None, "profile": None}
-    record = {"generation": "g0001", "salt": "s", "shares": {}, "evaluated": ["p1"]}
+    record = {"generation": "g0001", "salt": "s", "shares": {}, "evaluated": [{"prompt_id": "p1"}]}
     assert launched_splits(registry_of(root), "g0002") == {"earlier": [record]}
     assert launched_splits(registry_of(root), "g0001") == {"earlier": []}
     launch.start(root, by="retry")
