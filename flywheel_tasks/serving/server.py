@@ -9,9 +9,12 @@ import uvicorn
 
 from flywheel_tasks.pipeline.stage import die_with_parent
 from flywheel_tasks.serving.app import PARENT, ROOT, app_of_worker
+from flywheel_tasks.serving.cards import load_cards
+from flywheel_tasks.serving.keys import keys_path, read_keys
 from flywheel_tasks.serving.structured import JsonLines
 from flywheel_tasks.settings import load_settings
 
+_log = logging.getLogger(__name__)
 _KEEP_ALIVE_SECONDS = 65
 # The recorder's thread comes back from each sync for a few microseconds only; it must not wait 5 ms for its turn.
 _SWITCH_SECONDS = 0.0005
@@ -43,10 +46,17 @@ def run(root: Path, *, host: str | None = None, port: int | None = None, workers
         host: instead of ``serve.host``.
         port: instead of ``serve.port``.
         workers: instead of ``serve.workers``.
+
+    Raises:
+        CardsError: there are no characters to serve.
+        KeysError: the keys cannot be read.
     """
     serve = load_settings(root / "params.yaml").serve
     os.environ[ROOT], os.environ[PARENT] = str(root), str(os.getpid())
     log_as_json()
+    load_cards(root / serve.cards)  # a mistake is told here once, and not by each worker
+    if not read_keys(keys_path(root / serve.state)):
+        _log.warning("there is no API key yet: flywheel serve keys add NAME")
     uvicorn.run(
         "flywheel_tasks.serving.server:worker_app",
         factory=True,

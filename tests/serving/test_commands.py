@@ -25,6 +25,15 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert KeyRing(read_keys(path)).find(key) is None
 
 
+def test_without_characters_it_says_so_and_does_not_start(tmp_path: Path) -> None:
+    from flywheel_tasks.serving.cards import CardsError
+
+    root = make_root(tmp_path, "http://unused", cards="none.jsonl")
+    found = CliRunner().invoke(app, ["serve", "--workers", "2", "--root", str(root)]).exception
+    assert isinstance(found, CardsError)
+    assert "serve.cards" in str(found)
+
+
 def test_a_gateway_does_not_write_into_simulated_logs(tmp_path: Path) -> None:
     import pytest
 
