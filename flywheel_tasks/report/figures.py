@@ -141,6 +141,8 @@ def figures(metrics: Any, *, removed: bool | None = None) -> list[Figure]:
     for path, leaf in flatten(metrics):
         if removed is not None and removed != bool(_REMOVED.search(".".join(path))):
             continue
+        if path[:1] == ("sample",) and "shares" in path:  # a table of its own: data/curated/sample.parquet
+            continue
         label = " › ".join(words(part) for part in path)
         if is_estimate(leaf):
             rows.append(Figure(label, show(leaf["value"]), estimate_note(leaf, as_percent=False)))
