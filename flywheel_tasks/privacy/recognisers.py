@@ -93,9 +93,9 @@ _ETHEREUM = re.compile(r"\b0x[0-9a-fA-F]{40}\b")
 
 # One pass that most chat does not survive; whatever it lets go is looked at by all recognisers.
 PREFILTER = re.compile(
-    r"@|[:/]\s?/|\d(?:[^\w\n]{0,6}\d){5}|\d{1,3}(?:(?:[^\w\n]{1,6}|\s*\W?\s*dot\s*\W?\s*)\d{1,3}){3}"
+    r"@|[:/]\s?/|\d(?:[^a-z0-9\n]{0,6}\d){5}|\d{1,3}(?:(?:[^a-z0-9\n]{1,6}|\s*\W?\s*dot\s*\W?\s*)\d{1,3}){3}"
     r"|[A-Za-z0-9+/_-]{20}|[(\[{<]\s*(?:at|dot)\s*[)\]}>]|\bdot\s+\w|[0-9a-f]{0,4}:[0-9a-f]{0,4}:"
-    r"|[a-z]{5}\d{4}[a-z]|[a-z]{6}\d\d|[a-z]\w?\W{0,3}\d(?:[^\w\n]{0,3}\d){5}|xox|=",
+    r"|[a-z]{5}\d{4}[a-z]|[a-z]{6}\d\d|[a-z]\w?\W{0,3}\d(?:[^a-z0-9\n]{0,3}\d){5}|xox|=",
     re.IGNORECASE,
 )
 
