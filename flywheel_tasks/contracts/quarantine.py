@@ -15,8 +15,8 @@ from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.traffic.schemas import VALIDATION_QUARANTINE
 
 _DETAIL = 300  # characters of a detail
-_GROUP = 1 << 17  # rows of a row group
-_BATCH = 1 << 14
+_GROUP = 1 << 16  # rows of a row group
+_BATCH = 1 << 13
 _SET_ASIDE = "set_aside"
 
 
