@@ -166,7 +166,7 @@ def clusters_table(found: Diversity) -> pa.Table:
 
 
 def vectors_table(traffic: Traffic, found: Diversity) -> pa.Table:
-    """Vectors (float32, little-endian bytes) of the prompts that are in, in order: the split measures with them."""
+    """Vectors (lists of float32, all of one length) of the prompts that are in, in order; the split uses them."""
     place = np.full(len(traffic), -1, dtype=np.int64)
     place[found.rows] = np.arange(len(found.rows))
     alive = traffic.alive

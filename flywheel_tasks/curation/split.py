@@ -120,8 +120,8 @@ def _vectors(io: StageIO, rows: Sequence[Row]) -> np.ndarray:
     table = read_table(io.dep("data/curated/vectors.parquet"))
     if table["prompt_id"].to_pylist() != [row["prompt_id"] for row in rows]:
         raise CurationError("data/curated/vectors.parquet: its prompts are not those of prompts.parquet")
-    flat = np.frombuffer(b"".join(table["vector"].to_pylist()), dtype="<f4")
-    return flat.reshape(len(rows), -1)
+    flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float32).reshape(len(rows), -1)
 
 
 def _metrics(splits: _Splits, moved: Mapping[str, set[str]], largest: float | None) -> dict[str, Any]:

@@ -92,8 +92,11 @@ def test_nearest_is_exact_and_may_have_nothing_to_search():
 
 def write_curated(root, rows, vectors):
     write_rows(rows, PROMPTS, root / "data/curated/prompts.parquet")
-    cells = [row.astype("<f4").tobytes() for row in np.asarray(vectors)]
-    table = {"prompt_id": [row["prompt_id"] for row in rows], "vector": pa.array(cells, pa.binary(4 * 32))}
+    flat = pa.array(np.asarray(vectors, dtype=np.float32).reshape(-1))
+    table = {
+        "prompt_id": [row["prompt_id"] for row in rows],
+        "vector": pa.FixedSizeListArray.from_arrays(flat, 32),
+    }
     write_table(pa.table(table), root / "data/curated/vectors.parquet")
 
 

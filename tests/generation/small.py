@@ -40,6 +40,7 @@ def small_settings(models: Path) -> dict[str, Any]:
         "simulation.turns": 2,
         "simulation.days": 3,
         "curate.duplicate_cosine": 1.0,
+        "split.max_evaluation_cosine": 1.0,  # all is alike to the tiny embedder
         "annotation_batch.candidates": 3,
         "annotation_batch.max_reward_train": 12,
         "annotation_batch.max_reward_heldout": 6,

@@ -1,6 +1,8 @@
 import ast
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,8 +12,8 @@ from flywheel_tasks.pipeline.stage import run_stage
 from flywheel_tasks.privacy import outgoing
 from flywheel_tasks.privacy.outgoing import OutgoingError, check, identifiers_in, scan
 from flywheel_tasks.privacy.policy import Placeholders, replace
-from flywheel_tasks.storage.documents import write_jsonl
-from flywheel_tasks.storage.tables import write_rows
+from flywheel_tasks.storage.documents import write_json, write_jsonl
+from flywheel_tasks.storage.tables import write_rows, write_table
 from tests.curation.rows import prompt
 from tests.privacy.conftest import SETTINGS
 
@@ -103,6 +105,10 @@ def test_a_stage_with_a_hit_leaves_no_output(tmp_path, make_workspace):
     for text, stopped in (("hello", False), ("write to anna@example.com", True)):
         row = {**prompt("p1", text), "user_id": USER, "turn": 0}
         write_rows([row], PROMPTS, root / "data/curated/prompts.parquet")
+        vector = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(4, np.float32) / 2), 4)
+        table = pa.table({"prompt_id": ["p1"], "vector": vector})
+        write_table(table, root / "data/curated/vectors.parquet")
+        write_json({"earlier": []}, root / "inputs/splits.json")
         if stopped:
             with pytest.raises(
                 OutgoingError, match=r"evaluation\.parquet: row 1: history\[0\]\.content: EMAIL"

@@ -48,6 +48,7 @@ def test_traffic_then_an_ab_test_with_a_real_tiny_model(workspace, tiny_models, 
         "experiment": "g0001",
         "generation": "g0001",
         "salt": "s",
+        "rule": {"include_sources": ["user"]},
         "arms": [{"name": "control", "share": 0.5}, {"name": "candidate", "share": 0.5}],
     }
     write_json(plan, tmp_path / "plan.json")
