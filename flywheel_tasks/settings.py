@@ -232,11 +232,13 @@ class Split(Section):
     """Share of users in each split; a user's split depends on the salt and their id only.
 
     ``max_evaluation_cosine``: an evaluation prompt closer than this to a prompt of another split is removed.
+    ``reuse_evaluation``: whether prompts that judged an earlier launched generation may judge again.
     """
 
     salt: str
     shares: dict[str, Share]
     max_evaluation_cosine: Share
+    reuse_evaluation: bool
 
     @model_validator(mode="after")
     def _whole(self) -> "Split":

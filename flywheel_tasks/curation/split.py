@@ -154,13 +154,17 @@ def run(io: StageIO) -> Mapping[str, Any]:
     earlier = read_json(io.dep("inputs/splits.json"))["earlier"]
     splits = _Splits(rows, _vectors(io, rows), settings)
     splits.drop_moved(earlier)
-    splits.drop_used(earlier)
+    if not settings.reuse_evaluation:
+        splits.drop_used(earlier)
     splits.drop_near()
     if empty := [name for name in SPLITS if settings.shares[name] > 0 and not splits.rows[name]]:
         users, why = len({row["user_id"] for row in rows}), dict(Counter(r["reason"] for r in splits.removed))
+        hint = "; split.reuse_evaluation lets those evaluated before judge again" * (
+            "evaluated_before" in why
+        )
         raise CurationError(
             f"data/split: no prompt for {', '.join(empty)}: {len(rows)} prompts of {users} users are too few "
-            f"for split.shares; take more logs or raise the share (removed: {why})"
+            f"for split.shares; take more logs or raise the share (removed: {why}){hint}"
         )
     vectors = {name: splits.vectors(name) for name in SPLITS}
     largest = prove_disjoint(splits.rows, vectors, settings.max_evaluation_cosine)

@@ -185,8 +185,12 @@ def test_all_prompts_used_before_is_an_error(make_io, tmp_path):
     run(io)
     first = {"generation": "g0001", **read_json(io.out("data/split") / "record.json")}
     write_json({"earlier": [first]}, tmp_path / "inputs/splits.json")
-    with pytest.raises(CurationError, match=r"no prompt for evaluation: .*'evaluated_before'"):
+    with pytest.raises(
+        CurationError, match=r"no prompt for evaluation: .*'evaluated_before'.*split\.reuse_evaluation"
+    ):
         run(io)
+    again, _, _ = workspace(make_io, tmp_path, 80, [first], {"split.reuse_evaluation": True})
+    assert run(again)["evaluation"]["prompts"] == len(first["evaluated"])
 
 
 def test_vectors_of_other_prompts_are_refused(make_io, tmp_path):

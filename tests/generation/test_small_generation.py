@@ -101,7 +101,8 @@ def test_a_blocked_candidate_is_not_launched(launched):
     """Last: it changes the workspace's rules."""
     root = launched.root
     settings = yaml.safe_load((root / "params.yaml").read_text())
-    settings["logs"]["source"] = "files"  # those of g0001: all but the gate is there already
+    settings["logs"]["source"] = "files"  # those of g0001 ...
+    settings["split"]["reuse_evaluation"] = True  # ... with the same prompts: what they make is there already
     (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     write_gate_rules(root, CLOSED_RULES)
     outcome = run_generation(root, generation="g0002", seed=None, say=print)
