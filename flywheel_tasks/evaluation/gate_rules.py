@@ -51,7 +51,9 @@ class Rule(Section):
 class Overfitting(Section):
     """The paper's rule against overfitting the reward model, on pointwise win rates (METHOD, offline evaluation)."""
 
-    high: Share  # a source's win rate from here on blocks
+    high: Annotated[
+        float, Field(gt=0.0)
+    ]  # a source's win rate from here on blocks; none reaches a limit above 1
     target: Share  # ... and above this it warns
     internal_low: Share  # an internal win rate below this blocks
     gap: Share  # a user/internal gap above this that cannot be noise blocks

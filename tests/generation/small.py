@@ -18,7 +18,7 @@ OPEN_RULES: dict[str, Any] = {
         {"metric": "evaluate.production.false_refusal.candidate", "block": {"max": 1.0}},
         {"metric": "train_pointwise_rm.heldout.accuracy.value", "block": {"min": 0.0}},
     ],
-    "overfitting": {"high": 1.0, "target": 1.0, "internal_low": 0.0, "gap": 1.0, "wide_gap": 1.0},
+    "overfitting": {"high": 1.01, "target": 1.0, "internal_low": 0.0, "gap": 1.0, "wide_gap": 1.0},
     "style": {"warn_effect": 90.0, "block_effect": 99.0, "reward_effect": 99.0},
 }
 # No model reaches this: the gate must block.
@@ -66,6 +66,7 @@ def small_settings(models: Path) -> dict[str, Any]:
         "rl.group_size": 2,
         "rl.select_from": 6,
         "rl.heldout_prompts": 4,
+        "rl.learning_rate": 2.5e-4,
         "rl.lora": lora,
         "evaluate.prompts": 8,
         "ab.duration_minutes": 0.05,
