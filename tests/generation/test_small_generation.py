@@ -47,8 +47,12 @@ def test_training_moved_every_model(launched):
     root = launched.root
     folders = ["inputs/champion", "models/policy_sft", "models/policy_dpo", "models/policy"]
     weights = [load_file(root / folder / "model.safetensors") for folder in folders]
-    for before, after in itertools.pairwise(weights):
-        assert any(not before[name].equal(after[name]) for name in before)
+    moved = [
+        any(not before[name].equal(after[name]) for name in before)
+        for before, after in itertools.pairwise(weights)
+    ]
+    # RL may hand over the policy that it began with, where that one is nearest to the target win rate.
+    assert moved == [True, True, read_json(root / "metrics/rl.json")["checkpoint"]["step"] > 0]
 
 
 def test_again_runs_nothing(launched):
