@@ -7,9 +7,9 @@ Each section of the file is one model here. A DVC stage names the sections it re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from flywheel_tasks.storage.documents import read_yaml
 from flywheel_tasks.storage.experiment_records import Rule
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -676,17 +676,7 @@ def load_settings(path: Path) -> Settings:
     Raises:
         SettingsError: it is missing, not YAML, or a key is unknown, missing or out of range.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path}: no such file") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not YAML: {error}") from error
-    try:
-        return Settings.model_validate(raw)
-    except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
-        raise SettingsError("\n".join(lines)) from error
+    return read_yaml(path, Settings, SettingsError)
 
 
 class ScopedSettings:

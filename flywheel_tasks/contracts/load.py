@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
 from flywheel_tasks.contracts.expectations import compile_rule
 from flywheel_tasks.contracts.measures import QuarantinedShare
 from flywheel_tasks.contracts.model import Contract, ContractError, Rule, TableRule
 from flywheel_tasks.contracts.schema import arrow_type
+from flywheel_tasks.storage.documents import read_yaml
 
 
 def load_contracts(folder: Path) -> dict[str, Contract]:
@@ -27,7 +25,7 @@ def load_contracts(folder: Path) -> dict[str, Contract]:
     """
     contracts: dict[str, Contract] = {}
     for path in sorted(folder.glob("*.yaml")):
-        contract = _read(path)
+        contract = read_yaml(path, Contract, ContractError)
         if contract.table != path.stem:
             raise ContractError(f"{path}: is the contract of table {contract.table}; name the file after it")
         contracts[contract.table] = contract
@@ -36,16 +34,6 @@ def load_contracts(folder: Path) -> dict[str, Contract]:
     for name, contract in contracts.items():
         _check(contract, contracts, folder / f"{name}.yaml")
     return contracts
-
-
-def _read(path: Path) -> Contract:
-    try:
-        return Contract.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise ContractError(f"{path}: not YAML: {error}") from error
-    except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
-        raise ContractError("\n".join(lines)) from error
 
 
 def _check(contract: Contract, contracts: dict[str, Contract], path: Path) -> None:

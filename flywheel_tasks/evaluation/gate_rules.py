@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from flywheel_tasks.settings import PositiveFloat, Section, Share
+from flywheel_tasks.storage.documents import read_yaml
 
 FILE = "gate_rules.yaml"
 
@@ -103,14 +103,4 @@ def load_rules(path: Path) -> GateRules:
     Raises:
         GateRulesError: it is missing, not YAML, or a key is unknown, missing or out of range.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise GateRulesError(f"{path}: no such file") from error
-    except yaml.YAMLError as error:
-        raise GateRulesError(f"{path}: not YAML: {error}") from error
-    try:
-        return GateRules.model_validate(raw)
-    except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in error.errors()]
-        raise GateRulesError("\n".join(lines)) from error
+    return read_yaml(path, GateRules, GateRulesError)

@@ -1,13 +1,17 @@
-"""JSON and JSON Lines files. NaN and infinity have no JSON form: they are written as null, never as text."""
+"""JSON, JSON Lines and checked YAML files. NaN and infinity have no JSON form: they are written as null."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
+import yaml
+from pydantic import BaseModel, ValidationError
 
 from flywheel_tasks.storage.atomic import atomic_path
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class DocumentError(ValueError):
@@ -70,3 +74,24 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise DocumentError(f"{path}:{number}: not a JSON object")
             yield row
+
+
+def read_yaml(path: Path, model: type[Model], error: type[Exception]) -> Model:
+    """Read a YAML file that a pydantic model describes.
+
+    Args:
+        path: the file.
+        model: what it must be.
+        error: raised, with the file and the keys, where the file is missing, is not YAML, or breaks the model.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise error(f"{path}: no such file") from cause
+    except yaml.YAMLError as cause:
+        raise error(f"{path}: not YAML: {cause}") from cause
+    try:
+        return model.model_validate(raw)
+    except ValidationError as cause:
+        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or '(file)'}: {e['msg']}" for e in cause.errors()]
+        raise error("\n".join(lines)) from cause
