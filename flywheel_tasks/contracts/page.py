@@ -2,14 +2,11 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
-
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
 
 from flywheel_tasks.contracts.plots import Bars, plot
 from flywheel_tasks.contracts.validation import Validated
+from flywheel_tasks.report.template import render_file
 
 _LONGEST = 220
 _INVISIBLE = ("Cc", "Cf", "Co", "Cs")
@@ -63,39 +60,34 @@ def render_page(
         what: headline.
         alone: said where there is no reference.
     """
-    folder = files("flywheel_tasks.contracts")
-    names = ("contracts.html", "contracts.css")
-    templates = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in names}
-    environment = Environment(
-        loader=DictLoader(templates),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(plain=plain, number=number)
     report = validated.report
     tables = report["tables"]
     read = sum(of["read"] for of in tables.values())
     result = "block" if problems else report["result"]
-    return environment.get_template("contracts.html").render(
-        css=Markup(templates["contracts.css"]),  # noqa: S704 - our own file
-        what=what,
-        result=result,
-        badge=BADGES[result],
-        problems=problems,
-        blocks=validated.outcomes("block"),
-        warnings=validated.outcomes("warn"),
-        tables=tables,
-        read=read,
-        kept=sum(of["kept"] for of in tables.values()),
-        broken_lines=broken_lines,
-        compared_with=compared_with,
-        alone=alone,
-        examples=_by_rule(validated.examples),
-        plots={table: _plots(validated.profile["tables"][table], reference, table) for table in tables},
-        share=share,
-        is_bars=lambda item: isinstance(item, Bars),
+    values = {
+        "what": what,
+        "result": result,
+        "badge": BADGES[result],
+        "problems": problems,
+        "blocks": validated.outcomes("block"),
+        "warnings": validated.outcomes("warn"),
+        "tables": tables,
+        "read": read,
+        "kept": sum(of["kept"] for of in tables.values()),
+        "broken_lines": broken_lines,
+        "compared_with": compared_with,
+        "alone": alone,
+        "examples": _by_rule(validated.examples),
+        "plots": {table: _plots(validated.profile["tables"][table], reference, table) for table in tables},
+        "share": share,
+        "is_bars": lambda item: isinstance(item, Bars),
+    }
+    return render_file(
+        "flywheel_tasks.contracts",
+        "contracts.html",
+        values,
+        css="contracts.css",
+        filters={"plain": plain, "number": number},
     )
 
 

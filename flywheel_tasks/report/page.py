@@ -1,15 +1,14 @@
 """The generation report: one HTML file that needs nothing else, for the person who approves."""
 
 import re
-from importlib.resources import files
 
-from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from flywheel_tasks.report import figures
 from flywheel_tasks.report.approval import BADGES
 from flywheel_tasks.report.contents import Contents, most_different
 from flywheel_tasks.report.styles import style_table, style_trends
+from flywheel_tasks.report.template import render_file
 
 EXAMPLES = 10
 DATA_STAGES = (
@@ -38,42 +37,31 @@ def render_page(contents: Contents) -> str:
     Args:
         contents: what the gate knows.
     """
-    folder = files("flywheel_tasks.report")
-    templates = {
-        name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.html", "report.css")
-    }
-    environment = Environment(
-        loader=DictLoader(templates),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     evaluate = contents.metrics.get("evaluate") or {}
-    return environment.get_template("report.html").render(
-        css=Markup(templates["report.css"]),  # noqa: S704 - our own file
-        contents=contents,
-        badge=BADGES[contents.outcome],
-        note=contents.simulation_note(),
-        win_rates=figures.win_rate_bars(contents),
-        gap=(evaluate.get("divergence") or {}).get("pointwise"),
-        rl_gain=figures.rl_gain(contents.metrics),
-        accuracy=figures.accuracy_bars(contents.metrics),
-        judge=None if evaluate.get("judge") in (None, "none") else evaluate["judge"],
-        production=_production(evaluate.get("production") or {}),
-        instructions=evaluate.get("instructions"),
-        styles=style_table(contents.metrics),
-        absent=figures.get(contents.metrics, "style", "absent") or {},
-        trends=style_trends(contents.metrics),
-        went_in=_sections(contents, DATA_STAGES, removed=False),
-        removed=_sections(contents, DATA_STAGES, removed=True),
-        models=_sections(contents, MODEL_STAGES, removed=None),
-        charts=figures.charts(contents.curves),
-        examples=most_different(contents.replies, EXAMPLES),
-        show=figures.show,
-        words=figures.words,
-        breakable=_breakable,
-    )
+    values = {
+        "contents": contents,
+        "badge": BADGES[contents.outcome],
+        "note": contents.simulation_note(),
+        "win_rates": figures.win_rate_bars(contents),
+        "gap": (evaluate.get("divergence") or {}).get("pointwise"),
+        "rl_gain": figures.rl_gain(contents.metrics),
+        "accuracy": figures.accuracy_bars(contents.metrics),
+        "judge": None if evaluate.get("judge") in (None, "none") else evaluate["judge"],
+        "production": _production(evaluate.get("production") or {}),
+        "instructions": evaluate.get("instructions"),
+        "styles": style_table(contents.metrics),
+        "absent": figures.get(contents.metrics, "style", "absent") or {},
+        "trends": style_trends(contents.metrics),
+        "went_in": _sections(contents, DATA_STAGES, removed=False),
+        "removed": _sections(contents, DATA_STAGES, removed=True),
+        "models": _sections(contents, MODEL_STAGES, removed=None),
+        "charts": figures.charts(contents.curves),
+        "examples": most_different(contents.replies, EXAMPLES),
+        "show": figures.show,
+        "words": figures.words,
+        "breakable": _breakable,
+    }
+    return render_file("flywheel_tasks.report", "report.html", values, css="report.css")
 
 
 def _breakable(text: str) -> Markup:

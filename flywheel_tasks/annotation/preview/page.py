@@ -1,11 +1,9 @@
 """Tasks of a batch as one HTML file that needs nothing else: to read before they are handed out."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from flywheel_tasks.annotation.interface import (
@@ -19,6 +17,7 @@ from flywheel_tasks.annotation.interface import (
 )
 from flywheel_tasks.annotation.label_studio import task_data
 from flywheel_tasks.annotation.tasks import VIOLATES_CARD
+from flywheel_tasks.report.template import render_file
 from flywheel_tasks.storage.atomic import atomic_path
 
 Row = dict[str, Any]
@@ -42,13 +41,8 @@ def write_preview(tasks: Sequence[Mapping[str, Any]], out: Path, *, generation: 
         kinds[task["kind"]] = kinds.get(task["kind"], 0) + 1
         if kinds[task["kind"]] <= most:
             shown.append(_view(task))
-    template = files("flywheel_tasks.annotation.preview").joinpath("preview.html").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string(template).render(
-        generation=generation, tasks=shown, kinds=sorted(kinds.items()), total=len(tasks)
-    )
+    values = {"generation": generation, "tasks": shown, "kinds": sorted(kinds.items()), "total": len(tasks)}
+    page = render_file("flywheel_tasks.annotation.preview", "preview.html", values)
     with atomic_path(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return len(shown)
