@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 from typer.testing import CliRunner
 
@@ -8,8 +6,7 @@ from flywheel_tasks.cli.app import app
 from flywheel_tasks.storage.documents import write_json, write_jsonl
 from tests.annotation.tasks_of_tests import task
 from tests.conftest import PROJECT
-
-CHROMIUM = Path("/usr/bin/chromium")
+from tests.pages import chromium
 
 EVIL = "<script>document.title = 'hacked'</script> & <b>bold</b> " + "long" * 60
 CARD = {"card_id": "c", "name": "Mae <i>", "traits": ["dry <u>"], "instructions": [EVIL, "Never use emoji."]}
@@ -37,13 +34,7 @@ def test_texts_are_escaped_and_policies_are_not_shown(page):
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_in_a_browser(page, scheme, width):
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    from playwright.sync_api import sync_playwright
-
-    options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=options)
+    with chromium() as browser:
         view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         requests = []
         view.on("request", lambda request: requests.append(request.url))
@@ -54,7 +45,6 @@ def test_in_a_browser(page, scheme, width):
         assert view.evaluate("document.documentElement.scrollWidth") <= width
         back = view.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (back == "rgb(255, 255, 255)") == (scheme == "light")
-        browser.close()
 
 
 def test_command(tmp_path):

@@ -1,4 +1,3 @@
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +5,8 @@ import pytest
 
 from flywheel_tasks.contracts.page import number, plain, render_page, share
 from flywheel_tasks.contracts.validation import Validated
+from tests.pages import chromium, parsed
 
-CHROMIUM = Path("/usr/bin/chromium")
 PLANTED = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{ 7*7 }}"
 LENGTHS = {"of": "lengths", "rows": 3, "counts": [[1, 1], [40, 2]]}
 KINDS = {"of": "categories", "rows": 3, "counts": {PLANTED: 2, "b": 1}, "other": 0}
@@ -53,31 +52,9 @@ def validated(result: str = "warn") -> Validated:
     )
 
 
-class Tags(HTMLParser):
-    """Tags that are seen, links, and whether they nest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-        self.open: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        self.links += [str(value) for name, value in attrs if name in ("src", "href")]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag != "meta":
-            assert self.open.pop() == tag
-
-
 def test_the_page_has_the_result_first_then_tables_rules_and_examples():
     page = render_page(validated("block"), broken_lines=3, problems=["5.6% of all rows are set aside"])
-    tags = Tags()
-    tags.feed(page)
-    assert tags.open == []
+    tags = parsed(page)
     assert tags.links == ["#messages"]
     assert "http:" not in page
     assert "https:" not in page
@@ -99,8 +76,7 @@ def test_the_page_has_the_result_first_then_tables_rules_and_examples():
 
 def test_text_of_logs_and_contracts_stays_text():
     page = render_page(validated())
-    tags = Tags()
-    tags.feed(page)
+    tags = parsed(page)
     assert not {"script", "img", "iframe"} & set(tags.seen)
     assert "{{ 7*7 }}" in page
     assert "\u202e" not in page
@@ -130,17 +106,11 @@ def test_numbers_for_people():
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_in_a_browser(tmp_path: Path, scheme: Any, width: int) -> None:
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    from playwright.sync_api import sync_playwright
-
     path = tmp_path / "contracts.html"
     page = render_page(validated())
     policy = page[page.index("<meta http-equiv") : page.index("<title>")]
     path.write_text(page.replace(policy, ""), encoding="utf-8")  # so that the escaping alone is tested
-    options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=options)
+    with chromium() as browser:
         view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         requests: list[str] = []
         view.on("request", lambda request: requests.append(request.url))
@@ -150,4 +120,3 @@ def test_in_a_browser(tmp_path: Path, scheme: Any, width: int) -> None:
         assert view.locator("script, img").count() == 0
         assert "<script>document.title" in view.locator(".rows").first.inner_text()
         assert view.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()

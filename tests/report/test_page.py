@@ -1,51 +1,22 @@
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flywheel_tasks.report.page import render_page
+from tests.pages import chromium, parsed
 
-CHROMIUM = Path("/usr/bin/chromium")
+VOID = frozenset({"meta", "polyline", "wbr"})
 PLANTED = (
     "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     "</div></main><iframe srcdoc='<script>parent.document.title=1</script>'></iframe>{{ 7*7 }}"
 )
 
 
-class Tags(HTMLParser):
-    """Counts tags and checks that they nest."""
-
-    VOID = frozenset({"meta", "polyline", "wbr"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-        self.open: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        self.links += [str(value) for name, value in attrs if name in ("src", "href", "srcset")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-
-def parsed(page: str) -> Tags:
-    tags = Tags()
-    tags.feed(page)
-    assert tags.open == []
-    return tags
-
-
 def test_the_page_is_one_file_with_the_verdict_first(contents: Callable[..., Any]) -> None:
     page = render_page(contents(user=0.707, internal=0.437))
-    tags = parsed(page)
+    tags = parsed(page, VOID)
     assert tags.links == ["../data/validated/contracts.html"]
     assert "http" not in page.replace("http-equiv", "")
     assert page.index("BLOCKED") < page.index("Win rates") < page.index("What was removed")
@@ -78,15 +49,15 @@ def test_figures_reach_the_page(contents: Callable[..., Any]) -> None:
 
 
 def test_planted_markup_stays_text(contents: Callable[..., Any]) -> None:
-    tags = parsed(render_page(contents(planted=PLANTED)))
+    tags = parsed(render_page(contents(planted=PLANTED)), VOID)
     assert not {"script", "iframe", "img"} & set(tags.seen)
-    assert tags.seen == parsed(render_page(contents())).seen
+    assert tags.seen == parsed(render_page(contents()), VOID).seen
 
 
 def test_missing_metrics_are_said_and_nothing_breaks(contents: Callable[..., Any]) -> None:
     full = contents()
     page = render_page(type(full)(**{**full.__dict__, "metrics": {}, "replies": [], "curves": []}))
-    parsed(page)
+    parsed(page, VOID)
     assert "not measured" in page
     assert "No accuracy was measured" in page
 
@@ -94,18 +65,12 @@ def test_missing_metrics_are_said_and_nothing_breaks(contents: Callable[..., Any
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_in_a_browser(contents: Callable[..., Any], tmp_path: Path, scheme: Any, width: int) -> None:
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    from playwright.sync_api import sync_playwright
-
     path = tmp_path / "report.html"
     # Without the page's own policy, so that the escaping alone is tested.
     page = render_page(contents(planted=PLANTED))
     policy = page[page.index("<meta http-equiv") : page.index("<title>")]
     path.write_text(page.replace(policy, ""), encoding="utf-8")
-    options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=options)
+    with chromium() as browser:
         view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         requests: list[str] = []
         view.on("request", lambda request: requests.append(request.url))
@@ -115,4 +80,3 @@ def test_in_a_browser(contents: Callable[..., Any], tmp_path: Path, scheme: Any,
         assert requests == [path.as_uri()]
         assert "<script>document.title" in view.locator(".reply").first.inner_text()
         assert view.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()

@@ -9,10 +9,10 @@ import orjson
 import pytest
 
 from flywheel_tasks.serving.page import PAGE_POLICY, chat_page
+from tests.pages import chromium
 from tests.serving.conftest import CARDS, Live, logged
 from tests.serving.stub import REPLY, Stub
 
-CHROMIUM = Path("/usr/bin/chromium")
 PLANTED = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
@@ -42,15 +42,8 @@ def test_the_page_is_one_file_that_may_run_nothing_else() -> None:
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    from playwright.sync_api import sync_playwright
-
-    options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=options)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 def enter(gateway: Live, view: Any) -> None:
