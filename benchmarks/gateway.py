@@ -28,17 +28,12 @@ import orjson
 
 from flywheel_tasks.serving.keys import add_key
 from tests.conftest import PROJECT
+from tests.ports import free_port
 from tests.serving.conftest import make_root, start_experiment
 
 _MODEL_SECONDS = 0.02
 _USERS = 500
 _WARM_UP = 2.0
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager
@@ -156,7 +151,7 @@ def main() -> None:
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--folder", type=Path, help="where the gateway's workspace is made")
     options = parser.parse_args()
-    stub, port = _free_port(), _free_port()
+    stub, port = free_port(), free_port()
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
         f"{options.rate:g} requests/s, {options.workers} worker(s), {os.cpu_count()} cores, load average {load}"

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ import httpx
 import psutil
 
 from flywheel_tasks.cli.airflow_services import Place, Services, log_in, prepare, set_gpu_pool
+from tests.ports import free_port
 
 DAG = "weekly_generation"
 # Shorter waits between looks; what is looked at, and every check, stays as it is in use.
@@ -22,13 +22,6 @@ QUICK = {
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3",
 }
 FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def processes_with(home: Path) -> list[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,16 +27,11 @@ from flywheel_tasks.traffic import ingest
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, pin_users
 from flywheel_tasks.traffic.logs import pin_logs
 from tests.conftest import PROJECT
+from tests.ports import free_port
 from tests.serving.conftest import make_root, start_experiment
 from tests.serving.stub import REPLY, Stub
 
 CLIENTS = 12
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager
