@@ -35,7 +35,8 @@ def prompt_messages(
     kept = [{"role": turn["role"], "content": turn["content"]} for turn in history]
     while len(kept) > 1 and len(_render(tokenizer, [system, *kept])) > max_tokens:
         kept = kept[1:]
-    kept[-1]["content"] = _shortened(tokenizer, system, kept[-1]["content"], max_tokens)
+    if len(kept) == 1:  # more turns would not be left if they did not fit
+        kept[0]["content"] = _shortened(tokenizer, system, kept[-1]["content"], max_tokens)
     return [system, *kept]
 
 
@@ -48,9 +49,8 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, system: dict[str, str], text:
         and (over := len(_render(tokenizer, [system, {"role": "user", "content": shown}])) - max_tokens) > 0
     ):
         ids = ids[over:]
-        shown = str(tokenizer.decode(ids)).lstrip(
-            "\N{REPLACEMENT CHARACTER} "
-        )  # a cut may fall inside a character
+        # A cut may fall inside a character.
+        shown = str(tokenizer.decode(ids)).lstrip("\N{REPLACEMENT CHARACTER} ")
     return shown
 
 

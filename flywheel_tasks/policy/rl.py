@@ -23,7 +23,7 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.grpo import PackedGRPOTrainer, Rewards, make_rollout
 from flywheel_tasks.policy.heldout import HELDOUT, SIDE, measure, paired_gain
 from flywheel_tasks.policy.prompts import Prompt, choose, load_split
-from flywheel_tasks.policy.safe_steps import CHECKS, Check, SafeSteps, write_curve
+from flywheel_tasks.policy.safe_steps import CHECKS, Check, SafeSteps, write_checks
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.selection import SELECTION, select
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
@@ -258,7 +258,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     write_rows(selection, SELECTION, folder / "selection.parquet")
     write_rows(_heldout_rows(checks[0], chosen, heldout), HELDOUT, folder / "heldout.parquet")
     write_rows([row for check in checks for row in check.rows], CHECKS, folder / "checks.parquet")
-    write_curve(checks, io.out("plots/rl_checks.csv"))
+    write_checks(checks, io.out("plots/rl_checks.csv"))
     sides = {"before": checks[0].summary(), "after": chosen.summary()}
     return {
         "selection": {

@@ -7,7 +7,6 @@ target is handed over, not the last one (paper, section on offline evaluation: h
 65%, 60% is the ideal); and a run in which reward rises while the judge falls is over-optimised and stops.
 """
 
-import csv
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,13 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import ttest_rel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from flywheel_tasks.evaluation.win_rate import pointwise_score
 from flywheel_tasks.policy.heldout import SIDE
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.rewards.scoring import PairwiseScorer
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.tables import read_rows, write_rows
+from flywheel_tasks.training.run import write_curve
 
 _log = logging.getLogger(__name__)
 _FALL = 0.025
@@ -84,11 +85,10 @@ def compare(step: int, replies: Sequence[Row], champion: Sequence[Row], judged: 
     """
     rows = []
     for new, old, judge in zip(replies, champion, judged, strict=True):
-        same = new["reply"] == old["reply"] or new["reward"] == old["reward"]
+        same = new["reply"] == old["reply"]
         shown = {"champion_reply": old["reply"], "champion_reward": old["reward"], "judge": judge}
-        rows.append(
-            dict(new) | shown | {"step": step, "win": 0.5 if same else float(new["reward"] > old["reward"])}
-        )
+        win = pointwise_score(new["reward"], old["reward"], identical=same)
+        rows.append(dict(new) | shown | {"step": step, "win": win})
     return Check(step, tuple(rows))
 
 
@@ -117,14 +117,10 @@ def nearest(checks: Sequence[Check], target: float) -> Check:
     return min(checks, key=lambda check: (abs(check.mean("win") - target), check.step))
 
 
-def write_curve(checks: Sequence[Check], path: Path) -> None:
+def write_checks(checks: Sequence[Check], path: Path) -> None:
     """Write the checks as a curve (CSV): one row a checkpoint."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["step", *checks[0].summary()], lineterminator="\n")
-        writer.writeheader()
-        for check in checks:
-            shown = {key: f"{value:.6g}" for key, value in check.summary().items()}
-            writer.writerow({"step": check.step} | shown)
+    rows = [{"step": check.step, **check.summary()} for check in checks]
+    write_curve(rows, list(checks[0].summary()), path)
 
 
 class SafeSteps(TrainerCallback):

@@ -117,24 +117,21 @@ def _moved(trainer: Trainer, before: Mapping[str, torch.Tensor]) -> list[str]:
     return [name for name, value in before.items() if not torch.equal(value, after[name].detach().cpu())]
 
 
-def _write_curve(history: Sequence[Mapping[str, float]], columns: Sequence[str], path: Path) -> int:
-    """Write one row per logged training step; the rest of the history (summaries) has other keys.
+def write_curve(rows: Sequence[Mapping[str, float]], columns: Sequence[str], path: Path) -> None:
+    """Write a curve as CSV: ``step`` and the columns that a row has, in six digits; others stay empty.
 
-    Returns:
-        the number of rows.
+    Args:
+        rows: each with ``step``.
+        columns: what else to write.
+        path: of the file.
     """
-    rows = [entry for entry in history if "loss" in entry]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(
-            file, ["step", *columns], extrasaction="ignore", restval="", lineterminator="\n"
-        )
+        writer = csv.DictWriter(file, ["step", *columns], restval="", lineterminator="\n")
         writer.writeheader()
-        for entry in rows:
-            writer.writerow(
-                {key: f"{entry[key]:.6g}" for key in columns if key in entry} | {"step": int(entry["step"])}
-            )
-    return len(rows)
+        for row in rows:
+            shown = {key: f"{row[key]:.6g}" for key in columns if key in row}
+            writer.writerow({"step": int(row["step"])} | shown)
 
 
 def _restore(trainer: Trainer, checkpoint: Path) -> None:
@@ -201,10 +198,11 @@ def train(
     planned = stopped_at() or planned
     if trainer.state.global_step != planned:
         raise TrainingError(f"{trainer.state.global_step} steps were done, {planned} were planned")
-    logged = _write_curve(trainer.state.log_history, columns, curve)
-    if logged != planned:
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]  # summaries have other keys
+    write_curve(steps, columns, curve)
+    if len(steps) != planned:
         raise TrainingError(
-            f"the log has {logged} steps, {planned} were done: some were left out or repeated"
+            f"the log has {len(steps)} steps, {planned} were done: some were left out or repeated"
         )
     moved = _moved(trainer, before)
     unmoved = [part for part in must_move if not any(part in name for name in moved)]
@@ -212,7 +210,7 @@ def train(
         raise TrainingError(
             f"training changed no parameter{' named ' + ', '.join(unmoved) if unmoved else ''}"
         )
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = [entry["loss"] for entry in steps]
     fifth = max(1, len(losses) // 5)
     return {
         "steps": planned,
