@@ -24,8 +24,14 @@ def import_graph() -> grimp.ImportGraph:
     return grimp.build_graph("flywheel_tasks", cache_dir=None)
 
 
+def named_beside(module: Path) -> list[Path]:
+    """Templates and word lists in a module's folder that the module names: a neighbour's are not its own."""
+    text = module.read_text(encoding="utf-8")
+    return [item for item in module.parent.iterdir() if item.suffix in TEMPLATES and f'"{item.name}"' in text]
+
+
 def code_of(imports: grimp.ImportGraph, entry: str) -> list[str]:
-    """Files that ``module:function`` reaches, sorted: modules, and the templates that lie beside them.
+    """Files that ``module:function`` reaches, sorted: modules, and the templates beside them that they name.
 
     Packages are left out, they hold only their docstring.
     """
@@ -33,9 +39,7 @@ def code_of(imports: grimp.ImportGraph, entry: str) -> list[str]:
     reached = sorted({module} | imports.find_upstream_modules(module))
     names = [Path(name.replace(".", "/") + ".py") for name in reached if not name.startswith(MACHINERY)]
     modules = [name for name in names if (PROJECT / name).exists()]
-    beside = {
-        item for name in modules for item in (PROJECT / name).parent.iterdir() if item.suffix in TEMPLATES
-    }
+    beside = {item for name in modules for item in named_beside(PROJECT / name)}
     return sorted(
         [name.as_posix() for name in modules] + [item.relative_to(PROJECT).as_posix() for item in beside]
     )

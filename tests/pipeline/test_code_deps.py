@@ -6,7 +6,7 @@ import pytest
 
 from flywheel_tasks.pipeline.describe import stages_table
 from flywheel_tasks.pipeline.graph import load_graph
-from tests.pipeline.code_deps import code_of_stage, import_graph
+from tests.pipeline.code_deps import TEMPLATES, code_of_stage, import_graph, named_beside
 
 PROJECT = Path(__file__).resolve().parents[2]
 GRAPH = load_graph(PROJECT / "dvc.yaml")
@@ -26,3 +26,10 @@ def test_code_among_the_deps_is_the_code_that_is_imported(imports, name):
 def test_the_page_of_stages_is_that_of_dvc_yaml():
     shown = (PROJECT / "docs/stages.md").read_text(encoding="utf-8")
     assert shown == stages_table(GRAPH), "run: flywheel stages > docs/stages.md"
+
+
+def test_every_template_is_named_by_a_module_beside_it():
+    """Else no stage would run again when it changes."""
+    package = PROJECT / "flywheel_tasks"
+    named = {item for module in package.rglob("*.py") for item in named_beside(module)}
+    assert named == {item for item in package.rglob("*") if item.suffix in TEMPLATES}
