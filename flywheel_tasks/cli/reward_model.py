@@ -12,7 +12,8 @@ app = typer.Typer(no_args_is_help=True, help="Reward models on a file of prefere
 console = Console(highlight=False)
 
 Root = Annotated[
-    Path, typer.Option("--root", help="Folder of params.yaml, for the settings.", file_okay=False)
+    Path,
+    typer.Option("--root", help="Folder of params.yaml and dvc.yaml, for the settings.", file_okay=False),
 ]
 Pairs = Annotated[
     Path,
@@ -66,6 +67,7 @@ def train(
     root: Root = Path(),
 ) -> None:
     """Train a reward model and measure it on users held out; a killed run goes on when called again."""
+    from flywheel_tasks.pipeline.graph import load_graph
     from flywheel_tasks.pipeline.stage_io import STATE
     from flywheel_tasks.rewards.pairs import PairError
     from flywheel_tasks.rewards.standalone import train_model
@@ -86,6 +88,7 @@ def train(
         kind,
         pairs,
         out,
+        stage=load_graph(root / "dvc.yaml")[f"train_{kind}_rm"],
         params=params,
         base=base or params["base"]["policy"],
         wheels=root / STATE / "wheels",

@@ -5,6 +5,7 @@ Training is the very stage of a generation, in a working folder of its own besid
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,11 +89,23 @@ def _prepare(
         replace(made, work / "models/base")
 
 
+def _alone(stage: Stage) -> Stage:
+    """A stage whose code is this process's own, and whose metrics go to the caller."""
+    outs = tuple(out for out in stage.outs if out != stage.metrics)
+    return replace_fields(
+        stage,
+        deps=tuple(dep for dep in stage.deps if not dep.startswith("flywheel_tasks/")),
+        outs=outs,
+        metrics=None,
+    )
+
+
 def train_model(
     kind: Kind,
     pairs: Path,
     out: Path,
     *,
+    stage: Stage,
     params: Mapping[str, Any],
     base: str,
     wheels: Path,
@@ -106,6 +119,7 @@ def train_model(
         kind: which model.
         pairs: see :func:`read_pair_rows`.
         out: folder for the model; ``metrics.json`` and the curve are put beside its weights.
+        stage: the training stage of that kind, from dvc.yaml.
         params: all settings, as in params.yaml.
         base: backbone: a built-in name, a hub id or a folder.
         wheels: folder that keeps wheels of built-in models.
@@ -120,19 +134,9 @@ def train_model(
     rows, skipped = read_pair_rows(pairs)
     work = out.with_name(f".{out.name}.work")
     _prepare(work, hold_out(rows, heldout_share, params["seed"]), base, params, wheels)
+    io_stage = _alone(stage)
     model, curve = f"models/{kind}_rm", f"plots/{kind}_rm.csv"
-    stage = Stage(
-        name=f"train_{kind}_rm",
-        deps=("models/base", "data/preferences"),
-        outs=(model, curve),
-        metrics=None,
-        plots=(curve,),
-        params=("seed", "compute", "prompt", f"{kind}_rm"),
-        entry="",
-        queue="gpu",
-        desc="",
-    )
-    io = StageIO(stage, work, load_settings(work / "params.yaml"))
+    io = StageIO(io_stage, work, load_settings(work / "params.yaml"))
     metrics = dict(_RUN[kind](io)) | {"skipped": len(skipped)}
     write_json(metrics, io.out(model) / "metrics.json")
     replace(io.out(curve), io.out(model) / "curve.csv")
