@@ -24,7 +24,7 @@ generation: setup ## Run one whole generation on the settings of params.yaml
 	$(BIN)/flywheel generation run
 
 test: setup ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: setup ## Lint, formatting, types, import rules
 	$(BIN)/ruff check .

