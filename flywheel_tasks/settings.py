@@ -315,6 +315,13 @@ class RemotePolicy(Section):
 PoolEntry = Literal["champion", "previous"] | LocalPolicy | RemotePolicy
 
 
+def check_names(pool: tuple[PoolEntry, ...]) -> None:
+    """Refuse a pool in which two policies have one name."""
+    names = [entry if isinstance(entry, str) else entry.name for entry in pool]
+    if len(set(names)) < len(names):
+        raise ValueError("pool: a name repeats")
+
+
 class AnnotationBatch(Section):
     """What goes out to the annotators: candidates a prompt, prompts a purpose, kinds of tasks, questions."""
 
@@ -338,9 +345,7 @@ class AnnotationBatch(Section):
         names = [question.name for question in self.questions]
         if len(set(names)) < len(names):
             raise ValueError("questions: a name repeats")
-        policies = [entry if isinstance(entry, str) else entry.name for entry in self.pool]
-        if len(set(policies)) < len(policies):
-            raise ValueError("pool: a name repeats")
+        check_names(self.pool)
         if "$" in self.guidelines:
             raise ValueError("guidelines: has a $, which Label Studio takes for a variable")
         return self
@@ -398,6 +403,12 @@ class Annotate(Section):
     annotators: Annotators
 
 
+class Tracking(Section):
+    """Where training runs are shown; it changes no output, so no stage depends on it."""
+
+    tracker: Literal["tensorboard", "mlflow", "wandb", "none"]
+
+
 class Lora(Section):
     """LoRA on the last ``layers`` transformer layers."""
 
@@ -441,13 +452,19 @@ class SignalModels(Section):
 
 
 class RejectionSample(Section):
-    """Best of n with thresholds."""
+    """Best of n with thresholds. ``candidates``: of each policy of the pool, for each prompt."""
 
+    pool: Annotated[tuple[PoolEntry, ...], Field(min_length=1)]
     prompts: Positive
     candidates: Positive
     min_reward_quantile: Share
     min_continue: Share
     min_thumb_up: Share
+
+    @model_validator(mode="after")
+    def _names(self) -> "RejectionSample":
+        check_names(self.pool)
+        return self
 
 
 class Sft(Training):
@@ -473,9 +490,47 @@ class Dpo(Training):
     beta: PositiveFloat
 
 
-class Rl(Section):
-    """GRPO on prompts with a low mean or a high variance of reward."""
+class Auxiliary(Section):
+    """An auxiliary term of the reward: its value, from 0 to 1, counts up to ``bound``, times ``weight``."""
 
+    weight: Annotated[float, Field(gt=0.0, le=1.0)]
+    bound: Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Limit(Section):
+    """A limit that warns and one that stops; null: none."""
+
+    warn: NonNegative | None
+    stop: NonNegative | None
+
+
+class Watch(Section):
+    """Limits of a training run, in nats a token: KL to the policy before it, from above; entropy, from below."""
+
+    kl: Limit
+    entropy: Limit
+
+
+class Vllm(Section):
+    """Rollouts by vLLM. ``server``: at ``url``, on GPUs of its own; ``colocate``: on the trainer's GPUs.
+
+    ``max_ratio``: a completion whose trainer-to-sampler ratio of probabilities is above it is left out.
+    """
+
+    mode: Literal["server", "colocate"]
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    timeout_seconds: PositiveFloat
+    gpu_memory_share: Annotated[float, Field(gt=0.0, lt=1.0)]
+    max_ratio: Annotated[float, Field(ge=1.0)]
+
+
+class Rl(Section):
+    """Online RL on prompts with a low mean or a high variance of reward (docs/policy-training.md).
+
+    ``auxiliary`` and the penalties are counted in the mean spread of reward within a prompt.
+    """
+
+    method: Literal["grpo", "online_dpo"]
     steps: Positive
     prompts_per_step: Positive
     group_size: Annotated[int, Field(ge=2)]
@@ -483,9 +538,15 @@ class Rl(Section):
     select_share: Share
     learning_rate: PositiveFloat
     beta: NonNegative
+    dpo_beta: PositiveFloat
+    auxiliary: dict[Literal["p_continue", "p_thumb_up", "instructions"], Auxiliary]
     length_penalty: NonNegative
     length_limit: Positive
     cut_off_penalty: NonNegative
+    artifact_penalties: dict[str, PositiveFloat]
+    watch: Watch
+    rollouts: Literal["local", "vllm"]
+    vllm: Vllm
     heldout_prompts: Positive
     check_every: Positive
     target_win_rate: Share
@@ -661,10 +722,18 @@ class Settings(Section):
     evaluate: Evaluate
     launch: Launch
     approval: Approval
+    training: Tracking
     registry: Registry
     ab: Ab
     serve: Serve
     airflow: Airflow
+
+    @model_validator(mode="after")
+    def _signals_of_rl(self) -> "Settings":
+        wanted = {name.removeprefix("p_") for name in self.rl.auxiliary if name.startswith("p_")}
+        if unused := sorted(wanted - set(self.signal_models.used)):
+            raise ValueError(f"rl.auxiliary names p_{unused[0]}, but signal_models.used lacks {unused[0]}")
+        return self
 
 
 def load_settings(path: Path) -> Settings:

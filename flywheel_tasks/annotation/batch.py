@@ -164,7 +164,7 @@ def _candidates(io: StageIO, prompts: Sequence[tuple[Card, Any]]) -> list[list[t
     for policy, n in share_out(pool, io.settings.annotation_batch.candidates):
         drawn = draw(policy, prompts, n, io.settings.seed, io.resume_dir())
         for candidates, replies in zip(found, drawn, strict=True):
-            candidates += [(policy.policy_id, reply) for reply in replies]
+            candidates += [(policy.policy_id, reply.text) for reply in replies]
     return found
 
 

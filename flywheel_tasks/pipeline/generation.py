@@ -2,10 +2,11 @@
 
 ``inputs/generation.json`` names the generation, ``inputs/logs.json`` its log partitions with their digests,
 ``inputs/users.json`` the key of user ids by its fingerprint, ``inputs/champion.dvc`` the champion's files by DVC hash,
-``inputs/pool.json`` the policies that candidates come from, ``inputs/labels.json`` the labels that people have
-delivered, ``inputs/profile.json`` holds the profile of the data of the last accepted generation, which new data is
-compared with, and ``inputs/splits.json`` how earlier launched generations were split. They are the roots of the data
-graph. The registry keeps a copy, written once, so that any worker (and anyone, later) can start from exactly the same.
+``inputs/pool.json`` and ``inputs/rejection_pool.json`` the policies that candidates come from, ``inputs/labels.json``
+the labels that people have delivered, ``inputs/profile.json`` holds the profile of the data of the last accepted
+generation, which new data is compared with, and ``inputs/splits.json`` how earlier launched generations were split.
+They are the roots of the data graph. The registry keeps a copy, written once, so that any worker (and anyone, later)
+can start from exactly the same.
 One thing is never what it was: users who have asked to be forgotten since are forgotten in every generation, older
 ones too.
 """
@@ -22,7 +23,7 @@ from ruamel.yaml import YAML
 
 from flywheel_tasks.annotation.delivery import pin_labels
 from flywheel_tasks.pipeline import lineage, runner
-from flywheel_tasks.pipeline.pool_pin import pin_pool
+from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest
@@ -267,10 +268,11 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
 def _pin_settings_of_inputs(
     root: Path, generation: str, champion: ModelRef, previous: ModelRef | None
 ) -> None:
-    """Pin what the settings name: the pool of policies, and the labels that people have delivered so far."""
+    """Pin what the settings name: the pools of policies, and the labels that people have delivered so far."""
     settings = load_settings(root / "params.yaml")
     place = partial(place_champion, root)
     pin_pool(root, settings.annotation_batch.pool, champion, previous, place)
+    pin_pool(root, settings.rejection_sample.pool, champion, previous, place, REJECTION_PIN)
     pin_labels(settings.label, generation, root)
 
 

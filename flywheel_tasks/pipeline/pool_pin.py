@@ -1,4 +1,7 @@
-"""The pool of policies of a generation, pinned in ``inputs/pool.json``: where each one lies, and its digest."""
+"""The pools of policies of a generation, pinned in ``inputs/``: where each policy lies, and its digest.
+
+Each stage that draws candidates has a pin of its own: a policy more in one pool does not run the other stage again.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +12,8 @@ from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry_state import ModelRef
 
-PIN = "inputs/pool.json"
+PIN = "inputs/pool.json"  # of annotation_batch
+REJECTION_PIN = "inputs/rejection_pool.json"
 # What a policy needs; nothing that would have to be unpickled.
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
@@ -20,15 +24,17 @@ def pin_pool(
     champion: ModelRef,
     previous: ModelRef | None,
     place: Callable[[ModelRef, str], None],
+    pin: str = PIN,
 ) -> None:
-    """Write ``inputs/pool.json`` and put the previous champion's files in place, where the pool has it.
+    """Write a pin and put the previous champion's files in place, where the pool has it.
 
     Args:
         root: the workspace.
-        entries: the setting ``annotation_batch.pool``.
+        entries: the setting ``pool`` of a stage.
         champion: of the generation; its files are there already.
         previous: the champion before, if there is one.
         place: puts a model's files below ``inputs/`` under a name.
+        pin: where to write, in the workspace.
 
     Raises:
         FileNotFoundError: a local policy's folder is missing.
@@ -47,8 +53,8 @@ def pin_pool(
         elif isinstance(entry, RemotePolicy):
             rows.append({"name": entry.name, "endpoint": entry.endpoint, "model": entry.model})
     document = {"policies": rows}
-    if not (root / PIN).exists() or read_json(root / PIN) != document:
-        write_json(document, root / PIN)
+    if not (root / pin).exists() or read_json(root / pin) != document:
+        write_json(document, root / pin)
 
 
 def _row(name: str, path: str, digest: str, model: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from flywheel_tasks.pipeline.graph import Stage
 from flywheel_tasks.settings import ScopedSettings, Settings
 from flywheel_tasks.storage.atomic import replace
 from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import read_json
 
 STATE = ".flywheel"
 # Releases that change what a training checkpoint means.
@@ -36,6 +37,7 @@ class StageIO:
     def __init__(self, stage: Stage, root: Path, settings: Settings) -> None:
         self.stage = stage
         self.root = root
+        self.tracker = settings.training.tracker  # where a run is shown changes nothing that it makes
         self.settings: Settings = ScopedSettings(settings, stage.name, frozenset(stage.params))  # type: ignore[assignment]
         self._temporary = root / STATE / "tmp" / stage.name
         shutil.rmtree(self._temporary, ignore_errors=True)
@@ -88,6 +90,12 @@ class StageIO:
             replace(self._temporary / path, self.root / path)
         shutil.rmtree(self._temporary, ignore_errors=True)
         shutil.rmtree(self._resume_home, ignore_errors=True)
+
+    @property
+    def run_name(self) -> str:
+        """The generation and the stage, for people; the stage alone where no generation is open."""
+        path = self.root / "inputs" / "generation.json"
+        return f"{read_json(path)['generation']}-{self.stage.name}" if path.exists() else self.stage.name
 
     @property
     def _resume_home(self) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.settings import RemotePolicy, Sampling
 
@@ -40,7 +41,7 @@ class ChatEndpoint:
         self._sampling = sampling
         self._wait = wait
 
-    def draw(self, prompts: Sequence[tuple[Card, Sequence[Turn]]], n: int, seed: int) -> list[list[str]]:
+    def draw(self, prompts: Sequence[tuple[Card, Sequence[Turn]]], n: int, seed: int) -> list[list[Reply]]:
         """Draw ``n`` replies to each prompt.
 
         Args:
@@ -81,12 +82,12 @@ class ChatEndpoint:
 
     def _replies(
         self, client: httpx.Client, prompt: tuple[Card, Sequence[Turn]], n: int, seed: int
-    ) -> list[str]:
+    ) -> list[Reply]:
         """``n`` replies; servers that ignore ``n`` are asked again for what is missing."""
         card, history = prompt
         messages = [{"role": "system", "content": card.system_prompt()}]
         messages += [{"role": turn["role"], "content": turn["content"]} for turn in history]
-        found: list[str] = []
+        found: list[Reply] = []
         while len(found) < n:
             body = {
                 "model": self._entry.model,
@@ -96,7 +97,7 @@ class ChatEndpoint:
                 "max_tokens": self._sampling.max_new_tokens,
                 "seed": (seed + len(found)) % _SEEDS,
             }
-            found += [self._text(choice) for choice in self._choices(client, body)]
+            found += [self._reply(choice) for choice in self._choices(client, body)]
         return found[:n]
 
     def _choices(self, client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -126,14 +127,16 @@ class ChatEndpoint:
                 break
         raise EndpointError(f"{self._where()}: {problem}")
 
-    def _text(self, choice: Any) -> str:
+    def _reply(self, choice: Any) -> Reply:
         try:
             text, reason = choice["message"]["content"], choice.get("finish_reason")
         except (KeyError, TypeError, AttributeError) as error:
             raise EndpointError(f"{self._where()}: a choice has no message") from error
         if not isinstance(text, str):
             raise EndpointError(f"{self._where()}: a message has no text")
-        return (whole_sentences(text) or text.strip()) if reason == "length" else text.strip()
+        if reason == "length":
+            return Reply(whole_sentences(text) or text.strip(), None, False)
+        return Reply(text.strip(), None, True)
 
     def _where(self) -> str:
         return f"policy {self._entry.name} ({self._entry.model} at {self._entry.endpoint})"

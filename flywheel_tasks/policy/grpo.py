@@ -4,7 +4,8 @@ Shao et al. 2024, "DeepSeekMath" (arXiv 2402.03300), section 4.1: the advantage 
 minus its group's mean, divided by its group's standard deviation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,37 @@ import torch
 from trl import GRPOTrainer
 
 from flywheel_tasks.policy.packed_logps import packed_log_probs, repad, unpad
-from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.sampler import Sampler
-from flywheel_tasks.rewards.scoring import PointwiseScorer
-from flywheel_tasks.settings import Rl, Sampling
+from flywheel_tasks.settings import Sampling
 
 
 class RolloutError(RuntimeError):
-    """The trainer's batch is not made of whole groups."""
+    """Rollouts cannot be drawn as set up; the message says why."""
 
 
 class PackedGRPOTrainer(GRPOTrainer):
-    """TRL's trainer; a group's prompt is computed once, and the vocabulary only at completion tokens."""
+    """TRL's trainer; a group's prompt is computed once, and the vocabulary only at completion tokens.
+
+    Args:
+        args: of the trainer.
+        watch_kl: log the KL divergence to the policy before RL even where it is no part of the loss.
+        kwargs: of the trainer.
+    """
+
+    def __init__(self, *args: Any, watch_kl: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._watch_kl = watch_kl
+        self._logps: torch.Tensor | None = None  # of the last loss
+
+    def _packed(
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, width: int, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies of completion tokens, (rows, width)."""
+        groups, places = unpad(ids, mask, width)
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
+        with self.accelerator.autocast():
+            logps, entropy = packed_log_probs(model, head, groups, self._tokenizer.pad_token_id, temperature)
+        return repad(logps, groups, places, width), repad(entropy, groups, places, width)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -38,18 +58,47 @@ class PackedGRPOTrainer(GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         if compute_aux_loss or any(value is not None for value in images.values()):
             raise NotImplementedError("packed rows hold text only, and no router loss")
-        groups, places = unpad(input_ids, attention_mask, logits_to_keep)
-        pad = self._tokenizer.pad_token_id
-        head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        with self.accelerator.autocast():
-            logps, entropy = packed_log_probs(model, head, groups, pad, self.temperature)
-        padded = [repad(flat, groups, places, logits_to_keep) for flat in (logps, entropy)]
-        return padded[0], padded[1] if compute_entropy else None, None
+        logps, entropy = self._packed(model, input_ids, attention_mask, logits_to_keep, self.temperature)
+        if torch.is_grad_enabled():
+            self._logps = logps.detach()
+        return logps, entropy if compute_entropy else None, None
+
+    @staticmethod
+    def _whole(inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Token ids and attention mask of prompts with completions, and the completions' width."""
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        return ids, mask, inputs["completion_ids"].size(1)
+
+    def _reference(self) -> AbstractContextManager[Any]:
+        """Within it, the model is the policy before RL."""
+        found: AbstractContextManager[Any] = self.accelerator.unwrap_model(self.model).disable_adapter()
+        return found
+
+    def _mean(self, values: torch.Tensor, kept: torch.Tensor) -> float:
+        """Mean over what is kept, of all processes; NaN, which TRL leaves out of its log, where nothing is."""
+        parts = torch.stack([(values.detach() * kept).sum(), kept.sum().float()])
+        total, count = self.accelerator.reduce(parts, reduction="sum").tolist()
+        return total / count if count else float("nan")
+
+    def _log_drift(self, now: torch.Tensor, before: torch.Tensor, kept: torch.Tensor) -> None:
+        difference = before - now.detach()
+        self._metrics["train"]["kl"].append(self._mean(difference.exp() - difference - 1, kept))
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss = super()._compute_loss(model, inputs)
+        if self._watch_kl and self.beta == 0.0:  # otherwise TRL has logged it
+            assert self._logps is not None
+            with torch.no_grad(), self._reference():
+                before, _ = self._packed(model, *self._whole(inputs), self.temperature)
+            self._log_drift(self._logps, before, inputs["completion_mask"])
+        return loss
 
 
-def rollout_seed(seed: int, step: int) -> int:
+def rollout_seed(seed: int, step: int, process: int = 0) -> int:
     """Seed of the completions of one step: a resumed run draws what an uninterrupted one would."""
-    return int(np.random.SeedSequence([seed, 3, step]).generate_state(1)[0])
+    parts = [seed, 3, step, process] if process else [seed, 3, step]
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def make_rollout(sampling: Sampling, max_prompt_tokens: int, seed: int) -> Callable[..., dict[str, Any]]:
@@ -75,7 +124,8 @@ def make_rollout(sampling: Sampling, max_prompt_tokens: int, seed: int) -> Calla
             )[-max_prompt_tokens:]
             for prompt in groups
         ]
-        drawn = sampler.sample_ids(ids, size, rollout_seed(seed, trainer.state.global_step))
+        draw_seed = rollout_seed(seed, trainer.state.global_step, trainer.accelerator.process_index)
+        drawn = sampler.sample_ids(ids, size, draw_seed)
         return {
             "prompt_ids": [prompt for prompt in ids for _ in range(size)],
             "completion_ids": [completion for group in drawn for completion in group],
@@ -84,56 +134,3 @@ def make_rollout(sampling: Sampling, max_prompt_tokens: int, seed: int) -> Calla
         }
 
     return rollout
-
-
-class Rewards:
-    """The two reward functions, logged apart.
-
-    Args:
-        scorer: the pointwise reward model.
-        prompts: the dataset's column ``index`` points into them.
-        section: settings.
-        unit: what a penalty of 1 takes away, in reward: the scale of a reward model is its own.
-        end_ids: tokens that end a reply.
-        decode: token ids to texts.
-    """
-
-    def __init__(
-        self,
-        scorer: PointwiseScorer,
-        prompts: Sequence[Prompt],
-        section: Rl,
-        unit: float,
-        end_ids: frozenset[int],
-        decode: Callable[[Sequence[Sequence[int]]], list[str]],
-    ) -> None:
-        self._scorer = scorer
-        self._prompts = prompts
-        self._section = section
-        self._unit = unit
-        self._end_ids = end_ids
-        self._decode = decode
-
-    def pointwise(
-        self, completion_ids: list[list[int]], index: list[int], **kwargs: Any
-    ) -> list[float | None]:
-        """Score of each completion by the reward model."""
-        texts = self._decode(completion_ids)
-        rows = [(*self._prompts[i].chat, text) for i, text in zip(index, texts, strict=True)]
-        return [*self._scorer.score(rows)]
-
-    def penalties(
-        self, completion_ids: list[list[int]], log_metric: Callable[[str, float], None], **kwargs: Any
-    ) -> list[float | None]:
-        """What each completion loses by its length and by not ending; both are logged."""
-        ended = [ids[-1] in self._end_ids for ids in completion_ids]
-        tokens = [len(ids) - end for ids, end in zip(completion_ids, ended, strict=True)]
-        limit = self._section.length_limit
-        per_token, whole = (
-            -self._unit * each for each in (self._section.length_penalty, self._section.cut_off_penalty)
-        )
-        length = [per_token * max(0, count - limit) for count in tokens]
-        cut_off = [0.0 if end else whole for end in ended]
-        log_metric("penalty_length", float(np.mean(length)))
-        log_metric("penalty_cut_off", float(np.mean(cut_off)))
-        return [a + b for a, b in zip(length, cut_off, strict=True)]

@@ -8,7 +8,8 @@ import pyarrow as pa
 from scipy.stats import bootstrap
 
 from flywheel_tasks.policy.prompts import Prompt
-from flywheel_tasks.policy.sampler import Reply, Sampler
+from flywheel_tasks.policy.reply import Reply
+from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 
 HELDOUT = pa.schema(

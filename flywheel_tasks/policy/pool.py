@@ -14,6 +14,7 @@ import orjson
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.policy.endpoint import ChatEndpoint
+from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.settings import Compute, PoolEntry, RemotePolicy, Sampling
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.training.progress import Meter
@@ -42,8 +43,11 @@ class Policy(Protocol):
     def lengths(self, prompts: Sequence[Chat]) -> list[int]:
         """How long each prompt is, to go through similar ones together."""
 
-    def draw(self, prompts: Sequence[Chat], n: int, seed: int) -> list[list[str]]:
+    def draw(self, prompts: Sequence[Chat], n: int, seed: int) -> list[list[Reply]]:
         """``n`` replies to each prompt, in the order given."""
+
+    def release(self) -> None:
+        """Free the memory that drawing needed."""
 
 
 class LocalPolicy:
@@ -102,10 +106,14 @@ class LocalPolicy:
 
         return [len(prompt_ids(self._sampler.tokenizer, *prompt, self._max)) for prompt in prompts]
 
-    def draw(self, prompts: Sequence[Chat], n: int, seed: int) -> list[list[str]]:
-        """See :meth:`flywheel_tasks.policy.sampler.Sampler.sample`."""
-        found: list[list[str]] = self._sampler.sample(prompts, n, seed)
+    def draw(self, prompts: Sequence[Chat], n: int, seed: int) -> list[list[Reply]]:
+        """See :meth:`flywheel_tasks.policy.sampler.Sampler.sample_replies`."""
+        found: list[list[Reply]] = self._sampler.sample_replies(prompts, n, seed)
         return found
+
+    def release(self) -> None:
+        """Forget the weights: of a pool, one model at a time is in memory."""
+        self._loaded = None
 
 
 class EndpointPolicy:
@@ -130,9 +138,12 @@ class EndpointPolicy:
         """Characters: the remote tokenizer is unknown."""
         return [sum(len(turn["content"]) for turn in history) for _, history in prompts]
 
-    def draw(self, prompts: Sequence[Chat], n: int, seed: int) -> list[list[str]]:
+    def draw(self, prompts: Sequence[Chat], n: int, seed: int) -> list[list[Reply]]:
         """See :meth:`flywheel_tasks.policy.endpoint.ChatEndpoint.draw`."""
         return self._endpoint.draw(prompts, n, seed)
+
+    def release(self) -> None:
+        """Nothing is kept here."""
 
 
 def open_pool(
@@ -148,7 +159,7 @@ def open_pool(
 
     Args:
         entries: the setting; ``previous`` is left out where no such champion was pinned.
-        pinned: ``inputs/pool.json``: folder and digest of each local policy.
+        pinned: what :mod:`flywheel_tasks.pipeline.pool_pin` wrote: folder and digest of each local policy.
         root: the workspace.
         sampling: how to draw.
         compute: precision and threads.
@@ -167,7 +178,7 @@ def open_pool(
         if name not in places:
             if name == "previous":
                 continue
-            raise PoolError(f"policy {name} is not pinned in inputs/pool.json; open the generation again")
+            raise PoolError(f"policy {name} is not pinned for this generation; open the generation again")
         place = places[name]
         options: dict[str, Any] = {
             "sampling": sampling,
@@ -189,7 +200,7 @@ def share_out(policies: Sequence[Policy], n: int) -> list[tuple[Policy, int]]:
 
 def draw(
     policy: Policy, prompts: Sequence[Chat], n: int, seed: int, journal: Path | None = None, say: bool = True
-) -> list[list[str]]:
+) -> list[list[Reply]]:
     """Draw ``n`` replies to each prompt from one policy.
 
     Args:
@@ -212,7 +223,7 @@ def draw(
     path = journal / f"{policy.name}.jsonl" if journal is not None else None
     done = _read_journal(path)
     meter = Meter(f"Candidates of {policy.policy_id}" if say else None, len(prompts), "prompts")
-    replies: list[list[str]] = [[] for _ in prompts]
+    replies: list[list[Reply]] = [[] for _ in prompts]
     for number, start in enumerate(range(0, len(order), size)):
         positions = order[start : start + size]
         found = done.get(number)
@@ -222,6 +233,7 @@ def draw(
         for position, texts in zip(positions, found, strict=True):
             replies[position] = texts
         meter.advance(len(positions))
+    policy.release()
     return replies
 
 
@@ -229,7 +241,7 @@ def _seed(seed: int, name: str, chunk: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}|{name}|{chunk}".encode()).digest()[:7], "big")
 
 
-def _read_journal(path: Path | None) -> dict[int, list[list[str]]]:
+def _read_journal(path: Path | None) -> dict[int, list[list[Reply]]]:
     """Finished chunks; a last line that a kill cut short is dropped from the file."""
     if path is None or not path.exists():
         return {}
@@ -238,7 +250,9 @@ def _read_journal(path: Path | None) -> dict[int, list[list[str]]]:
         with path.open("r+b") as file:
             file.truncate(len(whole) + 1 if whole else 0)
     rows = [orjson.loads(line) for line in whole.splitlines() if line]
-    return {row["chunk"]: row["replies"] for row in rows}
+    return {
+        row["chunk"]: [[Reply(**reply) for reply in replies] for replies in row["replies"]] for row in rows
+    }
 
 
 def _append(path: Path | None, row: Mapping[str, Any]) -> None:

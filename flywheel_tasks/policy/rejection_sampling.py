@@ -13,13 +13,15 @@ import numpy as np
 import pyarrow as pa
 
 from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.pool import Policy, draw, open_pool
 from flywheel_tasks.policy.prompts import CONTEXT, Prompt, choose, load_split
-from flywheel_tasks.policy.sampler import Reply, Sampler
+from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.privacy.outgoing import identifiers_in
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
 from flywheel_tasks.settings import RejectionSample
+from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.tables import write_rows
 
 REMOVED = "[removed: an identifier]"
@@ -39,19 +41,6 @@ class NothingAcceptedError(RuntimeError):
     """No candidate cleared the thresholds, so there is nothing to train on."""
 
 
-@dataclass(frozen=True)
-class Policy:
-    """A member of the pool.
-
-    Attributes:
-        name: goes into the table.
-        folder: its model.
-    """
-
-    name: str
-    folder: Path
-
-
 @dataclass
 class Candidate:
     """One reply with its scores.
@@ -59,7 +48,7 @@ class Candidate:
     Attributes:
         prompt: what it answers.
         candidate_id: unique in the stage.
-        policy: which member of the pool drew it.
+        policy: who drew it: a policy's name in the pool and its weights or remote model (``policy_id``).
         text: the reply.
         cut_off: it was cut off at the token limit, and not even one sentence of it was whole.
         reward: of the pointwise model; None if it was not scored.
@@ -171,22 +160,12 @@ def _verdict(best: Candidate, limits: Thresholds) -> str:
 def _draw(io: StageIO, pool: Sequence[Policy], prompts: Sequence[Prompt]) -> list[list[Candidate]]:
     """Candidates of the whole pool, a list for each prompt."""
     found: list[list[Candidate]] = [[] for _ in prompts]
-    for place, policy in enumerate(pool):
-        sampler = Sampler(
-            policy.folder,
-            sampling=io.settings.sampling,
-            compute=io.settings.compute,
-            max_prompt_tokens=io.settings.prompt.max_tokens,
-        )
-        seed = int(np.random.SeedSequence([io.settings.seed, 1, place]).generate_state(1)[0])
-        replies = sampler.sample_replies(
-            [prompt.chat for prompt in prompts],
-            io.settings.rejection_sample.candidates,
-            seed,
-            progress=f"rejection_sample: replies of {policy.name}",
-        )
+    seed = int(np.random.SeedSequence([io.settings.seed, 1]).generate_state(1)[0])
+    chats = [prompt.chat for prompt in prompts]
+    for policy in pool:
+        replies = draw(policy, chats, io.settings.rejection_sample.candidates, seed, io.resume_dir())
         for candidates, prompt, drawn in zip(found, prompts, replies, strict=True):
-            candidates += candidates_of(prompt, policy.name, drawn)
+            candidates += candidates_of(prompt, policy.policy_id, drawn)
     return found
 
 
@@ -259,13 +238,21 @@ def run(io: StageIO) -> Mapping[str, Any]:
 
     Raises:
         NothingAcceptedError: no candidate cleared the thresholds.
+        PoolError: a policy of the pool is not what was pinned.
         PromptError: a table breaks a rule.
     """
     section, signals = io.settings.rejection_sample, io.settings.signal_models
     split = io.dep("data/split/policy_train.parquet")
     prompts = load_split(split, io.dep("data/curated/cards.parquet"))
     prompts = choose(prompts, section.prompts, io.settings.seed, "rejection_sample")
-    pool = [Policy("champion", io.dep("inputs/champion"))]
+    pool = open_pool(
+        section.pool,
+        read_json(io.dep("inputs/rejection_pool.json")),
+        io.root,
+        sampling=io.settings.sampling,
+        compute=io.settings.compute,
+        max_prompt_tokens=io.settings.prompt.max_tokens,
+    )
     by_prompt = _draw(io, pool, prompts)
     for candidates in by_prompt:
         mark_unusable(candidates)
@@ -282,6 +269,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         "prompts": len(prompts),
         "candidates": len(everything),
         "accepted": {"all": len(accepted), **_by_source(accepted)},
+        "by_policy": _by_policy(everything),
         "prompts_by_source": dict(sorted(Counter(prompt.source for prompt in prompts).items())),
         "reasons": dict(sorted(reasons.items())),
         "mean_reward": {"accepted": _mean(accepted), "all": _mean(everything)},
@@ -295,3 +283,18 @@ def run(io: StageIO) -> Mapping[str, Any]:
 
 def _by_source(accepted: Sequence[Candidate]) -> dict[str, int]:
     return dict(sorted(Counter(candidate.prompt.source for candidate in accepted).items()))
+
+
+def _by_policy(candidates: Sequence[Candidate]) -> dict[str, dict[str, float | None]]:
+    """Candidates, accepted ones and mean reward of each policy, by its name in the pool."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.policy.partition("@")[0], []).append(candidate)
+    return {
+        name: {
+            "candidates": len(group),
+            "accepted": sum(candidate.reason == KEPT for candidate in group),
+            "mean_reward": _mean(group),
+        }
+        for name, group in sorted(groups.items())
+    }

@@ -1,4 +1,4 @@
-"""Stage ``rl``: online reinforcement learning (GRPO) against the pointwise reward model.
+"""Stage ``rl``: online reinforcement learning (GRPO or online DPO) against the pointwise reward model.
 
 Prompts are single turns of fresh traffic with a low mean or a high spread of reward; what was
 gained is measured on held-out prompts of other users.
@@ -16,36 +16,23 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
-from trl import GRPOConfig
 
 from flywheel_tasks.chat.prompt import prompt_ids, prompt_messages
 from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.policy.grpo import PackedGRPOTrainer, Rewards, make_rollout
+from flywheel_tasks.policy.drift import DriftWatch
 from flywheel_tasks.policy.heldout import HELDOUT, SIDE, measure, paired_gain
 from flywheel_tasks.policy.prompts import Prompt, choose, load_split
+from flywheel_tasks.policy.reward_parts import Rewards, auxiliary_terms
+from flywheel_tasks.policy.rl_trainer import curve_columns, make_trainer
 from flywheel_tasks.policy.safe_steps import CHECKS, Check, SafeSteps, write_checks
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.selection import SELECTION, select
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.storage.tables import read_rows, write_rows
-from flywheel_tasks.training.lora import lora_config, merge_to_full
+from flywheel_tasks.training.lora import merge_to_full
 from flywheel_tasks.training.order import training_order
-from flywheel_tasks.training.run import train, trainer_arguments
+from flywheel_tasks.training.run import train
 
-CURVE = (
-    "reward",
-    "reward_std",
-    "rewards/pointwise/mean",
-    "rewards/penalties/mean",
-    "penalty_length",
-    "penalty_cut_off",
-    "completions/mean_length",
-    "completions/clipped_ratio",
-    "entropy",
-    "loss",
-    "grad_norm",
-    "learning_rate",
-)
 Row = dict[str, Any]
 
 
@@ -150,7 +137,7 @@ def _train(
     unit: float,
     safe: SafeSteps,
 ) -> tuple[dict[str, Any], Check]:
-    """GRPO from the DPO policy; the chosen checkpoint, merged, is saved as the stage's output.
+    """RL from the DPO policy; the chosen checkpoint, merged, is saved as the stage's output.
 
     Args:
         io: the stage.
@@ -160,52 +147,32 @@ def _train(
         unit: what a penalty of 1 takes away.
         safe: measures checkpoints, and chooses.
     """
-    section, sampling, tokenizer = io.settings.rl, io.settings.sampling, sampler.tokenizer
+    section, tokenizer = io.settings.rl, sampler.tokenizer
     dataset, probe = _dataset(io, tokenizer, prompts)
-    arguments = GRPOConfig(
-        **trainer_arguments(
-            io,
-            section.learning_rate,
-            section.prompts_per_step * section.group_size,
-            section.steps,
-            lr_scheduler_type="constant",
-            warmup_steps=0,  # a warm-up's first step has a rate of 0, and there are few
-        ),
-        num_generations=section.group_size,
-        max_completion_length=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        beta=section.beta,
-        shuffle_dataset=False,
-    )
     model = AutoModelForCausalLM.from_pretrained(
         io.dep("models/policy_dpo"), dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
-    rewards = Rewards(scorer, prompts, section, unit, sampler.end_ids, sampler.decode)
-    trainer = PackedGRPOTrainer(
-        model=model,
-        reward_funcs=[rewards.pointwise, rewards.penalties],
-        args=arguments,
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
-        rollout_func=make_rollout(sampling, io.settings.prompt.max_tokens, io.settings.seed),
-        callbacks=[safe],
+    terms = auxiliary_terms(io)
+    rewards = Rewards(scorer, prompts, section, unit, sampler.end_ids, sampler.decode, terms)
+    watch = DriftWatch(io.resume_dir(), section.watch)
+    trainer = make_trainer(
+        io, model=model, tokenizer=tokenizer, dataset=dataset, rewards=rewards, callbacks=[safe, watch]
     )
-    columns = (*CURVE, "kl") if section.beta > 0 else CURVE
     trained = train(
         trainer,
         io,
         curve=io.out("plots/rl.csv"),
-        columns=columns,
+        columns=curve_columns(section, rewards),
         must_move=("lora_B",),
-        stopped_at=safe.stopped_at,
+        stopped_at=lambda: safe.stopped_at() or watch.stopped_at(),
     )
-    chosen = safe.chosen(section.target_win_rate)
+    chosen = safe.chosen(section.target_win_rate, before=watch.before())
     assert isinstance(trainer.model, PeftModel)
     safe.restore(trainer.model, chosen.step)
     merge_to_full(trainer.model, tokenizer, io.out("models/policy"), probe=probe)
-    return trained, chosen
+    drift = watch.summary(trainer.state.log_history)
+    left_out = sorted(set(section.auxiliary) - set(terms))
+    return trained | {"method": section.method, "drift": drift, "auxiliary_left_out": left_out}, chosen
 
 
 def _heldout_rows(before: Check, after: Check, prompts: Sequence[Prompt]) -> list[Row]:
@@ -271,7 +238,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         "checkpoint": {
             "step": chosen.step,
             "last_step": checks[-1].step,
-            "stopped_early": safe.stopped_at() is not None,
+            "stopped_early": safe.stopped_at() is not None or trained["drift"]["stopped"] is not None,
             "win_rate": chosen.mean("win"),
             "target_win_rate": section.target_win_rate,
         },

@@ -204,11 +204,19 @@ class SafeSteps(TrainerCallback):
             control.should_training_stop = True
             control.should_save = True  # a run that is killed after this goes on from here
 
-    def chosen(self, target: float) -> Check:
-        """The check to hand over: nearest to the target, of those before the run was over-optimised."""
+    def chosen(self, target: float, before: int | None = None) -> Check:
+        """The check to hand over: nearest to the target, of those before the run was over-optimised.
+
+        Args:
+            target: win rate against the champion.
+            before: a step that passed another limit; later checks are left out, but never that of step 0.
+        """
         found = self.checks()
         stopped = self.stopped_at()
-        return nearest([check for check in found if check.step != stopped], target)
+        allowed = [check for check in found if check.step != stopped]
+        if before is not None:
+            allowed = [check for check in allowed if check.step < max(1, before)]
+        return nearest(allowed, target)
 
     @torch.no_grad()
     def restore(self, model: torch.nn.Module, step: int) -> None:

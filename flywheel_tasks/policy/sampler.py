@@ -17,6 +17,7 @@ from transformers import (
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import prompt_ids
+from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.roomy_cache import make_room
 from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.settings import Compute, Sampling
@@ -25,21 +26,6 @@ from flywheel_tasks.training.progress import Meter
 
 # Finished rows leave the batch when they are at least this share of it: moving the cache has its price too.
 _COMPACT_SHARE = 0.125
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A sampled reply.
-
-    Attributes:
-        text: as a user sees it (:meth:`Sampler.decode`); may be empty.
-        tokens: how many, the end token left out.
-        ended: False if it was cut off at ``max_new_tokens``.
-    """
-
-    text: str
-    tokens: int
-    ended: bool
 
 
 @dataclass(frozen=True)

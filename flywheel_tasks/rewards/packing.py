@@ -108,11 +108,14 @@ def packed_scores(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Ten
         model: a sequence classifier with one label and a head named ``score``, wrapped or not.
         batch: from :func:`pack`.
     """
-    entered: list[tuple[nn.Linear, torch.Tensor]] = []
+    found: list[torch.Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         assert isinstance(module, nn.Linear)
-        entered.append((module, inputs[0]))
+        ends = inputs[0][batch["end_rows"], batch["end_columns"]].float()
+        # Here and not later: while the model is called, a sharded head is whole.
+        with torch.autocast(ends.device.type, enabled=False):
+            found.append(nn.functional.linear(ends, module.weight.float()).squeeze(-1))
 
     catch: Callable[..., None] = keep
     handles = [head.register_forward_pre_hook(catch) for head in _heads(model)]
@@ -126,10 +129,8 @@ def packed_scores(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Ten
     finally:
         for handle in handles:
             handle.remove()
-    ((head, hidden),) = entered
-    ends = hidden[batch["end_rows"], batch["end_columns"]].float()
-    with torch.autocast(ends.device.type, enabled=False):
-        return nn.functional.linear(ends, head.weight.float()).squeeze(-1)
+    (scores,) = found
+    return scores
 
 
 class PackingError(RuntimeError):

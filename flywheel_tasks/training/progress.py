@@ -20,6 +20,7 @@ class ShowProgress(TrainerCallback):
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._interval = 0.5 if sys.stderr.isatty() else seconds
         self._first_step = 0
+        self._tokens_before = 0.0
         self._started = self._shown = time.monotonic()
 
     def on_train_begin(
@@ -27,8 +28,10 @@ class ShowProgress(TrainerCallback):
     ) -> None:
         """Start the clock."""
         self._first_step = state.global_step
-        self._started = time.monotonic()
-        if state.global_step:
+        # GRPO goes on counting after a resume, the other trainers begin again.
+        self._tokens_before = float(state.num_input_tokens_seen)
+        self._started = self._shown = time.monotonic()
+        if state.global_step and state.is_world_process_zero:
             self._console.print(f"{self._name}: resumes after step {state.global_step} of {state.max_steps}")
 
     def on_log(
@@ -43,15 +46,16 @@ class ShowProgress(TrainerCallback):
         now = time.monotonic()
         done = state.global_step - self._first_step
         last = state.global_step >= state.max_steps
-        if not logs or "loss" not in logs or done <= 0 or (now - self._shown < self._interval and not last):
+        recent = now - self._shown < self._interval and not last
+        if not logs or "loss" not in logs or done <= 0 or recent or not state.is_world_process_zero:
             return
         self._shown = now
         seconds = now - self._started
         parts = [f"{self._name}: step {state.global_step}/{state.max_steps}", f"loss {logs['loss']:.4f}"]
         if "reward" in logs:
             parts.append(f"reward {logs['reward']:.3f}")
-        if "num_tokens" in logs:  # TRL counts from the start of this process, as the clock does
-            parts.append(f"{logs['num_tokens'] / seconds:.0f} tokens/s")
+        if "num_tokens" in logs:
+            parts.append(f"{(logs['num_tokens'] - self._tokens_before) / seconds:.0f} tokens/s")
         parts.append(f"{(state.max_steps - state.global_step) * seconds / done:.0f} s left")
         self._console.print(", ".join(parts))
 

@@ -17,14 +17,14 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
-from flywheel_tasks.pipeline.stage_io import STATE, StageIO
+from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.training.checkpoints import SealCheckpoints, last_complete_checkpoint
 from flywheel_tasks.training.precision import resolve_dtype
 from flywheel_tasks.training.progress import ShowProgress
+from flywheel_tasks.training.tracker import tracker_callbacks
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,8 @@ def trainer_arguments(
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would hide a NaN behind earlier losses
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": "none",  # the tracker is a callback of its own: see flywheel_tasks.training.tracker
+        "run_name": io.run_name,
     } | overrides
 
 
@@ -91,12 +92,6 @@ class _StopOnBadNumbers(TrainerCallback):
         for key in ("loss", "grad_norm", "reward"):
             if logs and key in logs and not math.isfinite(logs[key]):
                 raise TrainingError(f"step {state.global_step}: {key} is {logs[key]}; the run is stopped")
-
-
-def _tensorboard(io: StageIO) -> TensorBoardCallback:
-    callback = TensorBoardCallback()
-    callback.logging_dir = str(io.root / STATE / "tensorboard" / io.stage.name)
-    return callback
 
 
 def _parameters(trainer: Trainer) -> dict[str, torch.nn.Parameter]:
@@ -174,6 +169,7 @@ def train(
         ``loss_last`` (means over the first and the last fifth of the steps).
 
     Raises:
+        TrackerError: the tracker's package is missing.
         TrainingError: a loss, gradient or reward is not finite, steps were left out or repeated, nothing
             moved, or nothing can be trained.
     """
@@ -185,7 +181,8 @@ def train(
         raise TrainingError("no parameter can be trained")
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     trainer.remove_callback(PrinterCallback)
-    for callback in (_StopOnBadNumbers(), SealCheckpoints(), ShowProgress(io.stage.name), _tensorboard(io)):
+    shown = (ShowProgress(io.stage.name), *tracker_callbacks(io))
+    for callback in (_StopOnBadNumbers(), SealCheckpoints(), *shown):
         trainer.add_callback(callback)
     checkpoint = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
     if checkpoint is not None:

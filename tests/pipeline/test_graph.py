@@ -25,9 +25,11 @@ def test_reward_training_reaches_the_policy_but_the_judge_only_watches_and_measu
     graph = load_graph(PROJECT / "dvc.yaml")
     for stage in ("rejection_sample", "sft", "dpo"):
         assert "train_pairwise_rm" not in ancestors(graph, stage)
-    # RL watches it, to stop when it falls; GRPO's rewards are the pointwise model's and the penalties alone.
+    # RL watches it, to stop when it falls; its rewards are the pointwise model's, bounded terms and penalties.
     assert {name for name, stage in graph.items() if "models/pairwise_rm" in stage.deps} == {"rl", "evaluate"}
-    assert "pairwise" not in (PROJECT / "flywheel_tasks/policy/grpo.py").read_text(encoding="utf-8").lower()
+    for name in ("reward_parts", "grpo", "online_dpo", "rl_trainer"):
+        code = (PROJECT / f"flywheel_tasks/policy/{name}.py").read_text(encoding="utf-8")
+        assert "pairwise" not in code.lower(), name
     readers = {
         name
         for name, stage in graph.items()

@@ -70,3 +70,24 @@ def test_settings_of_the_batch_are_checked(change, message):
     settings = load_settings(PROJECT / "params.yaml").annotation_batch.model_dump()
     with pytest.raises(ValueError, match=message):
         AnnotationBatch.model_validate(settings | change)
+
+
+def test_rejection_sampling_has_a_pool_and_a_pin_of_its_own(tmp_path):
+    from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN
+
+    pinned(tmp_path, ("champion",), None)
+    before = read_json(tmp_path / PIN)
+    entries = ("champion", RemotePolicy(name="teacher", endpoint="http://localhost:8000/v1", model="large"))
+    pin_pool(tmp_path, entries, model("g0002", "1"), None, lambda ref, name: None, REJECTION_PIN)
+    assert [row["name"] for row in read_json(tmp_path / REJECTION_PIN)["policies"]] == ["champion", "teacher"]
+    assert read_json(tmp_path / PIN) == before
+
+
+def test_a_name_that_repeats_in_the_pool_of_rejection_sampling_is_an_error():
+    from flywheel_tasks.settings import RejectionSample, load_settings
+    from tests.conftest import PROJECT
+
+    settings = load_settings(PROJECT / "params.yaml").rejection_sample.model_dump()
+    twice = [{"name": "big", "model": "a"}, {"name": "big", "model": "b"}]
+    with pytest.raises(ValueError, match="a name repeats"):
+        RejectionSample.model_validate(settings | {"pool": twice})

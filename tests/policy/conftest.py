@@ -14,6 +14,8 @@ from flywheel_tasks.annotation.schemas import PAIRS, REWRITES
 from flywheel_tasks.curation.tables import CARDS, PROMPTS
 from flywheel_tasks.policy.rejection_sampling import ACCEPTED
 from flywheel_tasks.rewards.encoding import Kind
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import write_rows
 
 WORDS = ["moon", "river", "garden", "lamp", "cloud", "stone", "paper", "window", "kettle", "violin"]
@@ -135,6 +137,16 @@ def save_signal_models(embedder: Path, folder: Path) -> None:
     save_heads(heads | trained, embedder, folder)
 
 
+def pin_pool(root: Path, **folders: Path) -> None:
+    """Pin the champion, and policies in other folders, for rejection sampling."""
+    places = {"champion": root / "inputs/champion"} | folders
+    rows = [
+        {"name": name, "path": str(path), "digest": tree_digest(path), "model": name}
+        for name, path in places.items()
+    ]
+    write_json({"policies": rows}, root / "inputs/rejection_pool.json")
+
+
 def write(rows: list[dict[str, Any]], schema: pa.Schema, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_rows(rows, schema, path)
@@ -151,6 +163,7 @@ def policy_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) ->
         for place in ("inputs/champion", "models/policy_sft", "models/policy_dpo"):
             (root / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(tiny_models / "base", root / place)
+        pin_pool(root)
         (root / "models" / "embedder").symlink_to(tiny_models / "embedder")
         save_reward_model(tiny_models / "base", root / "models" / "pointwise_rm")
         save_reward_model(tiny_models / "base", root / "models" / "pairwise_rm", "pairwise")

@@ -92,7 +92,11 @@ def prompts(count):
 def test_replies_come_back_in_order_with_the_card_as_system_prompt(server):
     found = endpoint(server).draw(prompts(12), 3, seed=5)
     assert [len(replies) for replies in found] == [3] * 12
-    assert all(reply.startswith(f"Hello {k} #") for k, replies in enumerate(found) for reply in replies)
+    assert all(
+        reply.text.startswith(f"Hello {k} #") and reply.ended
+        for k, replies in enumerate(found)
+        for reply in replies
+    )
     body = server.bodies[0]
     assert body["messages"][0] == {"role": "system", "content": CARD.system_prompt()}
     assert (body["model"], body["n"], body["temperature"], body["max_tokens"]) == ("big", 3, 0.7, 20)
@@ -110,7 +114,7 @@ def test_the_same_seed_asks_the_same(server):
 def test_a_server_that_ignores_n_is_asked_again_with_other_seeds(server):
     server.ignores_n = True
     found = endpoint(server).draw(prompts(2), 3, seed=1)
-    assert [len(set(replies)) for replies in found] == [3, 3]
+    assert [len({reply.text for reply in replies}) for replies in found] == [3, 3]
     assert len(server.bodies) == 6
 
 
@@ -118,8 +122,8 @@ def test_a_reply_that_was_cut_off_ends_with_its_last_whole_sentence(server):
     whole = endpoint(server).draw(prompts(1), 1, seed=0)[0][0]
     server.finish = "length"
     cut = endpoint(server).draw(prompts(1), 1, seed=0)[0][0]
-    assert whole.endswith("And then")
-    assert cut.endswith("!")
+    assert (whole.text.endswith("And then"), whole.ended) == (True, True)
+    assert (cut.text.endswith("!"), cut.ended) == (True, False)
 
 
 def test_no_more_requests_run_at_once_than_allowed(server):
@@ -132,7 +136,7 @@ def test_busy_answers_are_tried_again_with_growing_waits(server):
     waits = []
     server.failures = [503, 429, 500]
     found = endpoint(server, waits, concurrency=1).draw(prompts(1), 1, seed=0)
-    assert found[0][0].startswith("Hello 0")
+    assert found[0][0].text.startswith("Hello 0")
     assert waits == [0.5, 1.0, 2.0]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.policy.pool import LocalPolicy, PoolError, draw, open_pool, share_out
+from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.settings import Compute, Sampling
 from flywheel_tasks.settings import LocalPolicy as LocalEntry
 from flywheel_tasks.storage.digests import tree_digest
@@ -39,18 +40,24 @@ class Counted:
         if self.calls == self.killed_after:
             raise KeyboardInterrupt
         self.calls += 1
-        return [[f"{seed}:{len(history[-1]['content'])}:{k}" for k in range(n)] for _, history in chats]
+        return [
+            [Reply(f"{seed}:{len(history[-1]['content'])}:{k}", 3, k > 0) for k in range(n)]
+            for _, history in chats
+        ]
+
+    def release(self):
+        self.released = True
 
 
 def test_replies_keep_the_order_of_the_prompts_and_chunks_hold_similar_lengths():
     asked = prompts(10)
     found = draw(Counted(), asked, 2, 4, say=False)
-    assert [[int(reply.split(":")[1]) for reply in replies] for replies in found] == [
+    assert [[int(reply.text.split(":")[1]) for reply in replies] for replies in found] == [
         [len(history[-1]["content"])] * 2 for _, history in asked
     ]
     by_seed = {}
     for replies in found:
-        seed, length, _ = replies[0].split(":")
+        seed, length, _ = replies[0].text.split(":")
         by_seed.setdefault(seed, []).append(int(length))
     ranges = sorted((min(lengths), max(lengths)) for lengths in by_seed.values())
     assert len(ranges) == 4

@@ -1,11 +1,14 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GenerationConfig
 
 from flywheel_tasks.chat.card import Card
+from flywheel_tasks.policy.pool import LocalPolicy, PoolError
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.rejection_sampling import (
     Candidate,
@@ -17,10 +20,14 @@ from flywheel_tasks.policy.rejection_sampling import (
     run,
     thresholds,
 )
-from flywheel_tasks.policy.sampler import Reply
+from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.settings import RejectionSample
+from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.tables import read_rows
+from tests.policy.conftest import pin_pool
 
+# Random weights seldom end a sentence; a low quantile keeps what does not stop at once.
+SHORT = {"rejection_sample.min_reward_quantile": 0.0, "sampling.max_new_tokens": 20}
 PROMPT = Prompt("p1", "user", Card("c1", "Mira", (), ()), ({"role": "user", "content": "Hi"},))
 
 
@@ -73,22 +80,32 @@ def test_empty_cut_off_and_repeated_replies_are_not_scored() -> None:
 
 def test_the_reward_threshold_is_a_quantile_of_all_rewards_and_unused_signals_have_none() -> None:
     section = RejectionSample(
-        prompts=1, candidates=2, min_reward_quantile=0.75, min_continue=0.3, min_thumb_up=0.4
+        pool=("champion",),
+        prompts=1,
+        candidates=2,
+        min_reward_quantile=0.75,
+        min_continue=0.3,
+        min_thumb_up=0.4,
     )
     rows = [candidate(str(n), float(n)) for n in range(5)] + [candidate("x", None)]
     assert thresholds(rows, section, ["thumb_up"]) == Thresholds(3.0, {"thumb_up": 0.4})
 
 
-def test_stage(policy_io: Callable[..., Any]) -> None:
-    # Random weights seldom end a sentence; a low quantile keeps what does not stop at once.
-    io = policy_io(
-        "rejection_sample", {"rejection_sample.min_reward_quantile": 0.0, "sampling.max_new_tokens": 40}
-    )
-    end_early(io.root / "inputs/champion")
+def test_stage(policy_io: Callable[..., Any], tiny_models: Path) -> None:
+    teacher = {"name": "teacher", "model": str(tiny_models / "talker")}
+    io = policy_io("rejection_sample", SHORT | {"rejection_sample.pool": ["champion", "previous", teacher]})
+    end_early(io.root, teacher=tiny_models / "talker")
     metrics = run(io)
     rows = read_rows(io.out("data/rejection") / "candidates.parquet")
     accepted = read_rows(io.out("data/rejection") / "accepted.parquet")
-    assert len(rows) == metrics["candidates"] == 18
+    assert len(rows) == metrics["candidates"] == 36
+    assert len({row["candidate_id"] for row in rows}) == 36
+    # There is no champion before this one; the others answer every prompt, each by its name and its weights.
+    assert Counter(row["policy"].partition("@")[0] for row in rows) == {"champion": 18, "teacher": 18}
+    assert len({row["policy"] for row in rows}) == 2
+    by_policy = metrics["by_policy"]
+    assert {name: part["candidates"] for name, part in by_policy.items()} == {"champion": 18, "teacher": 18}
+    assert sum(part["accepted"] for part in by_policy.values()) == len(accepted)
     assert metrics["accepted"]["all"] == len(accepted) > 0
     assert metrics["reasons"] == Counter(row["reason"] for row in rows)
     by_prompt: dict[str, list[dict[str, Any]]] = {}
@@ -108,17 +125,51 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     assert set(metrics["prompts_by_source"]) == {"internal", "user"}
 
 
+def test_a_killed_run_draws_only_what_is_missing_and_ends_the_same(
+    policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def io(name: str) -> Any:
+        made = policy_io("rejection_sample", SHORT, root=tmp_path / name)
+        end_early(made.root)
+        return made
+
+    whole = io("whole")
+    metrics = run(whole)
+    calls: list[int] = []
+    draw = LocalPolicy.draw
+
+    def dies(self: LocalPolicy, prompts: Any, n: int, seed: int) -> Any:
+        calls.append(len(prompts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return draw(self, prompts, n, seed)
+
+    monkeypatch.setattr(LocalPolicy, "draw", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(io("killed"))
+    again = io("killed")
+    assert run(again) == metrics
+    assert calls == [5, 1, 1]  # batches of 16 rows, three candidates a prompt, six prompts
+    assert tree_digest(again.out("data/rejection")) == tree_digest(whole.out("data/rejection"))
+
+
+def test_a_policy_that_is_not_what_was_pinned_is_refused(policy_io: Callable[..., Any]) -> None:
+    io = policy_io("rejection_sample")
+    (io.root / "inputs/champion/config.json").write_text("{}")
+    with pytest.raises(PoolError, match=r"policy champion: .* pinned is"):
+        run(io)
+
+
 def test_nothing_accepted_is_an_error_that_counts_why(policy_io: Callable[..., Any]) -> None:
-    io = policy_io("rejection_sample", {"rejection_sample.min_continue": 1.0, "sampling.max_new_tokens": 40})
-    end_early(io.root / "inputs/champion")
+    io = policy_io("rejection_sample", SHORT | {"rejection_sample.min_continue": 1.0})
+    end_early(io.root)
     with pytest.raises(NothingAcceptedError, match=r"none of 18 candidates .*below_p_continue \d"):
         run(io)
 
 
-def end_early(folder: Any) -> None:
-    """Let many tokens of a random model end a reply, so that some replies are whole."""
-    from transformers import GenerationConfig
-
-    config = GenerationConfig.from_pretrained(folder)
+def end_early(root: Path, **folders: Path) -> None:
+    """Let many tokens of the random champion end a reply, so that some replies are whole; pin the pool."""
+    config = GenerationConfig.from_pretrained(root / "inputs/champion")
     config.eos_token_id = [2, *range(3, 49152, 10)]
-    config.save_pretrained(folder)
+    config.save_pretrained(root / "inputs/champion")
+    pin_pool(root, **folders)

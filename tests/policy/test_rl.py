@@ -11,30 +11,14 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from flywheel_tasks.policy import rl, safe_steps
-from flywheel_tasks.policy.grpo import Rewards, RolloutError, make_rollout, rollout_seed
+from flywheel_tasks.policy.grpo import RolloutError, make_rollout, rollout_seed
 from flywheel_tasks.policy.heldout import paired_gain
+from flywheel_tasks.policy.reward_parts import Rewards
 from flywheel_tasks.policy.rl import run
 from flywheel_tasks.policy.selection import select
-from flywheel_tasks.settings import Lora, Rl, Sampling
+from flywheel_tasks.settings import Sampling
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.tables import read_rows
-
-SECTION = Rl(
-    steps=1,
-    prompts_per_step=1,
-    group_size=2,
-    select_from=2,
-    select_share=1.0,
-    learning_rate=1e-3,
-    beta=0.0,
-    length_penalty=0.5,
-    length_limit=3,
-    cut_off_penalty=2.0,
-    heldout_prompts=1,
-    check_every=1,
-    target_win_rate=0.6,
-    lora=Lora(rank=2, alpha=2, layers=1),
-)
 
 
 def test_selection_takes_low_means_then_high_spreads() -> None:
@@ -62,16 +46,6 @@ def test_selection_always_takes_its_share(rewards: list[list[float]], share: flo
     found = select(names, rewards, share)
     assert [one.prompt_id for one in found] == names
     assert sum(one.selected for one in found) == max(1, round(share * len(rewards)))
-
-
-def test_the_two_penalties_are_logged_apart() -> None:
-    logged: dict[str, float] = {}
-    rewards = Rewards(None, [], SECTION, 10.0, frozenset({2}), lambda ids: [])  # type: ignore[arg-type]
-    # Three tokens and the end; five tokens cut off; five and the end.
-    completions = [[9, 9, 9, 2], [9, 9, 9, 9, 9], [9, 9, 9, 9, 9, 2]]
-    found = rewards.penalties(completions, logged.__setitem__)
-    assert found == [0.0, 10 * (-0.5 * 2 - 2.0), 10 * (-0.5 * 2)]
-    assert logged == {"penalty_length": pytest.approx(-20 / 3), "penalty_cut_off": pytest.approx(-20 / 3)}
 
 
 def test_a_rollout_of_broken_groups_is_refused() -> None:
@@ -124,7 +98,8 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
         parts = float(row["penalty_length"]) + float(row["penalty_cut_off"])
         assert float(row["rewards/penalties/mean"]) == pytest.approx(parts, abs=1e-4)
         assert float(row["entropy"]) > 0
-    assert "kl" not in curve[0]
+    assert float(curve[0]["kl"]) == pytest.approx(0.0, abs=1e-6)  # nothing is learned yet
+    assert float(curve[1]["kl"]) > 0
     with io.out("plots/rl_checks.csv").open(encoding="utf-8") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "2"]
     checks = read_rows(io.out("data/rl") / "checks.parquet")
