@@ -148,3 +148,19 @@ def ab(
     console.print(
         f"{len(events)} simulated events of the arms of {count} users in {len(paths)} partitions of {out}"
     )
+
+
+@app.command()
+def panel(
+    model: Annotated[Path, typer.Option(help="Policy folder that is measured.")],
+    out: Annotated[Path, typer.Option(help="JSON Lines, one row a reply.")],
+    users: Annotated[int, typer.Option(help="People in each of the three groups.", min=2)],
+    root: Root = Path(),
+) -> None:
+    """Measure a model by the hidden utility on people, characters and wordings that no traffic has."""
+    from flywheel_tasks.simulation.panel import measure
+    from flywheel_tasks.storage.documents import write_jsonl
+
+    rows = measure(_sampler(model, root), users, progress=True)
+    write_jsonl(rows, out)
+    console.print(f"{len(rows)} replies to the panel of simulated users in {out}")

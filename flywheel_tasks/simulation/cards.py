@@ -4,13 +4,17 @@ A card's instructions are plain sentences for the model; the check behind each s
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from flywheel_tasks.chat.card import Card
+from flywheel_tasks.simulation.wording import content_words, stem
+
+Heldout = Literal["characters", "wordings"]
+_FILES = ("cards.jsonl", "heldout_characters.jsonl", "heldout_wordings.jsonl")
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,12 @@ class Check:
     value: int | str | None = None
 
 
-def _rows() -> list[dict[str, Any]]:
-    text = files("flywheel_tasks.simulation").joinpath("cards.jsonl").read_text(encoding="utf-8")
+def _rows(name: str) -> list[dict[str, Any]]:
+    text = files("flywheel_tasks.simulation").joinpath(name).read_text(encoding="utf-8")
     return [orjson.loads(line) for line in text.splitlines() if line.strip()]
 
 
-@cache
-def load_cards() -> tuple[Card, ...]:
-    """All cards written for the demo, in the file's order."""
+def _cards(name: str) -> tuple[Card, ...]:
     return tuple(
         Card(
             row["card_id"],
@@ -41,17 +43,57 @@ def load_cards() -> tuple[Card, ...]:
             tuple(row["traits"]),
             tuple(item["text"] for item in row["instructions"]),
         )
-        for row in _rows()
+        for row in _rows(name)
     )
+
+
+@cache
+def load_cards() -> tuple[Card, ...]:
+    """All cards written for the demo, in the file's order."""
+    return _cards("cards.jsonl")
+
+
+@cache
+def heldout_cards(group: Heldout) -> tuple[Card, ...]:
+    """Cards that no simulated traffic ever has: only :mod:`flywheel_tasks.simulation.panel` reads them.
+
+    Args:
+        group: ``characters``: persons whom no training card has, with instructions in the words of training cards;
+            ``wordings``: the characters of training cards, with instructions of the same kinds in other words.
+    """
+    return _cards(f"heldout_{group}.jsonl")
+
+
+@cache
+def _all_rows() -> tuple[dict[str, Any], ...]:
+    return tuple(row for name in _FILES for row in _rows(name))
 
 
 @cache
 def _checks() -> dict[str, Check]:
     return {
         item["text"]: Check(item["kind"], item.get("value"))
-        for row in _rows()
+        for row in _all_rows()
         for item in row["instructions"]
     }
+
+
+@cache
+def _worlds() -> dict[str, frozenset[str]]:
+    return {row["card_id"]: frozenset(stem(word) for word in row["world"]) for row in _all_rows()}
+
+
+@lru_cache(maxsize=1024)
+def world_of(card: Card) -> frozenset[str]:
+    """Stems of the words that belong to a character's life: those of its traits, and more that were written for it.
+
+    A word that the card's instructions demand is none: it is counted there.
+    """
+    traits = {stem(word) for trait in card.traits for word in content_words(trait)}
+    demanded = {
+        stem(str(check.value)) for check in checks_of(card) if check.kind in ("mention", "start_word")
+    }
+    return (_worlds().get(card.card_id, frozenset()) | traits) - demanded
 
 
 def check_of(instruction: str) -> Check | None:

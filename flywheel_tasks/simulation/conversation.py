@@ -11,7 +11,6 @@ from flywheel_tasks.simulation.events import Event, stamp
 from flywheel_tasks.simulation.population import User, farewell, feedback, follow_up, opener
 from flywheel_tasks.simulation.utility import utility
 
-MOOD = 0.7  # standard deviation of the moment's noise on the utility
 LONG_PAUSE_SHARE = 0.03
 
 
@@ -135,7 +134,7 @@ class Conversation:
         self.time += timedelta(seconds=self.rng.randrange(2, 7))
         message_id = self._message("assistant", reply, self._asked, self.policy)
         worth = utility(self.card, self.history, reply, self.user.taste)
-        pleasure = worth + self.rng.gauss(0.0, MOOD)
+        pleasure = worth + self.rng.gauss(0.0, self.user.mood)
         given = reactions(self.user, pleasure, self.rng)
         text = feedback(pleasure, self.rng)
         again = "regenerate" in given and not self._regenerated

@@ -19,6 +19,7 @@ from flywheel_tasks.simulation.wording import content_words, words
 _AUXILIARIES = "do does did are is was were can could would will should have has shall am may"
 _YES_NO = frozenset(_AUXILIARIES.split())
 PRIVATE_SHARE = 0.1
+ACTIVITY_SPREAD = 0.35  # of the logarithm; the mean is 1
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class User:
         generosity: scale of the chance that they give a reaction at all.
         lower: they type without capitals.
         careless: they may write private data into the chat.
+        activity: scale of the chance that they open the app again.
+        mood: standard deviation of the moment's noise on what they feel about a reply.
     """
 
     user_id: str
@@ -46,6 +49,8 @@ class User:
     generosity: float
     lower: bool
     careless: bool
+    activity: float
+    mood: float
 
 
 @cache
@@ -56,9 +61,15 @@ def bank() -> Mapping[str, Any]:
     )
 
 
+def _topic(name: str) -> Mapping[str, list[str]]:
+    """What is said about a topic, held out or not."""
+    lines: Mapping[str, list[str]] = {**bank()["topics"], **bank()["heldout_topics"]}[name]
+    return lines
+
+
 def _taste(rng: random.Random) -> Taste:
     weights = {name: getattr(AVERAGE, name) * rng.lognormvariate(0.0, 0.25) for name in FEATURES}
-    return replace(AVERAGE, words=rng.uniform(14.0, 28.0), **weights)
+    return replace(AVERAGE, words=rng.uniform(14.0, 28.0), emoji=rng.randint(1, 5), **weights)
 
 
 def make_user(seed: int, user_id: str, source: Literal["internal", "user"], cards: Sequence[Card]) -> User:
@@ -83,6 +94,8 @@ def make_user(seed: int, user_id: str, source: Literal["internal", "user"], card
         generosity=rng.uniform(0.2, 0.6),
         lower=rng.random() < 0.25,
         careless=rng.random() < PRIVATE_SHARE,
+        activity=rng.lognormvariate(-0.5 * ACTIVITY_SPREAD**2, ACTIVITY_SPREAD),
+        mood=rng.uniform(0.5, 0.9),
     )
 
 
@@ -113,7 +126,7 @@ def _typed(user: User, parts: Sequence[str]) -> str:
 
 def opener(user: User, card: Card, rng: random.Random) -> str:
     """The first message: perhaps a greeting, then something about them, a question, or both."""
-    lines = bank()["topics"][rng.choice(user.topics)]
+    lines = _topic(rng.choice(user.topics))
     greeting = rng.choice(bank()["greetings"]).format(name=card.name)
     says, asks = rng.choice(lines["says"]), rng.choice(lines["asks"])
     shape = rng.random()
@@ -147,7 +160,7 @@ def follow_up(user: User, history: Sequence[Turn], pleasure: float, rng: random.
         rng: of the conversation.
     """
     reply = history[-1]["content"]
-    lines = bank()["topics"][rng.choice(user.topics)]
+    lines = _topic(rng.choice(user.topics))
     if user.careless and rng.random() < 0.5:
         return _typed(user, [_private(rng)])
     if user.source == "internal" and rng.random() < 0.25:

@@ -12,7 +12,7 @@ from flywheel_tasks.simulation.events import Event, TrafficError, short_id, stam
 from flywheel_tasks.simulation.population import User
 
 TALKS = 0.9  # chance that a user who opens the app says something that day
-COMES_BACK = 0.45  # chance a day, at most, that a user opens the app again
+COMES_BACK = 0.45  # chance a day, at most, that a user of average activity opens the app again
 _FIRST_SECOND, _LAST_SECOND = 6 * 3600, 21 * 3600
 
 
@@ -131,7 +131,7 @@ class _Visitor:
         """Go to the next day on which the user opens the app, if there is one."""
         while self._day + 1 < self._schedule.days:
             self._day += 1
-            if self._rng.random() < COMES_BACK * chance(0.9 * (worth - 0.6)):
+            if self._rng.random() < self.user.activity * COMES_BACK * chance(0.9 * (worth - 0.6)):
                 self._visit()
                 return
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.simulation.cards import checks_of
+from flywheel_tasks.simulation.cards import checks_of, world_of
 from flywheel_tasks.simulation.checks import obeys
 from flywheel_tasks.simulation.wording import (
     content_words,
@@ -46,8 +46,8 @@ _STAGE = re.compile(r"\[[^\]]{2,}\]|^\s*(?:user|assistant|system)\s*:", re.IGNOR
 _FIRST_PERSON = frozenset(
     {"i", "i'm", "i've", "i'd", "i'll", "me", "my", "mine", "myself", "we", "our", "us"}
 )
+_SELF_NAMED = re.compile(r"\b(?:[Mm]y name is|[Tt]he name(?: is|'s)|I(?:'m| am) called) ([A-Z][a-z]+)")
 WALL_WORDS = 60
-EMOJI_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,11 @@ class Taste:
         voice: for speaking in the first person.
         assistant: taken off for refusals and for speaking as a machine.
         template: taken off for stock phrases of assistants.
-        surface: taken off for walls of text, emoji spam and stage directions.
+        surface: taken off for walls of text, more emoji than this person likes, and stage directions.
+        persona: for a word of the character's own world; taken off for another name than the card's.
+        variety: taken off for a reply that begins or ends as an earlier one of the conversation did.
         words: preferred number of words.
+        emoji: most emoji in one reply that they put up with.
     """
 
     instructions: float = 1.6
@@ -78,11 +81,14 @@ class Taste:
     assistant: float = 1.5
     template: float = 0.9
     surface: float = 1.0
+    persona: float = 0.4
+    variety: float = 0.7
     words: float = 20.0
+    emoji: int = 3
 
 
 AVERAGE = Taste()
-FEATURES = tuple(field.name for field in fields(Taste) if field.name != "words")
+FEATURES = tuple(field.name for field in fields(Taste) if field.name not in ("words", "emoji"))
 
 
 def refuses(reply: str) -> bool:
@@ -130,8 +136,40 @@ def _relevance(history: Sequence[Turn], reply: str) -> float:
     return min(len(asked & {stem(word) for word in content_words(reply)}), 2) / 2
 
 
+def persona(card: Card, reply: str) -> float:
+    """1 for a word of the character's own world, -1 for a name that is not the character's, else 0."""
+    names = {match.lower() for match in _SELF_NAMED.findall(reply.replace("’", "'"))}
+    if names - set(words(card.name)):
+        return -1.0
+    return float(bool(world_of(card) & {stem(word) for word in words(reply)}))
+
+
+def _ends(reply: str) -> tuple[str, str]:
+    """The first two words, and the last sentence without its marks."""
+    said = sentences(reply)
+    return " ".join(words(reply)[:2]), " ".join(words(said[-1])) if len(said) > 1 else ""
+
+
+def sameness(card: Card, history: Sequence[Turn], reply: str) -> float:
+    """0 to 1: one half for the opening and one for the last sentence of an earlier reply of the conversation.
+
+    An opening that the card demands is no fault.
+    """
+    opening, ending = _ends(reply)
+    earlier = [_ends(turn["content"]) for turn in history if turn["role"] == "assistant"]
+    demanded = any(check.kind == "start_word" for check in checks_of(card))
+    same_opening = not demanded and bool(opening) and opening in {first for first, _ in earlier}
+    same_ending = bool(ending) and ending in {last for _, last in earlier}
+    return 0.5 * same_opening + 0.5 * same_ending
+
+
 def features(
-    card: Card, history: Sequence[Turn], reply: str, *, liked_words: float = AVERAGE.words
+    card: Card,
+    history: Sequence[Turn],
+    reply: str,
+    *,
+    liked_words: float = AVERAGE.words,
+    most_emoji: int = AVERAGE.emoji,
 ) -> dict[str, float]:
     """The features of a reply, each between -1 and 1, in the order of :data:`FEATURES`.
 
@@ -140,11 +178,12 @@ def features(
         history: turns, the last one the user's.
         reply: the text to judge.
         liked_words: preferred number of words.
+        most_emoji: more than these are spam.
     """
     checks = checks_of(card)
     silent = any(check.kind == "no_question" for check in checks)
     surface = (
-        (len(words(reply)) > WALL_WORDS) + (emoji_count(reply) > EMOJI_MOST) + bool(_STAGE.search(reply))
+        (len(words(reply)) > WALL_WORDS) + (emoji_count(reply) > most_emoji) + bool(_STAGE.search(reply))
     )
     return {
         "instructions": sum(2.0 * obeys(c, reply) - 1.0 for c in checks) / len(checks) if checks else 0.0,
@@ -157,6 +196,8 @@ def features(
         "assistant": -float(refuses(reply)),
         "template": -float(templated(reply)),
         "surface": -float(min(surface, 1)),
+        "persona": persona(card, reply),
+        "variety": -sameness(card, history, reply),
     }
 
 
@@ -169,5 +210,5 @@ def utility(card: Card, history: Sequence[Turn], reply: str, taste: Taste = AVER
         reply: the text to judge.
         taste: the person's weights.
     """
-    values = features(card, history, reply, liked_words=taste.words)
+    values = features(card, history, reply, liked_words=taste.words, most_emoji=taste.emoji)
     return sum(getattr(taste, name) * value for name, value in values.items())

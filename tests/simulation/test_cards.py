@@ -1,5 +1,5 @@
 from flywheel_tasks.evaluation.instructions import unchecked
-from flywheel_tasks.simulation.cards import Check, checks_of, load_cards
+from flywheel_tasks.simulation.cards import Check, checks_of, heldout_cards, load_cards, world_of
 from flywheel_tasks.simulation.checks import KINDS, obeys
 
 
@@ -37,3 +37,20 @@ def test_every_kind_tells_a_good_reply_from_a_bad_one():
         assert obeys(Check(kind, value), good), kind
         assert not obeys(Check(kind, value), bad), kind
         assert not obeys(Check(kind, value), " …"), kind
+
+
+def test_held_out_characters_and_wordings_are_in_no_training_card():
+    cards = load_cards()
+    people = {card.name for card in cards}, {trait for card in cards for trait in card.traits}
+    texts = {text for card in cards for text in card.instructions}
+    characters, wordings = heldout_cards("characters"), heldout_cards("wordings")
+    assert len(characters) == len(wordings) == 10
+    assert not people[0] & {card.name for card in characters}
+    assert not people[1] & {trait for card in characters for trait in card.traits}
+    assert {text for card in characters for text in card.instructions} <= texts
+    assert {card.name for card in wordings} <= people[0]
+    assert not texts & {text for card in wordings for text in card.instructions}
+    assert all(len(checks_of(card)) == 2 for card in (*characters, *wordings))
+    seen = {check.kind for card in cards for check in checks_of(card)}
+    assert {check.kind for card in wordings for check in checks_of(card)} <= seen
+    assert all(len(world_of(card)) > 8 for card in (*cards, *characters, *wordings))

@@ -1,18 +1,22 @@
 import gzip
+import statistics
 from collections import Counter
 from datetime import date
 
 import orjson
 import pytest
+from scipy.stats import kendalltau
 
 from flywheel_tasks.simulation.cards import load_cards
 from flywheel_tasks.simulation.events import TrafficError, card_events, read_marker, write_partitions
 from flywheel_tasks.simulation.population import make_population
 from flywheel_tasks.simulation.traffic import Arm, Schedule, parse_day, simulate
+from flywheel_tasks.simulation.utility import utility
 from flywheel_tasks.traffic.events import parse_event
 from tests.simulation.replies import PoolSampler
 
 CARDS = load_cards()
+ASKED = {"role": "user", "content": "My boots never dry."}
 SCHEDULE = Schedule("traffic-2026-11-02", date(2026, 11, 2), 7, 3, 7)
 
 
@@ -110,6 +114,39 @@ def test_people_talk_longer_and_thumb_up_more_with_a_better_model():
     downs = [sum(event.get("signal") == "thumb_down" for event in log) for log in logs]
     assert ups[0] > ups[1]
     assert downs[0] < downs[1]
+
+
+LADDER = (  # each a fault better than the one before
+    "I'm sorry, but as an AI I can't have feelings. I can't have feelings. I can't have",
+    "It sounds like you're busy. Let me know if you need more",
+    "I had one once, and it rained.",
+    "I had one of those once, dear, and my tea went cold over it. What happened next?",
+)
+
+
+def test_more_utility_means_more_breadth_and_more_depth():
+    """Kendall's trend over a ladder of models, for people who came back and for messages of those who talked."""
+    back, depth, worth = [], [], []
+    for number, reply in enumerate(LADDER):
+        said = [e for e in messages_of(events_of(PoolSampler((reply,)), 220)) if e["role"] == "user"]
+        days, count = {}, Counter(e["user_id"] for e in said)
+        for event in said:
+            days.setdefault(event["user_id"], set()).add(event["conversation_id"])
+        back += [(number, len(found) > 1) for found in days.values()]
+        depth += [(number, messages) for messages in count.values()]
+        worth.append(statistics.mean(utility(card, [ASKED], reply) for card in CARDS))
+    assert worth == sorted(worth)
+    for rows in (back, depth):
+        trend = kendalltau(*zip(*rows, strict=True))
+        assert trend.statistic > 0.1
+        assert trend.pvalue < 1e-4
+
+
+def test_people_differ_in_activity_and_in_noise():
+    users = make_population(7, 400, 0.3, CARDS)
+    assert 0.95 < statistics.mean(user.activity for user in users) < 1.05
+    assert statistics.pstdev(user.activity for user in users) > 0.25
+    assert 0.5 <= min(user.mood for user in users) < max(user.mood for user in users) <= 0.9
 
 
 def test_an_experiment_logs_exposures_of_both_arms_and_nobody_else():

@@ -1,5 +1,6 @@
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,17 @@ from hypothesis import strategies as st
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.simulation.cards import load_cards
 from flywheel_tasks.simulation.population import make_population
-from flywheel_tasks.simulation.utility import FEATURES, features, refuses, repetition, templated, utility
+from flywheel_tasks.simulation.utility import (
+    AVERAGE,
+    FEATURES,
+    features,
+    persona,
+    refuses,
+    repetition,
+    sameness,
+    templated,
+    utility,
+)
 from tests.simulation.replies import REPLIES
 
 MAE = next(
@@ -85,3 +96,53 @@ def test_users_differ_in_taste_but_agree_on_clear_cases():
 def test_utility_is_a_function_of_its_arguments():
     order = random.Random(0).sample(REPLIES, len(REPLIES))
     assert {r: utility(MAE, ASKED, r) for r in order} == {r: utility(MAE, ASKED, r) for r in REPLIES}
+
+
+SAID = [*ASKED, {"role": "assistant", "content": GOOD}, {"role": "user", "content": "Go on."}]
+
+
+@pytest.mark.parametrize(
+    ("feature", "better", "worse"),
+    [
+        ("instructions", GOOD, GOOD.replace("sea", "storm")),
+        ("length", GOOD, GOOD + " My knees told me so, and my back agreed with my knees, as backs do."),
+        ("complete", GOOD, GOOD.rsplit(" ", 1)[0]),
+        ("repetition", GOOD, "I had a sea, I had a sea. Will you build a wall around your garden?"),
+        ("relevance", GOOD, "I had a house once, and the sea took my hat. Will you build a boat for me?"),
+        ("asks", GOOD, GOOD.replace("?", ".")),
+        ("voice", GOOD, GOOD.replace("I had", "There was").replace("my slugs", "the slugs")),
+        ("assistant", GOOD, "I'm sorry, but I can't help with slugs in a garden by the sea. Why not ask?"),
+        ("template", GOOD, "Feel free to tell the sea about my garden and my slugs. Will you?"),
+        ("surface", GOOD, GOOD + " 😀😀😀😀😀😀"),
+        ("persona", GOOD.replace("once", "on my ferry"), GOOD),
+        ("persona", GOOD, "My name is Emily, and the sea took my slugs. Will you build a wall?"),
+    ],
+)
+def test_each_feature_moves_alone_in_its_direction(feature, better, worse):
+    high, low = features(MAE, ASKED, better), features(MAE, ASKED, worse)
+    assert high[feature] > low[feature]
+    moved = {**high, feature: low[feature]}
+    weighted = [sum(getattr(AVERAGE, name) * value for name, value in row.items()) for row in (high, moved)]
+    assert weighted[0] > weighted[1], "more of the feature is liked more"
+
+
+def test_a_name_of_another_is_out_of_character():
+    assert persona(MAE, "My name is Emily.") == -1.0
+    assert persona(MAE, "My name is Mae, and the ferry waits.") == 1.0
+    assert persona(MAE, "I like the sea.") == 0.0, "the card demands the sea; it is counted there"
+
+
+def test_beginning_and_ending_as_before_is_no_variety():
+    assert sameness(MAE, ASKED, GOOD) == 0.0
+    assert sameness(MAE, SAID, GOOD) == 1.0
+    assert sameness(MAE, SAID, "I had a ferry. And you?") == 0.5
+    ashcombe = next(card for card in load_cards() if card.card_id == "lady-ashcombe")
+    indeed = [*ASKED, {"role": "assistant", "content": "Indeed, the sea."}, SAID[-1]]
+    assert sameness(ashcombe, indeed, "Indeed, the rain.") == 0.0, "a demanded opening is no fault"
+
+
+def test_emoji_are_spam_beyond_a_persons_own_taste():
+    many, few = replace(AVERAGE, emoji=5), replace(AVERAGE, emoji=1)
+    reply = GOOD + " 😀😀😀"
+    assert utility(MAE, ASKED, reply, many) == utility(MAE, ASKED, GOOD, many)
+    assert utility(MAE, ASKED, reply, few) < utility(MAE, ASKED, GOOD, few)
