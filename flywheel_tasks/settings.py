@@ -331,6 +331,7 @@ class AnnotationBatch(Section):
     max_reward_heldout: Positive
     max_policy: Positive
     max_rewrite: Annotated[int, Field(ge=0)]
+    gold_share: Annotated[float, Field(ge=0.0, le=0.5)]
     kinds: dict[str, Literal["comparison", "steerability"]]
     reviews: dict[str, Annotated[int, Field(ge=1, le=20)]]
     overlap: Overlap
@@ -384,11 +385,19 @@ class Consensus(Section):
     min_agreement: Annotated[float, Field(gt=0.5, le=1.0)]
 
 
+class GoldItems(Section):
+    """Who is flagged by tasks with known answers: on ``min_items`` of them or more, surely below ``min_accuracy``."""
+
+    min_items: Positive
+    min_accuracy: Share
+
+
 class Annotators(Section):
     """Who is flagged: with at least ``min_items`` shared decisions, agreement surely below ``min_agreement``."""
 
     min_items: Positive
     min_agreement: Share
+    gold: GoldItems
     exclude_flagged: bool
 
 

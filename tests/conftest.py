@@ -145,7 +145,7 @@ def build_workspace(root: Path, overrides: Mapping[str, Any] | None = None) -> P
     for name in (".dvcignore", "gate_rules.yaml"):
         shutil.copy(PROJECT / name, root / name)
     ignore = shutil.ignore_patterns("__pycache__")
-    for folder in ("flywheel_tasks", "data_contracts", "safety_words", "dags", "sets"):
+    for folder in ("flywheel_tasks", "data_contracts", "gold_items", "safety_words", "dags", "sets"):
         shutil.copytree(PROJECT / folder, root / folder, ignore=ignore, dirs_exist_ok=True)
     settings = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     settings["compute"]["threads"] = 1

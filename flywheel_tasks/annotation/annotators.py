@@ -6,11 +6,13 @@ from itertools import combinations
 from typing import Any
 
 from flywheel_tasks.annotation.consensus import score, support
+from flywheel_tasks.annotation.gold import NO_GOLD, Accuracy
 from flywheel_tasks.annotation.tasks import places
 from flywheel_tasks.evaluation.intervals import share
 from flywheel_tasks.settings import Annotators
 
 Row = Mapping[str, Any]
+FLAGGED_BY = ("agreement", "gold")
 
 
 def decisions(labels: Sequence[Row], annotator: str) -> list[float]:
@@ -37,14 +39,18 @@ def decisions(labels: Sequence[Row], annotator: str) -> list[float]:
     return found
 
 
-def annotator_rows(labels_by_task: Mapping[str, Sequence[Row]], settings: Annotators) -> list[dict[str, Any]]:
+def annotator_rows(
+    labels_by_task: Mapping[str, Sequence[Row]], settings: Annotators, gold: Mapping[str, Accuracy]
+) -> list[dict[str, Any]]:
     """One row for each annotator: labels, shared decisions, agreement with a 95% interval by task, and the flag.
 
-    Flagged is who has at least ``min_items`` shared decisions and whose whole interval lies below ``min_agreement``.
+    Flagged is who has at least ``min_items`` shared decisions and whose whole interval lies below ``min_agreement``
+    (``flagged_by`` agreement), or who is as surely below the limit on gold tasks (``flagged_by`` gold).
 
     Args:
-        labels_by_task: reviews of each task.
+        labels_by_task: reviews of each task, gold tasks left out.
         settings: the limits.
+        gold: by annotator, how often they are right on gold tasks.
     """
     labels: dict[str, int] = defaultdict(int)
     values: dict[str, list[float]] = defaultdict(list)
@@ -59,20 +65,26 @@ def annotator_rows(labels_by_task: Mapping[str, Sequence[Row]], settings: Annota
             values[name] += found
             clusters[name] += [task] * len(found)
     rows = []
-    for name in sorted(labels):
+    for name in sorted({*labels, *gold}):
         estimate = share(values[name], clusters[name])
-        high = estimate["high"]
-        enough = estimate["n"] >= settings.min_items
+        high, known = estimate["high"], gold.get(name, NO_GOLD)
+        apart = estimate["n"] >= settings.min_items and high is not None and high < settings.min_agreement
+        by = ["agreement"] * apart + ["gold"] * known.fails(settings.gold)
         rows.append(
             {
                 "annotator": name,
-                "simulated": simulated[name],
+                "simulated": simulated.get(name),
                 "labels": labels[name],
                 "decisions": estimate["n"],
                 "agreement": estimate["value"],
                 "low": estimate["low"],
                 "high": high,
-                "flagged": enough and high is not None and high < settings.min_agreement,
+                "gold_items": known.items,
+                "gold_accuracy": known.value,
+                "gold_low": known.low,
+                "gold_high": known.high,
+                "flagged": bool(by),
+                "flagged_by": by,
             }
         )
     return rows

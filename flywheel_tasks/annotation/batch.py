@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flywheel_tasks.annotation.gold import gold_tasks, load_gold, mixed
 from flywheel_tasks.annotation.tasks import SPLIT_OF, AnnotationError, Question, questions, short_id
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.curation.sampling import draw_order, stratified
@@ -199,15 +200,18 @@ def run(io: StageIO) -> Mapping[str, Any]:
     tasks += [
         maker.make("rewrite", "policy", row, [(f"logged@{row['reply_model']}", row["reply"])]) for row in bad
     ]
-    write_jsonl(tasks, io.out("data/annotation/batch.jsonl"))
     kept_by = Counter(
         candidate["policy"] for task in tasks if task["kind"] != "rewrite" for candidate in task["candidates"]
     )
+    gold = gold_tasks(load_gold(io.dep("gold_items")), tasks, settings.gold_share, io.settings.seed)
+    tasks = mixed(tasks, gold, io.settings.seed)
+    write_jsonl(tasks, io.out("data/annotation/batch.jsonl"))
     return {
         **_counts(tasks, Counter(purpose for purpose, _ in wanted), dropped),
         "candidates_drawn": sum(map(len, found)),
         "candidates_kept": sum(kept_by.values()),
         "candidates_by_policy": dict(sorted(kept_by.items())),
+        "gold": {"tasks": len(gold), "share": len(gold) / len(tasks)},
         "kinds": dict(sorted(Counter(task["kind"] for task in tasks).items())),
         "reviews_asked": sum(task["reviews"] for task in tasks),
     }

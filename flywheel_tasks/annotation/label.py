@@ -14,7 +14,7 @@ from flywheel_tasks.annotation.delivery import PIN, read_pinned
 from flywheel_tasks.annotation.progress import progress, require_enough
 from flywheel_tasks.annotation.reading import Reading, message_of, read_files, strict
 from flywheel_tasks.annotation.tasks import AnnotationError
-from flywheel_tasks.pipeline.stage import die_with_parent
+from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.storage.documents import read_json, read_jsonl, write_jsonl
 

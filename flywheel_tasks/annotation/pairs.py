@@ -13,10 +13,11 @@ from typing import Any
 import emoji
 
 from flywheel_tasks.annotation.agreement import item_rows, question_alpha, ranking_alpha, reviews_histogram
-from flywheel_tasks.annotation.annotators import annotator_rows
+from flywheel_tasks.annotation.annotators import FLAGGED_BY, annotator_rows
 from flywheel_tasks.annotation.consensus import majority, mean_ranks, reviews_by_task, support
+from flywheel_tasks.annotation.gold import accuracy_of, right
 from flywheel_tasks.annotation.schemas import ANNOTATORS, ITEMS, PAIRS, REMOVED, REWRITES
-from flywheel_tasks.annotation.tasks import SPLIT_OF, AnnotationError, short_id, texts_of
+from flywheel_tasks.annotation.tasks import GOLD, SPLIT_OF, AnnotationError, short_id, texts_of
 from flywheel_tasks.evaluation.intervals import share
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import Annotate, Consensus
@@ -241,9 +242,13 @@ def run(io: StageIO) -> Mapping[str, Any]:
         AnnotationError: the labels give no pair at all.
     """
     settings = io.settings.annotate
-    tasks = list(read_jsonl(io.dep("data/annotation/batch.jsonl")))
-    labels = list(read_jsonl(io.dep("data/annotation/labels.jsonl")))
-    annotators = annotator_rows(reviews_by_task(labels), settings.annotators)
+    batch = list(read_jsonl(io.dep("data/annotation/batch.jsonl")))
+    given = list(read_jsonl(io.dep("data/annotation/labels.jsonl")))
+    gold = [task for task in batch if task["purpose"] == GOLD]
+    tasks = [task for task in batch if task["purpose"] != GOLD]
+    known = {task["task_id"] for task in gold}
+    labels = [label for label in given if label["task_id"] not in known]
+    annotators = annotator_rows(reviews_by_task(labels), settings.annotators, accuracy_of(gold, given))
     used, excluded = _without_flagged(labels, annotators, exclude=settings.annotators.exclude_flagged)
     labels_by_task = reviews_by_task(used)
     preferences = Preferences()
@@ -266,7 +271,12 @@ def run(io: StageIO) -> Mapping[str, Any]:
     return {
         **_counts(preferences),
         "labels": {"used": len(used), "excluded_flagged": excluded},
-        "annotators": {"all": len(annotators), "flagged": sum(row["flagged"] for row in annotators)},
+        "annotators": {
+            "all": len(annotators),
+            "flagged": sum(row["flagged"] for row in annotators),
+            "flagged_by": {by: sum(by in row["flagged_by"] for row in annotators) for by in FLAGGED_BY},
+        },
+        "gold": {"tasks": len(gold), "labels": len(given) - len(labels), **right(gold, given)},
         "agreement": _agreement(tasks, labels_by_task, io.settings.seed),
         "candidates": fault_rates(tasks, labels_by_task),
     }

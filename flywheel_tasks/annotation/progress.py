@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flywheel_tasks.annotation.tasks import SPLIT_OF, AnnotationError
+from flywheel_tasks.annotation.tasks import GOLD, SPLIT_OF, AnnotationError
 
 Row = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ def progress(tasks: Sequence[Row], labels: Sequence[Row]) -> dict[str, dict[str,
     """
     reviews = Counter(label["task_id"] for label in labels)
     found: dict[str, dict[str, int]] = {}
-    for purpose in SPLIT_OF:
+    for purpose in [*SPLIT_OF, *[GOLD] * any(task["purpose"] == GOLD for task in tasks)]:
         of_purpose = [task for task in tasks if task["purpose"] == purpose]
         counts = [reviews[task["task_id"]] for task in of_purpose]
         found[purpose] = {

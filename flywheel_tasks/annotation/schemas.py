@@ -51,6 +51,11 @@ ANNOTATORS = pa.schema(
         ("agreement", pa.float64()),
         ("low", pa.float64()),
         ("high", pa.float64()),
+        ("gold_items", pa.int64()),
+        ("gold_accuracy", pa.float64()),
+        ("gold_low", pa.float64()),
+        ("gold_high", pa.float64()),
         ("flagged", pa.bool_()),
+        ("flagged_by", pa.list_(pa.string())),
     ]
 )

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 # Purpose of a task, and the split its prompts come from.
 SPLIT_OF = {"reward_train": "reward_train", "reward_heldout": "reward_heldout", "policy": "policy_train"}
+GOLD = "gold"  # purpose of a task whose answers are known
 VIOLATES_CARD = "violates_card"
 
 

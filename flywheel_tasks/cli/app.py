@@ -43,7 +43,8 @@ def _root() -> None:
 @app.command()
 def stage(name: str, root: Root = Path()) -> None:
     """Run one stage's work in this process (what the commands in dvc.yaml call)."""
-    from flywheel_tasks.pipeline.stage import die_with_parent, run_stage
+    from flywheel_tasks.pipeline.process import die_with_parent
+    from flywheel_tasks.pipeline.stage import run_stage
 
     die_with_parent()
     run_stage(name, root.resolve())

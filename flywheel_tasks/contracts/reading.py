@@ -89,7 +89,7 @@ def find_tables(
     for file in files:
         name = table or _table_of(file, contracts)
         if name is not None:
-            found.append(_converted(name, file, contracts[name], scratch))
+            found.append(as_parquet(name, file, contracts[name], scratch))
     if not found:
         what = "has the columns or the name of no known table" if path.is_file() else "holds no known table"
         raise ContractError(
@@ -140,7 +140,15 @@ def _lines(file: Path) -> Iterator[tuple[int, Any]]:
                     yield number, error
 
 
-def _converted(table: str, file: Path, contract: Contract, scratch: Path) -> Found:
+def as_parquet(table: str, file: Path, contract: Contract, scratch: Path) -> Found:
+    """A table as Parquet: the file itself, or what JSON Lines become, with the lines that are no rows.
+
+    Args:
+        table: its name.
+        file: the file.
+        contract: of the table.
+        scratch: for a converted file.
+    """
     if file.name.endswith(".parquet"):
         _parquet_schema(file)
         return Found(table, file, file, [])

@@ -173,18 +173,21 @@ _MEASURES = {
 }
 
 
-def judged(of: Measured, judge: Any, path: Any) -> list[dict[str, Any]]:
-    """Every table rule of a table: observed, allowed, and what follows.
+@dataclass(frozen=True)
+class Numbers:
+    """What the table rules of a table judge.
 
-    Args:
-        of: the table.
-        judge: a :class:`flywheel_tasks.contracts.judge.Judge`.
-        path: the contract's file, for messages.
-
-    Returns:
-        one row a rule, in their order: ``rule``, ``severity``, ``status`` (pass, warn, block or
-        not_applicable), ``measure``, ``observed``, ``allowed``, ``note``, ``why``.
+    Attributes:
+        numbers: by rule, the number and its bounds (``min_value``, ``max_value``).
+        notes: by rule that has nothing to judge, why.
     """
+
+    numbers: Mapping[str, tuple[float, dict[str, float]]]
+    notes: Mapping[str, str]
+
+
+def numbers_of(of: Measured) -> Numbers:
+    """Measure what the table rules of a table judge."""
     notes: dict[str, str] = {}
     numbers: dict[str, tuple[float, dict[str, float]]] = {}
     for rule in of.contract.table_rules:
@@ -192,7 +195,24 @@ def judged(of: Measured, judge: Any, path: Any) -> list[dict[str, Any]]:
             numbers[rule.name] = (measure(rule, of), rule.allowed.model_dump(exclude_none=True))
         except NotApplicable as reason:
             notes[rule.name] = str(reason)
-    holds = judge.within(of.contract.table, numbers, path)
+    return Numbers(numbers, notes)
+
+
+def judged(contract: Contract, of: Numbers, judge: Any, path: Any) -> list[dict[str, Any]]:
+    """Every table rule of a table: observed, allowed, and what follows.
+
+    Args:
+        contract: of the table.
+        of: what was measured.
+        judge: a :class:`flywheel_tasks.contracts.judge.Judge`.
+        path: the contract's file, for messages.
+
+    Returns:
+        one row a rule, in their order: ``rule``, ``severity``, ``status`` (pass, warn, block or
+        not_applicable), ``measure``, ``observed``, ``allowed``, ``note``, ``why``.
+    """
+    numbers, notes = of.numbers, of.notes
+    holds = judge.within(contract.table, numbers, path)
     return [
         {
             "rule": rule.name,
@@ -208,5 +228,5 @@ def judged(of: Measured, judge: Any, path: Any) -> list[dict[str, Any]]:
             "note": notes.get(rule.name, ""),
             "why": rule.why,
         }
-        for rule in of.contract.table_rules
+        for rule in contract.table_rules
     ]

@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from flywheel_tasks.contracts import quarantine
-from flywheel_tasks.contracts.judge import Judge, check_expectations
 from flywheel_tasks.contracts.model import Contract, ContractError
 from flywheel_tasks.contracts.profile import FORMAT, profile_table
 from flywheel_tasks.contracts.relations import Broken, Relations
 from flywheel_tasks.contracts.rows import broken_by_expectations
 from flywheel_tasks.contracts.schema import check_schema
 from flywheel_tasks.contracts.sql import Database
-from flywheel_tasks.contracts.tables import FIRST, Measured, judged
+from flywheel_tasks.contracts.tables import FIRST, Measured, Numbers, judged, numbers_of
 
 EXAMPLES = 5  # quarantined rows of each rule that are shown
 QUARANTINE = "quarantine"
@@ -98,7 +97,6 @@ def validate(source: Source, out: Path, scratch: Path, memory_mb: int) -> Valida
         ContractError: a table has not the contract's columns, or the books do not balance.
     """
     contracts = {table: source.contracts[table] for table in sorted(source.tables)}
-    check_expectations(contracts, source.folder)
     sizes = {}
     for table, contract in contracts.items():
         with pq.ParquetFile(source.tables[table]) as file:
@@ -122,33 +120,58 @@ def validate(source: Source, out: Path, scratch: Path, memory_mb: int) -> Valida
             counts[broken.table][broken.rule] += len(broken.rows)
         _balance(sizes, kept, counts, written)
         profile: dict[str, Any] = {"format": FORMAT, "tables": {}}
-        tables = {}
-        judge = Judge()
+        numbers: dict[str, Numbers] = {}
         for table, contract in contracts.items():
             view = f"kept {table}"
             database.attach(view, out / f"{table}.parquet")
             profile["tables"][table] = profile_table(database, view, contract)
-            measured = Measured(
-                database=database,
-                view=view,
-                contract=contract,
-                profile=profile["tables"][table],
-                read=sizes[table],
-                quarantined=counts[table],
-                reference=((source.reference or {}).get("tables") or {}).get(table),
-                as_of=source.as_of,
-                alone=source.alone,
+            numbers[table] = numbers_of(
+                Measured(
+                    database=database,
+                    view=view,
+                    contract=contract,
+                    profile=profile["tables"][table],
+                    read=sizes[table],
+                    quarantined=counts[table],
+                    reference=((source.reference or {}).get("tables") or {}).get(table),
+                    as_of=source.as_of,
+                    alone=source.alone,
+                )
             )
-            tables[table] = {
-                "description": contract.description,
-                "read": sizes[table],
-                "kept": kept[table],
-                "row_rules": _row_rules(contract, counts[table], skipped),
-                "table_rules": judged(measured, judge, source.folder / f"{table}.yaml"),
-            }
+    judgements = _judged(contracts, numbers, source.folder)
+    tables = {
+        table: {
+            "description": contract.description,
+            "read": sizes[table],
+            "kept": kept[table],
+            "row_rules": _row_rules(contract, counts[table], skipped),
+            "table_rules": judgements[table],
+        }
+        for table, contract in contracts.items()
+    }
     statuses = {rule["status"] for of in tables.values() for rule in of["table_rules"]}
     result = next((status for status in ("block", "warn") if status in statuses), "pass")
     return Validated({"result": result, "tables": tables}, profile, examples)
+
+
+def _judged(
+    contracts: Mapping[str, Contract], numbers: Mapping[str, Numbers], folder: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Great Expectations on the contracts and on what was measured: by table, every table rule's outcome.
+
+    It is loaded here, when the table engine is closed: with pandas it takes about as much memory as the engine does.
+
+    Raises:
+        ContractError: it does not take an expectation.
+    """
+    from flywheel_tasks.contracts.judge import Judge, check_expectations
+
+    check_expectations(contracts, folder)
+    judge = Judge()
+    return {
+        table: judged(contract, numbers[table], judge, folder / f"{table}.yaml")
+        for table, contract in contracts.items()
+    }
 
 
 def _set_aside(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from flywheel_tasks.online.approval import POLICY, registry_of
 from flywheel_tasks.online.launch import PLAN, read_plan
+from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.runner import environment
-from flywheel_tasks.pipeline.stage import die_with_parent
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.registry_state import RegistryError

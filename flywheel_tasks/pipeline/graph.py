@@ -30,6 +30,7 @@ class Stage:
         queue: ``cpu`` or ``gpu`` (``meta.queue``).
         desc: one line for people.
         private: why its data never leave and are not scanned (``meta.private``); None if they may leave.
+        unchecked: why its tables are not held to their contracts when it ends (``meta.unchecked``); None if they are.
         upstream: stages whose outputs it reads, sorted.
     """
 
@@ -43,12 +44,20 @@ class Stage:
     queue: str
     desc: str
     private: str | None = None
+    unchecked: str | None = None
     upstream: tuple[str, ...] = ()
 
     @property
     def outgoing(self) -> tuple[str, ...]:
         """Outputs that may leave for annotation or training: the outgoing scan looks at them."""
         if self.private is not None:
+            return ()
+        return tuple(out for out in self.outs if out.startswith("data/"))
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """Outputs that may hold tables with a contract, which are checked before they appear."""
+        if self.unchecked is not None:
             return ()
         return tuple(out for out in self.outs if out.startswith("data/"))
 
@@ -77,6 +86,7 @@ def _stage(name: str, body: dict[str, Any], path: Path) -> Stage:
         queue=str(meta.get("queue", "cpu")),
         desc=str(body.get("desc", "")),
         private=meta.get("private"),
+        unchecked=meta.get("unchecked"),
     )
 
 

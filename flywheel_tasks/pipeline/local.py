@@ -11,7 +11,7 @@ from typing import Any, Literal
 from flywheel_tasks.online.approval import LAUNCHABLE
 from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline import runner
-from flywheel_tasks.pipeline.stage import die_with_parent
+from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.trained_on import record
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.digests import file_digest

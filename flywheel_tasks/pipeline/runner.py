@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flywheel_tasks.pipeline.graph import ancestors, load_graph
 from flywheel_tasks.pipeline.leftovers import clear_leftovers
-from flywheel_tasks.pipeline.stage import die_with_parent
+from flywheel_tasks.pipeline.process import die_with_parent
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,5 @@
 """Runs one stage in this process: dies with its parent, one writer at a time, outputs all or none."""
 
-import ctypes
-import os
-import signal
-import sys
 import time
 from importlib import import_module
 from pathlib import Path
@@ -13,28 +9,27 @@ from filelock import FileLock
 from flywheel_tasks.pipeline.graph import GraphError, Stage, load_graph
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.privacy.outgoing import check
-from flywheel_tasks.settings import load_settings
+from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.documents import write_json
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux).
-
-    DVC starts a stage again as soon as its own dead lock is noticed; an orphan would then be a second writer.
-    """
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _entry(stage: Stage):  # type: ignore[no-untyped-def]
     module, _, function = stage.entry.partition(":")
     return getattr(import_module(module), function)
+
+
+def _hold_to_contracts(io: StageIO, settings: Settings) -> None:
+    """Check the tables that a stage wrote against ``data_contracts``; it must opt out by ``meta.unchecked``."""
+    stage = io.stage
+    if not stage.checked:
+        return
+    from flywheel_tasks.contracts.enforce import enforce
+
+    written = {out: io.out(out) for out in stage.checked if io.out(out).exists()}
+    read = {dep: io.root / dep for dep in stage.deps if dep.startswith("data/")}
+    enforce(
+        written, read, io.root / "data_contracts", io.scratch() / "contracts", settings.validate_.memory_mb
+    )
 
 
 def run_stage(name: str, root: Path) -> None:
@@ -46,6 +41,7 @@ def run_stage(name: str, root: Path) -> None:
 
     Raises:
         GraphError: there is no such stage.
+        ContractError: a table that it wrote breaks its contract; none of its outputs appears.
         OutgoingError: its outputs hold an identifier; none of them appears.
     """
     graph = load_graph(root / "dvc.yaml")
@@ -61,6 +57,7 @@ def run_stage(name: str, root: Path) -> None:
         metrics = _entry(stage)(io)
         if stage.metrics is not None:
             write_json(metrics, io.out(stage.metrics))
+        _hold_to_contracts(io, settings)
         check({out: io.out(out) for out in stage.outgoing}, settings.privacy.policy)
         io.commit()
         write_json({"seconds": time.monotonic() - started}, root / STATE / "timings" / f"{name}.json")

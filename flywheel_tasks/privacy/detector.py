@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from flywheel_tasks.privacy.folding import fold
-from flywheel_tasks.privacy.recognisers import NO_MODEL, PREFILTER, canonical, recognisers
+from flywheel_tasks.privacy.recognisers import NO_MODEL, PREFILTER, recognisers
+from flywheel_tasks.privacy.spelling import canonical
 from flywheel_tasks.privacy.types import TYPES, Finding
 from flywheel_tasks.settings import Privacy
 

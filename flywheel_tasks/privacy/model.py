@@ -6,7 +6,7 @@ Off by default: a model of names also finds characters of fiction, and costs far
 from collections.abc import Callable
 from pathlib import Path
 
-from flywheel_tasks.privacy.recognisers import canonical
+from flywheel_tasks.privacy.spelling import canonical
 from flywheel_tasks.privacy.types import Finding
 
 # Labels in use (OntoNotes, CoNLL, and sets of personal data) and our types.

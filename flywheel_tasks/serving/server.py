@@ -7,7 +7,7 @@ from pathlib import Path
 
 import uvicorn
 
-from flywheel_tasks.pipeline.stage import die_with_parent
+from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.serving.app import PARENT, ROOT, app_of_worker
 from flywheel_tasks.serving.cards import load_cards
 from flywheel_tasks.serving.keys import keys_path, read_keys

@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.traffic.identity import Identity, UserKey
+from flywheel_tasks.traffic.log_store import open_logs
 from flywheel_tasks.traffic.logs import LogsError, partition_copy, pin_logs
 
 
@@ -72,7 +72,7 @@ def rewrite(location: str, root: Path, names: list[str], key: UserKey, user: str
     Raises:
         LogsError: a file changed meanwhile or cannot be read.
     """
-    identity = Identity(key, frozenset([user]))
+    identity, store = Identity(key, frozenset([user])), open_logs(location, root)
     for partition in pin_logs(location, root)["partitions"]:
         name = partition["path"]
         if name not in names:
@@ -87,16 +87,4 @@ def rewrite(location: str, root: Path, names: list[str], key: UserKey, user: str
             else:
                 data = b"".join(line for line in _lines(file, name) if not _theirs(line, identity))
                 data = gzip.compress(data, mtime=0) if name.endswith(".gz") else data
-        _put(location, root, name, data)
-
-
-def _put(location: str, root: Path, name: str, data: bytes) -> None:
-    if location.startswith("s3://"):
-        import boto3
-
-        bucket, _, prefix = location.removeprefix("s3://").partition("/")
-        key = f"{prefix.strip('/')}/{name}" if prefix.strip("/") else name
-        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data)
-        return
-    with atomic_path(root / location / name) as temporary:
-        temporary.write_bytes(data)
+        store.replace(name, data)

@@ -7,20 +7,16 @@ S3 is reached through boto3, with the endpoint, region and credentials of the en
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, timedelta
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
-import boto3
 import orjson
 import pyarrow as pa
-from botocore.exceptions import BotoCoreError, ClientError
 
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.traffic.lines import (
@@ -32,88 +28,13 @@ from flywheel_tasks.traffic.lines import (
     plain_chunks,
     split_lines,
 )
+from flywheel_tasks.traffic.log_store import LogsError as LogsError
+from flywheel_tasks.traffic.log_store import open_logs
 from flywheel_tasks.traffic.tabular import TabularError, decoded, read_tables
 
 _DATED = re.compile(r"date=[^/]*")
 _PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})/[^/]+\.(?:jsonl(?:\.gz)?|parquet)")
 _LOG_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-_CHUNK = 1 << 20
-
-
-class LogsError(ValueError):
-    """Raw logs are missing, misplaced, changed or damaged; the message names the file."""
-
-
-class _Place(Protocol):
-    def names(self) -> Iterable[str]: ...
-
-    def chunks(self, name: str) -> Iterator[bytes]: ...
-
-
-def _unreadable(error: OSError) -> None:
-    raise LogsError(f"{error.filename}: cannot be listed: {error.strerror}") from error
-
-
-class _Folder:
-    """Logs in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def names(self) -> Iterable[str]:
-        if not self._folder.is_dir():
-            raise LogsError(f"{self._folder}: there is no such folder of logs (setting logs.location)")
-        for folder, _, files in os.walk(self._folder, followlinks=True, onerror=_unreadable):
-            for file in files:
-                yield (Path(folder) / file).relative_to(self._folder).as_posix()
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        try:
-            with (self._folder / name).open("rb") as source:
-                while chunk := source.read(_CHUNK):
-                    yield chunk
-        except OSError as error:
-            raise LogsError(f"{self._folder / name}: cannot be read: {error.strerror}") from error
-
-
-class _Bucket:
-    """Logs in an S3 bucket."""
-
-    def __init__(self, location: str) -> None:
-        self._location = location
-        self._bucket, _, prefix = location.removeprefix("s3://").partition("/")
-        if not self._bucket:
-            raise LogsError(f"{location}: names no bucket; expected s3://bucket/prefix")
-        self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
-
-    @cached_property
-    def _client(self) -> Any:
-        return boto3.client("s3")
-
-    def names(self) -> Iterable[str]:
-        try:
-            pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
-                for item in page.get("Contents", ()):
-                    if not item["Key"].endswith("/"):
-                        yield item["Key"].removeprefix(self._prefix)
-        except (ClientError, BotoCoreError) as error:
-            raise LogsError(f"{self._location}: cannot be listed: {error}") from error
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        try:
-            body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
-            yield from body.iter_chunks(_CHUNK)
-        except (ClientError, BotoCoreError) as error:
-            raise LogsError(f"{self._location}: {name} cannot be read: {error}") from error
-
-
-def _place(location: str, root: Path) -> _Place:
-    if location.startswith("s3://"):
-        return _Bucket(location)
-    if "://" in location:
-        raise LogsError(f"{location}: logs are read from a folder or from s3:// only")
-    return _Folder(root / location)
 
 
 def _partitions(names: Iterable[str], location: str) -> list[str]:
@@ -200,7 +121,7 @@ def pin_logs(
     Raises:
         LogsError: there are no partitions, a log file is in the wrong place, or something cannot be read.
     """
-    place = _place(location, root)
+    place = open_logs(location, root)
     names = _partitions(place.names(), location)
     if not names:
         raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
@@ -266,7 +187,7 @@ def partition_blocks(
             block carries the problem ``truncated_gzip``).
     """
     name = partition["path"]
-    file: Any = _Digested(_place(location, root).chunks(name))
+    file: Any = _Digested(open_logs(location, root).chunks(name))
     number = 1
     chunks = gzip_chunks(file) if name.endswith(".gz") else plain_chunks(file)
     try:
@@ -287,7 +208,7 @@ def partition_copy(location: str, root: Path, partition: Mapping[str, Any]) -> I
         LogsError: the partition is gone or is not what was pinned.
     """
     with TemporaryFile() as file:
-        source = _Digested(_place(location, root).chunks(partition["path"]))
+        source = _Digested(open_logs(location, root).chunks(partition["path"]))
         while chunk := source.read():
             file.write(chunk)
         _check_digest(location, partition, source.digest())

@@ -4,7 +4,7 @@ import pytest
 
 from flywheel_tasks.annotation.pairs import Preferences, add_ranking_pairs, add_rewrites, run, surface_reason
 from flywheel_tasks.annotation.tasks import AnnotationError
-from flywheel_tasks.settings import Annotate, Annotators, Consensus
+from flywheel_tasks.settings import Annotate, Annotators, Consensus, GoldItems
 from flywheel_tasks.storage.documents import write_jsonl
 from flywheel_tasks.storage.tables import read_rows
 from tests.annotation.tasks_of_tests import label, task
@@ -18,7 +18,12 @@ def limits(**changes):
             "drop_both_refusals": True,
             "pairs_per_prompt": 2,
             "consensus": Consensus(min_reviews=3, min_agreement=0.66),
-            "annotators": Annotators(min_items=5, min_agreement=0.6, exclude_flagged=False),
+            "annotators": Annotators(
+                min_items=5,
+                min_agreement=0.6,
+                gold=GoldItems(min_items=5, min_accuracy=0.7),
+                exclude_flagged=False,
+            ),
             **changes,
         }
     )
@@ -203,7 +208,7 @@ def test_an_annotator_who_disagrees_is_flagged_and_can_be_left_out(make_io, tmp_
     assert rows["a0"]["agreement"] == 0.0
     assert rows["a1"]["agreement"] == 1.0
     assert rows["a0"]["decisions"] == 240
-    assert metrics["annotators"] == {"all": 5, "flagged": 1}
+    assert metrics["annotators"] == {"all": 5, "flagged": 1, "flagged_by": {"agreement": 1, "gold": 0}}
     assert metrics["labels"] == {"used": 160 if exclude else 200, "excluded_flagged": 40 if exclude else 0}
     assert (metrics["agreement"]["alpha_ordinal"]["value"] == pytest.approx(1.0)) == exclude
     pairs = read_rows(io.out("data/preferences") / "pairs.parquet")

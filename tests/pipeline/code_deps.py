@@ -1,10 +1,14 @@
-"""Which project files a stage's entry imports; ``python -m tests.pipeline.code_deps`` writes them into dvc.yaml."""
+"""Which project files a stage needs: the code its entry imports, and the contracts its tables must keep.
+
+``python -m tests.pipeline.code_deps`` writes them into dvc.yaml.
+"""
 
 from pathlib import Path
 
 import grimp
 from ruamel.yaml import YAML
 
+from flywheel_tasks.contracts.load import load_contracts
 from flywheel_tasks.pipeline.graph import Stage, load_graph
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -50,6 +54,16 @@ def code_of_stage(imports: grimp.ImportGraph, stage: Stage) -> list[str]:
     return sorted({*code_of(imports, stage.entry), *([SCAN] if stage.outgoing else [])})
 
 
+def contracts_of_stage(stage: Stage) -> list[str]:
+    """The contracts that a stage's tables are held to when it ends: stricter rules are for data that are there, too."""
+    found = []
+    for table, contract in load_contracts(PROJECT / "data_contracts").items():
+        places = [path.split("*")[0].rstrip("/") for path in contract.paths]
+        if any(place == out or place.startswith(out + "/") for place in places for out in stage.checked):
+            found.append(f"data_contracts/{table}.yaml")
+    return sorted(found)
+
+
 def main() -> None:
     yaml = YAML()
     yaml.width = 130
@@ -60,8 +74,10 @@ def main() -> None:
     imports = import_graph()
     graph = load_graph(path)
     for name, stage in document["stages"].items():
-        data = [dep for dep in stage.get("deps", []) if not dep.startswith("flywheel_tasks/")]
-        code = data + code_of_stage(imports, graph[name])
+        data = [
+            dep for dep in stage.get("deps", []) if not dep.startswith(("flywheel_tasks/", "data_contracts/"))
+        ]
+        code = data + contracts_of_stage(graph[name]) + code_of_stage(imports, graph[name])
         if "deps" in stage:
             stage["deps"].clear()
             stage["deps"].extend(code)

@@ -6,7 +6,7 @@ import pytest
 
 from flywheel_tasks.pipeline.describe import stages_table
 from flywheel_tasks.pipeline.graph import load_graph
-from tests.pipeline.code_deps import TEMPLATES, code_of_stage, import_graph, named_beside
+from tests.pipeline.code_deps import TEMPLATES, code_of_stage, contracts_of_stage, import_graph, named_beside
 
 PROJECT = Path(__file__).resolve().parents[2]
 GRAPH = load_graph(PROJECT / "dvc.yaml")
@@ -21,6 +21,12 @@ def imports():
 def test_code_among_the_deps_is_the_code_that_is_imported(imports, name):
     declared = sorted(dep for dep in GRAPH[name].deps if dep.startswith("flywheel_tasks/"))
     assert declared == code_of_stage(imports, GRAPH[name]), "run: python -m tests.pipeline.code_deps"
+
+
+@pytest.mark.parametrize("name", list(GRAPH))
+def test_contracts_among_the_deps_are_those_of_the_tables_it_writes(name):
+    declared = sorted(dep for dep in GRAPH[name].deps if dep.startswith("data_contracts/"))
+    assert declared == contracts_of_stage(GRAPH[name]), "run: python -m tests.pipeline.code_deps"
 
 
 def test_the_page_of_stages_is_that_of_dvc_yaml():

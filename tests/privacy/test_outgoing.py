@@ -99,11 +99,13 @@ def test_a_file_that_cannot_be_read_is_not_vouched_for(tmp_path):
 
 
 def test_a_stage_with_a_hit_leaves_no_output(tmp_path, make_workspace):
-    from flywheel_tasks.conversations.schemas import PROMPTS
+    from flywheel_tasks.conversations.schemas import CARDS, PROMPTS
 
     root = make_workspace(tmp_path, {"split.shares": {name: float(name == "evaluation") for name in SHARES}})
     for text, stopped in (("hello", False), ("write to anna@example.com", True)):
-        row = {**prompt("p1", text), "user_id": USER, "turn": 0}
+        row = {**prompt("p1", text), "user_id": USER, "turn": 1}
+        card = {"card_id": row["card_id"], "name": "Mae", "traits": [], "instructions": []}
+        write_rows([card], CARDS, root / "data/curated/cards.parquet")
         write_rows([row], PROMPTS, root / "data/curated/prompts.parquet")
         vector = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(4, np.float32) / 2), 4)
         table = pa.table({"prompt_id": ["p1"], "vector": vector})

@@ -7,7 +7,8 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
 from flywheel_tasks.storage.documents import write_json
-from flywheel_tasks.traffic.logs import LogsError, _place, open_partition, pin_logs, read_pinned
+from flywheel_tasks.traffic.log_store import open_logs
+from flywheel_tasks.traffic.logs import LogsError, open_partition, pin_logs, read_pinned
 from tests.traffic.sample import write_log
 
 
@@ -145,7 +146,7 @@ def test_more_objects_than_one_listing_holds(s3, tmp_path):
     backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]  # of the server, which runs in this process
     for number in range(1005):
         backend.put_object("traffic", f"many/date=2026-11-02/{number:04d}.jsonl", b"")
-    assert len(list(_place("s3://traffic/many", tmp_path).names())) == 1005
+    assert len(list(open_logs("s3://traffic/many", tmp_path).names())) == 1005
 
 
 def test_an_absent_bucket_is_a_clear_error(s3, tmp_path):

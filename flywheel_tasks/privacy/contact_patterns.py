@@ -1,0 +1,122 @@
+"""Where a person can be reached: e-mail addresses, IP addresses, links, phone numbers, in folded text."""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import phonenumbers
+import tldextract
+
+from flywheel_tasks.privacy.spelling import AT, DOT, IP_DOT, NOT_DIGITS, SAID_DOT, canonical
+
+Spans = Iterator[tuple[int, int]]
+
+_LOCAL = rf"[\w+%-](?:[\w.+%-]|{SAID_DOT}(?=\w)){{0,63}}"
+# With "at" as a word, a dot must be said too: "look at this.my" is a missing space.
+_EMAIL = re.compile(
+    rf"(?<![\w@]){_LOCAL}(?:{AT}[\w-]+(?:{DOT}[\w-]+)+|\s+at\s+[\w-]+(?:{SAID_DOT}[\w-]+)+)", re.IGNORECASE
+)
+_OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
+_IP = re.compile(rf"(?<![\w.]){_OCTET}(?:{IP_DOT}{_OCTET}){{3}}(?![\w]|\.\d)", re.IGNORECASE)
+_VERSION = re.compile(r"(?:\bv|version|release|build|firmware|section|chapter|patch)[\s:#]*$", re.IGNORECASE)
+_PHONE_RUN = re.compile(
+    r"(?<![\w.,$€£])(?:\+|\()?[ ]?\(?\d(?:[ .\-_/()*\u00b7\u2022]{0,3}\d){6,17}(?![\w%]|,\d)"
+)
+_PHONE_SHAPE = re.compile(
+    r"(?<![\w+])\+\d{1,3}[ .-]{1,2}\(?\d{2,4}\)?(?:[ .-]{1,2}\d{2,4}){2,4}(?!\w)"
+    r"|\(\d{3}\)[ .-]{0,2}\d{3}[ .-]\d{4}(?!\w)|(?<![\w.-])\d{3}[.-]\d{3}[.-]\d{4}(?![\w-])"
+)
+_PHONE_SAID = re.compile(
+    r"\b(?:call|phone|tele?phone|tel|cell|mobile|whats\s?app|text\s+me|reach\s+me|ring|number|fax|sms|signal)\b",
+    re.IGNORECASE,
+)
+_TELLING = (
+    r"(?:access_?token|auth|api_?key|apikey|key|password|passwd|pwd|secret|session(?:_?id)?|sid|sig|signature|token|jwt"
+    r"|x-amz-signature|code|refresh_?token)"
+)
+_URL = re.compile(
+    r"\bh(?:tt|xx)ps?\s{0,2}:\s{0,2}//\s{0,2}[^\s<>\"]+|\bftp://[^\s<>\"]+"
+    rf"|(?<![\w@])(?:[\w-]+\.)+[a-z]{{2,}}(?::\d+)?/[^\s<>\"]*[?&#]{_TELLING}=[^\s<>\"]{{6,}}",
+    re.IGNORECASE,
+)
+_URL_SECRET = re.compile(rf"//[^/\s@]+:[^/\s@]+@|[?&#]{_TELLING}=[^\s&]{{6,}}", re.IGNORECASE)
+_DATE = re.compile(
+    r"(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,2}(?:[ -]+\d{1,4})*|\d{1,2}[-./]\d{1,2}[-./](?:19|20)\d\d(?: \d{1,4})*"
+)
+_SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)  # the packaged list; never the network
+
+
+def emails(text: str) -> Spans:
+    """E-mail addresses whose domain exists as a kind of domain."""
+    for match in _EMAIL.finditer(text):
+        name, _, domain = canonical("EMAIL", match[0]).partition("@")
+        end = match.end()
+        # "anna@example.com dot" or "...com.Then": words that are no part of the domain are cut off.
+        while domain and not _SUFFIXES(domain).top_domain_under_public_suffix and "." in domain:
+            domain = domain.rpartition(".")[0]
+            cut = list(re.finditer(DOT, text[match.start() : end], re.IGNORECASE))
+            end = match.start() + cut[-1].start()
+        if name and "." in domain and _SUFFIXES(domain).top_domain_under_public_suffix:
+            yield match.start(), end
+
+
+def ip_addresses(text: str) -> Spans:
+    """IP (4) addresses that are no version numbers."""
+    for match in _IP.finditer(text):
+        if not _VERSION.search(text, max(0, match.start() - 20), match.start()):
+            yield match.span()
+
+
+def links(secret: bool) -> Callable[[str], Spans]:
+    """Finds links, those that carry a secret or the others."""
+
+    def find(text: str) -> Spans:
+        for match in _URL.finditer(text):
+            end = match.start() + len(match[0].rstrip(".,;:!?)'*~]"))
+            if (_URL_SECRET.search(match[0]) is not None) == secret:
+                yield match.start(), end
+
+    return find
+
+
+def _counts(run: str) -> bool:
+    """Whether numbers follow one another in steps of one: people count, phones do not."""
+    numbers = [int(group) for group in re.findall(r"\d+", run)]
+    return len(numbers) > 3 and all(b - a == 1 for a, b in pairwise(numbers))
+
+
+def phones(regions: tuple[str, ...]) -> Callable[[str], Spans]:
+    """Finds phone numbers.
+
+    Args:
+        regions: countries (ISO 3166) whose numbers are recognised without their prefix.
+    """
+
+    def valid(number: str) -> bool:
+        for region in regions if not number.startswith("+") else (None,):
+            try:
+                if phonenumbers.is_valid_number(phonenumbers.parse(number, region)):
+                    return True
+            except phonenumbers.NumberParseException:
+                continue
+        return False
+
+    def find(text: str) -> Spans:
+        # Numbers that nobody has, such as those of fiction, have the shape all the same.
+        yield from (match.span() for match in _PHONE_SHAPE.finditer(text))
+        for match in _PHONE_RUN.finditer(text):
+            digits = NOT_DIGITS.sub("", match[0])
+            plus = match[0].lstrip(" (").startswith("+")
+            said = _PHONE_SAID.search(text, max(0, match.start() - 40), match.start()) is not None
+            separated = bool(re.search(r"\d[^\d]+\d", match[0]))
+            # Ten digits in one piece are an order number as well; in pieces, or said to be one, a phone's.
+            likely = (
+                plus or said or (separated and len(digits) >= 9) or (digits[0] == "0" and len(digits) >= 10)
+            )
+            likely = (
+                likely and (plus or len(digits) <= 11 or digits.startswith("00")) and not _counts(match[0])
+            )
+            if likely and not _DATE.fullmatch(match[0].strip()) and valid(("+" if plus else "") + digits):
+                yield match.start() + len(match[0]) - len(match[0].lstrip()), match.end()
+
+    return find

@@ -1,0 +1,118 @@
+"""Where raw logs lie: a folder, or an S3 bucket (boto3, with endpoint, region and credentials of the environment)."""
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from flywheel_tasks.storage.atomic import atomic_path
+
+_CHUNK = 1 << 20
+
+
+class LogsError(ValueError):
+    """Raw logs are missing, misplaced, changed or damaged; the message names the file."""
+
+
+class LogStore(Protocol):
+    """Files by name, such as ``date=2026-11-02/part-000.jsonl``."""
+
+    def names(self) -> Iterable[str]:
+        """All files."""
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file."""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Put other bytes in a file's place, all or none."""
+
+
+def _unreadable(error: OSError) -> None:
+    raise LogsError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+
+class FolderStore:
+    """Logs in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self) -> Iterable[str]:
+        """All files."""
+        if not self._folder.is_dir():
+            raise LogsError(f"{self._folder}: there is no such folder of logs (setting logs.location)")
+        for folder, _, files in os.walk(self._folder, followlinks=True, onerror=_unreadable):
+            for file in files:
+                yield (Path(folder) / file).relative_to(self._folder).as_posix()
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file."""
+        try:
+            with (self._folder / name).open("rb") as source:
+                while chunk := source.read(_CHUNK):
+                    yield chunk
+        except OSError as error:
+            raise LogsError(f"{self._folder / name}: cannot be read: {error.strerror}") from error
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Put other bytes in a file's place."""
+        with atomic_path(self._folder / name) as temporary:
+            temporary.write_bytes(data)
+
+
+class BucketStore:
+    """Logs in an S3 bucket."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._bucket, _, prefix = location.removeprefix("s3://").partition("/")
+        if not self._bucket:
+            raise LogsError(f"{location}: names no bucket; expected s3://bucket/prefix")
+        self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
+
+    @cached_property
+    def _client(self) -> Any:
+        return boto3.client("s3")
+
+    def names(self) -> Iterable[str]:
+        """All files."""
+        try:
+            pages = self._client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
+                for item in page.get("Contents", ()):
+                    if not item["Key"].endswith("/"):
+                        yield item["Key"].removeprefix(self._prefix)
+        except (ClientError, BotoCoreError) as error:
+            raise LogsError(f"{self._location}: cannot be listed: {error}") from error
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file."""
+        try:
+            body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
+            yield from body.iter_chunks(_CHUNK)
+        except (ClientError, BotoCoreError) as error:
+            raise LogsError(f"{self._location}: {name} cannot be read: {error}") from error
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Put other bytes in an object's place."""
+        try:
+            self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=data)
+        except (ClientError, BotoCoreError) as error:
+            raise LogsError(f"{self._location}: {name} cannot be written: {error}") from error
+
+
+def open_logs(location: str, root: Path) -> LogStore:
+    """The store of the setting ``logs.location``.
+
+    Raises:
+        LogsError: it is neither a folder nor ``s3://bucket/prefix``.
+    """
+    if location.startswith("s3://"):
+        return BucketStore(location)
+    if "://" in location:
+        raise LogsError(f"{location}: logs are read from a folder or from s3:// only")
+    return FolderStore(root / location)
