@@ -34,10 +34,54 @@ def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]
     console.print(table)
 
 
+def _log_places(settings: Any) -> list[str]:
+    """Where raw logs lie: those that are learned from (of a warehouse, what was extracted), those of the gateway."""
+    location = settings.logs.location
+    if location.startswith("ibis+"):
+        location = settings.logs.warehouse.extract_to
+    return list(dict.fromkeys([location, settings.serve.logs]))
+
+
+def _raw_logs(root: Path, settings: Any, key: Any, who: str, rewrite: bool) -> list[tuple[str, str]]:
+    """Files of raw logs that hold the user, with their lines; rewritten without them if asked for."""
+    from flywheel_tasks.traffic import forget_logs
+    from flywheel_tasks.traffic.log_store import open_logs
+
+    rows = []
+    for location in _log_places(settings):
+        if "://" not in location and not (root / location).is_dir():
+            continue
+        if location != settings.logs.location and not any(open_logs(location, root).names()):
+            continue
+        found = forget_logs.find(location, root, key, who)
+        if rewrite:
+            forget_logs.rewrite(location, root, list(found), key, who)
+        rows += [(f"{location}/{name}", str(lines)) for name, lines in sorted(found.items())]
+    return rows
+
+
+def _left(settings: Any, remotes: Sequence[str], raw_logs: bool) -> None:
+    """Say what is not reached from here, and the command for each."""
+    rows = [(f"DVC remote {name}", "flywheel forget USER --remotes") for name in remotes]
+    if not raw_logs:
+        rows.append(("raw logs", "flywheel forget USER --raw-logs"))
+    if settings.logs.location.startswith("ibis+"):
+        rows.append(("the warehouse", "delete the user's rows there; the next generation extracts it anew"))
+    if settings.label.annotator == "label_studio":
+        rows.append(("tasks in Label Studio", "delete them there, by the task_id in the table of tasks"))
+    rows.append(("other checkouts", "flywheel forget USER, in each"))
+    rows.append(("models named above", "people decide: train again without the user, or retire them"))
+    rows.append(("backups, earlier versions in a versioned bucket of the DVC remote", "by their own tools"))
+    _table("Not reached from here", ("what", "how"), rows, "nothing")
+
+
 def forget(
     user: Annotated[str, typer.Argument(help="The raw user id, as the logs have it.")],
     hashed: Annotated[bool, typer.Option("--hashed", help="USER is the hash already.")] = False,
     raw_logs: Annotated[bool, typer.Option("--raw-logs", help="Rewrite the raw logs, too.")] = False,
+    remotes: Annotated[
+        bool, typer.Option("--remotes", help="Look at every object of the DVC remotes, too.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, change nothing.")
     ] = False,
@@ -47,10 +91,11 @@ def forget(
     from flywheel_tasks.pipeline.generation import write_users
     from flywheel_tasks.pipeline.trained_on import checkpoints_of
     from flywheel_tasks.privacy import forget as tables
+    from flywheel_tasks.privacy.forget_labels import remove_labels
+    from flywheel_tasks.privacy.stored_copies import places
     from flywheel_tasks.settings import load_settings
     from flywheel_tasks.storage.documents import read_json
     from flywheel_tasks.storage.forgotten import open_forgotten
-    from flywheel_tasks.traffic import forget_logs
 
     root = root.resolve()
     settings = load_settings(root / "params.yaml")
@@ -62,14 +107,21 @@ def forget(
         open_forgotten(settings.registry.location, root).add(key.fingerprint, who)
         if (root / "inputs/users.json").exists():
             write_users(root, read_json(root / "inputs/users.json")["key"])
-    paths = tables.tables(
-        root, root / settings.logs.location, tables.delivered(root, settings.label.location)
-    )
+    labels = settings.label.location
+    apart = [
+        root / place for place in [*_log_places(settings), labels.split("{", 1)[0]] if "://" not in place
+    ]
+    paths = tables.tables(root, apart)
     ids, journal = tables.Ids(who), tables.Journal(root, who)
     for path in paths:
         for row in tables.rows_of(path):
             ids.learn(row)
-    if not dry_run:
+    copies, left = places(root, remotes)
+    for place in copies:
+        place.look(ids)  # tables of earlier runs name what this workspace has no row of any more
+    if dry_run:
+        journal.read(ids)
+    else:
         journal.complete(ids)
     shown = []
     for path in paths:
@@ -77,29 +129,43 @@ def forget(
             shown.append((str(path.relative_to(root) if path.is_relative_to(root) else path), str(rows)))
             if not dry_run:
                 tables.remove(path, ids)
-    objects = tables.cached(root / ".dvc/cache", ids)
+    given = [(name, str(count)) for name, count in remove_labels(labels, root, ids, dry_run).items()]
+    stored = []
+    for place in copies:
+        owned = place.owned(ids)
+        quoting = place.pages if owned else []
+        pointing = place.pointing_at([*owned, *quoting])
+        stored.append((place.name, *(str(len(found)) for found in (owned, quoting, pointing))))
+        if not dry_run:
+            # What points at an object goes first: a run that is killed must not leave entries that restore nothing.
+            place.drop([*pointing, *quoting, *owned])
     if not dry_run:
-        tables.drop(objects)
-        tables.drop_parsed(root)
-    logs = forget_logs.find(settings.logs.location, root, key, who)
-    if raw_logs and not dry_run:
-        forget_logs.rewrite(settings.logs.location, root, list(logs), key, who)
+        tables.drop_kept(root)
+    logs = _raw_logs(root, settings, key, who, raw_logs and not dry_run)
     if not dry_run:
+        _pin_labels_again(root, settings)
         journal.close()
     console.print(
         f"User {who}" + (" (dry run: nothing is changed)" if dry_run else " is on the list of the forgotten")
     )
     _table(f"Rows {done}", ("table", "rows"), shown, "none")
-    console.print(f"Tables of earlier runs {done} from .dvc/cache: {len(objects)}")
+    _table(f"Delivered labels {done}", ("file", "labels"), given, "none")
+    _table(f"Copies {done} from DVC", ("place", "tables", "pages", "listings and runs"), stored, "none")
     what = (
         f"Raw logs: lines {done}"
         if raw_logs
         else "Raw logs that hold the user (kept; --raw-logs rewrites them)"
     )
-    _table(what, ("file", "lines"), [(name, str(lines)) for name, lines in sorted(logs.items())], "none")
+    _table(what, ("file", "lines"), logs, "none")
     headings = ("generation", "model", "splits")
     _table("Models trained on the user's data", headings, checkpoints, "none")
-    console.print(
-        "Not reached from here: DVC remotes (dvc gc --cloud), labels on S3 or in Label Studio, backups,"
-    )
-    console.print("and other checkouts: run this there, too.")
+    _left(settings, left, raw_logs)
+
+
+def _pin_labels_again(root: Path, settings: Any) -> None:
+    """The files of delivered labels are others now: pin them as they are."""
+    from flywheel_tasks.annotation.delivery import PIN, pin_labels
+    from flywheel_tasks.pipeline.generation import current
+
+    if (root / PIN).exists() and (here := current(root)) is not None:
+        pin_labels(settings.label, here["generation"], root)

@@ -12,6 +12,8 @@ from flywheel_tasks.storage.digests import bytes_digest, tree_digest
 from flywheel_tasks.storage.objects import Exists, open_store
 
 _NAME = "trained-on-"
+# Models beside the policy that are trained on users' data.
+_OTHERS = ("pointwise_rm", "pairwise_rm", "signal_models")
 
 
 class Checkpoint(NamedTuple):
@@ -53,6 +55,7 @@ def record(root: Path, generation: str) -> None:
     document = {
         "generation": generation,
         "model": tree_digest(root / "models/policy"),
+        "others": _digests(root),
         "users": users_by_split(root),
     }
     data = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
@@ -62,6 +65,12 @@ def record(root: Path, generation: str) -> None:
         store.create(f"generations/{generation}/{_NAME}{digest}.json", data)
     except Exists:
         return
+
+
+def _digests(root: Path) -> dict[str, str]:
+    """The digests of the models beside the policy that are there."""
+    homes = {name: root / "models" / name for name in _OTHERS}
+    return {name: tree_digest(home) for name, home in homes.items() if home.exists()}
 
 
 def _said(users: dict[str, list[str]], user: str) -> str:
@@ -86,6 +95,8 @@ def checkpoints_of(root: Path, user: str) -> list[Checkpoint]:
             document = orjson.loads(store.get(key))
             if said := _said(document["users"], user):
                 found.append(Checkpoint(generation, document["model"], said))
+                others = document.get("others", {})
+                found += [Checkpoint(generation, f"{name} {others[name]}", said) for name in sorted(others)]
     tainted = {item.generation for item in found}
     for generation in sorted(bundles):
         parent = bundles[generation]["generation"]["champion"]["model"]
@@ -97,4 +108,5 @@ def checkpoints_of(root: Path, user: str) -> list[Checkpoint]:
         digest = tree_digest(here)
         if digest not in {item.digest for item in found}:
             found.append(Checkpoint("workspace", digest, said))
+            found += [Checkpoint("workspace", f"{name} {of}", said) for name, of in _digests(root).items()]
     return sorted(found)

@@ -7,7 +7,7 @@ run that was killed goes on where it stopped.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ _KIND = {
     "task_id": "task",
     "pair_id": "pair",
 }
-_BATCH_ROWS = 5000
+BATCH_ROWS = 5000
 _SUFFIXES = (".parquet", ".jsonl")
 
 
@@ -65,24 +65,18 @@ class Ids:
         return any(isinstance(value, str) and self.user in value for value in row.values())
 
 
-def delivered(root: Path, location: str) -> Path:
-    """The folder or file of delivered labels of all generations (``label.location``); nothing on S3."""
-    return root / ("no-labels-here" if "://" in location else location.split("{", 1)[0])
-
-
-def tables(root: Path, logs: Path, labels: Path) -> list[Path]:
-    """The tables of a workspace: below ``data/`` but for the raw logs, and the delivered labels.
+def tables(root: Path, others: Iterable[Path]) -> list[Path]:
+    """The tables of a workspace: below ``data/``.
 
     Args:
         root: the workspace.
-        logs: folder of the raw logs.
-        labels: file or folder of delivered labels.
+        others: folders and files there that are no tables of stages: raw logs, delivered labels.
     """
-    places = [
-        path for base in (root / "data", labels) for path in ([base] if base.is_file() else base.rglob("*"))
-    ]
-    found = {path.resolve() for path in places if path.is_file() and path.suffix in _SUFFIXES}
-    return sorted(path for path in found if not path.is_relative_to(logs.resolve()))
+    apart = [path.resolve() for path in others]
+    found = {
+        path.resolve() for path in (root / "data").rglob("*") if path.is_file() and path.suffix in _SUFFIXES
+    }
+    return sorted(path for path in found if not any(path.is_relative_to(other) for other in apart))
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
@@ -96,7 +90,7 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
                         yield row
         return
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS):
+        for batch in file.iter_batches(BATCH_ROWS):
             yield from batch.to_pylist()
 
 
@@ -110,7 +104,7 @@ def _rewrite_parquet(path: Path, temporary: Path, ids: Ids) -> None:
         pq.ParquetFile(path) as file,
         pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as out,
     ):
-        for batch in file.iter_batches(_BATCH_ROWS):
+        for batch in file.iter_batches(BATCH_ROWS):
             kept = [not ids.owns(row) for row in batch.to_pylist()]
             out.write_batch(batch.filter(pa.array(kept, pa.bool_())))
 
@@ -139,11 +133,15 @@ class Journal:
     def __init__(self, root: Path, user: str) -> None:
         self._path = root / STATE / "forget" / f"{user}.json"
 
-    def complete(self, ids: Ids) -> None:
-        """Add what an earlier run learnt, and keep it all."""
+    def read(self, ids: Ids) -> None:
+        """Add what an earlier run learnt."""
         if self._path.exists():
             for kind, known in json.loads(self._path.read_text(encoding="utf-8")).items():
                 ids.of.setdefault(kind, set()).update(known)
+
+    def complete(self, ids: Ids) -> None:
+        """Add what an earlier run learnt, and keep it all."""
+        self.read(ids)
         write_json({kind: sorted(known) for kind, known in ids.of.items()}, self._path)
 
     def close(self) -> None:
@@ -151,46 +149,18 @@ class Journal:
         self._path.unlink(missing_ok=True)
 
 
-def cached(cache: Path, ids: Ids) -> list[Path]:
-    """Objects of a DVC cache that are tables with rows of the user, of any generation.
-
-    Args:
-        cache: folder of the cache (``.dvc/cache``).
-        ids: how rows are known.
-    """
-    found = []
-    for path in sorted((cache / "files/md5").glob("??/*")):
-        if path.is_file() and path.suffix != ".dir" and _cached_rows(path, ids):
-            found.append(path)
-    return found
+# What stages keep beside their outputs: half-made and resumable work, parsed logs, vectors, a failed check's page.
+_KEPT = ("tmp", "resume", "contracts", "cache/ingest", "cache/embeddings")
 
 
-def _cached_rows(path: Path, ids: Ids) -> bool:
-    with path.open("rb") as file:
-        start = file.read(4)
-        try:
-            if start == b"PAR1":
-                with pq.ParquetFile(path) as table:
-                    return any(
-                        ids.owns(row)
-                        for batch in table.iter_batches(_BATCH_ROWS)
-                        for row in batch.to_pylist()
-                    )
-            if not start.startswith(b"{"):
-                return False
-            file.seek(0)
-            rows = (orjson.loads(line) for line in file if line.strip())
-            return any(isinstance(row, dict) and ids.owns(row) for row in rows)
-        except (orjson.JSONDecodeError, pa.ArrowInvalid):
-            return False  # no table: a model, a document of several lines
+def drop_kept(root: Path) -> None:
+    """Delete what stages keep of earlier runs, and the pages that quote rows of tables; stages make them again."""
+    for name in _KEPT:
+        shutil.rmtree(root / STATE / name, ignore_errors=True)
+    for page in pages(root):
+        page.unlink(missing_ok=True)
 
 
-def drop_parsed(root: Path) -> None:
-    """Delete the log partitions that ingestion has kept as it parsed them; it parses them again."""
-    shutil.rmtree(root / STATE / "cache" / "ingest", ignore_errors=True)
-
-
-def drop(objects: list[Path]) -> None:
-    """Delete objects of a cache; DVC makes what it misses again, by running the stage."""
-    for path in objects:
-        path.unlink(missing_ok=True)
+def pages(root: Path) -> list[Path]:
+    """Pages that stages made of tables."""
+    return sorted(path for name in ("data", "gate", "launch") for path in (root / name).rglob("*.html"))

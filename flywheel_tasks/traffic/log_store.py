@@ -98,9 +98,15 @@ class BucketStore:
             raise LogsError(f"{self._location}: {name} cannot be read: {error}") from error
 
     def replace(self, name: str, data: bytes) -> None:
-        """Put other bytes in an object's place."""
+        """Put other bytes in an object's place; a versioned bucket forgets what it held before."""
+        key = self._prefix + name
         try:
-            self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=data)
+            newest = self._client.put_object(Bucket=self._bucket, Key=key, Body=data).get("VersionId")
+            pages = self._client.get_paginator("list_object_versions") if newest else None
+            for page in pages.paginate(Bucket=self._bucket, Prefix=key) if pages else ():
+                for item in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                    if item["Key"] == key and item["VersionId"] != newest:
+                        self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=item["VersionId"])
         except (ClientError, BotoCoreError) as error:
             raise LogsError(f"{self._location}: {name} cannot be written: {error}") from error
 
