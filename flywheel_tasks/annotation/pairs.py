@@ -14,7 +14,7 @@ import emoji
 
 from flywheel_tasks.annotation.agreement import item_rows, question_alpha, ranking_alpha, reviews_histogram
 from flywheel_tasks.annotation.annotators import FLAGGED_BY, annotator_rows
-from flywheel_tasks.annotation.consensus import majority, mean_ranks, reviews_by_task, support
+from flywheel_tasks.annotation.consensus import majority, mean_ranks, reviews_by_task, score, support
 from flywheel_tasks.annotation.gold import accuracy_of, right
 from flywheel_tasks.annotation.schemas import ANNOTATORS, ITEMS, PAIRS, REMOVED, REWRITES
 from flywheel_tasks.annotation.tasks import GOLD, SPLIT_OF, AnnotationError, short_id, texts_of
@@ -80,6 +80,7 @@ def _pair(task: Row, chosen: str, rejected: str, kind: str, agreement: float, la
         "reviews": len(labels),
         "simulated": any(label["simulated"] for label in labels),
         "consensus": False,
+        "one_review": None,
     }
 
 
@@ -97,6 +98,11 @@ def ordered_pairs(labels: Sequence[Row]) -> list[tuple[str, str]]:
 def is_consensus(reviews: int, agreement: float, settings: Consensus) -> bool:
     """Whether a pair is good enough to measure with: several reviews that agree (paper, section on annotation)."""
     return reviews >= settings.min_reviews and agreement >= settings.min_agreement
+
+
+def _drawn_review(task: Row, labels: Sequence[Row]) -> Row:
+    """One review of a task, by its annotator's place in an order that the task's id draws."""
+    return min(labels, key=lambda label: short_id("one review", task["task_id"], label["annotator"]))
 
 
 def _reason(pair: Row, both_refuse: bool, equal: bool, settings: Annotate) -> tuple[str, str] | None:
@@ -118,6 +124,7 @@ def add_ranking_pairs(task: Row, labels: Sequence[Row], settings: Annotate, into
     policies = {candidate["candidate_id"]: candidate["policy"] for candidate in task["candidates"]}
     ranks = mean_ranks(labels)
     ordered = ordered_pairs(labels)
+    drawn = _drawn_review(task, labels)
     for number, (better, worse) in enumerate(ordered):
         if kept == settings.pairs_per_prompt:
             into.spare += len(ordered) - number
@@ -132,6 +139,7 @@ def add_ranking_pairs(task: Row, labels: Sequence[Row], settings: Annotate, into
                 pair
                 | {
                     "consensus": consensus,
+                    "one_review": score(drawn, better, worse),
                     "chosen_policy": policies[better],
                     "rejected_policy": policies[worse],
                 }

@@ -26,6 +26,9 @@ PAIRS = pa.schema(
         ("agreement", pa.float64()),
         *_REVIEWED,
         ("consensus", pa.bool_()),  # good enough to measure with; the others are to train on
+        # What one review, drawn without a look at it, says of the pair: 1 as chosen, 0 the other way, 1/2 equal. Null
+        # for a rewrite, which nobody ranks.
+        ("one_review", pa.float64()),
         ("chosen_policy", pa.string()),  # null for a text that an annotator wrote
         ("rejected_policy", pa.string()),
     ]

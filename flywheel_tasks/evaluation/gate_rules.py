@@ -35,11 +35,16 @@ class Limit(Section):
 
 
 class Rule(Section):
-    """Limits on one metric, ``<stage>.<path in its metrics file>``."""
+    """Limits on one metric, ``<stage>.<path in its metrics file>``.
+
+    With ``may_be_absent``, a metric that is null with a reason passes, such as a comparison with an earlier model
+    before there is one. A metric that is missing, or null without a reason, blocks all the same.
+    """
 
     metric: Annotated[str, Field(pattern=r"^\w+(\.[\w-]+)+$")]
     block: Limit | None = None
     warn: Limit | None = None
+    may_be_absent: bool = False
 
     @model_validator(mode="after")
     def _limited(self) -> "Rule":

@@ -13,6 +13,7 @@ class Measured:
     Attributes:
         value: its number; None where nothing usable was found.
         problem: what is wrong with it, in words; empty where nothing is.
+        absent: it is null and the stage says why.
         bounds: of its 95% interval, where it has one.
         n: how many rows it is from, where that is told.
     """
@@ -21,6 +22,7 @@ class Measured:
     problem: str = ""
     bounds: tuple[float, float] | None = None
     n: int | None = None
+    absent: bool = False
 
     def interval(self) -> str:
         """The interval in words, in brackets; maybe empty."""
@@ -51,7 +53,8 @@ def find(metrics: Mapping[str, Any], metric: str) -> Measured:
         parent, node = node, node["value"]
     if node is None:
         why = parent.get("reason") if isinstance(parent, Mapping) else None
-        return Measured(None, f"was not measured: {why}" if why else "is null: nothing was measured")
+        text = f"was not measured: {why}" if why else "is null: nothing was measured"
+        return Measured(None, text, absent=bool(why))
     if isinstance(node, bool) or not isinstance(node, int | float):
         return Measured(None, f"is not a number but {type(node).__name__}")
     if not math.isfinite(node):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation import intervals, judge, refusals, templates, tone
-from flywheel_tasks.evaluation.harmless import harmless
 from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, unchecked
+from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.style import text
 
 WALL_WORDS = 60

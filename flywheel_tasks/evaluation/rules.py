@@ -81,6 +81,8 @@ def apply(rule: Rule, metrics: Mapping[str, Any]) -> Reason:
         metrics: of all stages, by stage.
     """
     found = find(metrics, rule.metric)
+    if found.value is None and found.absent and rule.may_be_absent:
+        return _reason(rule.metric, found, "pass", f"{rule.metric} {found.problem}.", rule.block, rule.warn)
     if found.value is None:
         return not_measured(rule.metric, found, rule.block, rule.warn)
     outcome: Outcome = "pass"

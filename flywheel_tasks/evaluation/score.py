@@ -12,8 +12,8 @@ import orjson
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation import production, refusals, templates, tone
-from flywheel_tasks.evaluation.harmless import harmless
 from flywheel_tasks.evaluation.instructions import checks
+from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.style import text
 
 MINED_REPLIES = 5_000  # templates are mined from so many rows at most, evenly spread, and looked for in all

@@ -4,7 +4,8 @@
 ``inputs/users.json`` the key of user ids by its fingerprint, ``inputs/champion.dvc`` the champion's files by DVC hash,
 ``inputs/pool.json`` and ``inputs/rejection_pool.json`` the policies that candidates come from, ``inputs/labels.json``
 the labels that people have delivered, ``inputs/profile.json`` holds the profile of the data of the last accepted
-generation, which new data is compared with, and ``inputs/splits.json`` how earlier launched generations were split.
+generation, which new data is compared with, ``inputs/splits.json`` how earlier launched generations were split, and
+``inputs/reward_models.json`` the reward models of the last launched one, which the new ones are measured against.
 They are the roots of the data graph. The registry keeps a copy, written once, so that any worker (and anyone, later)
 can start from exactly the same.
 One thing is never what it was: users who have asked to be forgotten since are forgotten in every generation, older
@@ -22,7 +23,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from flywheel_tasks.annotation.delivery import pin_labels
-from flywheel_tasks.pipeline import lineage, runner
+from flywheel_tasks.pipeline import lineage, reward_model_pin, runner
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
@@ -163,11 +164,16 @@ def accepted_profile(registry: Registry, generation: str) -> dict[str, Any]:
     Returns:
         ``generation`` and ``profile``; both None before the first launch.
     """
-    earlier = [item for item in registry.generations() if number_of(item) < number_of(generation)]
-    for item in sorted(earlier, key=number_of, reverse=True):
+    for item in _before(registry, generation):
         if (kept := registry.find_generation(item, PROFILE)) is not None:
             return {"generation": item, "profile": orjson.loads(kept)}
     return _NO_PROFILE
+
+
+def _before(registry: Registry, generation: str) -> list[str]:
+    """Ids of the generations before one, the newest first."""
+    known = [item for item in registry.generations() if number_of(item) < number_of(generation)]
+    return sorted(known, key=number_of, reverse=True)
 
 
 def launched_splits(registry: Registry, generation: str) -> dict[str, Any]:
@@ -180,8 +186,8 @@ def launched_splits(registry: Registry, generation: str) -> dict[str, Any]:
     Returns:
         ``earlier``: a list, the oldest first, each with ``generation``, ``salt``, ``shares`` and ``evaluated``.
     """
-    earlier = [item for item in registry.generations() if number_of(item) < number_of(generation)]
-    kept = ((item, registry.find_generation(item, SPLIT)) for item in sorted(earlier, key=number_of))
+    earlier = reversed(_before(registry, generation))
+    kept = ((item, registry.find_generation(item, SPLIT)) for item in earlier)
     return {
         "earlier": [{"generation": item, **orjson.loads(data)} for item, data in kept if data is not None]
     }
@@ -257,6 +263,7 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
         )
     write_users(root, bundle["user_key"])
     previous = bundle.get("previous")
+    reward_model_pin.pin(root, bundle.get("reward_models"), partial(place_champion, root))
     _pin_settings_of_inputs(
         root,
         generation,
@@ -330,6 +337,8 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     champion = ensure_champion(root)
     place_champion(root, champion)
     previous = registry.state().previous
+    place = partial(place_champion, root)
+    reward_models = reward_model_pin.launched(registry, _before(registry, name), place)
     logs = newest(_pinned_logs(settings, root), settings.logs.newest_days)
     description = {
         "generation": name,
@@ -343,6 +352,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         "champion": champion.model_dump(mode="json"),
         "profile": accepted_profile(registry, name),
         "splits": launched_splits(registry, name),
+        "reward_models": reward_models,
         "previous": None if previous is None else previous.model_dump(mode="json"),
         "params": (root / "params.yaml").read_text(encoding="utf-8"),
     }
@@ -353,6 +363,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     write_users(root, key)
     write_json(bundle["profile"], root / INPUTS / "profile.json")
     write_json(bundle["splits"], root / INPUTS / "splits.json")
+    reward_model_pin.pin(root, reward_models, place)
     _pin_settings_of_inputs(root, name, champion, previous)
     write_json(description, root / INPUTS / "generation.json")
     return name

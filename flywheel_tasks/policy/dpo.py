@@ -23,6 +23,7 @@ from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order
 from flywheel_tasks.training.precision import set_threads
+from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.run import train, trainer_arguments
 
 _LOGGED = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
@@ -106,9 +107,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         beta=section.beta,
         max_length=None,  # encoding has cut the rows
     )
-    model = AutoModelForCausalLM.from_pretrained(
-        start, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
+    model = load_model(AutoModelForCausalLM, start, torch.float32, local_files_only=True)
     trainer = EncodedDPOTrainer(
         model=model,  # with adapters, the reference is the same model with them switched off
         args=arguments,

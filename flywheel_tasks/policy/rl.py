@@ -31,6 +31,7 @@ from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.training.lora import merge_to_full
 from flywheel_tasks.training.order import training_order
+from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.run import train
 
 Row = dict[str, Any]
@@ -149,8 +150,8 @@ def _train(
     """
     section, tokenizer = io.settings.rl, sampler.tokenizer
     dataset, probe = _dataset(io, tokenizer, prompts)
-    model = AutoModelForCausalLM.from_pretrained(
-        io.dep("models/policy_dpo"), dtype=torch.float32, use_safetensors=True, local_files_only=True
+    model = load_model(
+        AutoModelForCausalLM, io.dep("models/policy_dpo"), torch.float32, local_files_only=True
     )
     terms = auxiliary_terms(io)
     rewards = Rewards(scorer, prompts, section, unit, sampler.end_ids, sampler.decode, terms)

@@ -22,6 +22,7 @@ from flywheel_tasks.policy.roomy_cache import make_room
 from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.settings import Compute, Sampling
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
+from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.progress import Meter
 
 # Finished rows leave the batch when they are at least this share of it: moving the cache has its price too.
@@ -68,15 +69,16 @@ class Sampler:
         sampling: how to draw.
         compute: precision and threads.
         max_prompt_tokens: prompts are cut to this many tokens, the oldest turns first.
+
+    Raises:
+        ProbeError: the model does not answer as it did when it was saved.
     """
 
     def __init__(
         self, model_dir: Path, *, sampling: Sampling, compute: Compute, max_prompt_tokens: int
     ) -> None:
         set_threads(compute)
-        model = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=resolve_dtype(compute), use_safetensors=True, local_files_only=True
-        )
+        model = load_model(AutoModelForCausalLM, model_dir, resolve_dtype(compute), local_files_only=True)
         model.to(device())  # type: ignore[arg-type]
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
         self._bind(model.eval(), tokenizer, sampling, max_prompt_tokens)

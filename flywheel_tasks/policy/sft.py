@@ -17,6 +17,7 @@ from flywheel_tasks.policy.sft_data import IGNORED, Example, encode, lengths, lo
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order
 from flywheel_tasks.training.precision import set_threads
+from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.run import train, trainer_arguments
 
 CURVE = ("loss", "mean_token_accuracy", "entropy", "grad_norm", "learning_rate")
@@ -59,9 +60,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         **trainer_arguments(io, section.learning_rate, section.batch_size, steps),
         max_length=None,  # encoding has cut the rows; a cut here could take the end token
     )
-    model = AutoModelForCausalLM.from_pretrained(
-        champion, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
+    model = load_model(AutoModelForCausalLM, champion, torch.float32, local_files_only=True)
     trainer = SFTTrainer(
         model=model,
         args=arguments,

@@ -7,6 +7,7 @@ from typing import Any
 
 from flywheel_tasks.report.contents import Contents, most_different
 from flywheel_tasks.report.figures import MISSING, estimate_note, get, is_estimate, percent, rl_gain, words
+from flywheel_tasks.report.reward_models import against_earlier
 
 EXAMPLES = 3
 BADGES = {"pass": "PASS", "warn": "PASS WITH WARNINGS", "block": "BLOCKED"}
@@ -82,7 +83,10 @@ def _win_rates(metrics: Mapping[str, Any]) -> str:
     note = (
         f"Share of prompts, with 95% interval. Accuracy of the pointwise model on held-out pairs: {accuracy}."
     )
-    return "## Win rates\n\n" + "\n".join(lines) + "\n\n" + " ".join(filter(None, [note, rl_gain(metrics)]))
+    models = " ".join(map(escape, against_earlier(metrics)))
+    compared = f"Against the last launched generation's models: {models}" if models else ""
+    sentences = " ".join(filter(None, [note, compared, rl_gain(metrics)]))
+    return "## Win rates\n\n" + "\n".join(lines) + "\n\n" + sentences
 
 
 def _production(metrics: Mapping[str, Any]) -> str:

@@ -152,7 +152,7 @@ def figures(metrics: Any, *, removed: bool | None = None) -> list[Figure]:
 
 
 def accuracy_bars(metrics: Mapping[str, Any]) -> list[Bar]:
-    """Every measured accuracy or AUC of the reward and signal models, with its interval where it has one."""
+    """The accuracies and AUCs of the reward and signal models; sets of labels and earlier models are shown apart."""
     bars = []
     for stage, title in (
         ("train_pointwise_rm", "Pointwise"),
@@ -160,6 +160,8 @@ def accuracy_bars(metrics: Mapping[str, Any]) -> list[Bar]:
         ("train_signal_models", "Signal"),
     ):
         for path, leaf in flatten(metrics.get(stage) or {}):
+            if "by_set" in path or path[0] == "earlier":
+                continue
             if is_estimate(leaf) and re.search(r"accuracy|auc", path[-1]):
                 name = " ".join(words(part) for part in path if part != "signals")
                 bars.append(bar(f"{title}: {name}", leaf))

@@ -7,6 +7,7 @@ from markupsafe import Markup, escape
 from flywheel_tasks.report import figures
 from flywheel_tasks.report.approval import BADGES
 from flywheel_tasks.report.contents import Contents, most_different
+from flywheel_tasks.report.reward_models import against_earlier, quality_rows
 from flywheel_tasks.report.styles import style_table, style_trends
 from flywheel_tasks.report.template import render_file
 
@@ -46,6 +47,8 @@ def render_page(contents: Contents) -> str:
         "gap": (evaluate.get("divergence") or {}).get("pointwise"),
         "rl_gain": figures.rl_gain(contents.metrics),
         "accuracy": figures.accuracy_bars(contents.metrics),
+        "quality": quality_rows(contents.metrics),
+        "against_earlier": against_earlier(contents.metrics),
         "judge": None if evaluate.get("judge") in (None, "none") else evaluate["judge"],
         "production": _production(evaluate.get("production") or {}),
         "instructions": evaluate.get("instructions"),

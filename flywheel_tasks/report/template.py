@@ -22,7 +22,7 @@ def render_file(
         package: where the files are.
         page: the template's name.
         values: what it shows; text that is not ``Markup`` is escaped.
-        css: name of a style sheet, put in as ``css``.
+        css: name of a style sheet, put in as ``css`` after what all pages share (``base.css``).
         filters: for the template.
     """
     folder = files(package)
@@ -35,6 +35,7 @@ def render_file(
     )
     environment.filters.update(filters or {})
     if css is not None:
-        style = folder.joinpath(css).read_text(encoding="utf-8")
-        values = {**values, "css": Markup(style)}  # noqa: S704 - our own file
+        sheets = (files("flywheel_tasks.report").joinpath("base.css"), folder.joinpath(css))
+        style = "".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
+        values = {**values, "css": Markup(style)}  # noqa: S704 - our own files
     return environment.get_template(page).render(values)

@@ -25,6 +25,44 @@ def longer_is_better(pair: Pair) -> float:
     return 0.5 if chosen == rejected else float(chosen > rejected)
 
 
+def preferred(margins: Sequence[float]) -> list[float]:
+    """1 where the model prefers the chosen reply, 0 where the other, 1/2 for a tie."""
+    return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
+
+
+def measured(margins: Sequence[float], users: Sequence[str]) -> dict[str, Any]:
+    """``pairs``, ``accuracy``, ``brier`` and ``calibration_error`` of margins, with intervals clustered by user."""
+    return {
+        "pairs": len(margins),
+        "accuracy": share(preferred(margins), users),
+        "brier": brier(margins, users),
+        "calibration_error": calibration_error(margins, users),
+    }
+
+
+def by_set(pairs: Sequence[Pair], margins: Sequence[float]) -> dict[str, Any]:
+    """:func:`measured` on two sets of labels apart.
+
+    Several reviews that agree are a label to measure with; one review is a noisy one, on which a better model need not
+    look better (paper, section on annotation).
+
+    Returns:
+        ``consensus``: the pairs of the consensus set. ``single_review``: every ranked pair as one review has it, drawn
+        where there are several; where that review prefers the other reply, so must the model. Pairs that it leaves
+        equal have no answer and are counted as ``ties``.
+    """
+    consensus = [i for i, pair in enumerate(pairs) if pair.consensus]
+    single = [(i, pair.one_review) for i, pair in enumerate(pairs) if pair.one_review is not None]
+    decided = [(i, 1.0 if said == 1.0 else -1.0) for i, said in single if said != 0.5]
+    return {
+        "consensus": measured([margins[i] for i in consensus], [pairs[i].user_id for i in consensus]),
+        "single_review": measured(
+            [sign * margins[i] for i, sign in decided], [pairs[i].user_id for i, _ in decided]
+        )
+        | {"ties": len(single) - len(decided)},
+    }
+
+
 def agreement(pairs: Sequence[Pair], margins: Sequence[float]) -> dict[str, Any]:
     """How often a model prefers the chosen reply, with intervals clustered by user.
 
@@ -36,22 +74,20 @@ def agreement(pairs: Sequence[Pair], margins: Sequence[float]) -> dict[str, Any]
     Returns:
         ``pairs``, ``prompts``, ``accuracy``, ``accuracy_alike`` (of :func:`alike` pairs), ``accuracy_by_length``
         (of the rule that the longer reply is better, to compare with), ``margin``, ``brier``,
-        ``calibration_error``, and ``by_kind`` with an accuracy for each kind.
+        ``calibration_error``, ``by_kind`` with an accuracy for each kind, and :func:`by_set`.
     """
-    right = [0.5 if margin == 0 else float(margin > 0) for margin in margins]
+    right = preferred(margins)
     users = [pair.user_id for pair in pairs]
     of_kind = {kind: [i for i, pair in enumerate(pairs) if pair.kind == kind] for kind in KINDS}
     even = [i for i, pair in enumerate(pairs) if alike(pair)]
     return {
-        "pairs": len(pairs),
+        **measured(margins, users),
         "prompts": len({pair.prompt_id for pair in pairs}),
-        "accuracy": share(right, users),
         "accuracy_alike": share([right[i] for i in even], [users[i] for i in even]),
         "accuracy_by_length": share([longer_is_better(pair) for pair in pairs], users),
         "margin": mean(margins, users),
-        "brier": brier(margins, users),
-        "calibration_error": calibration_error(margins, users),
         "by_kind": {
             kind: share([right[i] for i in rows], [users[i] for i in rows]) for kind, rows in of_kind.items()
         },
+        "by_set": by_set(pairs, margins),
     }

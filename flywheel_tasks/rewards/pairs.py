@@ -30,6 +30,8 @@ class Pair:
         chosen: the better reply.
         rejected: the worse reply.
         kind: ``ranking`` (an annotator ranked both) or ``rewrite`` (chosen is an annotator's text).
+        consensus: several reviews agree on it: good enough to measure with.
+        one_review: what one review says of it: 1 as chosen, 0 the other way, 1/2 equal; None where nobody ranked it.
     """
 
     pair_id: str
@@ -40,6 +42,8 @@ class Pair:
     chosen: str
     rejected: str
     kind: Literal["ranking", "rewrite"]
+    consensus: bool = False
+    one_review: float | None = None
 
 
 def _pair(row: Mapping[str, Any], where: str) -> Pair:
@@ -51,6 +55,8 @@ def _pair(row: Mapping[str, Any], where: str) -> Pair:
             raise PairError(f"{where}: {key} has no text")
     if row["kind"] not in KINDS:
         raise PairError(f"{where}: kind {row['kind']!r} is none of {', '.join(KINDS)}")
+    if row["one_review"] not in (None, 0.0, 0.5, 1.0):
+        raise PairError(f"{where}: one_review {row['one_review']!r} is none of 0, 0.5, 1")
     history = tuple(Turn(role=turn["role"], content=turn["content"]) for turn in row["history"] or ())
     if not history or history[-1]["role"] != "user":
         raise PairError(f"{where}: history does not end with a user's turn")
@@ -64,6 +70,8 @@ def _pair(row: Mapping[str, Any], where: str) -> Pair:
         chosen=row["chosen"],
         rejected=row["rejected"],
         kind=row["kind"],
+        consensus=bool(row["consensus"]),
+        one_review=row["one_review"],
     )
 
 

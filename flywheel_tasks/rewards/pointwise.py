@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.agreement import agreement
+from flywheel_tasks.rewards.earlier import against_earlier
 from flywheel_tasks.rewards.encoding import Limits, encode_replies, reward_tokenizer
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs, require
 from flywheel_tasks.rewards.scoring import PointwiseScorer
@@ -72,8 +73,20 @@ def run(io: StageIO) -> Mapping[str, Any]:
     scorer = PointwiseScorer.from_model(trained.model, tokenizer, limits, io.settings.compute)
     heldout = pairs["reward_heldout"]
     margins = pointwise_margins(scorer, heldout, progress=f"{io.stage.name}: held-out pairs")
+    earlier = against_earlier(
+        io,
+        "pointwise",
+        heldout,
+        margins,
+        lambda folder, found: pointwise_margins(
+            PointwiseScorer(folder, compute=io.settings.compute),
+            found,
+            progress=f"{io.stage.name}: the earlier model",
+        ),
+    )
     return {
         "train": trained.metrics | {"pairs": len(rows), "left_out_as_equal": len(equal)},
         "heldout": agreement(heldout, margins),
+        "earlier": earlier,
         "head_moved": trained.head_moved,
     }

@@ -18,6 +18,7 @@ from flywheel_tasks.rewards.encoding import Kind, Limits, encode_comparisons, en
 from flywheel_tasks.rewards.packing import Group, pack, packed_scores
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
+from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.progress import Meter
 
 _BATCH_TOKENS = 2048  # padding included; on a CPU larger batches are no faster
@@ -41,12 +42,19 @@ class _Scorer:
             model_dir: a folder that a training stage wrote.
             compute: precision and threads.
             max_tokens: prompt and reply together; by default what the model was trained with.
+
+        Raises:
+            ProbeError: the model does not score as it did when it was saved.
         """
+        set_threads(compute)
         limits = Limits.load(model_dir, self.kind)
         if max_tokens is not None:
             limits = Limits(self.kind, max_tokens, min(limits.prompt_max_tokens, max_tokens))
-        model = AutoModelForSequenceClassification.from_pretrained(
-            model_dir, dtype=resolve_dtype(compute), use_safetensors=True, attn_implementation="sdpa"
+        model = load_model(
+            AutoModelForSequenceClassification,
+            model_dir,
+            resolve_dtype(compute),
+            attn_implementation="sdpa",
         )
         self._set_up(model, AutoTokenizer.from_pretrained(model_dir), limits, compute)
 

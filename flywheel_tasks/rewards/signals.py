@@ -25,6 +25,8 @@ from flywheel_tasks.storage.tables import read_rows
 from flywheel_tasks.training.precision import set_threads
 
 _RESAMPLES = 1000
+_TOLERANCE = 1e-3  # of a probability, between two processes
+_PROBE = ("What have you been up to today?", "Mending nets since dawn. Shall I tell you more?")
 
 
 class SignalError(ValueError):
@@ -149,8 +151,18 @@ def fit_head(features: np.ndarray, positive: np.ndarray, l2: float) -> Head | No
     return Head(model.coef_[0].astype(np.float64), float(model.intercept_[0]))
 
 
-def save_heads(heads: Mapping[str, Head | None], embedder: Path, folder: Path) -> None:
-    """Write ``heads.safetensors`` and ``signals.json`` (which signals are trained, on which embedder)."""
+def save_heads(
+    heads: Mapping[str, Head | None], embedder: Path, folder: Path, probe: np.ndarray | None = None
+) -> None:
+    """Write ``heads.safetensors`` and ``signals.json`` (which signals are trained, on which embedder).
+
+    Args:
+        heads: by signal.
+        embedder: its folder.
+        folder: to write.
+        probe: features [1, D] of a fixed exchange; what the heads say of it is kept, for :class:`SignalScorer` to check
+            in the process that loads them.
+    """
     folder.mkdir(parents=True)
     tensors: dict[str, np.ndarray] = {}
     for signal, head in sorted(heads.items()):
@@ -159,7 +171,27 @@ def save_heads(heads: Mapping[str, Head | None], embedder: Path, folder: Path) -
             tensors[f"{signal}.intercept"] = np.array([head.intercept])
     save_file(tensors, folder / "heads.safetensors")
     trained = {signal: head is not None for signal, head in heads.items()}
-    write_json({"trained": trained, "embedder": tree_digest(embedder)}, folder / "signals.json")
+    about: dict[str, Any] = {"trained": trained, "embedder": tree_digest(embedder)}
+    if probe is not None:
+        about["probe"] = _said(heads, probe)
+    write_json(about, folder / "signals.json")
+
+
+def _said(heads: Mapping[str, Head | None], probe: np.ndarray) -> dict[str, float]:
+    return {
+        signal: float(head.probabilities(probe)[0])
+        for signal, head in sorted(heads.items())
+        if head is not None
+    }
+
+
+def _check(found: Mapping[str, float], kept: Mapping[str, float], folder: Path) -> None:
+    """Stop where heads do not say what they said when they were saved."""
+    same = found.keys() == kept.keys() and all(abs(found[name] - kept[name]) <= _TOLERANCE for name in kept)
+    if not same:
+        raise SignalError(
+            f"{folder}: the heads say {found} of the probe, and said {kept} when they were saved"
+        )
 
 
 def load_heads(folder: Path, embedder: Path) -> dict[str, Head | None]:
@@ -191,12 +223,15 @@ class SignalScorer:
         embedder_dir: the embedder that it was trained on.
 
     Raises:
-        SignalError: see :func:`load_heads`.
+        SignalError: see :func:`load_heads`; or the heads do not answer as when they were saved.
     """
 
     def __init__(self, model_dir: Path, embedder_dir: Path) -> None:
         self._heads = load_heads(model_dir, embedder_dir)
         self._embedder = Embedder(embedder_dir)
+        kept = read_json(model_dir / "signals.json").get("probe")
+        if kept is not None:
+            _check(_said(self._heads, self._embedder.features([_PROBE])), kept, model_dir)
 
     @property
     def untrained(self) -> tuple[str, ...]:
@@ -258,7 +293,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         signal: fit_head(train_features, train.positive(signal), settings.l2)
         for signal in sorted(settings.signals)
     }
-    save_heads(heads, embedder_dir, io.out("models/signal_models"))
+    save_heads(heads, embedder_dir, io.out("models/signal_models"), embedder.features([_PROBE]))
     return {
         "train": {"replies": len(train.rows), "users": len(set(train.users))},
         "heldout": {"replies": len(heldout.rows), "users": len(set(heldout.users))},

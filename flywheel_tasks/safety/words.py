@@ -23,20 +23,32 @@ def read_word_lists(folder: Path) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.yaml")):
-        try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SafetyError(f"{path}: not YAML: {error}") from error
-        if not isinstance(document, dict):
-            raise SafetyError(f"{path}: expected categories, each with a list of words")
-        for category, words in document.items():
-            if not isinstance(category, str) or not _CATEGORY.fullmatch(category):
-                raise SafetyError(f"{path}: {category!r} is no name for a category (a-z, 0-9, _)")
-            if not isinstance(words, list) or not all(isinstance(w, str) and w.strip() for w in words):
-                raise SafetyError(f"{path}: {category}: expected a list of words that are not blank")
+        for category, words in read_word_list(path).items():
             found.setdefault(category, []).extend(words)
     if not any(found.values()):
         raise SafetyError(f"{folder}: there is no word list (*.yaml), so nothing could be found unsafe")
+    return found
+
+
+def read_word_list(path: Path) -> dict[str, list[str]]:
+    """Read one file: categories, each a list of words and phrases; a last ``*`` stands for any ending of the word.
+
+    Raises:
+        SafetyError: the file is not of that form.
+    """
+    found: dict[str, list[str]] = {}
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SafetyError(f"{path}: not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise SafetyError(f"{path}: expected categories, each with a list of words")
+    for category, words in document.items():
+        if not isinstance(category, str) or not _CATEGORY.fullmatch(category):
+            raise SafetyError(f"{path}: {category!r} is no name for a category (a-z, 0-9, _)")
+        if not isinstance(words, list) or not all(isinstance(w, str) and w.strip(" *") for w in words):
+            raise SafetyError(f"{path}: {category}: expected a list of words that are not blank")
+        found[category] = words
     return found
 
 
@@ -46,7 +58,13 @@ def _plain(text: str) -> str:
 
 def _pattern(words: Iterable[str]) -> re.Pattern[str]:
     longest = sorted({_plain(word) for word in words}, key=lambda word: (-len(word), word))
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest)) + r")(?!\w)")
+    return re.compile(r"(?<!\w)(?:" + "|".join(map(_one, longest)) + r")(?!\w)")
+
+
+def _one(word: str) -> str:
+    """A word or phrase as a pattern; a lone ``*`` is no word."""
+    stem = word.removesuffix("*")
+    return re.escape(stem) + r"\w*" if stem and stem != word else re.escape(word)
 
 
 class WordLists:

@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from flywheel_tasks.settings import Lora
+from flywheel_tasks.training.probe import answers, check_probe, probe_ids, write_probe
 
 
 class MergeError(RuntimeError):
@@ -77,6 +78,9 @@ def merge_to_full(
 ) -> PreTrainedModel:
     """Merge adapters and fully trained modules into a plain float32 model, save it, and check it.
 
+    What the trained model answers to a fixed text is kept beside it, for the processes that load it to check
+    (:mod:`flywheel_tasks.training.probe`).
+
     Args:
         model: the trained model; it is merged in place.
         tokenizer: saved beside it.
@@ -90,18 +94,23 @@ def merge_to_full(
     Raises:
         MergeError: the saved model gives other logits, as when a score head is not restored
             (huggingface/transformers#48595), or a weight is missing, left over or not finite.
+        ProbeError: it gives other answers to the fixed text.
     """
     ids = torch.tensor([list(probe)])
     before = _logits(model, ids)
+    asked = probe_ids(tokenizer)
+    said = answers(model, asked)
     full: PreTrainedModel = model.merge_and_unload() if isinstance(model, PeftModel) else model
     full = full.float()
     if bad := [name for name, value in full.named_parameters() if not bool(torch.isfinite(value).all())]:
         raise MergeError(f"{out}: weights are not finite: {', '.join(bad[:5])}")
     full.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    write_probe(out, asked, said)
     loaded = _load_again(type(full), out)
     after = _logits(loaded, ids)
     difference = float((before - after).abs().max() / before.abs().max().clamp_min(1.0))
     if not difference <= tolerance:
         raise MergeError(f"{out}: the saved model's logits differ from the trained one's by {difference:.2e}")
+    check_probe(loaded, out)
     return loaded

@@ -18,6 +18,16 @@ def estimate(value: float | None, n: int = 60) -> dict[str, Any]:
     }
 
 
+def label_set(pairs: int, accuracy: float) -> dict[str, Any]:
+    """What a reward model is measured with on one set of labels."""
+    return {
+        "pairs": pairs,
+        "accuracy": estimate(accuracy, pairs),
+        "brier": estimate(0.241, pairs),
+        "calibration_error": estimate(0.083, pairs),
+    }
+
+
 def comparison(**features: tuple[float, float, float | None, float | None]) -> dict[str, Any]:
     """A style comparison from before, after, effect and p of each feature."""
     rows = {
@@ -92,9 +102,29 @@ def metrics(
             "steps": 27,
             "loss_first": 0.72,
             "loss_last": 0.58,
-            "heldout": {"pairs": 96, "accuracy": estimate(accuracy, 96)},
+            "heldout": {
+                **label_set(96, accuracy),
+                "by_set": {"consensus": label_set(70, 0.64), "single_review": label_set(90, 0.55)},
+            },
+            "earlier": {
+                "generation": "g0007",
+                "left_out_trained_on": 3,
+                **label_set(93, 0.58),
+                "accuracy_gain": {**estimate(0.04, 93), "low": -0.03},
+                "brier_gain": {**estimate(0.01, 93), "low": -0.005, "high": 0.025},
+                "only_this_right": 9,
+                "only_earlier_right": 5,
+            },
         },
-        "train_pairwise_rm": {"steps": 16, "heldout": {"accuracy": estimate(0.59, 96)}},
+        "train_pairwise_rm": {
+            "steps": 16,
+            "heldout": {"accuracy": estimate(0.59, 96)},
+            "earlier": {
+                "generation": None,
+                "accuracy_gain": {**estimate(None), "reason": "no earlier model: none was launched"},
+                "brier_gain": {**estimate(None), "reason": "no earlier model: none was launched"},
+            },
+        },
         "train_signal_models": {
             "continue": {"auc": estimate(0.64, 120)},
             "thumb_up": {"auc": estimate(0.55, 120)},

@@ -5,25 +5,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
+from flywheel_tasks.annotation.schemas import PAIRS
+from flywheel_tasks.pipeline import reward_model_pin
+from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import write_rows
 
 WORDS = ("moon", "river", "garden", "lamp", "cloud", "stone", "paper", "window", "kettle", "violin", "meadow")
-TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
-PAIRS = pa.schema(
-    [
-        (name, pa.string())
-        for name in ("pair_id", "prompt_id", "user_id", "source", "purpose", "card_id", "card_name")
-    ]
-    + [
-        ("traits", pa.list_(pa.string())),
-        ("instructions", pa.list_(pa.string())),
-        ("history", pa.list_(TURN)),
-    ]
-    + [("chosen", pa.string()), ("rejected", pa.string()), ("kind", pa.string()), ("agreement", pa.float64())]
-)
 
 
 def planted_rows(prompts: int, purpose: str, seed: int = 0) -> list[dict[str, Any]]:
@@ -55,6 +44,9 @@ def planted_rows(prompts: int, purpose: str, seed: int = 0) -> list[dict[str, An
                     "rejected": replies[1],
                     "kind": "rewrite" if pair else "ranking",
                     "agreement": 1.0,
+                    "reviews": 3,
+                    "consensus": not pair,
+                    "one_review": None if pair else float(prompt % 6 > 0),  # one in six is another opinion
                 }
             )
     return rows
@@ -87,6 +79,8 @@ def reward_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) ->
             else planted_rows(48, "reward_train") + planted_rows(24, "reward_heldout")
         )
         write_pairs(rows, root / "data" / "preferences" / "pairs.parquet")
+        if not (root / reward_model_pin.PIN).exists():
+            write_json(reward_model_pin.NONE, root / reward_model_pin.PIN)
         return io
 
     return make

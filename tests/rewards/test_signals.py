@@ -8,14 +8,15 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.rewards import signals
 from flywheel_tasks.rewards.embedding import Embedder
 from flywheel_tasks.storage.tables import write_rows
-from tests.rewards.conftest import TURN
 
+TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 SPLIT = pa.schema(
     [(name, pa.string()) for name in ("prompt_id", "user_id", "reply")]
     + [("history", pa.list_(TURN)), ("signals", pa.list_(pa.string()))]
@@ -55,6 +56,20 @@ def signal_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) ->
         return io
 
     return make
+
+
+def test_heads_that_say_something_else_than_when_they_were_saved_are_refused(
+    signal_io: Callable[..., Any],
+) -> None:
+    io = signal_io(split_rows(60, "train"), split_rows(30, "heldout"))
+    signals.run(io)
+    folder, embedder = io.out("models/signal_models"), io.dep("models/embedder")
+    signals.SignalScorer(folder, embedder)
+    weights = load_file(folder / "heads.safetensors")
+    weights["continue.intercept"] = weights["continue.intercept"] + 0.5
+    save_file(weights, folder / "heads.safetensors")
+    with pytest.raises(signals.SignalError, match="when they were saved"):
+        signals.SignalScorer(folder, embedder)
 
 
 def test_signals_are_learned_measured_and_scored(signal_io: Callable[..., Any]) -> None:

@@ -42,6 +42,12 @@ def test_word_lists_find_whole_words_however_they_are_written():
     }
 
 
+def test_a_last_star_stands_for_any_ending():
+    lists = open_with(blocked=["steal*", "*", "bad thing*"])
+    texts = ["Stealing is fun", "I steal", "a * b", "bad things", "bad thin", "mysteal", "hello"]
+    assert list(unsafe(lists, texts, 0.5)) == ["Stealing is fun", "I steal", "a * b", "bad things"]
+
+
 @pytest.mark.parametrize(
     "content", ["- a list", "Self Harm: [x]", "harm: word", "harm: ['']", "harm: [1]", ":\n::"]
 )

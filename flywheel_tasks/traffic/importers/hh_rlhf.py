@@ -74,6 +74,7 @@ def _pair(row: dict[str, Any]) -> dict[str, Any]:
         "reviews": 1,
         "simulated": False,
         "consensus": False,
+        "one_review": 1.0,
         "chosen_policy": None,
         "rejected_policy": None,
     }

@@ -1,0 +1,134 @@
+"""The reward models of the last launched generation: kept with its record, pinned in ``inputs/reward_models.json``.
+
+The next generation's reward models are measured against them on the same held-out pairs
+(:mod:`flywheel_tasks.rewards.earlier`).
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from flywheel_tasks.pipeline import lineage
+from flywheel_tasks.pipeline.runner import StageFailedError
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.registry import REWARD_MODELS, SPLIT, Registry
+from flywheel_tasks.storage.registry_state import DvcRef, ModelRef, RegistryError
+
+PIN = "inputs/reward_models.json"
+KINDS = ("pointwise", "pairwise")
+Place = Callable[[ModelRef, str], None]
+NONE: dict[str, Any] = {
+    "generation": None,
+    "models": {},
+    "split": None,
+    "reason": "no earlier model: no generation was launched before",
+}
+_log = logging.getLogger(__name__)
+
+
+def keep(registry: Registry, root: Path, generation: str) -> None:
+    """Keep where the reward models of a launched generation are, once; the first account stands.
+
+    Args:
+        registry: keeps it.
+        root: the workspace, with ``models/`` and ``dvc.lock``; a model that is not there is left out.
+        generation: that is launched.
+    """
+    models = {}
+    for kind in KINDS:
+        path = f"models/{kind}_rm"
+        if not (root / path).is_dir():
+            continue
+        ref = ModelRef(
+            generation=generation,
+            digest=tree_digest(root / path),
+            dvc=DvcRef(path=path, md5=lineage.dvc_output(root, path)["md5"]),
+            code_version=lineage.code_version(root),
+            data_version=lineage.data_version(root),
+        )
+        models[kind] = ref.model_dump(mode="json")
+    try:
+        registry.put_generation(generation, REWARD_MODELS, orjson.dumps(models, option=orjson.OPT_SORT_KEYS))
+    except RegistryError:  # a repeated start of the same test; code or lock may have changed since
+        registry.get_generation(generation, REWARD_MODELS)
+
+
+def launched(registry: Registry, earlier: Iterable[str], place: Place) -> dict[str, Any]:
+    """The reward models of the newest launched generation, put in place.
+
+    Models that DVC can no longer bring back are no reason to stop a generation: nothing is decided by the comparison.
+    Files that are not what they should be are.
+
+    Args:
+        registry: knows them.
+        earlier: ids of the generations before this one, the newest first.
+        place: puts a model's files below ``inputs/`` under a name, and checks their digest.
+
+    Returns:
+        ``generation``, ``models`` by kind (as in the registry), ``split`` (salt and shares of that generation, by which
+        its training users are known), and the ``reason`` where there is no model.
+    """
+    for name in earlier:
+        kept = registry.find_generation(name, REWARD_MODELS)
+        if kept is None:
+            continue
+        models = orjson.loads(kept)
+        split = registry.find_generation(name, SPLIT)
+        try:
+            _place_all(models, place)
+        except StageFailedError as error:
+            _log.warning(
+                "the reward models of %s are not to be had, so none is compared with: %s", name, error
+            )
+            return {**NONE, "generation": name, "reason": f"no earlier model: DVC has lost those of {name}"}
+        return {
+            "generation": name,
+            "models": models,
+            "split": None if split is None else _rule(orjson.loads(split)),
+            "reason": f"no earlier model: {name} kept none of this kind",
+        }
+    return NONE
+
+
+def _rule(split: dict[str, Any]) -> dict[str, Any]:
+    return {"salt": split["salt"], "shares": split["shares"]}
+
+
+def _place_all(models: dict[str, Any], place: Place) -> None:
+    for kind, model in sorted(models.items()):
+        place(ModelRef.model_validate(model), _name(kind))
+
+
+def _name(kind: str) -> str:
+    return f"earlier_{kind}_rm"
+
+
+def pin(root: Path, found: dict[str, Any] | None, place: Place) -> None:
+    """Write ``inputs/reward_models.json``, and put the models in place where they are not yet.
+
+    Args:
+        root: the workspace.
+        found: of :func:`launched`, as the generation was opened with; None if a release opened it that pinned none.
+        place: as there.
+    """
+    document = found or NONE
+    missing = {
+        kind: model
+        for kind, model in document["models"].items()
+        if not (root / "inputs" / _name(kind)).is_dir()
+        or tree_digest(root / "inputs" / _name(kind)) != model["digest"]
+    }
+    _place_all(missing, place)
+    pinned = {
+        **document,
+        "models": {
+            kind: {"path": f"inputs/{_name(kind)}", "digest": model["digest"]}
+            for kind, model in sorted(document["models"].items())
+        },
+    }
+    if not (root / PIN).exists() or read_json(root / PIN) != pinned:
+        write_json(pinned, root / PIN)

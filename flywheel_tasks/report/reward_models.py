@@ -1,0 +1,68 @@
+"""How good the reward models are, as a table and in sentences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flywheel_tasks.report import figures
+
+MODELS = {"train_pointwise_rm": "Pointwise", "train_pairwise_rm": "Pairwise"}
+SETS = {
+    "all held-out pairs": ("heldout",),
+    "consensus of several reviews": ("heldout", "by_set", "consensus"),
+    "one review a pair": ("heldout", "by_set", "single_review"),
+}
+MEASURES = {"accuracy": True, "brier": False, "calibration_error": False}  # in percent or not
+
+
+def quality_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows of the table: model, set of pairs, how many, and each measure with its interval as ``<measure>_note``."""
+    rows = []
+    for stage, model in MODELS.items():
+        for name, path in SETS.items():
+            found = figures.get(metrics, stage, *path)
+            if not isinstance(found, Mapping) or not figures.is_estimate(found.get("brier")):
+                continue
+            row = {"model": model, "set": name, "pairs": figures.show(found["pairs"])}
+            for measure, as_percent in MEASURES.items():
+                node = found[measure]
+                show = figures.percent if as_percent else figures.show
+                row[measure] = show(node["value"])
+                row[f"{measure}_note"] = figures.estimate_note({**node, "n": None}, as_percent=as_percent)
+            rows.append(row)
+    return rows
+
+
+def against_earlier(metrics: Mapping[str, Any]) -> list[str]:
+    """A sentence a model: how it compares with the last launched generation's on the same pairs, or why not."""
+    found = ((name, figures.get(metrics, stage, "earlier")) for stage, name in MODELS.items())
+    return [_sentence(name, node) for name, node in found if isinstance(node, Mapping)]
+
+
+def _sentence(model: str, node: Mapping[str, Any]) -> str:
+    gain = node["accuracy_gain"]
+    if gain["value"] is None:
+        return f"{model}: {gain.get('reason') or figures.MISSING}."
+    left_out = node["left_out_trained_on"]
+    rest = f"; {left_out} pairs of users whom it was trained on are left out" if left_out else ""
+    then, brier = node["accuracy"]["value"], node["brier_gain"]
+    return (
+        f"{model}: {figures.percent(then + gain['value'])} right, the model of {node['generation']} "
+        f"{figures.percent(then)} on the same {node['pairs']} pairs{rest}; difference {_points(gain)}. Only this one "
+        f"right: {node['only_this_right']}, only the earlier one: {node['only_earlier_right']}. Brier score lower by "
+        f"{figures.show(brier['value'])}{_interval(brier)}."
+    )
+
+
+def _points(gain: Mapping[str, Any]) -> str:
+    interval = (
+        ""
+        if gain["low"] is None
+        else f" (95% interval {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
+    )
+    return f"{100 * gain['value']:+.1f} points{interval}"
+
+
+def _interval(node: Mapping[str, Any]) -> str:
+    if node["low"] is None:
+        return ""
+    return f" (95% interval {figures.show(node['low'])} to {figures.show(node['high'])})"

@@ -1,0 +1,110 @@
+"""A reward model against that of the last launched generation, on the same held-out pairs.
+
+Two models that are measured on different pairs cannot be told apart by their accuracies. So the earlier model, which is
+placed into ``inputs/`` when the generation is opened, scores this generation's pairs, and the difference is taken pair
+by pair. Before the first launch there is none: then the metrics say so, and nothing is measured.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from flywheel_tasks.curation.split import split_of
+from flywheel_tasks.evaluation.intervals import Estimate
+from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.rewards.agreement import measured, preferred
+from flywheel_tasks.rewards.calibration import over_users
+from flywheel_tasks.rewards.encoding import Kind
+from flywheel_tasks.rewards.pairs import Pair
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import read_json
+
+PIN = "inputs/reward_models.json"
+ALL_TRAINED_ON = "the earlier model was trained on every user of these pairs"
+
+
+class EarlierModelError(ValueError):
+    """The earlier model's files are not what was pinned; the message names the folder."""
+
+
+def against_earlier(
+    io: StageIO,
+    kind: Kind,
+    pairs: Sequence[Pair],
+    margins: Sequence[float],
+    margins_of: Callable[[Path, Sequence[Pair]], list[float]],
+) -> dict[str, Any]:
+    """Measure the last launched generation's model on pairs, and this one against it.
+
+    Args:
+        io: the stage; it declares ``inputs/reward_models.json``.
+        kind: of both models.
+        pairs: held-out ones.
+        margins: logit of P(chosen) of each, by this generation's model.
+        margins_of: the same by the model of a folder.
+
+    Returns:
+        ``generation`` of the earlier model, :func:`flywheel_tasks.rewards.agreement.measured` of it, ``accuracy_gain``
+        and ``brier_gain`` of this model over it (positive is better), ``only_this_right`` and ``only_earlier_right``
+        (pairs), and ``left_out_trained_on``: pairs of users whom the earlier generation trained on, who would flatter
+        the earlier model. Without an earlier model the gains are null with the reason.
+
+    Raises:
+        EarlierModelError: the files are not what was pinned.
+    """
+    pinned = read_json(io.dep(PIN))
+    model = pinned["models"].get(kind)
+    if model is None:
+        return {"generation": pinned["generation"], **_unmeasured(pinned["reason"])}
+    folder = io.root / model["path"]
+    found = tree_digest(folder) if folder.is_dir() else "missing"
+    if found != model["digest"]:
+        raise EarlierModelError(
+            f"{folder} is {found}, pinned is {model['digest']}; open the generation again"
+        )
+    fair = [i for i, pair in enumerate(pairs) if not _trained_on(pair, pinned["split"])]
+    about = {"generation": pinned["generation"], "left_out_trained_on": len(pairs) - len(fair)}
+    if not fair:
+        return {**about, **_unmeasured(ALL_TRAINED_ON)}
+    kept = [pairs[i] for i in fair]
+    return {**about, **gains([margins[i] for i in fair], margins_of(folder, kept), kept)}
+
+
+def _unmeasured(reason: str) -> dict[str, Any]:
+    nothing = Estimate(value=None, low=None, high=None, n=0, clusters=0, reason=reason)
+    return {"accuracy_gain": nothing, "brier_gain": nothing}
+
+
+def _trained_on(pair: Pair, split: dict[str, Any] | None) -> bool:
+    """Whether the earlier generation's reward models were trained on a pair's user; its split tells."""
+    return split is not None and split_of(pair.user_id, split["salt"], split["shares"]) == "reward_train"
+
+
+def gains(this: Sequence[float], earlier: Sequence[float], pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The earlier model on its own, and this one minus it, pair by pair.
+
+    The intervals are 95% percentile intervals of a bootstrap that draws whole users, both models' answers to a pair
+    together (Efron and Tibshirani 1993, chapter 8 and 13).
+
+    Args:
+        this: logit of P(chosen) of each pair, by this generation's model.
+        earlier: the same, by the earlier one.
+        pairs: the pairs.
+    """
+    users = [pair.user_id for pair in pairs]
+    right, right_then = np.array(preferred(this)), np.array(preferred(earlier))
+    errors, errors_then = ((1 - expit(np.asarray(side, dtype=float))) ** 2 for side in (this, earlier))
+    return {
+        **measured(earlier, users),
+        "accuracy_gain": _mean_of(right - right_then, users),
+        "brier_gain": _mean_of(errors_then - errors, users),
+        "only_this_right": int(np.sum(right > right_then)),
+        "only_earlier_right": int(np.sum(right < right_then)),
+    }
+
+
+def _mean_of(differences: np.ndarray, users: Sequence[str]) -> Estimate:
+    return over_users(lambda rows: float(differences[rows].mean()), users, seed=0)

@@ -1,0 +1,126 @@
+"""A reward model against the last launched generation's, on the same pairs."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flywheel_tasks.curation.split import split_of
+from flywheel_tasks.rewards.agreement import by_set
+from flywheel_tasks.rewards.earlier import PIN, EarlierModelError, against_earlier, gains
+from flywheel_tasks.rewards.pairs import Pair, parse_pairs
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import write_json
+from tests.rewards.conftest import planted_rows
+
+SHARES = {
+    "reward_train": 0.5,
+    "reward_heldout": 0.5,
+    "policy_train": 0.0,
+    "policy_heldout": 0.0,
+    "evaluation": 0.0,
+}
+
+
+def heldout(prompts: int) -> list[Pair]:
+    return parse_pairs(planted_rows(prompts, "reward_heldout"), Path("pairs.parquet"))["reward_heldout"]
+
+
+def margins(right: Sequence[bool]) -> list[float]:
+    return [1.0 if one else -1.0 for one in right]
+
+
+def test_a_better_model_gains_on_the_same_pairs_and_an_equal_one_does_not() -> None:
+    pairs = heldout(120)
+    random = np.random.default_rng(0)
+    better, worse = random.random(len(pairs)) < 0.9, random.random(len(pairs)) < 0.6
+    found = gains(margins(better), margins(worse), pairs)
+    assert found["accuracy_gain"]["value"] == pytest.approx(better.mean() - worse.mean())
+    assert found["accuracy"]["value"] == pytest.approx(worse.mean())
+    assert (
+        0 < found["accuracy_gain"]["low"] < found["accuracy_gain"]["value"] < found["accuracy_gain"]["high"]
+    )
+    assert found["brier_gain"]["low"] > 0
+    assert found["only_this_right"] == int((better & ~worse).sum())
+    assert found["only_earlier_right"] == int((worse & ~better).sum())
+    same = gains(margins(worse), margins(worse), pairs)
+    assert {same["accuracy_gain"][end] for end in ("low", "value", "high")} == {0.0}
+
+
+def test_pairing_tells_what_two_separate_intervals_do_not() -> None:
+    """Both models fail on the same hard pairs; the better one is right on a few more. Apart, the intervals overlap."""
+    pairs = heldout(100)
+    worse = np.arange(len(pairs)) % 2 == 0
+    better = worse | (np.arange(len(pairs)) % 13 == 1)
+    found = gains(margins(better), margins(worse), pairs)
+    alone = gains(margins(better), margins(better), pairs)
+    assert found["accuracy"]["high"] > alone["accuracy"]["low"]
+    assert found["accuracy_gain"]["low"] > 0
+
+
+def test_the_consensus_and_one_review_are_measured_apart() -> None:
+    pairs = heldout(48)
+    found = by_set(pairs, margins([True] * len(pairs)))
+    assert (found["consensus"]["pairs"], found["consensus"]["accuracy"]["value"]) == (48, 1.0)
+    # One review in six of the ranked pairs prefers the other reply: a perfect model is wrong there.
+    assert found["single_review"]["pairs"] == 48
+    assert found["single_review"]["accuracy"]["value"] == pytest.approx(5 / 6)
+    assert found["single_review"]["brier"]["value"] > found["consensus"]["brier"]["value"]
+
+
+def test_a_review_that_leaves_both_equal_has_no_answer_and_is_counted() -> None:
+    rows = planted_rows(6, "reward_heldout")
+    for row in rows[:4:2]:
+        row["one_review"] = 0.5
+    pairs = parse_pairs(rows, Path("pairs.parquet"))["reward_heldout"]
+    found = by_set(pairs, margins([True] * len(pairs)))["single_review"]
+    assert (found["pairs"], found["ties"]) == (4, 2)
+
+
+@pytest.fixture
+def pinned_io(reward_io: Callable[..., Any]) -> Callable[..., Any]:
+    """``pinned_io(salt)``: the pointwise stage with an earlier model that is a folder with one file."""
+
+    def make(salt: str | None, digest: str | None = None) -> Any:
+        io = reward_io("train_pointwise_rm")
+        folder = io.root / "inputs/earlier_pointwise_rm"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"weights")
+        model = {"path": "inputs/earlier_pointwise_rm", "digest": digest or tree_digest(folder)}
+        split = None if salt is None else {"salt": salt, "shares": SHARES}
+        document = {"generation": "g0007", "models": {"pointwise": model}, "split": split, "reason": "none"}
+        write_json(document, io.root / PIN)
+        return io
+
+    return make
+
+
+def scored(folder: Path, pairs: Sequence[Pair]) -> list[float]:
+    assert (folder / "model.safetensors").exists()
+    return [-1.0] * len(pairs)
+
+
+def test_users_that_the_earlier_model_was_trained_on_are_left_out(pinned_io: Callable[..., Any]) -> None:
+    pairs = heldout(48)
+    known = {pair.user_id for pair in pairs if split_of(pair.user_id, "old", SHARES) == "reward_train"}
+    assert 0 < len(known) < 12
+    found = against_earlier(pinned_io("old"), "pointwise", pairs, margins([True] * len(pairs)), scored)
+    assert found["generation"] == "g0007"
+    assert found["left_out_trained_on"] == sum(pair.user_id in known for pair in pairs)
+    assert found["pairs"] + found["left_out_trained_on"] == len(pairs)
+    assert (found["accuracy"]["value"], found["accuracy_gain"]["value"]) == (0.0, 1.0)
+
+
+def test_other_files_than_were_pinned_stop_the_stage(pinned_io: Callable[..., Any]) -> None:
+    io = pinned_io(None, digest="sha256:" + "0" * 64)
+    with pytest.raises(EarlierModelError, match=r"earlier_pointwise_rm is sha256:.*, pinned is sha256:0000"):
+        against_earlier(io, "pointwise", heldout(2), [1.0] * 4, scored)
+
+
+def test_without_an_earlier_model_the_metrics_say_so(reward_io: Callable[..., Any]) -> None:
+    first = against_earlier(reward_io("train_pointwise_rm"), "pointwise", heldout(2), [1.0] * 4, scored)
+    assert first["generation"] is None
+    assert first["accuracy_gain"]["value"] is None
+    assert first["accuracy_gain"]["reason"] == "no earlier model: no generation was launched before"
