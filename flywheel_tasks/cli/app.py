@@ -22,6 +22,7 @@ for _name, _module in (
     ("contracts", "contracts"),
     ("import", "traffic"),
     ("rm", "reward_model"),
+    ("evaluate", "evaluate"),
     ("simulate", "simulate"),
     ("users", "users"),
     ("airflow", "airflow"),
