@@ -31,7 +31,7 @@ check: setup ## Lint, formatting, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/yamllint -s dvc.yaml params.yaml gate_rules.yaml data_contracts safety_words docker
+	$(BIN)/yamllint -s dvc.yaml params.yaml gate_rules.yaml data_contracts safety_words launchers docker
 
 airflow: setup ## Start Airflow on SQLite with the weekly DAG, on 127.0.0.1
 	$(BIN)/flywheel airflow start

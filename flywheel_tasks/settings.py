@@ -67,10 +67,16 @@ class Base(Section):
 
 
 class Compute(Section):
-    """How torch computes."""
+    """How torch computes.
+
+    ``launcher``: a file for ``accelerate launch``, for every training or one by stage; null: one process.
+    """
 
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Positive
+    launcher: (
+        str | dict[Literal["train_pointwise_rm", "train_pairwise_rm", "sft", "dpo", "rl"], str] | None
+    ) = None
 
 
 class Prompt(Section):

@@ -28,6 +28,7 @@ class Stage:
         params: sections of params.yaml it reads.
         entry: ``module:function`` that does the work (``meta.run``).
         queue: ``cpu`` or ``gpu`` (``meta.queue``).
+        distributed: whether several processes may work on it (``meta.distributed``).
         desc: one line for people.
         private: why its data never leave and are not scanned (``meta.private``); None if they may leave.
         unchecked: why its tables are not held to their contracts when it ends (``meta.unchecked``); None if they are.
@@ -45,6 +46,7 @@ class Stage:
     desc: str
     private: str | None = None
     unchecked: str | None = None
+    distributed: bool = False
     upstream: tuple[str, ...] = ()
 
     @property
@@ -87,6 +89,7 @@ def _stage(name: str, body: dict[str, Any], path: Path) -> Stage:
         desc=str(body.get("desc", "")),
         private=meta.get("private"),
         unchecked=meta.get("unchecked"),
+        distributed=bool(meta.get("distributed", False)),
     )
 
 

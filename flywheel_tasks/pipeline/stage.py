@@ -6,6 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from flywheel_tasks.pipeline import launcher
 from flywheel_tasks.pipeline.graph import GraphError, Stage, load_graph
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.privacy.outgoing import check
@@ -32,6 +33,21 @@ def _hold_to_contracts(io: StageIO, settings: Settings) -> None:
     )
 
 
+def _work(io: StageIO) -> None:
+    metrics = _entry(io.stage)(io)
+    if io.stage.metrics is not None:
+        write_json(metrics, io.out(io.stage.metrics))
+
+
+def _work_together(stage: Stage, root: Path) -> None:
+    """A launched process's part; what it writes, the process that launched it puts in place."""
+    io = StageIO(stage, root, load_settings(root / "params.yaml"), launcher.process())
+    try:
+        _work(io)
+    except launcher.OtherProcessDone:
+        return
+
+
 def run_stage(name: str, root: Path) -> None:
     """Run one stage of dvc.yaml and put its outputs in place.
 
@@ -42,21 +58,27 @@ def run_stage(name: str, root: Path) -> None:
     Raises:
         GraphError: there is no such stage.
         ContractError: a table that it wrote breaks its contract; none of its outputs appears.
+        LaunchError: the stage works in several processes and one failed.
         OutgoingError: its outputs hold an identifier; none of them appears.
     """
     graph = load_graph(root / "dvc.yaml")
     if name not in graph:
         raise GraphError(f"{root / 'dvc.yaml'}: no stage {name}; there are {', '.join(graph)}")
     stage = graph[name]
+    if launcher.launched(name):
+        return _work_together(stage, root)
     locks = root / STATE / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{name}.lock"):  # released by the kernel when its owner dies
         started = time.monotonic()
         settings = load_settings(root / "params.yaml")
         io = StageIO(stage, root, settings)
-        metrics = _entry(stage)(io)
-        if stage.metrics is not None:
-            write_json(metrics, io.out(stage.metrics))
+        config = launcher.configuration(settings.compute, name, root) if stage.distributed else None
+        if config is None:
+            _work(io)
+        else:
+            io.resume_dir()  # made, and others removed, before several processes look at it
+            launcher.launch(name, root, config, die_with_parent)
         _hold_to_contracts(io, settings)
         check({out: io.out(out) for out in stage.outgoing}, settings.privacy.policy)
         io.commit()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,14 +33,15 @@ class StageIO:
         stage: the stage, from the graph.
         root: the workspace (the folder of dvc.yaml).
         settings: all settings; the stage sees those it declared.
+        process: number of the process, where several work on the stage; the outputs of those but 0 are dropped.
     """
 
-    def __init__(self, stage: Stage, root: Path, settings: Settings) -> None:
+    def __init__(self, stage: Stage, root: Path, settings: Settings, process: int = 0) -> None:
         self.stage = stage
         self.root = root
         self.tracker = settings.training.tracker  # where a run is shown changes nothing that it makes
         self.settings: Settings = ScopedSettings(settings, stage.name, frozenset(stage.params))  # type: ignore[assignment]
-        self._temporary = root / STATE / "tmp" / stage.name
+        self._temporary = root / STATE / "tmp" / (f"{stage.name}.process{process}" if process else stage.name)
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def dep(self, path: str) -> Path:
@@ -89,6 +91,8 @@ class StageIO:
         for path in self.stage.outs:
             replace(self._temporary / path, self.root / path)
         shutil.rmtree(self._temporary, ignore_errors=True)
+        for other in self._temporary.parent.glob(f"{self.stage.name}.process*"):
+            shutil.rmtree(other)
         shutil.rmtree(self._resume_home, ignore_errors=True)
 
     @property
@@ -103,6 +107,10 @@ class StageIO:
 
     def fingerprint(self) -> str:
         """SHA-256 over the contents of all inputs (code included), the declared settings and the training releases."""
+        return self._fingerprint
+
+    @cached_property  # models are large, and a stage's inputs do not change while it runs
+    def _fingerprint(self) -> str:
         params = yaml.safe_load((self.root / "params.yaml").read_text(encoding="utf-8"))
         facts = {
             "deps": {dep: tree_digest(self.root / dep) for dep in sorted(self.stage.deps)},

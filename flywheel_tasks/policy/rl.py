@@ -18,12 +18,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.prompt import prompt_ids, prompt_messages
+from flywheel_tasks.pipeline.launcher import main_first
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.drift import DriftWatch
 from flywheel_tasks.policy.heldout import HELDOUT, SIDE, measure, paired_gain
 from flywheel_tasks.policy.prompts import Prompt, choose, load_split
 from flywheel_tasks.policy.reward_parts import Rewards, auxiliary_terms
-from flywheel_tasks.policy.rl_trainer import curve_columns, make_trainer
+from flywheel_tasks.policy.rl_trainer import check_rollouts, curve_columns, make_trainer
 from flywheel_tasks.policy.safe_steps import CHECKS, Check, SafeSteps, write_checks
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.selection import SELECTION, select
@@ -43,8 +44,9 @@ def _seed(io: StageIO, purpose: int) -> int:
 
 def _kept(path: Path, schema: pa.Schema, make: Callable[[], list[Row]]) -> list[Row]:
     """Rows that a killed run of the very same inputs already made, or new ones."""
-    if not path.exists():
-        write_rows(make(), schema, path)
+    with main_first():
+        if not path.exists():
+            write_rows(make(), schema, path)
     return read_rows(path)
 
 
@@ -195,9 +197,11 @@ def run(io: StageIO) -> Mapping[str, Any]:
 
     Raises:
         PromptError: a split breaks a rule.
+        RolloutError: see :func:`flywheel_tasks.policy.rl_trainer.check_rollouts`.
         TrainingError: see :func:`flywheel_tasks.training.run.train`.
     """
     section, seed, resume = io.settings.rl, io.settings.seed, io.resume_dir()
+    check_rollouts(section)
     cards = io.dep("data/curated/cards.parquet")
     pool = choose(
         load_split(io.dep("data/split/policy_train.parquet"), cards),

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from accelerate import DistributedType
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig
 
+from flywheel_tasks.pipeline.launcher import processes
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.grpo import PackedGRPOTrainer, RolloutError, make_rollout
 from flywheel_tasks.policy.online_dpo import PackedOnlineDPOTrainer
@@ -70,6 +72,22 @@ def measures_kl(section: Rl) -> bool:
     return watched or section.beta > 0 or section.method == "online_dpo"
 
 
+def check_rollouts(section: Rl) -> None:
+    """Find out before anything is sampled whether completions can be drawn as set up.
+
+    Raises:
+        RolloutError: vLLM is asked for and not installed, or the processes cannot share a step's prompts.
+    """
+    if section.rollouts == "vllm" and find_spec("vllm") is None:
+        raise RolloutError(
+            "rl.rollouts: vllm needs the package vllm: pip install 'characterflywheel[vllm]', or rl.rollouts: local"
+        )
+    if section.prompts_per_step % processes():
+        raise RolloutError(
+            f"rl.prompts_per_step: {section.prompts_per_step} is no multiple of {processes()} processes"
+        )
+
+
 def make_trainer(
     io: StageIO,
     *,
@@ -90,13 +108,9 @@ def make_trainer(
         callbacks: added to the trainer's own.
 
     Raises:
-        RolloutError: vLLM is asked for and not installed.
+        RolloutError: the weights are sharded.
     """
     section, sampling = io.settings.rl, io.settings.sampling
-    if section.rollouts == "vllm" and find_spec("vllm") is None:
-        raise RolloutError(
-            "rl.rollouts: vllm needs the package vllm: pip install 'characterflywheel[vllm]', or rl.rollouts: local"
-        )
     arguments = GRPOConfig(
         **trainer_arguments(
             io,
@@ -130,4 +144,8 @@ def make_trainer(
         callbacks=list(callbacks),
         **own,
     )
+    if trainer.accelerator.distributed_type == DistributedType.FSDP:
+        raise RolloutError(
+            "rl samples and measures with whole weights: launch it with launchers/ddp.yaml, not by FSDP"
+        )
     return trainer

@@ -21,6 +21,7 @@ from scipy.stats import ttest_rel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from flywheel_tasks.evaluation.win_rate import pointwise_score
+from flywheel_tasks.pipeline.launcher import main_first
 from flywheel_tasks.policy.heldout import SIDE
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.rewards.scoring import PairwiseScorer
@@ -172,17 +173,29 @@ class SafeSteps(TrainerCallback):
 
     def check(self, step: int, model: Any) -> Check:
         """Measure a model, unless a killed run of the same inputs has done so."""
-        if not self._rows(step).exists():
-            replies = self._measure(model, step)
-            judged = self._judge.prefer(
-                [
-                    (*prompt.chat, new["reply"], old["reply"])
-                    for prompt, new, old in zip(self._prompts, replies, self._champion, strict=True)
-                ]
-            )
-            made = compare(step, replies, self._champion, judged)
-            write_rows(list(made.rows), CHECKS, self._rows(step))
+        with main_first():
+            if not self._rows(step).exists():
+                self._make(step, model)
         return Check(step, tuple(read_rows(self._rows(step))))
+
+    def _keep(self, step: int, model: Any) -> None:
+        """Remember the trained weights of a checkpoint."""
+        trained = {
+            name: value.detach().cpu() for name, value in model.named_parameters() if value.requires_grad
+        }
+        with atomic_path(self._weights(step)) as temporary:
+            save_file({name: value.contiguous() for name, value in trained.items()}, temporary)
+
+    def _make(self, step: int, model: Any) -> None:
+        replies = self._measure(model, step)
+        judged = self._judge.prefer(
+            [
+                (*prompt.chat, new["reply"], old["reply"])
+                for prompt, new, old in zip(self._prompts, replies, self._champion, strict=True)
+            ]
+        )
+        made = compare(step, replies, self._champion, judged)
+        write_rows(list(made.rows), CHECKS, self._rows(step))
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -192,11 +205,8 @@ class SafeSteps(TrainerCallback):
         if step % self._every and step != state.max_steps:
             return
         model = kwargs["model"]
-        trained = {
-            name: value.detach().cpu() for name, value in model.named_parameters() if value.requires_grad
-        }
-        with atomic_path(self._weights(step)) as temporary:
-            save_file({name: value.contiguous() for name, value in trained.items()}, temporary)
+        if state.is_world_process_zero:
+            self._keep(step, model)
         made = self.check(step, model)
         _log.info("rl: held-out check after step %d: %s", step, made.summary())
         if self.stopped_at() is not None:

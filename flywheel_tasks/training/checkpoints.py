@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from flywheel_tasks.pipeline.launcher import wait_for_all
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import DocumentError, read_json, write_json
 
@@ -28,6 +29,9 @@ class SealCheckpoints(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Seal the newest checkpoint; forget seals of those that were rotated away."""
+        wait_for_all()  # each process writes a part
+        if not state.is_world_process_zero:
+            return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         write_json({"digest": tree_digest(folder)}, _seal(folder))
         for seal in folder.parent.glob("complete-checkpoint-*.json"):

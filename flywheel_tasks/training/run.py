@@ -1,5 +1,6 @@
 """One training run: resumes after a kill, stops on bad numbers, and proves that it trained."""
 
+import copy
 import csv
 import logging
 import math
@@ -9,6 +10,7 @@ from typing import Any
 
 import huggingface_hub.constants
 import torch
+from accelerate import DistributedType
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -19,6 +21,14 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
+from flywheel_tasks.pipeline.launcher import (
+    PATIENCE,
+    OtherProcessDone,
+    main_first,
+    process,
+    processes,
+    wait_for_all,
+)
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.training.checkpoints import SealCheckpoints, last_complete_checkpoint
@@ -33,6 +43,14 @@ class TrainingError(RuntimeError):
     """A training run did not do what was planned; the message says what."""
 
 
+def _per_process(batch_size: int) -> int:
+    """Rows of a step in each process: the step's rows do not depend on how many processes there are."""
+    each, left = divmod(batch_size, processes())
+    if left:
+        raise TrainingError(f"a step of {batch_size} rows cannot be shared by {processes()} processes evenly")
+    return each
+
+
 def trainer_arguments(
     io: StageIO, learning_rate: float, batch_size: int, steps: int, **overrides: Any
 ) -> dict[str, Any]:
@@ -45,7 +63,7 @@ def trainer_arguments(
     Args:
         io: the stage; it must declare ``seed`` and ``compute``.
         learning_rate: peak of a cosine schedule with a short warm-up.
-        batch_size: rows a step.
+        batch_size: rows a step, of all processes together.
         steps: optimiser steps of the whole run.
         overrides: replace or add arguments.
     """
@@ -54,8 +72,9 @@ def trainer_arguments(
         "output_dir": str(io.resume_dir()),
         "max_steps": steps,
         "num_train_epochs": 1,
-        "per_device_train_batch_size": batch_size,
-        "per_device_eval_batch_size": batch_size,
+        "per_device_train_batch_size": _per_process(batch_size),
+        "per_device_eval_batch_size": _per_process(batch_size),
+        "ddp_timeout": int(PATIENCE.total_seconds()),
         "train_sampling_strategy": "sequential",
         "learning_rate": learning_rate,
         "lr_scheduler_type": "cosine",
@@ -109,7 +128,11 @@ def _snapshot(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def _moved(trainer: Trainer, before: Mapping[str, torch.Tensor]) -> list[str]:
     after = _parameters(trainer)
-    return [name for name, value in before.items() if not torch.equal(value, after[name].detach().cpu())]
+    return [
+        name
+        for name, value in before.items()
+        if not torch.equal(value, after[name].detach().cpu().to(value.dtype))
+    ]
 
 
 def write_curve(rows: Sequence[Mapping[str, float]], columns: Sequence[str], path: Path) -> None:
@@ -127,6 +150,28 @@ def write_curve(rows: Sequence[Mapping[str, float]], columns: Sequence[str], pat
         for row in rows:
             shown = {key: f"{row[key]:.6g}" for key in columns if key in row}
             writer.writerow({"step": int(row["step"])} | shown)
+
+
+def _sharded(trainer: Trainer) -> bool:
+    return trainer.accelerator.distributed_type == DistributedType.FSDP
+
+
+def _gather(trainer: Trainer, whole: torch.nn.Module | None) -> None:
+    """Give the main process the whole trained model, and end the others: there is no work left to share.
+
+    Args:
+        trainer: after training.
+        whole: a copy of the model from before it was sharded, in the main process; None where nothing was sharded.
+    """
+    if processes() == 1:
+        return
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if _sharded(trainer) else {}
+    wait_for_all()
+    if process() != 0:
+        raise OtherProcessDone
+    if whole is not None:
+        whole.load_state_dict(weights)
+        trainer.model = whole
 
 
 def _restore(trainer: Trainer, checkpoint: Path) -> None:
@@ -150,7 +195,7 @@ def train(
     Checkpoints live in ``io.resume_dir()``, which belongs to these very inputs, settings and code; another
     run never resumes from them. transformers reads them back with ``weights_only`` loading. A killed and
     resumed run ends with the same weights and the same curve as an uninterrupted one, given
-    :func:`trainer_arguments`.
+    :func:`trainer_arguments`. Of several processes, the main one alone returns from here.
 
     Args:
         trainer: ready to train, with arguments from :func:`trainer_arguments`. It must be built the same way
@@ -184,14 +229,17 @@ def train(
     shown = (ShowProgress(io.stage.name), *tracker_callbacks(io))
     for callback in (_StopOnBadNumbers(), SealCheckpoints(), *shown):
         trainer.add_callback(callback)
-    checkpoint = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
+    with main_first():
+        checkpoint = last_complete_checkpoint(Path(str(trainer.args.output_dir)))
     if checkpoint is not None:
         _log.info("%s: resuming from %s", io.stage.name, checkpoint.name)
+    whole = copy.deepcopy(trainer.model) if _sharded(trainer) and process() == 0 else None
     if checkpoint is not None and checkpoint.name == f"checkpoint-{stopped_at()}":
         _restore(trainer, checkpoint)  # resuming would do one step more
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
+    _gather(trainer, whole)
     planned = stopped_at() or planned
     if trainer.state.global_step != planned:
         raise TrainingError(f"{trainer.state.global_step} steps were done, {planned} were planned")

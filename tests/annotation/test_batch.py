@@ -5,6 +5,7 @@ from flywheel_tasks.annotation.interface import interface_id
 from flywheel_tasks.annotation.tasks import AnnotationError
 from flywheel_tasks.curation.tables import CARDS, PROMPTS
 from flywheel_tasks.policy.pool import PoolError
+from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.settings import SPLITS
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_jsonl, write_json
@@ -84,7 +85,11 @@ class Fixed:
         return [0] * len(prompts)
 
     def draw(self, prompts, n, seed):
-        return [["same", " same ", ""] if k % 2 == 0 else ["one", "two", "one"] for k in range(len(prompts))]
+        texts = [["same", " same ", ""], ["one", "two", "one"]]
+        return [[Reply(text, None, True) for text in texts[k % 2]] for k in range(len(prompts))]
+
+    def release(self):
+        pass
 
 
 def test_prompts_with_too_few_distinct_candidates_are_counted(make_io, tiny_models, tmp_path, monkeypatch):

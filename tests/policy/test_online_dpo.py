@@ -15,7 +15,13 @@ from flywheel_tasks.policy.reward_parts import Rewards
 from flywheel_tasks.storage.digests import tree_digest
 from tests.policy.test_dpo import log_prob
 
-METHOD = {"rl.method": "online_dpo", "rl.dpo_beta": 0.3, "rl.learning_rate": 0.05}
+METHOD = {
+    "rl.method": "online_dpo",
+    "rl.dpo_beta": 0.3,
+    "rl.learning_rate": 0.05,
+    "rl.steps": 4,
+    "rl.target_win_rate": 1.0,
+}
 
 
 def test_the_best_and_the_worst_of_a_group_make_its_pair() -> None:
@@ -26,10 +32,12 @@ def test_the_best_and_the_worst_of_a_group_make_its_pair() -> None:
     assert differ.tolist() == [True, False, True]
 
 
-def test_the_loss_is_that_of_plain_torch_on_the_best_and_the_worst(
-    policy_io: Callable[..., Any], monkeypatch: Any
+@pytest.mark.slow
+def test_the_loss_is_that_of_plain_torch_and_a_killed_run_ends_the_same(
+    policy_io: Callable[..., Any], monkeypatch: Any, tmp_path: Path
 ) -> None:
     """Every step's loss against equation 7, token by token, on pairs found from the rewards themselves."""
+    monkeypatch.setattr(safe_steps, "over_optimised", lambda checks: False)  # the tiny judge is a random one
     drawn: list[list[tuple[list[int], float]]] = []
     seen: list[tuple[float, float]] = []
     score, compute = Rewards.pointwise, PackedOnlineDPOTrainer._compute_loss
@@ -64,32 +72,24 @@ def test_the_loss_is_that_of_plain_torch_on_the_best_and_the_worst(
         seen.append((float(loss.detach()), sum(losses) / len(losses)))
         return loss
 
-    monkeypatch.setattr(PackedOnlineDPOTrainer, "_compute_loss", spy)
     scored.__name__ = "pointwise"
-    monkeypatch.setattr(Rewards, "pointwise", scored)
-    io = policy_io("rl", METHOD)
-    metrics = rl.run(io)
-    assert len(seen) == metrics["train"]["steps"] == 2
+    whole = policy_io("rl", METHOD, root=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedOnlineDPOTrainer, "_compute_loss", spy)
+        patch.setattr(Rewards, "pointwise", scored)
+        metrics = rl.run(whole)
+    assert len(seen) == metrics["train"]["steps"] == 4
     for loss, expected in seen:
         assert loss == pytest.approx(expected, abs=1e-4)
     assert seen[0][0] == pytest.approx(0.6931, abs=1e-3)  # both policies are the same before the first step
     assert abs(seen[1][0] - 0.6931) > 1e-4
-    with io.out("plots/rl.csv").open(encoding="utf-8") as file:
-        first, second = csv.DictReader(file)
-    assert float(first["kl"]) == pytest.approx(0.0, abs=1e-6)
-    assert float(second["kl"]) > 0
-    assert {float(row["pair_share"]) for row in (first, second)} == {1.0}
+    with whole.out("plots/rl.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["kl"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(rows[1]["kl"]) > 0
+    assert {float(row["pair_share"]) for row in rows} == {1.0}
     assert metrics["train"]["method"] == "online_dpo"
 
-
-@pytest.mark.slow
-def test_killed_and_resumed_is_the_same_as_uninterrupted(
-    policy_io: Callable[..., Any], monkeypatch: Any, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(safe_steps, "over_optimised", lambda checks: False)  # the tiny judge is a random one
-    small = METHOD | {"rl.steps": 4, "rl.target_win_rate": 1.0}
-    whole = policy_io("rl", small, root=tmp_path / "whole")
-    metrics = rl.run(whole)
     calls: list[int] = []
     original = Rewards.penalties
 
@@ -102,8 +102,8 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(
     dies.__name__ = "penalties"
     monkeypatch.setattr(Rewards, "penalties", dies)
     with pytest.raises(KeyboardInterrupt):
-        rl.run(policy_io("rl", small, root=tmp_path / "killed"))
-    again = policy_io("rl", small, root=tmp_path / "killed")
+        rl.run(policy_io("rl", METHOD, root=tmp_path / "killed"))
+    again = policy_io("rl", METHOD, root=tmp_path / "killed")
     assert rl.run(again) == metrics
     assert len(calls) == 5  # the fourth step alone was done again
     for name in ("models/policy", "data/rl", "plots/rl.csv", "plots/rl_checks.csv"):

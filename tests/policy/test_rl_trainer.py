@@ -10,7 +10,7 @@ from trl import GRPOConfig
 
 from flywheel_tasks.policy import rl, rl_trainer
 from flywheel_tasks.policy.grpo import RolloutError
-from flywheel_tasks.policy.rl_trainer import rollout_arguments
+from flywheel_tasks.policy.rl_trainer import check_rollouts, rollout_arguments
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.settings import load_settings
 from tests.conftest import PROJECT
@@ -47,12 +47,12 @@ def test_the_correction_is_on_where_the_sampler_is_not_the_trainer() -> None:
     assert not arguments(section(rollouts="vllm", method="online_dpo")).vllm_importance_sampling_correction
 
 
-def test_a_missing_vllm_is_named(policy_io: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_vllm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rl_trainer, "find_spec", lambda name: None)
     with pytest.raises(
         RolloutError, match=r"needs the package vllm: pip install 'characterflywheel\[vllm\]'"
     ):
-        rl.run(policy_io("rl", {"rl.rollouts": "vllm"}))
+        check_rollouts(section(rollouts="vllm"))
 
 
 class StandIn:

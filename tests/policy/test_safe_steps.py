@@ -121,24 +121,10 @@ def gaming_io(policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 def test_a_run_that_games_its_reward_stops_and_hands_over_an_earlier_checkpoint(
-    gaming_io: Callable[[Path], Any], tmp_path: Path
-) -> None:
-    io = gaming_io(tmp_path / "gaming")
-    metrics = rl.run(io)
-    checkpoint = metrics["checkpoint"]
-    assert checkpoint["stopped_early"]
-    assert checkpoint["step"] < checkpoint["last_step"]
-    assert metrics["train"]["steps"] == checkpoint["last_step"]
-    with io.out("plots/rl_checks.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert float(rows[-1]["reward"]) > float(rows[0]["reward"])
-    assert float(rows[-1]["judge"]) < float(rows[0]["judge"])
-
-
-@pytest.mark.slow
-def test_a_run_killed_after_its_stop_does_not_train_on(
     gaming_io: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And killed after its stop it does not train on: the second run of the stage only hands over."""
+
     class Killed(RuntimeError):
         pass
 
@@ -158,9 +144,17 @@ def test_a_run_killed_after_its_stop_does_not_train_on(
 
     counted.__name__ = "pointwise"
     monkeypatch.setattr(rl.Rewards, "pointwise", counted)
-    metrics = rl.run(gaming_io(tmp_path / "gaming"))
-    assert metrics["checkpoint"]["stopped_early"]
+    io = gaming_io(tmp_path / "gaming")
+    metrics = rl.run(io)
     assert not steps
+    checkpoint = metrics["checkpoint"]
+    assert checkpoint["stopped_early"]
+    assert checkpoint["step"] < checkpoint["last_step"]
+    assert metrics["train"]["steps"] == checkpoint["last_step"]
+    with io.out("plots/rl_checks.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["reward"]) > float(rows[0]["reward"])
+    assert float(rows[-1]["judge"]) < float(rows[0]["judge"])
 
 
 def test_restoring_step_0_undoes_the_training(
