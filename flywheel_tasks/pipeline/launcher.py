@@ -7,12 +7,12 @@ launched runs the stage's function; the main one alone writes outputs, the other
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.settings import Compute
 
 _STAGE = "FLYWHEEL_LAUNCHED_STAGE"
@@ -83,14 +83,13 @@ def command(stage: str, root: Path, config: Path) -> list[str]:
     return [*launcher, "-m", "flywheel_tasks.cli", "stage", stage, "--root", str(root)]
 
 
-def launch(stage: str, root: Path, config: Path, in_child: Callable[[], None]) -> None:
+def launch(stage: str, root: Path, config: Path) -> None:
     """Run a stage's function in the processes that a configuration asks for.
 
     Args:
         stage: its name.
         root: the workspace.
         config: the file for ``accelerate launch``.
-        in_child: called in the launcher's process before it starts, so that it dies with this one.
 
     Raises:
         LaunchError: a process failed; its own message is above.
@@ -100,7 +99,7 @@ def launch(stage: str, root: Path, config: Path, in_child: Callable[[], None]) -
         env={**os.environ, _STAGE: stage},
         cwd=root,
         check=False,
-        preexec_fn=in_child,  # no threads are started before this call
+        preexec_fn=die_with_parent,  # no threads are started before this call
     )
     if done.returncode:
         raise LaunchError(f"stage {stage}: accelerate launch ended with {done.returncode} ({config})")

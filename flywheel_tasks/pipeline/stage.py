@@ -78,7 +78,7 @@ def run_stage(name: str, root: Path) -> None:
             _work(io)
         else:
             io.resume_dir()  # made, and others removed, before several processes look at it
-            launcher.launch(name, root, config, die_with_parent)
+            launcher.launch(name, root, config)
         _hold_to_contracts(io, settings)
         check({out: io.out(out) for out in stage.outgoing}, settings.privacy.policy)
         io.commit()
