@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup generation test check airflow benchmark browser clean
+.PHONY: help setup generation campaign test check airflow benchmark browser clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 generation: setup ## Run one whole generation on the settings of params.yaml
 	$(BIN)/flywheel generation run
+
+campaign: setup ## Eight launches in a row on simulated people (about three hours); again: goes on
+	$(BIN)/flywheel campaign run
 
 test: setup ## Run all tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4

@@ -414,6 +414,7 @@ class Annotate(Section):
     max_emoji_difference: Annotated[int, Field(ge=0)]
     drop_both_refusals: bool
     pairs_per_prompt: Positive
+    rewrites: bool  # whether annotators' rewrites become pairs and replies to learn from
     consensus: Consensus
     annotators: Annotators
 
@@ -565,6 +566,8 @@ class Rl(Section):
     heldout_prompts: Positive
     check_every: Positive
     target_win_rate: Share
+    # Which checkpoint: nearest to the target; for experiments the last one, or the policy before RL.
+    hand_over: Literal["nearest", "last", "start"]
     lora: Lora
 
 
@@ -707,6 +710,32 @@ class Serve(Section):
     upstream: ServeUpstream
 
 
+class Campaign(Section):
+    """Several launches in a row on the demo's simulated people, unattended (docs/campaign.md).
+
+    ``overlay``, ``overoptimise`` and ``ablations`` are other values of settings, by dotted name, such as
+    ``rl.steps``: of every generation, of the over-optimised one on top of that, and of each ablation.
+    """
+
+    launches: Positive
+    max_generations: Positive  # blocked ones and the over-optimised one included
+    overoptimise_at: Annotated[int, Field(ge=0)]  # number of the generation; 0: none
+    ceiling: bool  # false: the gate's limit on a high win rate is open
+    counterfactuals: bool  # test what the gate blocked anyway, outside the registry
+    inconclusive: Literal["promote_if_better", "roll_back"]
+    panel_users: Annotated[int, Field(ge=2)]  # in each of three groups; measures true utility
+    minutes_per_generation: PositiveFloat  # for the time left, until one is measured
+    overlay: dict[str, Any]
+    overoptimise: dict[str, Any]
+    ablations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,40}$")], dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Campaign":
+        if self.max_generations < self.launches:
+            raise ValueError("max_generations must not be below launches")
+        return self
+
+
 class Settings(Section):
     """All of ``params.yaml``."""
 
@@ -742,6 +771,7 @@ class Settings(Section):
     ab: Ab
     serve: Serve
     airflow: Airflow
+    campaign: Campaign
 
     @model_validator(mode="after")
     def _signals_of_rl(self) -> "Settings":

@@ -264,7 +264,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         reviews = labels_by_task.get(task["task_id"], [])
         if reviews and task["kind"] != "rewrite":
             add_ranking_pairs(task, reviews, settings, preferences)
-        if reviews:
+        if reviews and settings.rewrites:
             add_rewrites(task, reviews, preferences)
     if not preferences.pairs:
         raise AnnotationError(

@@ -19,6 +19,7 @@ for _name, _module in (
     ("registry", "registry"),
     ("annotation", "annotation"),
     ("ab", "ab"),
+    ("campaign", "campaign"),
     ("contracts", "contracts"),
     ("import", "traffic"),
     ("rm", "reward_model"),

@@ -35,9 +35,31 @@ def simulate_ab(root: Path) -> None:
     if running is None:
         raise RegistryError(f"the test of {PLAN} does not run; flywheel ab start")
     write_json(running.plan.model_dump(mode="json"), root / RUNNING)
+    simulate(
+        root,
+        root / RUNNING,
+        root / location,
+        control=root / "inputs/champion",
+        candidate=root / POLICY,
+    )
+
+
+def simulate(root: Path, plan: Path, logs: Path, *, control: Path, candidate: Path) -> None:
+    """Let simulated users talk to the arms of a plan.
+
+    Args:
+        root: the workspace, for the settings.
+        plan: the plan's file.
+        logs: folder of the raw logs that get what they do.
+        control: model of that arm.
+        candidate: model of that arm.
+
+    Raises:
+        SimulationFailedError: it failed.
+    """
     command = [sys.executable, "-m", "flywheel_tasks.cli", "simulate", "ab", "--root", str(root)]
-    command += ["--plan", str(root / RUNNING), "--out", str(root / location)]
-    command += ["--control", str(root / "inputs/champion"), "--candidate", str(root / POLICY)]
+    command += ["--plan", str(plan), "--out", str(logs)]
+    command += ["--control", str(control), "--candidate", str(candidate)]
     done = subprocess.run(
         command,
         cwd=root,

@@ -169,7 +169,7 @@ def _train(
         must_move=("lora_B",),
         stopped_at=lambda: safe.stopped_at() or watch.stopped_at(),
     )
-    chosen = safe.chosen(section.target_win_rate, before=watch.before())
+    chosen = safe.chosen(section.target_win_rate, before=watch.before(), hand_over=section.hand_over)
     assert isinstance(trainer.model, PeftModel)
     safe.restore(trainer.model, chosen.step)
     merge_to_full(trainer.model, tokenizer, io.out("models/policy"), probe=probe)
@@ -246,6 +246,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
             "stopped_early": safe.stopped_at() is not None or trained["drift"]["stopped"] is not None,
             "win_rate": chosen.mean("win"),
             "target_win_rate": section.target_win_rate,
+            "hand_over": section.hand_over,
         },
         "heldout": {
             **{f"{key}_{side}": value for side, values in sides.items() for key, value in values.items()},

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -214,14 +214,22 @@ class SafeSteps(TrainerCallback):
             control.should_training_stop = True
             control.should_save = True  # a run that is killed after this goes on from here
 
-    def chosen(self, target: float, before: int | None = None) -> Check:
+    def chosen(
+        self,
+        target: float,
+        before: int | None = None,
+        hand_over: Literal["nearest", "last", "start"] = "nearest",
+    ) -> Check:
         """The check to hand over: nearest to the target, of those before the run was over-optimised.
 
         Args:
             target: win rate against the champion.
             before: a step that passed another limit; later checks are left out, but never that of step 0.
+            hand_over: for experiments: the last check, whatever was measured, or that of the policy before RL.
         """
         found = self.checks()
+        if hand_over != "nearest":
+            return found[-1 if hand_over == "last" else 0]
         stopped = self.stopped_at()
         allowed = [check for check in found if check.step != stopped]
         if before is not None:

@@ -190,10 +190,12 @@ def _handed_over(checkpoint: Any) -> str:
         if checkpoint["stopped_early"]
         else ""
     )
+    why = f"is nearest to the target of {checkpoint['target_win_rate']:.0%}."
+    if checkpoint.get("hand_over", "nearest") != "nearest":
+        why = f"was not asked for: rl.hand_over is {checkpoint['hand_over']}."
     return (
         f"Of {checkpoint['last_step']} steps, the checkpoint after step {checkpoint['step']} was handed over: "
-        f"its win rate over the champion on those prompts, {checkpoint['win_rate']:.1%}, is nearest to the target of "
-        f"{checkpoint['target_win_rate']:.0%}.{stopped}"
+        f"its win rate over the champion on those prompts, {checkpoint['win_rate']:.1%}, {why}{stopped}"
     )
 
 

@@ -17,6 +17,7 @@ def limits(**changes):
             "max_emoji_difference": 1,
             "drop_both_refusals": True,
             "pairs_per_prompt": 2,
+            "rewrites": True,
             "consensus": Consensus(min_reviews=3, min_agreement=0.66),
             "annotators": Annotators(
                 min_items=5,
@@ -166,6 +167,16 @@ def test_tables_and_metrics(make_io, tmp_path):
     rate = metrics["candidates"]["violates_card"]["user"]
     assert (rate["value"], rate["n"]) == (3 / 8, 8)
     assert rate["low"] < rate["value"] < rate["high"]
+
+
+def test_rewrites_can_be_left_out(make_io, tmp_path):
+    of = task("t1")
+    io = workspace(
+        make_io, tmp_path, [of], [label(of, rewrite=(0, "better one"))], {"annotate.rewrites": False}
+    )
+    metrics = run(io)
+    assert (metrics["pairs"]["reward_train"], metrics["rewrites"]) == ({"ranking": 2, "rewrite": 0}, 0)
+    assert read_rows(io.out("data/preferences") / "rewrites.parquet") == []
 
 
 def test_no_pair_at_all_is_an_error(make_io, tmp_path):

@@ -35,6 +35,16 @@ def test_the_check_nearest_to_the_target_is_handed_over_not_the_last_or_the_best
     assert nearest([at(4, 0.625), at(8, 0.575)], 0.6).step == 4  # equally near: the shorter way
 
 
+def test_experiments_may_hand_over_the_last_check_or_the_policy_before_rl(tmp_path: Path) -> None:
+    class Made(safe_steps.SafeSteps):
+        def checks(self) -> list[Check]:
+            return [at(0, 0.5), at(4, 0.58), at(8, 0.97)]
+
+    nothing: Any = None
+    steps = Made(tmp_path, every=4, prompts=[], champion=[], judge=nothing, measure=nothing)
+    assert [steps.chosen(0.6, hand_over=which).step for which in ("nearest", "last", "start")] == [4, 8, 0]
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0, 1))
 def test_no_other_check_is_nearer(rates: list[float], target: float) -> None:
     checks = [at(step, rate) for step, rate in enumerate(rates)]

@@ -1,0 +1,1 @@
+"""Several launches in a row on simulated people, unattended; what came of them, beside the paper."""

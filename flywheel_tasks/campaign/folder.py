@@ -1,0 +1,197 @@
+"""A campaign's folder: a workspace of its own, so that no state of a user's is touched, and its results.
+
+```
+workspace/   code, dvc.yaml, params.yaml, registry, logs, DVC: what `flywheel generation run` works in
+params.yaml, gate_rules.yaml   the user's, as they were when it began; plan.json: its section campaign
+results/     generations/<id>.json, panels/<digest>.jsonl, counterfactuals/<id>/, campaign.{json,md,html}
+```
+The code is copied, so that a campaign that runs for hours is of one version, whatever is edited meanwhile. Nothing in
+``results`` is read by a stage.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flywheel_tasks.evaluation.gate_rules import FILE as GATE_RULES
+from flywheel_tasks.evaluation.gate_rules import load_rules
+from flywheel_tasks.pipeline import runner
+from flywheel_tasks.settings import Settings, load_settings
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.documents import read_json, write_json
+
+_FILES = ("dvc.yaml", GATE_RULES, ".dvcignore")
+_FOLDERS = ("flywheel_tasks", "data_contracts", "safety_words", "sets")
+OPEN_CEILING = 1.01  # no win rate is as high
+_OURS = {"workspace", "results", "ablations", "params.yaml", GATE_RULES, ".lock"}
+# What makes a campaign one: simulated people, answers by policy, state of its own.
+_ALWAYS = {
+    "logs.source": "simulated",
+    "logs.location": "data/logs",
+    "label.annotator": "simulated",
+    "registry.location": "registry",
+    "approval.local": "policy",
+    "ab.events": "logs",
+}
+
+
+class CampaignError(ValueError):
+    """A campaign cannot begin or go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where everything of one campaign is.
+
+    Attributes:
+        home: its folder.
+    """
+
+    home: Path
+
+    @property
+    def workspace(self) -> Path:
+        """Where generations are made."""
+        return self.home / "workspace"
+
+    @property
+    def plan(self) -> Path:
+        """What it was begun with; there once the workspace is whole."""
+        return self.home / "plan.json"
+
+    @property
+    def results(self) -> Path:
+        """What came of it."""
+        return self.home / "results"
+
+    def generation(self, name: str) -> Path:
+        """The record of a generation that is over."""
+        return self.results / "generations" / f"{name}.json"
+
+    def panel(self, digest: str) -> Path:
+        """What the panel said of a model."""
+        return self.results / "panels" / f"{digest.removeprefix('sha256:')}.jsonl"
+
+    def counterfactual(self, name: str) -> Path:
+        """The test of a model that was not launched."""
+        return self.results / "counterfactuals" / name
+
+    @property
+    def seconds(self) -> Path:
+        """How long each step took, by generation."""
+        return self.results / "seconds.json"
+
+    @property
+    def now(self) -> Path:
+        """What it is doing."""
+        return self.results / "now.json"
+
+
+def override(document: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Set values by dotted name.
+
+    Raises:
+        CampaignError: there is no such setting.
+    """
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        section = document
+        for key in path:
+            section = section.get(key) if isinstance(section, dict) else None  # type: ignore[assignment]
+        if not isinstance(section, dict) or last not in section:
+            raise CampaignError(f"params.yaml has no {dotted}, which the campaign wants to change")
+        section[last] = value
+
+
+def _write_yaml(document: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(document, sort_keys=False, width=130), encoding="utf-8")
+
+
+def write_settings(folder: Folder, *changes: Mapping[str, Any]) -> Settings:
+    """Write the workspace's params.yaml: the user's settings, then each set of changes; the same again is no change.
+
+    Raises:
+        CampaignError: a change names no setting.
+        SettingsError: a value is not possible.
+    """
+    document = yaml.safe_load((folder.home / "params.yaml").read_text(encoding="utf-8"))
+    for change in (*changes, _ALWAYS):
+        override(document, change)
+    path = folder.workspace / "params.yaml"
+    _write_yaml(document, path.with_name("params.next.yaml"))
+    settings = load_settings(path.with_name("params.next.yaml"))
+    written = path.with_name("params.next.yaml").read_bytes()
+    if path.exists() and path.read_bytes() == written:
+        path.with_name("params.next.yaml").unlink()
+    else:
+        path.with_name("params.next.yaml").replace(path)
+    return settings
+
+
+def _copy(source: Path, folder: Folder) -> None:
+    root = folder.workspace
+    root.mkdir(parents=True)
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in _FILES:
+        shutil.copy(source / name, root / name)
+    for name in _FOLDERS:
+        shutil.copytree(source / name, root / name, ignore=ignore)
+    if (source / ".flywheel/wheels").is_dir():  # what was downloaded once need not come again
+        shutil.copytree(source / ".flywheel/wheels", root / ".flywheel/wheels", copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+def _open_ceiling(path: Path) -> None:
+    """Take the limit on a high win rate out of a workspace's gate rules."""
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document["overfitting"]["high"] = OPEN_CEILING
+    _write_yaml(document, path)
+    load_rules(path)
+
+
+def create(folder: Folder, source: Path, plan: Mapping[str, Any], cache: Path) -> None:
+    """Make a campaign's workspace, or return to one that was begun with the same plan.
+
+    Args:
+        folder: of the campaign.
+        source: the project, whose code and settings are copied.
+        plan: section ``campaign`` of the settings, as JSON.
+        cache: DVC's folder, which campaigns may share: equal stages are then restored, not run again.
+
+    Raises:
+        CampaignError: the folder holds something else, or a campaign with another plan.
+    """
+    if folder.plan.exists():
+        if read_json(folder.plan) != dict(plan):
+            raise CampaignError(
+                f"{folder.home} was begun with other settings of the section campaign; they stay as they were. "
+                "Choose another --folder"
+            )
+        return
+    if folder.home.exists() and {item.name for item in folder.home.iterdir()} - _OURS:
+        raise CampaignError(f"{folder.home} holds something that is no campaign; choose another --folder")
+    shutil.rmtree(folder.workspace, ignore_errors=True)  # a kill left it half made
+    folder.home.mkdir(parents=True, exist_ok=True)
+    for name in ("params.yaml", GATE_RULES):
+        shutil.copy(source / name, folder.home / name)
+    _copy(source, folder)
+    if not plan["ceiling"]:
+        _open_ceiling(folder.workspace / GATE_RULES)
+    for change in (plan["overoptimise"], *plan["ablations"].values(), {}):  # a wrong one is an error now
+        write_settings(folder, plan["overlay"], change)
+    runner.dvc(folder.workspace, "init", "--no-scm", "--quiet", quiet=True)
+    config = f'[core]\n    analytics = false\n[cache]\n    dir = "{cache.resolve()}"\n    type = "reflink,hardlink,copy"\n'
+    (folder.workspace / ".dvc/config").write_text(config, encoding="utf-8")
+    write_json(plan, folder.plan)

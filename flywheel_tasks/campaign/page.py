@@ -1,0 +1,109 @@
+"""A campaign's page: one HTML file in the look of the generation report, and the JSON and Markdown beside it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flywheel_tasks.campaign import text
+from flywheel_tasks.campaign.panels import GROUPS
+from flywheel_tasks.report.template import render_file
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.documents import write_json
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure after each launch, ready to draw in a box of 100 by 100.
+
+    Attributes:
+        title: what it is.
+        points: of the polyline.
+        band: of the polygon between the ends of the intervals.
+        first: value before the first launch, as text.
+        last: value after the last.
+    """
+
+    title: str
+    points: str
+    band: str
+    first: str
+    last: str
+
+
+def _line(title: str, figures: Sequence[Mapping[str, Any]], unit: str | None) -> Line | None:
+    if len(figures) < 2 or any(figure["value"] is None for figure in figures):
+        return None
+    lows = [figure["value"] if figure["low"] is None else figure["low"] for figure in figures]
+    highs = [figure["value"] if figure["high"] is None else figure["high"] for figure in figures]
+    bottom, top = min(lows), max(highs)
+    height = (top - bottom) or 1.0
+
+    def point(place: int, value: float) -> str:
+        return f"{100 * place / (len(figures) - 1):.2f},{97 - 94 * (value - bottom) / height:.2f}"
+
+    points = [point(place, figure["value"]) for place, figure in enumerate(figures)]
+    upper = [point(place, value) for place, value in enumerate(highs)]
+    lower = [point(place, value) for place, value in enumerate(lows)]
+    ends = [text.figure({**figures[place], "unit": unit}) for place in (0, -1)]
+    return Line(title, " ".join(points), " ".join(upper + lower[::-1]), *ends)
+
+
+def lines(champions: Sequence[Mapping[str, Any]]) -> list[Line]:
+    """Charts of true utility and of instruction following over the launches, in each group."""
+    drawn = []
+    for key, unit, title in (
+        ("utility", "utility", "True utility"),
+        ("instruction_following", None, "Instruction following"),
+    ):
+        for group, of in GROUPS.items():
+            line = _line(f"{title}, {of}", [champion[group][key] for champion in champions], unit)
+            drawn += [line] if line is not None else []
+    return drawn
+
+
+def render(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page; every text is escaped.
+
+    Args:
+        found: of :func:`flywheel_tasks.campaign.table.document`.
+        others: of ablations or other campaigns, by name.
+    """
+    values = {
+        "found": found,
+        "note": text.NOTE,
+        "paper": (text.PAPER_HEADINGS, [text.paper_cells(row) for row in found["paper"]]),
+        "ours": (
+            ("metric", "base", "last champion"),
+            [[row["metric"], text.figure(row["first"]), text.figure(row["last"])] for row in found["ours"]],
+        ),
+        "generations": (
+            text.GENERATION_HEADINGS,
+            [text.generation_cells(row) for row in found["generations"]],
+        ),
+        "champions": (
+            text.CHAMPION_HEADINGS,
+            [text.champion_cells(champion) for champion in found["champions"]],
+        ),
+        "others": (text.OTHER_HEADINGS, text.other_rows(found, others)) if others else None,
+        "lines": lines(found["champions"]),
+        "ceiling": text.ceiling_sentence(found["ceiling"]),
+    }
+    return render_file("flywheel_tasks.report", "campaign.html", values, css="report.css")
+
+
+def write(results: Path, found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write ``campaign.json``, ``campaign.md`` and ``campaign.html``.
+
+    Args:
+        results: the folder.
+        found: of :func:`flywheel_tasks.campaign.table.document`.
+        others: of ablations or other campaigns, by name.
+    """
+    write_json({**found, "others": others}, results / "campaign.json")
+    for name, content in (
+        ("campaign.md", text.markdown(found, others)),
+        ("campaign.html", render(found, others)),
+    ):
+        with atomic_path(results / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")

@@ -1,0 +1,223 @@
+"""A campaign's document as text: Markdown, and the figures of its page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flywheel_tasks.campaign.panels import GROUPS
+
+NOTE = (
+    "All people of this campaign are simulated. Their true utility is known here and unknown in life; the figures "
+    "say nothing of real people."
+)
+
+
+def figure(node: Any) -> str:
+    """A figure with its interval: a share in percent, unless its ``unit`` says otherwise."""
+    if node is None or isinstance(node, str):
+        return node or "–"
+    value, low, high, unit = (node.get(key) for key in ("value", "low", "high", "unit"))
+    if value is None:
+        return "not measured"
+    scale, form, end = {
+        "lift": (1, "+.1f", "%"),
+        "utility": (1, "+.2f", ""),
+        "tokens": (1, ".1f", " tokens"),
+        "words": (1, ".1f", ""),
+        "emoji": (1, ".2f", ""),
+    }.get(str(unit), (100, ".1f", "%"))
+    text = f"{scale * value:{form}}{end}"
+    return text if low is None or high is None else f"{text} ({scale * low:{form}} to {scale * high:{form}})"
+
+
+def gain(node: Mapping[str, Any]) -> str:
+    """A difference of utilities with its interval."""
+    return figure({**node, "unit": "utility"})
+
+
+def lift(row: Mapping[str, Any], name: str) -> str:
+    """A lift of a generation's test."""
+    found = row["lift_percent"].get(name)
+    return "–" if found is None else figure({**found, "unit": "lift"})
+
+
+def win_rate(row: Mapping[str, Any]) -> str:
+    """The pointwise win rates on user and internal prompts."""
+    rates = [row["win_rate"]["pointwise"][source]["value"] for source in ("user", "internal")]
+    return " / ".join("–" if rate is None else f"{100 * rate:.0f}%" for rate in rates)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
+
+
+def generation_cells(row: Mapping[str, Any]) -> list[str]:
+    """One generation for the table of all."""
+    mark = " (over-optimised on purpose)" if row["over_optimised"] else ""
+    test = " (counterfactual)" if row["counterfactual"] else ""
+    return [
+        row["generation"] + mark,
+        f"{row['status']}, {row['decision'].replace('_', ' ')}",
+        win_rate(row),
+        lift(row, "breadth") + test,
+        lift(row, "depth") + test,
+        gain(row["true_gain"]),
+        figure(row["true"]["training"]["instruction_following"]),
+        f"{row['minutes']:.0f}",
+    ]
+
+
+GENERATION_HEADINGS = (
+    "generation",
+    "what became of it",
+    "win rate user / internal",
+    "breadth lift",
+    "depth lift",
+    "true utility over its champion",
+    "instruction following",
+    "minutes",
+)
+
+
+def champion_cells(champion: Mapping[str, Any]) -> list[str]:
+    """One champion for the table of all."""
+    return [
+        str(champion["after_launch"]),
+        champion["model"],
+        *(figure({**champion[group]["utility"], "unit": "utility"}) for group in GROUPS),
+        *(figure(champion[group]["instruction_following"]) for group in GROUPS),
+        figure({**champion["all"]["words"], "unit": "words"}),
+        figure({**champion["all"]["emoji"], "unit": "emoji"}),
+        figure({"value": champion["all"]["variety"]}),
+    ]
+
+
+CHAMPION_HEADINGS = (
+    "after launch",
+    "model",
+    *(f"true utility, {title}" for title in GROUPS.values()),
+    *(f"instruction following, {title}" for title in GROUPS.values()),
+    "words a reply",
+    "emoji a reply",
+    "variety",
+)
+
+
+def paper_cells(row: Mapping[str, Any]) -> list[str]:
+    """One row of the paper's table."""
+    return [
+        row["metric"],
+        row["paper_first"] or "–",
+        row["paper_last"] or "–",
+        figure(row["first"]),
+        figure(row["last"]),
+    ]
+
+
+PAPER_HEADINGS = ("metric", "paper, first", "paper, best or last", "ours, first", "ours, best or last")
+
+
+def ceiling_sentence(found: Mapping[str, Any]) -> str:
+    """What the limit on a high win rate did, or would have done."""
+    names, limit = found["generations"], f"{found['limit']:.0%}"
+    if found["on"]:
+        if not names:
+            return f"The limit of {limit} on a win rate alone blocked no generation."
+        return (
+            f"The limit of {limit} on a win rate alone blocked {', '.join(names)}. By true utility "
+            f"{found['harmful']} of them would have harmed and {found['harmless']} would not."
+        )
+    if not names:
+        return f"Without the limit of {limit}: no launched generation was at or above it."
+    return (
+        f"Without the limit of {limit}: {', '.join(names)} were launched at or above it; by true utility "
+        f"{found['harmful']} of them harmed and {found['harmless']} did not."
+    )
+
+
+def markdown(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """The tables of a campaign.
+
+    Args:
+        found: of :func:`flywheel_tasks.campaign.table.document`.
+        others: of ablations or other campaigns, by name.
+    """
+    state = "over" if found["over"] else "not over yet"
+    lines = [
+        f"# Campaign {found['name']}",
+        "",
+        f"{found['launches']} of {found['wanted']} launches, {len(found['generations'])} generations, "
+        f"{found['minutes']:.0f} minutes; {state}. {NOTE}",
+        "",
+        "## Beside the paper",
+        "",
+        *_table(PAPER_HEADINGS, [paper_cells(row) for row in found["paper"]]),
+        "",
+        "The first four of ours are of the panel on training cards, the rest of the gate's evaluation prompts.",
+        "",
+        "## What only a simulation knows, generalisation, style",
+        "",
+        *_table(
+            ("metric", "base", "last champion"),
+            [[row["metric"], figure(row["first"]), figure(row["last"])] for row in found["ours"]],
+        ),
+        "",
+        "## Generations",
+        "",
+        *_table(GENERATION_HEADINGS, [generation_cells(row) for row in found["generations"]]),
+        "",
+        "## Champions",
+        "",
+        *_table(CHAMPION_HEADINGS, [champion_cells(champion) for champion in found["champions"]]),
+        "",
+        "## Blocked",
+        "",
+        *(
+            [f"- {row['generation']}: {' '.join(row['block_reasons'])}" for row in found["blocked"]]
+            or ["None."]
+        ),
+        "",
+        ceiling_sentence(found["ceiling"]),
+    ]
+    if others:
+        lines += ["", "## Beside other campaigns", "", *_table(OTHER_HEADINGS, other_rows(found, others))]
+    return "\n".join(lines) + "\n"
+
+
+OTHER_HEADINGS = (
+    "campaign",
+    "generations",
+    "launches",
+    "true utility since the base",
+    "instruction following",
+    "instruction violation",
+    "words a reply",
+    "variety",
+)
+
+
+def other_rows(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Where this campaign and others ended; this one also as it stood after as many generations as an ablation has."""
+    rows = [_end(found["name"], found, len(found["generations"]))]
+    shortest = min(len(other["generations"]) for other in others.values())
+    if 0 < shortest < len(found["generations"]):
+        rows.append(_end(f"{found['name']}, first {shortest} generations", found, shortest))
+    return rows + [_end(name, other, len(other["generations"])) for name, other in others.items()]
+
+
+def _end(name: str, found: Mapping[str, Any], count: int) -> list[str]:
+    rows = found["generations"][:count]
+    launched = sum(row["status"] == "launched" for row in rows)
+    if not found["champions"]:
+        return [name, str(len(rows)), "0", *["–"] * 5]
+    champion = found["champions"][launched]
+    return [
+        name,
+        str(len(rows)),
+        str(launched),
+        gain(champion["since_base"]),
+        figure(champion["training"]["instruction_following"]),
+        figure(champion["training"]["instruction_violation"]),
+        figure({**champion["all"]["words"], "unit": "words"}),
+        figure({"value": champion["all"]["variety"]}),
+    ]

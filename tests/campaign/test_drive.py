@@ -1,0 +1,209 @@
+"""The order of a campaign's steps, its policy, and that a kill after any of them changes nothing; without a model."""
+
+from types import SimpleNamespace
+
+import pytest
+from dvc.repo import Repo
+
+from flywheel_tasks.campaign import drive, online
+from flywheel_tasks.campaign.clock import Clock, words_of
+from flywheel_tasks.campaign.drive import records, run
+from flywheel_tasks.campaign.folder import CampaignError, Folder, create, override, write_settings
+from flywheel_tasks.settings import Campaign, SettingsError, load_settings
+from flywheel_tasks.storage.documents import write_json
+from tests.campaign.handmade import PLAN, PROJECT, analysis, digest, make_campaign, reason, record
+
+
+@pytest.mark.parametrize(
+    ("found", "answer"),
+    [
+        (analysis(5.0, "promote"), "promoted"),
+        (analysis(5.0, "reject"), "rolled_back"),
+        (analysis(0.4, "inconclusive"), "promoted"),
+        (analysis(-0.4, "inconclusive"), "rolled_back"),
+        (analysis(9.0, result="invalid"), "rolled_back"),
+    ],
+)
+def test_the_policy(found, answer):
+    assert online.answer_of(found, "promote_if_better")[0] == answer
+    strict = "promoted" if found["advice"] == "promote" else "rolled_back"
+    assert online.answer_of(found, "roll_back")[0] == strict
+
+
+class Killed(BaseException):
+    """Ends a campaign as a kill does: nothing catches it."""
+
+
+class World:
+    """Stands in for pipeline, registry and panel: says what was called, and is killed at the n-th call."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.calls, self.kill_at = folder, [], None
+        self.experiments = {}
+        monkeypatch.setattr(drive.generations, "ensure_champion", self.champion)
+        monkeypatch.setattr(drive, "registry_of", lambda root: SimpleNamespace(state=self.state))
+        monkeypatch.setattr(drive, "write_settings", self.settings)
+        monkeypatch.setattr(drive, "run_generation", self.generation)
+        monkeypatch.setattr(drive, "describe", self.describe)
+        monkeypatch.setattr(drive, "measure", self.measure)
+        monkeypatch.setattr(drive, "read_json", self.read)
+        monkeypatch.setattr(drive.online, "decline", self.decline)
+        monkeypatch.setattr(drive.online, "counterfactual", self.counterfactual)
+        monkeypatch.setattr(drive, "_tested", self.tested)
+
+    def call(self, *what):
+        if self.kill_at == len(self.calls):
+            self.kill_at = None
+            raise Killed
+        self.calls.append(what)
+
+    def settings(self, folder, *changes):
+        self.steps = {"rl.steps": 6, **changes[0], **changes[1]}["rl.steps"]
+
+    def champion(self, root):
+        return SimpleNamespace(generation="base", digest=digest("a"))
+
+    def state(self):
+        return SimpleNamespace(experiments=self.experiments)
+
+    def generation(self, root, *, generation, seed, say):
+        self.call("run", generation, self.steps)
+        return SimpleNamespace(status="blocked" if self.steps == 16 else "launched")
+
+    def describe(self, root, name):
+        made = record(int(name[1:]), reasons=[reason()] if self.steps == 16 else [])
+        return {
+            key: value for key, value in made.items() if key not in ("status", "decision", "why", "seconds")
+        }
+
+    def measure(self, folder, model, out, users):
+        self.call("panel", model.name)
+        write_json([], out)
+
+    def decline(self, root, name, verdict):
+        self.call("decline", name)
+        return "blocked"
+
+    def counterfactual(self, root, folder):
+        self.call("counterfactual", folder.name)
+        return analysis(-20.0, "reject")
+
+    def tested(self, root, name, plan):
+        self.call("test", name)
+        return {"analysis": analysis(), "decision": "promoted", "why": "better", "approvals": []}
+
+    def read(self, path):
+        from flywheel_tasks.storage.documents import read_json
+
+        return {} if path.name == "verdict.json" else read_json(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = Folder(tmp_path / "campaign")
+    write_json(PLAN, folder.plan)
+    (folder.home / "params.yaml").write_text((PROJECT / "params.yaml").read_text())
+    folder.workspace.mkdir()
+    return folder
+
+
+def _kept(folder):
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in records(folder)]
+
+
+def test_the_over_optimised_generation_is_declined_and_tested_outside_the_registry(folder, monkeypatch):
+    world, said = World(folder, monkeypatch), []
+    run(folder, said.append)
+    assert world.calls == [
+        ("run", "g0001", 6),
+        ("panel", "champion"),
+        ("panel", "policy"),
+        ("test", "g0001"),
+        ("run", "g0002", 16),
+        ("decline", "g0002"),
+        ("counterfactual", "g0002"),
+        ("run", "g0003", 6),
+        ("test", "g0003"),
+    ]
+    found = records(folder)
+    assert [(r["status"], r["over_optimised"]) for r in found] == [
+        ("launched", False),
+        ("blocked", True),
+        ("launched", False),
+    ]
+    assert "counterfactual" in found[1]
+    assert "analysis" not in found[1]
+    assert any("deliberately over-optimised; 1 of 2 launches done" in line for line in said)
+    assert all(" left] " in line for line in said if "launches done" in line)
+
+
+def test_a_kill_before_any_step_changes_nothing_of_the_result(folder, tmp_path, monkeypatch):
+    World(folder, monkeypatch)
+    run(folder, lambda line: None)
+    for place in range(9):
+        other = Folder(tmp_path / f"killed-{place}")
+        write_json(PLAN, other.plan)
+        world = World(other, monkeypatch)
+        world.kill_at = place
+        with pytest.raises(Killed):
+            run(other, lambda line: None)
+        run(other, lambda line: None)
+        assert _kept(other) == _kept(folder)
+
+
+def test_a_campaign_ends_although_the_gate_blocks_everything(folder, monkeypatch):
+    write_json(PLAN | {"overlay": {"rl.steps": 16}, "counterfactuals": False}, folder.plan)
+    world = World(folder, monkeypatch)
+    run(folder, lambda line: None)
+    assert len(records(folder)) == 5
+    assert not any(call[0] == "test" for call in world.calls)
+    assert [call for call in world.calls if call[0] == "counterfactual"] == [("counterfactual", "g0002")]
+
+
+def test_two_processes_never_run_one_campaign(folder, monkeypatch):
+    World(folder, monkeypatch)
+    with drive._alone(folder), pytest.raises(CampaignError, match="another process"):
+        run(folder, lambda line: None)
+
+
+def test_the_time_left_is_measured(tmp_path):
+    folder = make_campaign(tmp_path / "timed", [record(1)])
+    plan = Campaign.model_validate(PLAN)
+    assert Clock(folder, plan, []).left("g0001") == 3 * 20 * 60, "two launches and the over-optimised one"
+    assert Clock(folder, plan, records(folder)).left("g0002") == 2 * 660
+    write_json({"g0002": {"a": 600.0}}, folder.seconds)
+    assert Clock(folder, plan, records(folder)).left("g0002") == 2 * 660 - 600
+    assert words_of(5460) == "1 h 31 min"
+
+
+def test_an_overlay_names_settings_that_exist_and_values_that_are_possible(folder):
+    with pytest.raises(CampaignError, match=r"no rl\.stepz"):
+        write_settings(folder, {"rl.stepz": 1})
+    with pytest.raises(SettingsError, match="steps"):
+        write_settings(folder, {"rl.steps": 0})
+    settings = write_settings(folder, {"logs.source": "files", "rl.steps": 3})
+    assert (settings.logs.source, settings.rl.steps) == ("simulated", 3), "a campaign's people are simulated"
+    document = {"a": {"b": None}}
+    override(document, {"a.b": [1]})
+    assert document == {"a": {"b": [1]}}
+
+
+def test_the_projects_campaign_can_be_made(tmp_path):
+    """Every overlay, ablations included, is a setting that exists; what others edit later does not reach it."""
+    settings = load_settings(PROJECT / "params.yaml")
+    plan = settings.campaign.model_dump(mode="json") | {"ceiling": False}
+    folder = Folder(tmp_path / "real")
+    cache = tmp_path / "cache"
+    create(folder, PROJECT, plan, cache)
+    create(folder, PROJECT, plan, cache)
+    made = load_settings(folder.workspace / "params.yaml")
+    assert made.launch.traffic_share == 0.5
+    assert "high: 1.01" in (folder.workspace / "gate_rules.yaml").read_text()
+    assert "high: 0.65" in (PROJECT / "gate_rules.yaml").read_text()
+    assert Repo(folder.workspace).cache.local.path == str(cache)
+    with pytest.raises(CampaignError, match="other settings"):
+        create(folder, PROJECT, plan | {"launches": 3}, cache)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("do not touch")
+    with pytest.raises(CampaignError, match="no campaign"):
+        create(Folder(tmp_path / "mine"), PROJECT, plan, cache)

@@ -1,0 +1,107 @@
+"""The campaign's document and its texts, from handmade records and real panels of planted replies."""
+
+import pytest
+
+from flywheel_tasks.campaign import panels, text
+from flywheel_tasks.campaign.page import write
+from flywheel_tasks.campaign.table import document
+from flywheel_tasks.simulation.panel import measure
+from flywheel_tasks.storage.documents import read_json
+from tests.campaign.handmade import BAD, GOOD, analysis, make_campaign, reason, record
+from tests.pages import parsed
+from tests.simulation.replies import PoolSampler
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory):
+    """Two launches, one good and one bad; between them one that only the ceiling blocked, and one over-optimised."""
+    found = [
+        record(1),
+        record(2, champion="b", candidate="c", reasons=[reason()], tested=analysis(-3.0, "inconclusive")),
+        record(
+            3,
+            champion="b",
+            candidate="a",
+            reasons=[reason(), reason("evaluate.production.templated.candidate", 0.4, ("max", 0.2))],
+            hard=True,
+            tested=analysis(-20.0, "reject"),
+        ),
+        record(4, champion="b", candidate="a", tested=analysis(-9.0, "reject"), decision="rolled_back"),
+    ]
+    return make_campaign(tmp_path_factory.mktemp("table") / "tried", found)
+
+
+def test_launches_and_true_gain_are_counted_over_launched_generations_only(campaign):
+    found = document(campaign)
+    assert (found["launches"], found["over"]) == (2, True)
+    rows = {row["metric"]: row for row in found["paper"] + found["ours"]}
+    assert rows["launches with positive lift"]["last"] == "1 of 2"
+    assert rows["launches with positive true lift (surely)"]["last"] == "1 of 2 (1)"
+    assert rows["over-optimised launches"]["last"] == "0"
+    assert rows["engagement depth, best launch"]["last"]["value"] == 5.0
+    assert rows["cooperation"]["last"]["value"] is None, "what nobody judges is not measured"
+    gains = [row["true_gain"]["value"] for row in found["generations"]]
+    assert gains[0] > 1
+    assert gains[1] == 0
+    assert gains[3] == -gains[0]
+
+
+def test_champions_follow_the_decisions(campaign):
+    champions = document(campaign)["champions"]
+    assert [c["model"] for c in champions] == ["model-a", "g0001", "g0001"]
+    assert champions[0]["since_base"]["value"] == 0
+    assert champions[2]["since_base"]["value"] > 1
+    assert champions[0]["all"]["false_refusal"]["value"] == 1.0
+    assert champions[1]["all"]["false_refusal"]["value"] == 0.0
+
+
+def test_the_ceiling_answers_for_what_it_alone_blocked(campaign):
+    found = document(campaign)["ceiling"]
+    assert found["generations"] == ["g0002"]
+    assert (found["harmful"], found["harmless"], found["limit"]) == (0, 1, 0.65)
+    assert found["mean_lift_percent"] == {"g0002": -3.0}
+    assert "blocked g0002" in text.ceiling_sentence(found)
+
+
+def test_without_the_ceiling_what_was_launched_above_it_is_named(tmp_path):
+    high = record(1)
+    high["win_rate"]["pointwise"]["user"]["value"] = 0.71
+    campaign = make_campaign(tmp_path / "open", [high], {"ceiling": False})
+    found = document(campaign)["ceiling"]
+    assert (found["generations"], found["harmful"]) == (["g0001"], 0)
+    assert "launched at or above it" in text.ceiling_sentence(found)
+
+
+def test_texts_name_the_counterfactual_and_the_people(campaign):
+    found = document(campaign)
+    write(campaign.results, found, {"no_rl": found})
+    markdown = (campaign.results / "campaign.md").read_text()
+    hard = "| g0003 (over-optimised on purpose) | blocked, declined | 70% / 70% | -20.0% (-24.0 to -16.0) (counter"
+    assert hard in markdown
+    assert "All people of this campaign are simulated." in markdown
+    assert "| no_rl | 4 | 2 |" in markdown
+    assert read_json(campaign.results / "campaign.json")["simulated"] is True
+    page = parsed((campaign.results / "campaign.html").read_text())
+    assert page.links == []
+    assert "polyline" in page.seen
+
+
+def test_an_empty_campaign_has_a_table_too(tmp_path):
+    campaign = make_campaign(tmp_path / "new", [])
+    found = document(campaign)
+    write(campaign.results, found, {})
+    assert found["champions"] == []
+    assert "0 of 2 launches" in (campaign.results / "campaign.md").read_text()
+
+
+def test_a_gain_is_paired_and_refuses_another_panel():
+    good, bad = (measure(PoolSampler(pool), 4) for pool in (GOOD, BAD))
+    assert panels.gain(good, good) == panels.gain(bad, bad)
+    assert panels.gain(bad, good)["low"] > 0
+    with pytest.raises(ValueError, match="did not ask both"):
+        panels.gain(good, measure(PoolSampler(GOOD), 5))
+
+
+def test_variety_is_the_share_of_different_word_pairs():
+    assert panels.variety([{"reply": "a b a b"}]) == pytest.approx(2 / 3)
+    assert panels.variety([{"reply": "One"}]) is None
