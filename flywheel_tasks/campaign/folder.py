@@ -192,6 +192,7 @@ def create(folder: Folder, source: Path, plan: Mapping[str, Any], cache: Path) -
     for change in (plan["overoptimise"], *plan["ablations"].values(), {}):  # a wrong one is an error now
         write_settings(folder, plan["overlay"], change)
     runner.dvc(folder.workspace, "init", "--no-scm", "--quiet", quiet=True)
-    config = f'[core]\n    analytics = false\n[cache]\n    dir = "{cache.resolve()}"\n    type = "reflink,hardlink,copy"\n'
+    core = "[core]\n    no_scm = true\n    analytics = false\n"
+    config = f'{core}[cache]\n    dir = "{cache.resolve()}"\n    type = "reflink,hardlink,copy"\n'
     (folder.workspace / ".dvc/config").write_text(config, encoding="utf-8")
     write_json(plan, folder.plan)

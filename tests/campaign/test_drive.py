@@ -200,7 +200,8 @@ def test_the_projects_campaign_can_be_made(tmp_path):
     assert made.launch.traffic_share == 0.5
     assert "high: 1.01" in (folder.workspace / "gate_rules.yaml").read_text()
     assert "high: 0.65" in (PROJECT / "gate_rules.yaml").read_text()
-    assert Repo(folder.workspace).cache.local.path == str(cache)
+    with Repo(folder.workspace) as repo:
+        assert repo.cache.local.path.startswith(str(cache)), repo.cache.local.path
     with pytest.raises(CampaignError, match="other settings"):
         create(folder, PROJECT, plan | {"launches": 3}, cache)
     (tmp_path / "mine").mkdir()
