@@ -22,7 +22,7 @@ from flywheel_tasks.online.approval import POLICY, VERDICT, registry_of
 from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.local import run_generation
-from flywheel_tasks.pipeline.stage import die_with_parent
+from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.settings import Campaign
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json

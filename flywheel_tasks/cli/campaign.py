@@ -41,7 +41,7 @@ def _begun(folder: Any) -> Any:
 def _drive(folder: Any) -> None:
     """Run a campaign in a process whose code is the campaign's own copy."""
     from flywheel_tasks.campaign.drive import environment
-    from flywheel_tasks.pipeline.stage import die_with_parent
+    from flywheel_tasks.pipeline.process import die_with_parent
 
     command = [sys.executable, "-m", "flywheel_tasks.cli", "campaign", "drive", str(folder.home)]
     done = subprocess.run(
@@ -79,7 +79,7 @@ def drive(home: Path) -> None:
     from flywheel_tasks.campaign.drive import run as go
     from flywheel_tasks.campaign.page import write
     from flywheel_tasks.campaign.table import document
-    from flywheel_tasks.pipeline.stage import die_with_parent
+    from flywheel_tasks.pipeline.process import die_with_parent
 
     die_with_parent()
     place = _begun(_home(Path(), home))
