@@ -1,6 +1,6 @@
 """Candidate replies a second: the project's sampler against ``model.generate`` on the same prompts.
 
-Run: ``python benchmarks/candidate_generation.py --model models/base``
+Run: ``python -m benchmarks.candidate_generation --model models/base``; the target is 1.5 times the tokens a second.
 """
 
 import time
@@ -20,7 +20,7 @@ from flywheel_tasks.settings import Compute, load_settings
 _TEXT = "so I walked along the river this morning and thought about our garden, my old job and you"
 
 
-def _prompts(count: int, seed: int) -> list[tuple[Card, list[Turn]]]:
+def chats(count: int, seed: int) -> list[tuple[Card, list[Turn]]]:
     """Chats of random length, in an order that has nothing to do with it, as traffic has."""
     random = np.random.default_rng(seed)
     card = Card(
@@ -29,14 +29,14 @@ def _prompts(count: int, seed: int) -> list[tuple[Card, list[Turn]]]:
         ("a retired sea captain", "dry humour", "loves maps"),
         ("Answer in at most two sentences.", "Never use emoji."),
     )
-    chats = []
+    found = []
     for _ in range(count):
         turns: list[Turn] = []
         for number in range(2 * int(random.integers(0, 3)) + 1):
             text = " ".join(random.choice(_TEXT.split(), size=int(random.integers(4, 25))))
             turns.append({"role": "assistant" if number % 2 else "user", "content": text})
-        chats.append((card, turns))
-    return chats
+        found.append((card, turns))
+    return found
 
 
 def _plain(sampler: Sampler, rows: list[list[int]], n: int) -> int:
@@ -89,7 +89,7 @@ def main(
     )
     rows = [
         prompt_ids(sampler.tokenizer, card, turns, settings.prompt.max_tokens)
-        for card, turns in _prompts(prompts, 1)
+        for card, turns in chats(prompts, 1)
     ]
     mean = np.mean([len(row) for row in rows])
     print(f"{prompts} prompts of {mean:.0f} tokens on average, {candidates} replies each")
