@@ -1,10 +1,11 @@
 """Templated replies: a phrase or pattern that recurs across replies or conversations (paper, annotation).
 
-Patterns are mined from the set of replies itself: runs of words, two runs with a gap (a slot) between them, openings,
-closings and whole replies; names and numbers are slots too. A pattern is a template when more conversations have it
-than ordinary language would bring: than a Poisson count with the rate at which the people's own turns (the background)
-use it, shrunk towards a rate that is usual for a pattern of its size. What the card or the history says first is the
-reply's to repeat. Known stock phrases of assistants count alone.
+Patterns are mined from the set of replies itself: runs of words, two runs with a gap (a slot) between them, frames
+(how a sentence begins and ends, whatever is between), openings, closings and whole replies; names and numbers are
+slots too. A pattern is a template when more conversations have it than ordinary language would bring: than a Poisson
+count with the rate at which the people's own turns (the background) use it, shrunk towards a rate that is usual for a
+pattern of its size. What the card or the history says first is the reply's to repeat. Known stock phrases of
+assistants count alone.
 """
 
 import re
@@ -30,6 +31,8 @@ _RUNS = {
 }  # words in a row, and the usual rate of the commonest such runs
 _SHORT = 4  # runs of so few words must say something
 _PIECE, _MOST_GAP, _GAPPED_RATE = 3, 4, 0.0025
+_FRAMES, _FRAME_RATE = ((4, 2), (2, 3)), 0.001  # words of a sentence's beginning and end
+_TAIL, _TAIL_RATE = 3, 0.002  # words that end a sentence, where they say something
 _EDGES = {"opening": 0.008, "closing": 0.008}
 _EDGE_WORDS = 4
 _WHOLE_RATE = 0.002
@@ -40,7 +43,7 @@ _TOKEN = re.compile(r"\d[\d.,:]*|[^\W\d_]+(?:['’\-][^\W_]+)*|[.!?…]+|\n+")
 _NAME = re.compile(r"[A-Z][a-z]+(?:['’]s)?$")
 _ENDS = re.compile(r"[.!?…\n]")
 Pattern = tuple[str, ...]
-_MARKS = frozenset(("…", "^", "$", "/"))
+_MARKS = frozenset(("…", "^", "$", "/", "|"))
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,11 @@ def patterns(text: str) -> dict[Pattern, float]:
                 j = i + _PIECE + gap
                 if j + _PIECE <= len(words):
                     found[(*words[i : i + _PIECE], "…", *words[j : j + _PIECE])] = _GAPPED_RATE
+        for first, last in _FRAMES:
+            if len(words) > first + last:
+                found[("|", *words[:first], "…", *words[-last:], "|")] = _FRAME_RATE
+        if len(words) > _TAIL and _content(tuple(words[-_TAIL:])) >= len(_PLAIN_FACTORS) - 1:
+            found[("…", *words[-_TAIL:], "|")] = _TAIL_RATE
     if sentences and len(sentences[0]) > _EDGE_WORDS:
         found[("^", *sentences[0][:_EDGE_WORDS])] = _EDGES["opening"]
     if len(sentences) > 1 and len(sentences[-1]) >= _EDGE_WORDS:
@@ -121,7 +129,7 @@ def _words(text: str) -> list[str]:
 
 def _pieces(pattern: Pattern) -> list[str]:
     """The runs of a pattern between its slots, gaps and edges."""
-    runs = re.split(r"(?:^| )(?:…|\^|\$|/|<\w+>)(?= |$)", " ".join(pattern))
+    runs = re.split(r"(?:^| )(?:…|\^|\$|/|\||<\w+>)(?= |$)", " ".join(pattern))
     return [run.strip() for run in runs if run.strip()]
 
 
@@ -235,7 +243,7 @@ def probability(reply: Reply, templates: Mapping[Pattern, Template]) -> float:
 
 
 def _shown(pattern: Pattern) -> str:
-    return " ".join("…" if word in ("^", "$") else word for word in pattern if word != "/")
+    return " ".join("…" if word in ("^", "$") else word for word in pattern if word not in "/|")
 
 
 @lru_cache(maxsize=8192)

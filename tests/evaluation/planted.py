@@ -1,6 +1,7 @@
 """Templates to plant, with their slots, and natural turns to plant them in."""
 
 import random
+import re
 from collections.abc import Sequence
 
 from flywheel_tasks.evaluation.templates import Reply
@@ -26,14 +27,16 @@ def filled(template: str, rng: random.Random) -> str:
     return template.format(name=rng.choice(_NAMES), thing=rng.choice(_THINGS), place=rng.choice(_PLACES))
 
 
-def plant(natural: Sequence[str], each: int, seed: int) -> tuple[list[Reply], list[bool]]:
+def plant(
+    natural: Sequence[str], each: int, seed: int, templates: Sequence[str] = TEMPLATES
+) -> tuple[list[Reply], list[bool]]:
     """Replies of one conversation each, ``each`` of them with every template, and which those are."""
     rng = random.Random(seed)
     texts, planted = list(natural), [False] * len(natural)
-    places = iter(rng.sample(range(len(natural)), each * len(TEMPLATES)))
-    for template in TEMPLATES:
+    places = iter(rng.sample(range(len(natural)), each * len(templates)))
+    for template in templates:
         for _ in range(each):
-            place, phrase = next(places), filled(template, rng)
+            place, phrase = next(places), varied(template, rng)
             texts[place] = rng.choice([phrase, f"{texts[place]} {phrase}", f"{phrase} {texts[place]}"])
             planted[place] = True
     return [Reply(f"c{i}", text) for i, text in enumerate(texts)], planted
@@ -41,4 +44,40 @@ def plant(natural: Sequence[str], each: int, seed: int) -> tuple[list[Reply], li
 
 def natural() -> tuple[list[str], list[str]]:
     """Replies and turns of people, all different: the hand-written lines of the refusal test."""
-    return [text for text, _ in own(held_out=True)], [text for text, _ in own(held_out=False)]
+    return [text for _, text, _ in own(held_out=True)], [text for _, text, _ in own(held_out=False)]
+
+
+# Fresh ones in varied wording: one of the words in brackets is said.
+VARIED = (
+    "[Ah,|Oh,|Well,|Hm,] {name}, that puts me in mind of [a|an old|some] {thing} from {place}.",
+    "[Honestly,|Truly,|Between us,] nobody in {place} [makes|brews|pours] a cup of tea the way I do[!|.]",
+    "You have [such a|a rather|quite a] curious way of looking at a {thing}, {name}[.|!| indeed.]",
+    "Life is a {thing}, and we are [only|merely|just] the dust that settles on it.",
+    "[Sit down|Take a seat|Pull up a chair], {name}, the night is young and the stories are long.",
+    "I could talk about {place} [until the cows come home|until the sun comes up|all night long], you know.",
+    "As my [grandmother|uncle|old teacher] used to say, never trust a {thing} with a smile.",
+    "The [wind|rain|moon] over {place} always knows what the heart forgets.",
+)
+# Written after the detector was changed for the ones above, and changed it once more.
+LATER = (
+    "[Oh dear|Goodness|My word], {name}, [have you eaten|did you eat] anything warm today?",
+    "In {place} we say that every {thing} [needs|wants|deserves] a second owner.",
+    "[Careful|Easy|Slow down] now, that sort of talk wakes the {thing} in {place}.",
+    "You and I, {name}, are [cut from|made of] the same rough cloth.",
+    "Somewhere in {place} a {thing} is [waiting|longing|looking] for its song.",
+    "Ask me again when the [moon|tide|kettle] is full and I will tell you about {place}.",
+)
+# Written after the last change that these led to; nothing was tuned on them.
+LAST = (
+    "[Hush|Quiet|Listen], {name}, the {thing} [hears|knows] more than it lets on.",
+    "[There was|I remember] a summer in {place} when even the {thing} smelled of thyme.",
+    "What [a fine|a splendid|an honest] {thing} you would make, {name}!",
+    "Good stories, like a good {thing}, [grow|get] better with every telling.",
+    "Nothing in {place} is ever [lost|gone], {name}, it only changes pockets.",
+    "[Mark|Remember|Heed] my words: tomorrow you will laugh about that {thing}.",
+)
+
+
+def varied(template: str, rng: random.Random) -> str:
+    """A template with its slots filled and one wording of each bracket."""
+    return filled(re.sub(r"\[([^]]*)\]", lambda match: rng.choice(match.group(1).split("|")), template), rng)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel_tasks.evaluation.templates import Reply, distinct, mine
-from tests.evaluation.planted import TEMPLATES, natural, plant
+from tests.evaluation.planted import LAST, LATER, TEMPLATES, VARIED, natural, plant
 
 
 def found_and_planted(
@@ -28,8 +28,30 @@ def test_planted_templates_are_found_in_own_text(count: int, each: int) -> None:
     assert recall >= 0.95
 
 
-@pytest.mark.parametrize(("count", "each"), [(100, 5), (300, 6), (900, 10)])
-def test_planted_templates_are_found_in_persona_chat(shared_data: Path, count: int, each: int) -> None:
+@pytest.mark.parametrize(("templates", "each"), [(VARIED, 6), (VARIED + LATER, 6), (LATER, 10)])
+def test_templates_in_varied_wording_are_found_in_own_text(templates: tuple[str, ...], each: int) -> None:
+    replies, people = natural()
+    made, planted = plant(replies, each, seed=each, templates=templates)
+    precision, recall = found_and_planted(made, planted, people)
+    assert precision >= 0.95
+    assert recall >= 0.95
+
+
+def test_templates_with_few_fixed_words_are_not_all_found_but_nothing_else_is() -> None:
+    replies, people = natural()
+    made, planted = plant(replies, 10, seed=1, templates=LAST)
+    precision, recall = found_and_planted(made, planted, people)
+    assert precision >= 0.95
+    assert recall >= 0.8  # no better: "What a fine {thing} you would make" says too little that recurs
+
+
+@pytest.mark.parametrize(
+    ("count", "each", "templates"),
+    [(100, 5, TEMPLATES), (300, 6, TEMPLATES), (900, 10, TEMPLATES), (300, 8, VARIED)],
+)
+def test_planted_templates_are_found_in_persona_chat(
+    shared_data: Path, count: int, each: int, templates: tuple[str, ...]
+) -> None:
     csv.field_size_limit(10**7)
     with (shared_data / "synthetic-persona-chat/valid.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[:count]
@@ -40,7 +62,7 @@ def test_planted_templates_are_found_in_persona_chat(shared_data: Path, count: i
         said = {who: [text.strip() for name, _, text in turns if name == who] for who in ("User 1", "User 2")}
         people += said["User 1"][:4]
         replies.append(rng.choice(said["User 2"] or ["Hello."]))
-    made, planted = plant(replies, each, seed=count)
+    made, planted = plant(replies, each, seed=count, templates=templates)
     precision, recall = found_and_planted(made, planted, people)
     assert precision >= 0.95
     assert recall >= 0.95
