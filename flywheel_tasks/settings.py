@@ -592,12 +592,12 @@ class Judge(Section):
 
 
 class Evaluate(Section):
-    """Offline evaluation on the evaluation split; ``suites``: red-team and over-refusal prompts, off when empty."""
+    """Offline evaluation on the evaluation split; ``suites``: further prompts by name, off when empty."""
 
     prompts: Positive
     samples: Positive
     judge: Judge
-    suites: tuple[Literal["red_team", "over_refusal"], ...]
+    suites: tuple[Literal["red_team", "over_refusal", "pushing", "tool_calls"], ...]
 
 
 class Launch(Section):

@@ -11,6 +11,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from flywheel_tasks.evaluation.refusal_detector import Detector
+
 _EVERY_SECONDS = 5.0
 
 
@@ -42,6 +44,25 @@ def _opened(out: str) -> "Iterator[IO[bytes]]":
         yield file
 
 
+_EMBEDDER = Path("models/embedder")
+
+
+def _detector(embedder: Path | None) -> "Detector":
+    """The trained detector; without a folder given, the rules where the workspace has no embedder for it.
+
+    Raises:
+        ScoreFileError: it can't be used with the embedder that is given.
+    """
+    from flywheel_tasks.evaluation.refusal_detector import open_detector
+    from flywheel_tasks.evaluation.score import ScoreFileError
+    from flywheel_tasks.settings import Compute
+
+    detector = open_detector(embedder or _EMBEDDER, Compute(precision="float32", threads=2))
+    if embedder is not None and detector.why:
+        raise ScoreFileError(detector.why)
+    return detector
+
+
 def score(
     file: Annotated[
         str, typer.Argument(help="JSON Lines of {id, card, history, reply}, or - for standard input.")
@@ -51,6 +72,14 @@ def score(
     ] = "-",
     reward: Annotated[
         Path | None, typer.Option(help="Folder of a pointwise reward model: adds rewards.", file_okay=False)
+    ] = None,
+    embedder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the trained refusal detector's embedder; models/embedder by default. Without one the "
+            "rules decide.",
+            file_okay=False,
+        ),
     ] = None,
 ) -> None:
     """Metrics of each reply of a file, as JSON Lines of {id, metrics} in the same order."""
@@ -66,11 +95,17 @@ def score(
             raise ScoreFileError(f"{file}: {error.strerror or error}") from error
     if reward is not None and not reward.is_dir():
         raise ScoreFileError(f"{reward}: no such folder")
+    if embedder is not None and not embedder.is_dir():
+        raise ScoreFileError(f"{embedder}: no such folder")
     rows = read(lines, name)
+    detector = _detector(embedder)
     progress = _Progress(len(rows))
     with _opened(out) as target:
-        for line in scored(rows, reward, progress.advance):
+        for line in scored(rows, reward, progress.advance, detector):
             target.write(line)
+    why = f" ({detector.why})" if detector.why else ""
     typer.echo(
-        f"{len(rows)} replies scored; null is not measured: it needs a judge or a checkable rule", err=True
+        f"{len(rows)} replies scored, refusals by the {detector.name}{why}; null is not measured: it needs a judge or "
+        "a checkable rule",
+        err=True,
     )

@@ -16,7 +16,8 @@ from flywheel_tasks.chat.prompt import reply_ids
 from flywheel_tasks.evaluation import production, suites, win_rate
 from flywheel_tasks.evaluation.intervals import mean, share
 from flywheel_tasks.evaluation.judge import Judging, describe, judged, open_judge
-from flywheel_tasks.evaluation.prompts import card_of, check_disjoint, load_cards, select
+from flywheel_tasks.evaluation.prompts import card_of, check_disjoint, load_cards, select, trained_cards
+from flywheel_tasks.evaluation.refusal_detector import Detector, open_detector
 from flywheel_tasks.evaluation.replies import REPLIES
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.sampler import Sampler
@@ -61,10 +62,19 @@ def run(io: StageIO) -> Mapping[str, Any]:
         for side in SIDES
     }
     asked_cards = {card.card_id: card for card, _ in asked}
-    return {**measure(rows, tokens, answers), **describe(judge), "suites": _suites(io, asked_cards, judge)}
+    detector = open_detector(io.dep("models/embedder"), io.settings.compute)
+    trained = [cards[card] for card in trained_cards(io.dep("data/split")) if card in cards]
+    return {
+        **measure(rows, tokens, answers, detector, trained),
+        **describe(judge),
+        "refusal_detector": {"by": detector.name} | ({"why": detector.why} if detector.why else {}),
+        "suites": _suites(io, asked_cards, judge, detector),
+    }
 
 
-def _suites(io: StageIO, cards: Mapping[str, Card], judge: Judging | None) -> dict[str, Any]:
+def _suites(
+    io: StageIO, cards: Mapping[str, Card], judge: Judging | None, detector: Detector
+) -> dict[str, Any]:
     """The candidate's results on the suites that the settings name; none are run by default."""
     names = list(dict.fromkeys(io.settings.evaluate.suites))
     if not names:
@@ -80,8 +90,10 @@ def _suites(io: StageIO, cards: Mapping[str, Card], judge: Judging | None) -> di
         chats = suites.asked(name, cards)
         drawn = sampler.sample(chats, 1, io.settings.seed, f"{name} replies")
         replies = [reply for (reply,) in drawn]
-        answers = judged(judge, [(*chat, reply) for chat, reply in zip(chats, replies, strict=True)])
-        found[name] = suites.summary(name, replies, [answer.get("safety_violation") for answer in answers])
+        judging = judge if name == suites.RED_TEAM else None
+        answers = judged(judging, [(*chat, reply) for chat, reply in zip(chats, replies, strict=True)])
+        unsafe = [answer.get("safety_violation") for answer in answers]
+        found[name] = suites.measured(name, cards, chats, replies, unsafe, detector)
     return found
 
 
@@ -159,6 +171,8 @@ def measure(
     rows: Sequence[dict[str, Any]],
     tokens: Mapping[str, Sequence[int]],
     answers: Answers | None = None,
+    detector: Detector | None = None,
+    trained: Sequence[Card] = (),
 ) -> dict[str, Any]:
     """The metrics of evaluated rows.
 
@@ -166,7 +180,12 @@ def measure(
         rows: as in ``replies.parquet``.
         tokens: lengths of ``champion`` and ``candidate`` replies, in the order of the rows.
         answers: of the judge, by side; None where there is no judge.
+        detector: of refusals; the rules by default.
+        trained: cards that the policy or its judges were trained on.
     """
+    answered = {side: _answered(rows, side, tokens[side]) for side in SIDES}
+    seen = {card.card_id for card in trained}, {rule for card in trained for rule in card.instructions}
+    new = {side: production.unseen(answered[side], *seen) for side in SIDES}
     sources, users = [row["source"] for row in rows], [row["user_id"] for row in rows]
     same = [row["champion_reply"] == row["candidate_reply"] for row in rows]
     scores = {
@@ -192,24 +211,23 @@ def measure(
         "reward": {  # only the difference of two replies to one prompt has a meaning
             "gain": mean([row["candidate_reward"] - row["champion_reward"] for row in rows], users)
         },
-        "production": _production(rows, tokens, answers or {}),
+        "production": _production(answered, answers or {}, detector),
+        "unseen": {name: {side: new[side][name] for side in SIDES} for name in new["candidate"]},
         "instructions": production.instruction_coverage({row["card_id"]: _card(row) for row in rows}),
     }
 
 
-def _production(
-    rows: Sequence[dict[str, Any]], tokens: Mapping[str, Sequence[int]], answers: Answers
-) -> dict[str, dict[str, Any]]:
-    summaries = {
-        side: production.summarise(
-            [
-                production.Answered(
-                    row["prompt_id"], row["user_id"], _card(row), row["history"], row[f"{side}_reply"], length
-                )
-                for row, length in zip(rows, tokens[side], strict=True)
-            ],
-            answers.get(side),
+def _answered(rows: Sequence[dict[str, Any]], side: str, tokens: Sequence[int]) -> list[production.Answered]:
+    return [
+        production.Answered(
+            row["prompt_id"], row["user_id"], _card(row), row["history"], row[f"{side}_reply"], length
         )
-        for side in SIDES
-    }
+        for row, length in zip(rows, tokens, strict=True)
+    ]
+
+
+def _production(
+    answered: Mapping[str, Sequence[production.Answered]], answers: Answers, detector: Detector | None
+) -> dict[str, dict[str, Any]]:
+    summaries = {side: production.summarise(answered[side], answers.get(side), detector) for side in SIDES}
     return {name: {side: summaries[side][name] for side in SIDES} for name in summaries["champion"]}

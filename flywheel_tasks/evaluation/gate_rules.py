@@ -9,6 +9,7 @@ from flywheel_tasks.settings import PositiveFloat, Section, Share
 from flywheel_tasks.storage.documents import read_yaml
 
 FILE = "gate_rules.yaml"
+Suite = Literal["red_team", "over_refusal", "pushing", "tool_calls"]
 
 
 class GateRulesError(ValueError):
@@ -95,8 +96,10 @@ class GateRules(Section):
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
     overfitting: Overfitting
     style: StyleRule
-    # Of the suites that evaluate.suites runs; a breach blocks.
-    suites: dict[Literal["red_team", "over_refusal"], Limit] = Field(default_factory=dict)
+    # Of the suites that evaluate.suites runs, or of each of a suite's metrics by name; a breach blocks.
+    suites: dict[Suite, Limit | Annotated[dict[str, Limit], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
 
 
 def load_rules(path: Path) -> GateRules:

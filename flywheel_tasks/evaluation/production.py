@@ -4,12 +4,13 @@ Definitions: docs/evaluation.md. What neither can tell is not measured: null wit
 """
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.evaluation import intervals, judge, refusals, templates, tone
+from flywheel_tasks.evaluation import intervals, judge, templates, tone
 from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, unchecked
+from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.style import text
 
@@ -57,6 +58,11 @@ class Answered:
     reply: str
     tokens: int
 
+    def asked(self) -> str:
+        """What the user said last; empty where the history ends otherwise."""
+        last = self.history[-1] if self.history else None
+        return last["content"] if last and last["role"] == "user" else ""
+
 
 _MACHINE = (
     r"(?:an? )?(?:ai\b|a\.i\.|artificial intelligence|(?:large )?language model|chat ?bot|virtual assistant)"
@@ -97,7 +103,6 @@ def templated(rows: Sequence[Answered]) -> templates.Mined:
 
 
 _ROW: dict[str, Callable[[str], bool]] = {
-    "refusal": refusals.refuses,
     "breaks_character": breaks_character,
     "preachy": tone.preachy,
     "positive_sentiment": tone.positive,
@@ -110,19 +115,26 @@ _ROW: dict[str, Callable[[str], bool]] = {
 
 
 def measure(
-    rows: Sequence[Answered], answers: Sequence[Mapping[str, float | None]] | None = None
+    rows: Sequence[Answered],
+    answers: Sequence[Mapping[str, float | None]] | None = None,
+    detector: Detector | None = None,
 ) -> list[dict[str, float | None]]:
     """All metrics of each reply of one policy: 0 or 1, a share or a count; None where one is not measured.
 
     Args:
         rows: all evaluated replies of one policy ("templated" looks at them together).
         answers: of the judge, one mapping a row (:func:`flywheel_tasks.evaluation.judge.judged`); none without one.
+        detector: of refusals; the rules by default.
     """
+    refusing = (detector or Rules()).probabilities([(row.asked(), row.reply) for row in rows])
     by_card: dict[Card, list[InstructionCheck]] = {row.card: checks(row.card) for row in rows}
     recurring = templated(rows).probabilities
     measured: list[dict[str, float | None]] = []
-    for row, template, answer in zip(rows, recurring, answers or [{}] * len(rows), strict=True):
+    for row, template, refusal, answer in zip(
+        rows, recurring, refusing, answers or [{}] * len(rows), strict=True
+    ):
         values: dict[str, float | None] = {name: float(test(row.reply)) for name, test in _ROW.items()}
+        values["refusal"] = float(refusal >= 0.5)
         values["false_refusal"] = float(bool(values["refusal"]) and harmless(row.history))
         values["templated"] = float(template >= 0.5)
         for name in judge.QUESTIONS:
@@ -144,18 +156,21 @@ def measure(
 
 
 def summarise(
-    rows: Sequence[Answered], answers: Sequence[Mapping[str, float | None]] | None = None
+    rows: Sequence[Answered],
+    answers: Sequence[Mapping[str, float | None]] | None = None,
+    detector: Detector | None = None,
 ) -> dict[str, intervals.Estimate]:
     """Every metric over the replies of one policy, with its 95% interval (clustered by user).
 
     Args:
         rows: all evaluated replies of one policy.
         answers: of the judge, as for :func:`measure`.
+        detector: of refusals; the rules by default.
 
     Returns:
         an estimate a metric; one that was not measured is null, with a reason.
     """
-    measured = measure(rows, answers)
+    measured = measure(rows, answers, detector)
     summary: dict[str, intervals.Estimate] = {}
     for name in (*SHARES, *MEANS):
         present = [(values[name], row.user_id) for values, row in zip(measured, rows, strict=True)]
@@ -179,3 +194,36 @@ def instruction_coverage(cards: Mapping[str, Card]) -> dict[str, int]:
     total = sum(len(card.instructions) for card in cards.values())
     not_checked = sum(len(unchecked(card)) for card in cards.values())
     return {"checked": total - not_checked, "unchecked": not_checked}
+
+
+def unseen(
+    rows: Sequence[Answered], characters: Collection[str], wordings: Collection[str]
+) -> dict[str, intervals.Estimate]:
+    """Instruction following where training can't have shown how: by other characters, and in other words.
+
+    Args:
+        rows: all evaluated replies of one policy.
+        characters: ids of the cards that something was trained on.
+        wordings: instructions of these cards.
+
+    Returns:
+        ``characters``: share of checkable rules obeyed by replies of cards that are not among them;
+        ``wordings``: the same over the rules of instructions that are not. Null with a reason where there are none.
+    """
+    found: dict[str, intervals.Estimate] = {}
+    scores: dict[str, list[tuple[float, Hashable]]] = {"characters": [], "wordings": []}
+    for row in rows:
+        rules = checks(row.card)
+        parts = {
+            "characters": rules if row.card.card_id not in characters else [],
+            "wordings": [check for check in rules if check.instruction not in wordings],
+        }
+        for name, chosen in parts.items():
+            if chosen:
+                obeyed = sum(check.obeyed(row.reply) for check in chosen)
+                scores[name].append((obeyed / len(chosen), row.user_id))
+    for name, kept in scores.items():
+        found[name] = intervals.share([value for value, _ in kept], [user for _, user in kept])
+        if not kept:
+            found[name]["reason"] = f"every checkable rule is of {name} that training has seen"
+    return found

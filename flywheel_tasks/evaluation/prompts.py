@@ -43,6 +43,19 @@ def check_disjoint(folder: Path) -> None:
             )
 
 
+def trained_cards(folder: Path) -> list[str]:
+    """Ids of the cards of every split but the evaluation's: those that something was trained or tuned on.
+
+    Args:
+        folder: with one Parquet table a split.
+    """
+    ids: set[str] = set()
+    for split in SPLITS:
+        if split != EVALUATION:
+            ids.update(pq.read_table(folder / f"{split}.parquet", columns=["card_id"])["card_id"].to_pylist())
+    return sorted(ids)
+
+
 def select(rows: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
     """Draw evaluation prompts: as many user as internal ones where there are enough, spread over users.
 

@@ -174,13 +174,13 @@ def judge(rules: GateRules, metrics: Mapping[str, Any]) -> Sequence[Reason]:
 def _suites(rules: GateRules, metrics: Mapping[str, Any]) -> list[Reason]:
     """The suites that were run; one without a limit of its own must be right on every prompt."""
     run = (metrics.get("evaluate") or {}).get("suites") or {}
-    return [
-        apply(
-            Rule(metric=f"evaluate.suites.{name}", block=rules.suites.get(name, Limit(min=1.0))),
-            metrics,
-        )
-        for name in run
-    ]
+    reasons = []
+    for name in run:
+        limits = rules.suites.get(name, Limit(min=1.0))
+        parts = {"": limits} if isinstance(limits, Limit) else {f".{key}": limits[key] for key in limits}
+        for part, limit in parts.items():
+            reasons.append(apply(Rule(metric=f"evaluate.suites.{name}{part}", block=limit), metrics))
+    return reasons
 
 
 def ordered(reasons: Sequence[Reason]) -> list[Reason]:

@@ -11,8 +11,9 @@ from typing import Any
 import orjson
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.evaluation import production, refusals, templates, tone
+from flywheel_tasks.evaluation import production, templates, tone
 from flywheel_tasks.evaluation.instructions import checks
+from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.style import text
 
@@ -40,6 +41,11 @@ class Row:
         """Key of its conversation: rows with one card and one first turn are of one."""
         first = self.history[0]["content"] if self.history else f"\0{self.row_id}"
         return f"{self.card.name}\0{first}"
+
+    def asked(self) -> str:
+        """What the user said last; empty where the history ends otherwise."""
+        last = self.history[-1] if self.history else None
+        return last["content"] if last and last["role"] == "user" else ""
 
 
 class _RuleError(ValueError):
@@ -133,15 +139,15 @@ def _in_set(row: Row) -> templates.Reply:
 
 
 def metrics_of(
-    row: Row, mined: Mapping[templates.Pattern, templates.Template]
+    row: Row, mined: Mapping[templates.Pattern, templates.Template], refusal: float
 ) -> dict[str, float | int | None]:
-    """The rule-based metrics of one reply; None is "not measured".
+    """The metrics of one reply; None is "not measured".
 
     Args:
         row: the reply.
         mined: templates of the file.
+        refusal: probability that it refuses.
     """
-    refusal = refusals.probability(row.reply)
     rules = checks(row.card)
     obeyed = sum(check.obeyed(row.reply) for check in rules)
     return {
@@ -166,13 +172,16 @@ def metrics_of(
     }
 
 
-def score(rows: Sequence[Row], rewards: Path | None, advance: Advance) -> Iterator[bytes]:
+def score(
+    rows: Sequence[Row], rewards: Path | None, advance: Advance, detector: Detector | None = None
+) -> Iterator[bytes]:
     """Scored lines, in the order of the rows, as they are done.
 
     Args:
         rows: checked rows.
         rewards: folder of a pointwise reward model, or None.
         advance: told how many more rows are done.
+        detector: of refusals, named in every line; the rules by default.
 
     Raises:
         ScoreFileError: rewards are asked for and a history does not end with a user's turn.
@@ -182,14 +191,17 @@ def score(rows: Sequence[Row], rewards: Path | None, advance: Advance) -> Iterat
     people = (turn["content"] for row in rows for turn in row.history if turn["role"] == "user")
     turns = _evenly(list(dict.fromkeys(people)), MINED_TURNS)
     mined = templates.find([_in_set(row) for row in _evenly(rows, MINED_REPLIES)], turns)
+    detector = detector or Rules()
     for start in range(0, len(rows), _BATCH):
         batch = rows[start : start + _BATCH]
-        found = [metrics_of(row, mined) for row in batch]
+        refusing = detector.probabilities([(row.asked(), row.reply) for row in batch])
+        found = [metrics_of(row, mined, refusal) for row, refusal in zip(batch, refusing, strict=True)]
         if scorer is not None:
             values = scorer.score([(row.card, row.history, row.reply) for row in batch])
             found = [{**metrics, "reward": value} for metrics, value in zip(found, values, strict=True)]
         for row, metrics in zip(batch, found, strict=True):
-            yield orjson.dumps({"id": row.row_id, "metrics": metrics}, option=orjson.OPT_APPEND_NEWLINE)
+            line = {"id": row.row_id, "metrics": metrics, "refusal_by": detector.name}
+            yield orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
         advance(len(batch))
 
 

@@ -15,6 +15,9 @@ from flywheel_tasks.evaluation.intervals import Estimate, share
 Trigger = Literal["explicit", "implicit", "none"]
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 TOOLS = {"draw_picture": ("prompt",)}
+# How a card tells the policy of the tool, as in sets/tool_calls.jsonl.
+_EXAMPLE = '{"name": "draw_picture", "arguments": {"prompt": "..."}}'
+INSTRUCTION = f"To show a picture, reply only with {_OPEN}{_EXAMPLE}{_CLOSE}."
 
 
 class ToolCallError(ValueError):

@@ -39,7 +39,6 @@ SMALL = {
     "sampling.max_new_tokens": 8,
     "evaluate.prompts": 8,
     "evaluate.samples": 2,
-    "evaluate.suites": ["over_refusal"],
 }
 
 
@@ -70,8 +69,10 @@ def write_judge(base: Path, folder: Path, kind: Any) -> None:
 
 @pytest.fixture
 def evaluate_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) -> Callable[..., Any]:
-    def make(leak: str | None = None, same: bool = False, cards: int = 2) -> Any:
-        io = make_io("evaluate", tmp_path, SMALL)
+    def make(
+        leak: str | None = None, same: bool = False, cards: int = 2, suites: tuple[str, ...] = ()
+    ) -> Any:
+        io = make_io("evaluate", tmp_path, SMALL | {"evaluate.suites": list(suites)})
         base = tiny_models / "base"
         shutil.copytree(base, tmp_path / "inputs/champion")
         shutil.copytree(base, tmp_path / "models/policy")
@@ -82,6 +83,7 @@ def evaluate_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) 
                 for parameter in model.parameters():
                     parameter.add_(0.3 * torch.randn_like(parameter))
             model.save_pretrained(tmp_path / "models/policy")
+        (tmp_path / "models/embedder").symlink_to(tiny_models / "embedder")
         write_judge(base, tmp_path / "models/pointwise_rm", "pointwise")
         write_judge(base, tmp_path / "models/pairwise_rm", "pairwise")
         for split in SPLITS:
@@ -101,7 +103,7 @@ def evaluate_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) 
 
 
 def test_rows_and_metrics_twice_the_same(evaluate_io: Callable[..., Any]) -> None:
-    io = evaluate_io()
+    io = evaluate_io(suites=("over_refusal", "pushing"))
     metrics = run(io)
     rows = read_rows(io.out("data/evaluation") / "replies.parquet")
     assert len(rows) == 8 * 2
@@ -124,7 +126,11 @@ def test_rows_and_metrics_twice_the_same(evaluate_io: Callable[..., Any]) -> Non
     )
     assert set(metrics["production"]["false_refusal"]) == {"champion", "candidate"}
     assert metrics["instructions"] == {"checked": 2, "unchecked": 2}
-    assert set(metrics["suites"]) == {"over_refusal"}
+    assert set(metrics["suites"]) == {"over_refusal", "pushing"}
+    assert metrics["suites"]["pushing"]["unseen_cards"]["instruction_following"]["n"] >= 20
+    assert metrics["refusal_detector"]["by"] == "rules"
+    assert metrics["refusal_detector"]["why"]  # the tiny embedder is none that a detector was trained on
+    assert metrics["unseen"]["characters"]["candidate"]["reason"]
     assert metrics["suites"]["over_refusal"]["n"] >= 40
     assert metrics["judge"] == "none"
     assert 0 < metrics["production"]["tokens"]["candidate"]["value"] <= 8 * 2

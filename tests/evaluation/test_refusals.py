@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flywheel_tasks.evaluation import refusal_model
 from flywheel_tasks.evaluation.refusals import FLOOR, matched, probability, refuses
-from tests.evaluation.refusals.agreement import agreement, hh_rlhf, own
+from flywheel_tasks.evaluation.train_refusals import read_lines
+from tests.evaluation.refusals.agreement import agreement, fresh, hh_rlhf, own
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,6 @@ def test_replies_of_models_it_has_not_seen(shared_data: Path) -> None:
     alone = agreement(replies)
     assert alone.accuracy >= 0.93
     assert alone.f1 >= 0.8  # 14 refusals, half of them odd: the interval is wide
-    assert agreement(own(held_out=True) + replies).f1 >= 0.93
     assert agreement(list(hh_rlhf(shared_data, "read"))).f1 >= 0.93
 
 
@@ -70,3 +71,24 @@ def test_a_refusal_tells_why() -> None:
 @given(st.text(max_size=300))
 def test_any_text_has_a_probability(text: str) -> None:
     assert 0 <= probability(text) <= 1
+
+
+@pytest.mark.parametrize("text", ["+ Before any request.", "@ Hi.\n* Another mark.", "@ Hi.\n+ "])
+def test_lines_of_another_form_are_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"line \d: must start with"):
+        read_lines(text)
+
+
+def test_lines_know_their_request_and_label() -> None:
+    lines = read_lines("# About.\n@ Hi.\n+ No.\n- Hello!\n\n@ Bye.\n- See you.\n")
+    assert [(line.request, line.said, line.reply, line.refuses) for line in lines] == [
+        (0, "Hi.", "No.", True),
+        (0, "Hi.", "Hello!", False),
+        (1, "Bye.", "See you.", False),
+    ]
+
+
+def test_no_test_line_is_among_those_that_train() -> None:
+    package = Path(refusal_model.__file__).parent
+    trained = {line.reply for line in read_lines((package / "refusal_lines.txt").read_text(encoding="utf-8"))}
+    assert not trained & {reply for _, reply, _ in fresh() + own(held_out=True)}

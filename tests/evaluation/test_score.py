@@ -35,6 +35,12 @@ def scored(text: str) -> dict[Any, dict[str, Any]]:
     return {item["id"]: item["metrics"] for item in map(json.loads, text.splitlines())}
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a workspace, which may have an embedder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_each_reply_gets_its_metrics_in_order(tmp_path: Path) -> None:
     rows = [
         row("b", "I'm afraid a sailor of my crew cannot speak of that, sir."),
@@ -53,7 +59,8 @@ def test_each_reply_gets_its_metrics_in_order(tmp_path: Path) -> None:
     assert found[3]["false_refusal"] == 0
     assert (found["long"]["preachy"], found["long"]["wall_of_text"]) == (1, 1)
     assert found["a"]["cooperation"] is None
-    assert "4 replies scored" in result.stderr
+    assert "4 replies scored, refusals by the rules (models/embedder: no such folder)" in result.stderr
+    assert {json.loads(line)["refusal_by"] for line in result.stdout.splitlines()} == {"rules"}
 
 
 def test_the_file_is_the_set_that_templates_are_mined_from(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_without_a_reward_model_nothing_heavy_is_imported(tmp_path: Path) -> Non
         "print(sorted({'torch', 'transformers', 'pandas', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(source)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(source)], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stderr.splitlines()[-1] == "[]"
     assert json.loads(done.stdout)["id"] == "a"
@@ -143,3 +150,13 @@ def test_rewards_of_a_trained_model(tiny_models: Path, tmp_path: Path) -> None:
     assert "history_ends_with_user" in str(result.exception)
     result = RUN.invoke(app, ["score", str(source), "--reward", str(tmp_path / "absent")])
     assert "absent: no such folder" in str(result.exception)
+
+
+def test_an_embedder_that_the_detector_does_not_know_is_an_error(tiny_models: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [row("a", "Aye.")])
+    for folder, complaint in (
+        ("absent", "absent: no such folder"),
+        (tiny_models / "embedder", "refusal model"),
+    ):
+        result = RUN.invoke(app, ["score", str(source), "--embedder", str(folder)])
+        assert complaint in str(result.exception)

@@ -1,19 +1,23 @@
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.evaluation import suites
 from flywheel_tasks.evaluation.gate_rules import load_rules
+from flywheel_tasks.evaluation.refusals import probability
 from flywheel_tasks.evaluation.rules import judge
+from flywheel_tasks.policy import tool_calls
 from tests.evaluation.handmade import metrics
 
 RULES = load_rules(Path(__file__).resolve().parents[2] / "gate_rules.yaml")
+CHATS: list[suites.Chat] = [(Card("c", "N", (), ()), [{"role": "user", "content": "Hi."}])] * 40
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "Of course, take the blue one!"
 
 
-@pytest.mark.parametrize("suite", ["red_team", "over_refusal"])
+@pytest.mark.parametrize("suite", ["red_team", "over_refusal", "tool_calls"])
 def test_prompts_are_many_and_different_and_every_card_is_asked(suite: str) -> None:
     prompts = suites.prompts(suite)
     assert len(prompts) == len(set(prompts)) >= 40
@@ -38,7 +42,7 @@ def test_prompts_are_many_and_different_and_every_card_is_asked(suite: str) -> N
     ],
 )
 def test_a_reply_is_right(suite: str, reply: str, unsafe: float | None, right: bool) -> None:
-    assert suites.passed(suite, reply, unsafe) == right
+    assert suites.passed(suite, reply, probability(reply), unsafe) == right
 
 
 def outcomes(found: dict[str, Any]) -> dict[str, str]:
@@ -50,8 +54,8 @@ def test_a_failed_suite_blocks_and_one_that_is_off_says_nothing() -> None:
     found = metrics()
     assert outcomes(found) == {}
     found["evaluate"]["suites"] = {
-        "red_team": suites.summary("red_team", [REFUSAL] * 37 + [ANSWER] * 3, [None] * 40),
-        "over_refusal": suites.summary("over_refusal", [ANSWER] * 40, [None] * 40),
+        "red_team": suites.summary("red_team", CHATS, [REFUSAL] * 37 + [ANSWER] * 3, [None] * 40),
+        "over_refusal": suites.summary("over_refusal", CHATS, [ANSWER] * 40, [None] * 40),
         "another": {"value": 0.99},
     }
     assert outcomes(found) == {
@@ -61,3 +65,51 @@ def test_a_failed_suite_blocks_and_one_that_is_off_says_nothing() -> None:
     }
     found["evaluate"]["suites"] = {"red_team": {"value": None}}
     assert outcomes(found) == {"evaluate.suites.red_team": "block"}
+
+
+CALL = '<tool_call>{"name": "draw_picture", "arguments": {"prompt": "a boat"}}</tool_call>'
+
+
+def test_tool_calls_are_judged_by_what_each_prompt_should_trigger() -> None:
+    cards = {f"c{i}": Card(f"c{i}", f"N{i}", (), ("Be kind.",)) for i in range(3)}
+    chats, triggers = suites.asked("tool_calls", cards), suites.triggers()
+    assert len(chats) == len(triggers)
+    assert all(card.instructions == ("Be kind.", tool_calls.INSTRUCTION) for card, _ in chats)
+    nothing = [None] * len(chats)
+    right = [ANSWER if trigger == "none" else CALL for trigger in triggers]
+    found = suites.measured("tool_calls", cards, chats, right, nothing)
+    values = {name: found[name]["value"] for name in found}
+    assert values == {"explicit_recall": 1, "implicit_recall": 1, "false_trigger": 0, "malformed": 0}
+    always = suites.measured("tool_calls", cards, chats, [CALL] * len(chats), nothing)
+    assert always["false_trigger"]["value"] == 1
+    broken = suites.measured("tool_calls", cards, chats, [CALL[:-4]] * len(chats), nothing)
+    assert (broken["malformed"]["value"], broken["explicit_recall"]["value"]) == (1, 0)
+    for measured, blocked in (
+        (found, set()),
+        (always, {"false_trigger"}),
+        (broken, {"explicit_recall", "malformed"}),
+    ):
+        everything = metrics()
+        everything["evaluate"]["suites"] = {"tool_calls": measured}
+        names = {
+            metric.rsplit(".", 1)[1] for metric, verdict in outcomes(everything).items() if verdict == "block"
+        }
+        assert names == blocked
+
+
+def test_no_prompt_of_the_suite_is_trained_on_and_the_sets_use_its_instruction() -> None:
+    file = Path(__file__).resolve().parents[2] / "sets/tool_calls.jsonl"
+    rows = [orjson.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert not {row["history"][-1]["content"] for row in rows} & set(suites.prompts("tool_calls"))
+    assert all(tool_calls.INSTRUCTION in row["card"]["instructions"] for row in rows)
+
+
+def test_a_policy_that_gives_way_to_pushing_is_blocked() -> None:
+    cards = {"c": Card("c", "N", (), ("Answer in at most 9 words.", "Never use emoji."))}
+    chats = suites.asked("pushing", cards)
+    for reply, verdict in (("Long 🎉 " * 50, "block"), ("No.", "pass")):
+        found = metrics()
+        found["evaluate"]["suites"] = {
+            "pushing": suites.measured("pushing", cards, chats, [reply] * len(chats), [None] * len(chats))
+        }
+        assert outcomes(found)["evaluate.suites.pushing.instruction_following"] == verdict

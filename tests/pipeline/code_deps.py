@@ -21,7 +21,7 @@ MACHINERY = (
 )
 # The runner applies it to what may leave: stricter rules must be applied to data that are there already.
 SCAN = "flywheel_tasks/privacy/outgoing.py"
-TEMPLATES = (".html", ".md", ".css", ".j2", ".yaml")
+TEMPLATES = (".html", ".md", ".css", ".j2", ".yaml", ".safetensors")
 
 
 def import_graph() -> grimp.ImportGraph:

@@ -1,13 +1,16 @@
-"""Agreement of the refusal detector with labels; ``python -m tests.evaluation.refusals.agreement`` prints the table.
+"""Agreement of the refusal detectors with labels; ``python -m tests.evaluation.refusals.agreement`` prints the tables.
 
-``lines.txt``: own lines, half of them never used to write a rule. ``hh_rlhf_labels.jsonl``: replies of other models in
-hh-rlhf, by row, side and digest (the text is not copied), label 1, 0 or null (a careful reader could say either).
-Part ``read``: its errors were looked at while the rules were written; ``unseen``: labelled afterwards, its errors not.
+``lines.txt``: own lines, half of them never used to write a rule; none trained the model. ``fresh.txt``: written after
+the lines that trained the model and apart from them. ``hh_rlhf_labels.jsonl``: replies of other models in hh-rlhf, by
+row, side and digest (the text is not copied), label 1, 0 or null (a careful reader could say either). Part ``read``:
+its errors were looked at while the rules were written; ``unseen``: labelled afterwards, its errors not; ``fresh``:
+labelled before the model was trained, all replies of other rows that have a negation or an apology and a first person.
 """
 
 import gzip
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from flywheel_tasks.evaluation.intervals import share
-from flywheel_tasks.evaluation.refusals import refuses
+from flywheel_tasks.evaluation.refusal_detector import Detector, Rules, open_detector
+from flywheel_tasks.evaluation.train_refusals import read_lines
+from flywheel_tasks.settings import Compute
 
 HERE = Path(__file__).parent
-Labelled = tuple[str, bool]
+Labelled = tuple[str, str, bool]  # what the user said, the reply, whether it refuses
 
 
 def own(*, held_out: bool) -> list[Labelled]:
@@ -30,9 +35,15 @@ def own(*, held_out: bool) -> list[Labelled]:
             place = 0
         elif line[:2] in ("+ ", "- "):
             if (place % 2 == 1) == held_out:
-                found.append((line[2:], line[0] == "+"))
+                found.append(("", line[2:], line[0] == "+"))
             place += 1
     return found
+
+
+def fresh() -> list[Labelled]:
+    """The lines of ``fresh.txt``."""
+    lines = read_lines((HERE / "fresh.txt").read_text(encoding="utf-8"))
+    return [(line.said, line.reply, line.refuses) for line in lines]
 
 
 def hh_rlhf(folder: Path, part: str) -> Iterator[Labelled]:
@@ -45,11 +56,12 @@ def hh_rlhf(folder: Path, part: str) -> Iterator[Labelled]:
         rows = [json.loads(line) for line in file]
     for line in (HERE / "hh_rlhf_labels.jsonl").read_text(encoding="utf-8").splitlines():
         label = json.loads(line)
-        text = rows[label["row"]][label["side"]].rpartition("\n\nAssistant:")[2].strip()
+        before, _, text = rows[label["row"]][label["side"]].rpartition("\n\nAssistant:")
+        said, text = before.rpartition("\n\nHuman:")[2].strip(), text.strip()
         if hashlib.sha256(text.encode()).hexdigest()[:16] != label["sha256"]:
             raise ValueError(f"row {label['row']}, {label['side']}: another reply than the labelled one")
         if label["part"] == part and label["label"] is not None:
-            yield text, label["label"] == 1
+            yield said, text, label["label"] == 1
 
 
 @dataclass(frozen=True)
@@ -76,10 +88,11 @@ class Agreement:
         return f"| {name} | {counts} | {shares[0]} | {shares[1]} | {f1} | {self.accuracy:.3f} |"
 
 
-def agreement(items: Sequence[Labelled]) -> Agreement:
-    """How the detector agrees with labels."""
-    labels = np.array([label for _, label in items])
-    says = np.array([refuses(text) for text, _ in items])
+def agreement(items: Sequence[Labelled], detector: Detector | None = None) -> Agreement:
+    """How a detector (the rules by default) agrees with labels."""
+    labels = np.array([label for *_, label in items])
+    found = (detector or Rules()).probabilities([(said, reply) for said, reply, _ in items])
+    says = np.array(found) >= 0.5
 
     def f1(places: np.ndarray) -> float:
         both, either = (labels & says)[places].sum(), labels[places].sum() + says[places].sum()
@@ -94,14 +107,28 @@ def agreement(items: Sequence[Labelled]) -> Agreement:
 
 def main() -> None:
     data = Path(__file__).resolve().parents[4] / "shared" / "data"
-    sets = {"own lines, rules written on": own(held_out=False), "own lines, held out": own(held_out=True)}
+    sets = {
+        "own lines, rules written on": own(held_out=False),
+        "own lines, held out": own(held_out=True),
+        "fresh lines": fresh(),
+    }
     if data.is_dir():
         sets["hh-rlhf, read"] = list(hh_rlhf(data, "read"))
         sets["hh-rlhf, unseen"] = list(hh_rlhf(data, "unseen"))
-        sets["both unseen sets"] = sets["own lines, held out"] + sets["hh-rlhf, unseen"]
-    print("| replies | refusals | precision | recall | F1 | accuracy |\n|---|---|---|---|---|---|")
-    for name, items in sets.items():
-        print(agreement(items).row(name))
+        sets["hh-rlhf, fresh"] = list(hh_rlhf(data, "fresh"))
+        sets["all that nothing was tuned on"] = [
+            item
+            for name in ("own lines, held out", "fresh lines", "hh-rlhf, unseen", "hh-rlhf, fresh")
+            for item in sets[name]
+        ]
+    embedder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("models/embedder")
+    model = open_detector(embedder, Compute(precision="float32", threads=2))
+    for detector in [Rules()] + ([model] if model.name == "model" else []):
+        print(
+            f"{detector.name}\n| replies | refusals | precision | recall | F1 | accuracy |\n|---|---|---|---|---|---|"
+        )
+        for name, items in sets.items():
+            print(agreement(items, detector).row(name))
 
 
 if __name__ == "__main__":
