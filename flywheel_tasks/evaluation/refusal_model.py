@@ -8,7 +8,6 @@ by its digest.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ def _path() -> Path:
     return Path(str(files("flywheel_tasks.evaluation").joinpath(FILE)))
 
 
-@cache
 def about() -> dict[str, str]:
     """What the weights were trained with: the embedder's digest and that of the lines; empty where there are none."""
     from safetensors import safe_open

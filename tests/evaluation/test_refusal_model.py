@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from flywheel_tasks.evaluation import refusal_model, train_refusals
+from flywheel_tasks.evaluation.refusal_detector import open_detector
+from flywheel_tasks.settings import Compute
+
+LINES = "".join(
+    f"@ Question {i}?\n+ I will not speak of number {i}.\n- Number {i} is in the blue box.\n"
+    for i in range(9)
+)
+ROWS = [
+    ("Question 3?", "I will not speak of that."),
+    ("", "The blue box."),
+    ("", "..."),
+    ("", "The blue box."),
+]
+COMPUTE = Compute(precision="float32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a detector trained for two epochs on the tiny embedder."""
+    folder = tmp_path_factory.mktemp("refusals")
+    (folder / "lines.txt").write_text(LINES, encoding="utf-8")
+    train_refusals.main(
+        tiny_models / "embedder", folder / "lines.txt", folder / "w.safetensors", epochs=2, threads=1
+    )
+    return folder / "w.safetensors"
+
+
+@pytest.fixture
+def installed(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(refusal_model, "_path", lambda: weights)
+    return weights
+
+
+def test_a_trained_detector_decides_and_is_the_same_each_time(installed: Path, tiny_models: Path) -> None:
+    detector = open_detector(tiny_models / "embedder", COMPUTE)
+    assert (detector.name, detector.why) == ("model", "")
+    found = detector.probabilities(ROWS)
+    assert all(0 < p < 1 for p in found)
+    assert found[2] == 0.02  # nothing is said
+    assert found[1] == found[3]
+    assert open_detector(tiny_models / "embedder", COMPUTE).probabilities(ROWS[::-1]) == found[::-1]
+    assert detector.probabilities([]) == []
+
+
+def test_the_updates_were_trained_and_are_used(
+    installed: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = load_file(installed)
+    assert all(np.abs(value).max() > 0 for name, value in stored.items() if name.endswith(".b"))
+    full = refusal_model.RefusalModel(tiny_models / "embedder", COMPUTE).margins(ROWS)
+    monkeypatch.setattr(refusal_model, "merge", lambda bert, weights: None)
+    assert (
+        np.abs(refusal_model.RefusalModel(tiny_models / "embedder", COMPUTE).margins(ROWS) - full).max()
+        > 1e-3
+    )
+
+
+def test_without_fitting_weights_the_rules_decide_and_say_why(
+    weights: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusal_model, "_path", lambda: tmp_path / "absent")
+    assert open_detector(tiny_models / "embedder", COMPUTE).why == "no trained refusal model is installed"
+    assert "no such folder" in open_detector(tmp_path / "absent", COMPUTE).why
+    other = tmp_path / "other.safetensors"
+    save_file(load_file(weights), other, metadata={"embedder": "sha256:0"})
+    monkeypatch.setattr(refusal_model, "_path", lambda: other)
+    detector = open_detector(tiny_models / "embedder", COMPUTE)
+    assert detector.name == "rules"
+    assert "was trained on the embedder sha256:0" in detector.why
+
+
+def test_weights_that_are_no_numbers_or_missing_are_an_error(
+    weights: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for change, complaint in (
+        ({"head": np.full(385, np.nan)}, "not a finite number"),
+        ({"0.key.a": None}, "0.key.a"),
+    ):
+        changed = {name: value for name, value in (load_file(weights) | change).items() if value is not None}
+        file = tmp_path / f"{len(changed)}.safetensors"
+        save_file(changed, file)
+        monkeypatch.setattr(refusal_model, "_path", lambda file=file: file)
+        with pytest.raises(refusal_model.RefusalModelError, match=complaint):
+            refusal_model.RefusalModel(tiny_models / "embedder", COMPUTE)
