@@ -40,7 +40,7 @@ def about() -> dict[str, str]:
 
     if not _path().is_file():
         return {}
-    with safe_open(_path(), framework="np") as stored:  # type: ignore[no-untyped-call]
+    with safe_open(_path(), framework="np") as stored:
         return dict(stored.metadata() or {})
 
 

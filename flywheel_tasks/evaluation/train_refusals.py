@@ -118,7 +118,7 @@ class _Updated:
 
         rng = random.Random(seed)
         plain = [line for line in lines if not line.refuses]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in self.model.parameters() if p.requires_grad], "lr": _LEARNING_RATE},
             {"params": list(self.head.parameters()), "lr": _HEAD_RATE},
         ]
