@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 
 class GraphError(ValueError):
@@ -112,7 +112,7 @@ def load_graph(path: Path) -> dict[str, Stage]:
     text = path.read_text(encoding="utf-8")
     if "${" in text:
         raise GraphError(f"{path}: templated values are not supported")
-    bodies = (yaml.safe_load(text) or {}).get("stages") or {}
+    bodies = (load_yaml(text) or {}).get("stages") or {}
     stages = {name: _stage(name, body, path) for name, body in bodies.items()}
     writers: dict[str, str] = {}
     for stage in stages.values():

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from flywheel_tasks.privacy.forget import BATCH_ROWS, Ids
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 _PAGE = b"<!doctype html"
 
@@ -101,7 +101,7 @@ class Place:
         gone |= {digest_of(path) for path in listings}
         runs = []
         for path in self._paths("runs"):
-            entry = yaml.safe_load(self.fs.cat_file(path)) or {}
+            entry = load_yaml(self.fs.cat_file(path).decode()) or {}
             if gone & {out.get("md5") for out in entry.get("outs", [])}:
                 runs.append(path)
         return listings + runs

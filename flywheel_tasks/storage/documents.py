@@ -10,10 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
-# The same language and safety, some ten times as fast where libyaml is there.
-SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class DocumentError(ValueError):
@@ -87,7 +86,7 @@ def read_yaml(path: Path, model: type[Model], error: type[Exception]) -> Model:
         error: raised, with the file and the keys, where the file is missing, is not YAML, or breaks the model.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER)  # noqa: S506 - it is a safe one
+        raw = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as cause:
         raise error(f"{path}: no such file") from cause
     except yaml.YAMLError as cause:

@@ -17,6 +17,7 @@ from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.traffic.identity import UserKey, pin_users
 from flywheel_tasks.traffic.logs import pin_logs
+from tests.conftest import build_workspace
 from tests.curation.rows import prompt
 from tests.traffic.sample import card, line, message, signal, write_log
 
@@ -49,13 +50,29 @@ def run_stages(root):
         run_stage(stage, root)
 
 
-@pytest.fixture
-def workspace(tmp_path, make_workspace, monkeypatch):
-    """A workspace after assembly, with tables of annotation that name tasks and prompts only."""
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
     monkeypatch.setenv("FLYWHEEL_USER_KEY", SECRET)
+
+
+@pytest.fixture
+def workspace(tmp_path, assembled):
+    """A workspace after assembly of the test's own."""
+    return shutil.copytree(assembled, tmp_path / "w")
+
+
+@pytest.fixture(scope="module")
+def assembled(tmp_path_factory):
+    """A workspace after assembly, with tables of annotation that name tasks and prompts only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLYWHEEL_USER_KEY", SECRET)
+        return build(tmp_path_factory.mktemp("forget") / "w")
+
+
+def build(root):
     shares = dict.fromkeys(trained_on.SPLITS, 0.2)
-    root = make_workspace(
-        tmp_path / "w", {"logs.source": "files", "validate.max_quarantine_share": 0.5, "split.shares": shares}
+    build_workspace(
+        root, {"logs.source": "files", "validate.max_quarantine_share": 0.5, "split.shares": shares}
     )
     events = [card(), *(event for number in range(len(USERS)) for event in talk(number))]
     write_log(root, map(line, events[:40]), "date=2026-11-02/a.jsonl")

@@ -209,9 +209,9 @@ def test_logs_on_s3_forgotten_and_the_data_stages_run_again_leave_no_row(
     write_json({"generation": None, "profile": None}, root / "inputs/profile.json")
     write_json(pin_users(KEY.fingerprint, set()), root / "inputs/users.json")
 
-    def run_data_stages():
+    def run_data_stages(stages=STAGES):
         write_json(pin_logs("s3://chat/live", root), root / "inputs/logs.json")
-        for stage in STAGES:
+        for stage in stages:
             run_stage(stage, root)
 
     def holding(user: str) -> set[str]:
@@ -224,8 +224,8 @@ def test_logs_on_s3_forgotten_and_the_data_stages_run_again_leave_no_row(
                 found.add(path.relative_to(root).as_posix())
         return found
 
-    run_data_stages()
-    assert {"data/validated/messages.parquet", "data/curated/prompts.parquet"} <= holding("person-3")
+    run_data_stages(STAGES[:3])
+    assert {"data/validated/messages.parquet", "data/conversations/prompts.parquet"} <= holding("person-3")
     output = call(root, "person-3")
     assert "s3://chat/live/date=2026-11-02/a.jsonl" in output
     assert holding("person-3") == set()
