@@ -1,6 +1,7 @@
 """A campaign of two launches on tiny models: the first goes on from the small generation, the second is killed."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,11 +18,12 @@ from flywheel_tasks.campaign.page import write
 from flywheel_tasks.campaign.table import document
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import tree_digest
-from flywheel_tasks.storage.documents import read_json, read_jsonl, write_json
+from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry import open_registry
 from tests.generation.small import stages_run
 
 pytestmark = pytest.mark.slow
+VALUE = re.compile(rb'"utility": ?-?\d+\.\d')  # a tokenizer has the word too, but no such number
 
 
 def _kill_in_second_generation(folder):
@@ -96,12 +98,12 @@ def test_the_hidden_utility_is_in_the_results_only(campaign):
     folder, _ = campaign
     panels = list((folder.results / "panels").glob("*.jsonl"))
     assert len(panels) == 3
-    assert all("utility" in row for row in read_jsonl(panels[0]))
+    assert all(VALUE.search(panel.read_bytes()) for panel in panels)
     code = folder.workspace / "flywheel_tasks"
     told = [
         path
         for path in folder.workspace.rglob("*.json*")
-        if not path.is_relative_to(code) and b'"utility"' in path.read_bytes()
+        if not path.is_relative_to(code) and VALUE.search(path.read_bytes())
     ]
     assert told == []
 
@@ -126,7 +128,7 @@ def test_its_table_is_written(campaign):
     assert len(found["champions"]) == 3
     page = (folder.results / "campaign.html").read_text()
     assert "simulated" in page
-    assert "http" not in page
+    assert "://" not in page
     assert found["paper"][0]["last"].endswith("of 2")
 
 
