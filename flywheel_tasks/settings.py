@@ -564,6 +564,7 @@ class Rl(Section):
     rollouts: Literal["local", "vllm"]
     vllm: Vllm
     heldout_prompts: Positive
+    judge_prompts: Positive
     check_every: Positive
     target_win_rate: Share
     # Which checkpoint: nearest to the target; for experiments the last one, or the policy before RL.

@@ -124,6 +124,7 @@ def _safe_steps(
         resume,
         every=settings.rl.check_every,
         prompts=prompts,
+        judged=settings.rl.judge_prompts,
         champion=champion,
         judge=PairwiseScorer(io.dep("models/pairwise_rm"), compute=settings.compute),
         measure=replies,

@@ -10,6 +10,7 @@ target is handed over, not the last one (paper, section on offline evaluation: h
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ CHECKS = pa.schema(
         ("champion_reply", pa.string()),
         ("champion_reward", pa.float64()),
         ("win", pa.float64()),  # 1, 1/2 or 0 by reward
-        ("judge", pa.float64()),  # the pairwise model's P(this reply is better than the champion's)
+        ("judge", pa.float64()),  # the pairwise model's P(this reply is better than the champion's), or null
     ]
 )
 
@@ -57,8 +58,8 @@ class Check:
     rows: tuple[Row, ...]
 
     def values(self, column: str) -> list[float]:
-        """One column."""
-        return [float(row[column]) for row in self.rows]
+        """One column; of ``judge`` only the prompts that were judged, in every check the same ones."""
+        return [float(row[column]) for row in self.rows if row[column] is not None]
 
     def mean(self, column: str) -> float:
         """Mean of one column."""
@@ -75,14 +76,16 @@ class Check:
         }
 
 
-def compare(step: int, replies: Sequence[Row], champion: Sequence[Row], judged: Sequence[float]) -> Check:
+def compare(
+    step: int, replies: Sequence[Row], champion: Sequence[Row], judged: Sequence[float | None]
+) -> Check:
     """Put a checkpoint's replies beside the champion's.
 
     Args:
         step: of the checkpoint.
         replies: rows of :data:`~flywheel_tasks.policy.heldout.SIDE`.
         champion: the champion's, of the same prompts.
-        judged: P(the checkpoint's reply is better) of each.
+        judged: P(the checkpoint's reply is better) of each, None where the judge was not asked.
     """
     rows = []
     for new, old, judge in zip(replies, champion, judged, strict=True):
@@ -133,6 +136,7 @@ class SafeSteps(TrainerCallback):
         folder: where checks and weights of checkpoints are kept.
         every: steps between two checks; the last step is checked too.
         prompts: held-out ones.
+        judged: how many of them, from the first, the judge reads.
         champion: the champion's replies to them, rows of :data:`~flywheel_tasks.policy.heldout.SIDE`.
         judge: the pairwise model.
         measure: a model to its replies, rows of the same kind (see :func:`flywheel_tasks.policy.heldout.measure`).
@@ -144,6 +148,7 @@ class SafeSteps(TrainerCallback):
         *,
         every: int,
         prompts: Sequence[Prompt],
+        judged: int,
         champion: Sequence[Row],
         judge: PairwiseScorer,
         measure: Callable[[Any, int], list[Row]],
@@ -151,6 +156,7 @@ class SafeSteps(TrainerCallback):
         self._folder = folder
         self._every = every
         self._prompts = prompts
+        self._judged = min(judged, len(prompts))
         self._champion = champion
         self._judge = judge
         self._measure = measure
@@ -188,13 +194,12 @@ class SafeSteps(TrainerCallback):
 
     def _make(self, step: int, model: Any) -> None:
         replies = self._measure(model, step)
+        both = zip(self._prompts, replies, self._champion, strict=True)
         judged = self._judge.prefer(
-            [
-                (*prompt.chat, new["reply"], old["reply"])
-                for prompt, new, old in zip(self._prompts, replies, self._champion, strict=True)
-            ]
+            [(*prompt.chat, new["reply"], old["reply"]) for prompt, new, old in islice(both, self._judged)]
         )
-        made = compare(step, replies, self._champion, judged)
+        unread = [None] * (len(replies) - self._judged)
+        made = compare(step, replies, self._champion, [*judged, *unread])
         write_rows(list(made.rows), CHECKS, self._rows(step))
 
     def on_step_end(

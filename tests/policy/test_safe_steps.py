@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from flywheel_tasks.policy import rl, safe_steps
 from flywheel_tasks.policy.safe_steps import Check, compare, nearest, over_optimised
+from flywheel_tasks.storage.tables import read_rows
 
 
 def made(
@@ -114,6 +115,7 @@ def gaming_io(policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) ->
                 "rl.length_penalty": 0.0,
                 "rl.cut_off_penalty": 0.0,
                 "rl.heldout_prompts": 8,
+                "rl.judge_prompts": 6,
                 "rl.check_every": 3,
                 "sampling.batch_rows": 64,
             },
@@ -165,6 +167,12 @@ def test_a_run_that_games_its_reward_stops_and_hands_over_an_earlier_checkpoint(
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["reward"]) > float(rows[0]["reward"])
     assert float(rows[-1]["judge"]) < float(rows[0]["judge"])
+    read: dict[int, dict[str, bool]] = {}
+    for row in read_rows(io.out("data/rl") / "checks.parquet"):
+        read.setdefault(row["step"], {})[row["prompt_id"]] = row["judge"] is not None
+    first, *others = read.values()
+    assert (sum(first.values()), len(first)) == (6, 8)
+    assert all(other == first for other in others), "a judge that reads other prompts each time compares nothing"
 
 
 def test_restoring_step_0_undoes_the_training(
