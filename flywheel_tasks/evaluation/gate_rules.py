@@ -59,7 +59,7 @@ class Overfitting(Section):
 
     high: Annotated[
         float, Field(gt=0.0)
-    ]  # a source's win rate from here on blocks; none reaches a limit above 1
+    ]  # a win rate on users' prompts from here on blocks, an internal one warns; none reaches a limit above 1
     target: Share  # ... and above this it warns
     internal_low: Share  # an internal win rate below this blocks
     gap: Share  # a user/internal gap above this that cannot be noise blocks
