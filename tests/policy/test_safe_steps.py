@@ -172,7 +172,9 @@ def test_a_run_that_games_its_reward_stops_and_hands_over_an_earlier_checkpoint(
         read.setdefault(row["step"], {})[row["prompt_id"]] = row["judge"] is not None
     first, *others = read.values()
     assert (sum(first.values()), len(first)) == (6, 8)
-    assert all(other == first for other in others), "a judge that reads other prompts each time compares nothing"
+    assert all(other == first for other in others), (
+        "a judge that reads other prompts each time compares nothing"
+    )
 
 
 def test_restoring_step_0_undoes_the_training(
