@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.training.checkpoints import last_complete_checkpoint
 from flywheel_tasks.training.run import TrainingError, train, trainer_arguments
 
@@ -32,10 +33,16 @@ class Line(nn.Module):
         return {"loss": loss * torch.nan if self.calls == self.spoil_at else loss}
 
 
+def inputs_of_reward_model(root: Path) -> None:
+    """Empty inputs: these runs read none."""
+    for dep in ("models/base", "data/preferences"):
+        (root / dep).mkdir(parents=True, exist_ok=True)
+    write_json({}, root / "inputs/reward_models.json")
+
+
 @pytest.fixture
 def io(make_io: Callable[..., Any], tmp_path: Path) -> Any:
-    for dep in ("models/base", "data/preferences"):
-        (tmp_path / dep).mkdir(parents=True)
+    inputs_of_reward_model(tmp_path)
     return make_io("train_pointwise_rm", tmp_path, {"compute.precision": "float32"})
 
 

@@ -10,14 +10,13 @@ from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.training import tracker
 from flywheel_tasks.training.run import train
 from flywheel_tasks.training.tracker import TrackerError, tracker_callbacks
-from tests.training.test_run import Line, trainer
+from tests.training.test_run import Line, inputs_of_reward_model, trainer
 
 
 @pytest.fixture
 def io_of(make_io: Any, tmp_path: Path) -> Any:
     def make(name: str) -> Any:
-        for dep in ("models/base", "data/preferences"):
-            (tmp_path / dep).mkdir(parents=True, exist_ok=True)
+        inputs_of_reward_model(tmp_path)
         write_json({"generation": "g0007"}, tmp_path / "inputs/generation.json")
         settings = {"compute.precision": "float32", "training.tracker": name}
         return make_io("train_pointwise_rm", tmp_path, settings)
