@@ -42,7 +42,7 @@ def test_experiments_may_hand_over_the_last_check_or_the_policy_before_rl(tmp_pa
             return [at(0, 0.5), at(4, 0.58), at(8, 0.97)]
 
     nothing: Any = None
-    steps = Made(tmp_path, every=4, prompts=[], champion=[], judge=nothing, measure=nothing)
+    steps = Made(tmp_path, every=4, prompts=[], judged=0, champion=[], judge=nothing, measure=nothing)
     assert [steps.chosen(0.6, hand_over=which).step for which in ("nearest", "last", "start")] == [4, 8, 0]
 
 
