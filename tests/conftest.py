@@ -12,6 +12,8 @@ from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Words that a test looks for must not be cut by a line's end, however long the names of its folders are.
+os.environ["COLUMNS"] = "240"
 # Tiny models gain nothing from threads, and a started Airflow wants a core too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A team's key for user ids; tests of the demo's own unset it.

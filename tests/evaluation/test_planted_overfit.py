@@ -194,9 +194,7 @@ def test_a_policy_that_learned_to_smile_is_caught(
     emoji = found.metrics["evaluate"]["production"]["emoji"]
     assert emoji["candidate"]["low"] > emoji["champion"]["high"], "the policy learned it"
     assert found.verdict["verdict"] == "block"
-    assert {"evaluate.win_rate.pointwise.user", "evaluate.win_rate.pointwise.internal"} <= found.outcomes(
-        "block"
-    )
+    assert "evaluate.win_rate.pointwise.user" in found.outcomes("block")
     compared = found.metrics["style"]["comparisons"]
     for name in ("high_vs_low_reward", "generation"):
         assert compared[name]["features"]["emoji"]["flagged"], name

@@ -37,6 +37,7 @@ def small_settings(models: Path) -> dict[str, Any]:
         "prompt.max_tokens": 120,
         "sampling.max_new_tokens": 10,
         "simulation.users": 60,
+        "simulation.internal_share": 0.4,  # enough users in each arm that not all of them are active
         "simulation.turns": 2,
         "simulation.days": 3,
         "curate.duplicate_cosine": 1.0,

@@ -46,7 +46,8 @@ def test_from_approval_to_champion_and_back(root: Path) -> None:
         "approval_promotion",
         "promoted",
     )
-    assert [line.split("│")[4].strip() for line in history.splitlines() if "│" in line] == list(kinds)
+    shown = [line.split("│")[4].strip() for line in history.splitlines() if "│" in line]
+    assert [kind for kind in shown if kind] == list(kinds)  # a long detail goes on in the next line
     assert "Champion: base" in call(
         registry.app, root, "rollback", "--champion", "--by", "ada", "--reason", "complaints"
     )
