@@ -10,6 +10,9 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from flywheel_tasks.campaign.folder import override
+from flywheel_tasks.pipeline.graph import load_graph, project_sources
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Words that a test looks for must not be cut by a line's end, however long the names of its folders are.
@@ -129,29 +132,19 @@ def tiny_models() -> Path:
     return build_tiny_models(PROJECT)
 
 
-def _override(settings: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-    for dotted, value in overrides.items():
-        *path, last = dotted.split(".")
-        section = settings
-        for key in path:
-            section = section[key]
-        if last not in section:
-            raise KeyError(f"params.yaml has no {dotted}")
-        section[last] = value
-
-
 def build_workspace(root: Path, overrides: Mapping[str, Any] | None = None) -> Path:
     """dvc.yaml, code and params.yaml with some values changed (``{"rl.steps": 2}``), in ``root``."""
     root.mkdir(parents=True, exist_ok=True)
     shutil.copy(PROJECT / "dvc.yaml", root / "dvc.yaml")
-    for name in (".dvcignore", "gate_rules.yaml"):
-        shutil.copy(PROJECT / name, root / name)
     ignore = shutil.ignore_patterns("__pycache__")
-    for folder in ("flywheel_tasks", "data_contracts", "gold_items", "safety_words", "dags", "sets"):
-        shutil.copytree(PROJECT / folder, root / folder, ignore=ignore, dirs_exist_ok=True)
+    for name in (".dvcignore", "dags", *project_sources(load_graph(PROJECT / "dvc.yaml"))):
+        if (PROJECT / name).is_dir():
+            shutil.copytree(PROJECT / name, root / name, ignore=ignore, dirs_exist_ok=True)
+        else:
+            shutil.copy(PROJECT / name, root / name)
     settings = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     settings["compute"]["threads"] = 1
-    _override(settings, overrides or {})
+    override(settings, overrides or {})
     (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return root
 

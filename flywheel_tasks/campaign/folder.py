@@ -21,12 +21,13 @@ import yaml
 from flywheel_tasks.evaluation.gate_rules import FILE as GATE_RULES
 from flywheel_tasks.evaluation.gate_rules import load_rules
 from flywheel_tasks.pipeline import runner
+from flywheel_tasks.pipeline.graph import load_graph, project_sources
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.documents import read_json, write_json
 
-_FILES = ("dvc.yaml", GATE_RULES, ".dvcignore")
-_FOLDERS = ("flywheel_tasks", "data_contracts", "safety_words", "sets")
+# Beside what dvc.yaml's stages read: the graph, what DVC leaves out, and what compute.launcher may name.
+_BESIDE = ("dvc.yaml", ".dvcignore", "launchers")
 OPEN_CEILING = 1.01  # no win rate is as high
 _OURS = {"workspace", "results", "ablations", "params.yaml", GATE_RULES, ".lock"}
 # What makes a campaign one: simulated people, answers by policy, state of its own.
@@ -138,10 +139,11 @@ def _copy(source: Path, folder: Folder) -> None:
     root = folder.workspace
     root.mkdir(parents=True)
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in _FILES:
-        shutil.copy(source / name, root / name)
-    for name in _FOLDERS:
-        shutil.copytree(source / name, root / name, ignore=ignore)
+    for name in (*_BESIDE, *project_sources(load_graph(source / "dvc.yaml"))):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, root / name, ignore=ignore)
+        else:
+            shutil.copy(source / name, root / name)
     if (source / ".flywheel/wheels").is_dir():  # what was downloaded once need not come again
         shutil.copytree(source / ".flywheel/wheels", root / ".flywheel/wheels", copy_function=_link)
 

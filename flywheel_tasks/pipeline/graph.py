@@ -3,7 +3,7 @@
 Only YAML is read and nothing heavy is imported, because Airflow parses its DAGs with this module.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,3 +146,18 @@ def ancestors(graph: dict[str, Stage], name: str) -> list[str]:
                 needed.add(parent)
                 stack.append(parent)
     return [n for n in graph if n in needed]
+
+
+def project_sources(graph: Mapping[str, Stage]) -> list[str]:
+    """The project's own files and folders that stages read: what a workspace of its own must be given.
+
+    Args:
+        graph: stages by name.
+
+    Returns:
+        first parts of the paths that stages depend on, without those that stages make and without ``inputs``,
+        which the opening of a generation writes.
+    """
+    read = {dep.split("/", 1)[0] for stage in graph.values() for dep in stage.deps}
+    made = {out.split("/", 1)[0] for stage in graph.values() for out in stage.outs}
+    return sorted(read - made - {"inputs"})

@@ -9,6 +9,7 @@ from flywheel_tasks.campaign import drive, online
 from flywheel_tasks.campaign.clock import Clock, words_of
 from flywheel_tasks.campaign.drive import records, run
 from flywheel_tasks.campaign.folder import CampaignError, Folder, create, override, write_settings
+from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.settings import Campaign, SettingsError, load_settings
 from flywheel_tasks.storage.documents import write_json
 from tests.campaign.handmade import PLAN, PROJECT, analysis, digest, make_campaign, reason, record
@@ -198,6 +199,12 @@ def test_the_projects_campaign_can_be_made(tmp_path):
     create(folder, PROJECT, plan, cache)
     made = load_settings(folder.workspace / "params.yaml")
     assert made.launch.traffic_share == 0.5
+    stages = load_graph(folder.workspace / "dvc.yaml").values()
+    for dep in {dep for stage in stages for dep in stage.deps if (PROJECT / dep).exists()}:
+        where_made = dep.startswith("inputs/") or any(
+            dep.startswith(out) for stage in stages for out in stage.outs
+        )
+        assert where_made or (folder.workspace / dep).exists(), f"{dep} was left behind"
     assert "high: 1.01" in (folder.workspace / "gate_rules.yaml").read_text()
     assert "high: 0.65" in (PROJECT / "gate_rules.yaml").read_text()
     with Repo(folder.workspace) as repo:
