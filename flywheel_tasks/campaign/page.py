@@ -89,7 +89,13 @@ def render(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) ->
         "lines": lines(found["champions"]),
         "ceiling": text.ceiling_sentence(found["ceiling"]),
     }
-    return render_file("flywheel_tasks.report", "campaign.html", values, css="report.css")
+    return render_file(
+        "flywheel_tasks.campaign",
+        "campaign.html",
+        values,
+        css="report.css",
+        css_package="flywheel_tasks.report",
+    )
 
 
 def write(results: Path, found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> None:
