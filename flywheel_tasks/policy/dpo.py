@@ -20,6 +20,7 @@ from flywheel_tasks.curation.sampling import draw_order
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs
+from flywheel_tasks.training.endings import check_trainer
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order
 from flywheel_tasks.training.precision import set_threads
@@ -92,7 +93,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
 
     Raises:
         PairError: the pairs table breaks a rule, or there is no pair of purpose ``policy``.
-        TrainingError: see :func:`flywheel_tasks.training.run.train`.
+        TrainingError: a reply that was not cut does not end in the end token (see
+            :mod:`flywheel_tasks.training.endings`), or see :func:`flywheel_tasks.training.run.train`.
     """
     section, settings = io.settings.dpo, io.settings
     set_threads(settings.compute)
@@ -115,6 +117,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
         processing_class=tokenizer,
         peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
     )
+    names = [f"dpo: pair {pairs[index].pair_id}" for index in order]
+    endings = check_trainer(trainer, names, tokenizer.eos_token_id, section.max_tokens)
     with vocabulary_at_labels():
         trained = train(trainer, io, curve=io.out("plots/dpo.csv"), columns=CURVE, must_move=("lora_B",))
     assert isinstance(trainer.model, PeftModel)
@@ -122,7 +126,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     merge_to_full(trainer.model, tokenizer, io.out("models/policy_dpo"), probe=probe)
     return {
         "pairs": {"all": len(pairs), **dict(sorted(Counter(pair.kind for pair in pairs).items()))},
-        "train": trained | _last_means(trainer.state.log_history),
+        "train": trained | endings | _last_means(trainer.state.log_history),
     }
 
 

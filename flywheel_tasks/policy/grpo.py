@@ -13,8 +13,9 @@ import torch
 from trl import GRPOTrainer
 
 from flywheel_tasks.policy.packed_logps import packed_log_probs, repad, unpad
-from flywheel_tasks.policy.sampler import Sampler
+from flywheel_tasks.policy.sampler import Sampler, end_ids
 from flywheel_tasks.settings import Sampling
+from flywheel_tasks.training.endings import Completion, check_endings
 
 
 class RolloutError(RuntimeError):
@@ -84,6 +85,20 @@ class PackedGRPOTrainer(GRPOTrainer):
     def _log_drift(self, now: torch.Tensor, before: torch.Tensor, kept: torch.Tensor) -> None:
         difference = before - now.detach()
         self._metrics["train"]["kl"].append(self._mean(difference.exp() - difference - 1, kept))
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's rollout, in which every completion ends in an end token or has as many tokens as it may."""
+        drawn: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        ends = end_ids(self.accelerator.unwrap_model(self.model), self._tokenizer)
+        rows = zip(drawn["completion_ids"], drawn["completion_mask"].bool(), strict=True)
+        found = (
+            Completion(
+                f"step {self.state.global_step + 1}, completion {number}", ids[kept].tolist(), int(kept.sum())
+            )
+            for number, (ids, kept) in enumerate(rows)
+        )
+        check_endings(found, ends, self.max_completion_length)
+        return drawn
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss = super()._compute_loss(model, inputs)

@@ -176,7 +176,10 @@ def _train(
     merge_to_full(trainer.model, tokenizer, io.out("models/policy"), probe=probe)
     drift = watch.summary(trainer.state.log_history)
     left_out = sorted(set(section.auxiliary) - set(terms))
-    return trained | {"method": section.method, "drift": drift, "auxiliary_left_out": left_out}, chosen
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    cut = float(np.mean([entry["completions/clipped_ratio"] for entry in steps]))
+    about = {"method": section.method, "cut_share": cut, "drift": drift, "auxiliary_left_out": left_out}
+    return trained | about, chosen
 
 
 def _heldout_rows(before: Check, after: Check, prompts: Sequence[Prompt]) -> list[Row]:

@@ -14,6 +14,7 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
 from flywheel_tasks.policy.mixture import TRAFFIC, load_sets, mix
 from flywheel_tasks.policy.sft_data import IGNORED, Example, encode, lengths, load_examples
+from flywheel_tasks.training.endings import check_trainer
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order
 from flywheel_tasks.training.precision import set_threads
@@ -46,7 +47,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
 
     Raises:
         PromptError: a table breaks a rule, or there is nothing to learn from.
-        TrainingError: see :func:`flywheel_tasks.training.run.train`.
+        TrainingError: a reply that was not cut does not end in the end token (see
+            :mod:`flywheel_tasks.training.endings`), or see :func:`flywheel_tasks.training.run.train`.
     """
     section, settings = io.settings.sft, io.settings
     set_threads(settings.compute)
@@ -68,6 +70,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
         processing_class=tokenizer,
         peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
     )
+    names = [f"sft: {examples[index].mix} of prompt {examples[index].prompt.prompt_id}" for index in order]
+    endings = check_trainer(trainer, names, tokenizer.eos_token_id, section.max_tokens)
     with vocabulary_at_labels():
         trained = train(trainer, io, curve=io.out("plots/sft.csv"), columns=CURVE, must_move=("lora_B",))
     assert isinstance(trainer.model, PeftModel)
@@ -76,7 +80,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         "rows": len(examples),
         "mixture": account,
         "mean_completion_tokens": float(np.mean([_learned(row) for row in rows])),
-        "train": trained,
+        "train": trained | endings,
     }
 
 

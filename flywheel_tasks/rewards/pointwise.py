@@ -32,7 +32,7 @@ def pointwise_rows(
         if better == worse:
             equal.append(pair.pair_id)
         else:
-            rows.append(Row(tuple(prompt), tuple(better), tuple(worse)))
+            rows.append(Row(pair.pair_id, tuple(prompt), tuple(better), tuple(worse)))
     return rows, equal
 
 

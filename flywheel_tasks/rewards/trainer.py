@@ -22,6 +22,7 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.encoding import Limits
 from flywheel_tasks.rewards.packing import Group, check_packing, pack, packed_scores
 from flywheel_tasks.settings import Training
+from flywheel_tasks.training.endings import Completion, check_endings
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order
 from flywheel_tasks.training.precision import set_threads
@@ -38,6 +39,7 @@ class BackboneError(RuntimeError):
 class Row:
     """One comparison to learn from: score(better) > score(worse), both continuations of one prompt."""
 
+    pair_id: str
     prompt: tuple[int, ...]
     better: tuple[int, ...]
     worse: tuple[int, ...]
@@ -128,6 +130,16 @@ def _ordered(rows: Sequence[Row], batch_size: int, epochs: float, seed: int) -> 
     return [row for index in training_order(lengths, per_batch, epochs, seed) for row in grouped[index]]
 
 
+def _check_ends(name: str, rows: Sequence[Row], end_id: int) -> None:
+    """A score is read at the end token, so no side may be without; a cut one keeps it."""
+    sides = (
+        Completion(f"{name}: pair {row.pair_id}, {side}", ids[-1:], len(row.prompt) + len(ids))
+        for row in rows
+        for side, ids in (("chosen", row.better), ("rejected", row.worse))
+    )
+    check_endings(sides, frozenset([end_id]), None)
+
+
 def _longest_group(rows: Sequence[Row]) -> Group:
     row = max(rows, key=lambda row: len(row.prompt))
     return Group(row.prompt, [row.worse, row.better])
@@ -163,7 +175,11 @@ def train_rows(
         tokenizer: from :func:`flywheel_tasks.rewards.encoding.reward_tokenizer`.
         out: folder for the model.
         curve: CSV for the training curve.
+
+    Raises:
+        TrainingError: a reply does not end in the end token, or see :func:`flywheel_tasks.training.run.train`.
     """
+    _check_ends(io.stage.name, rows, tokenizer.eos_token_id)
     set_threads(io.settings.compute)
     set_seed(io.settings.seed)  # the head is new: its first values depend on the seed
     model = _load_backbone(io.dep("models/base"), tokenizer.pad_token_id)

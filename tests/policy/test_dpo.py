@@ -9,8 +9,11 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flywheel_tasks.annotation.schemas import PAIRS
+from flywheel_tasks.chat.prompt import reply_ids
+from flywheel_tasks.policy import dpo
 from flywheel_tasks.policy.dpo import EncodedDPOTrainer, choose_pairs, encode_pair, run
 from flywheel_tasks.rewards.pairs import PairError, load_pairs
+from flywheel_tasks.training.run import TrainingError
 from tests.policy.conftest import pair_rows, write
 
 
@@ -67,6 +70,10 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     io = policy_io("dpo", {"dpo.epochs": 3.0, "dpo.learning_rate": 0.03})
     metrics = run(io)
     assert metrics["pairs"]["all"] == 6
+    assert (metrics["train"]["completions"], metrics["train"]["cut"]) == (
+        2 * 3 * 6,
+        0,
+    )  # sides, epochs, pairs
     assert set(metrics["pairs"]) <= {"all", "ranking", "rewrite"}
     assert metrics["train"]["margin_last"] > 0
     assert metrics["train"]["accuracy_last"] > 0.5
@@ -90,6 +97,12 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
             )
         )
     assert sum(gain > 0 for gain in gains) >= 6
+
+
+def test_a_reply_that_has_lost_its_end_stops_the_run(policy_io: Callable[..., Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(dpo, "reply_ids", lambda tokenizer, reply: [*reply_ids(tokenizer, reply)[:-1]])
+    with pytest.raises(TrainingError, match=r"dpo: pair policy-p\d, chosen: .* not in an end token"):
+        run(policy_io("dpo"))
 
 
 def test_reward_pairs_are_never_trained_on(policy_io: Callable[..., Any]) -> None:

@@ -15,10 +15,12 @@ from flywheel_tasks.policy.grpo import RolloutError, make_rollout, rollout_seed
 from flywheel_tasks.policy.heldout import paired_gain
 from flywheel_tasks.policy.reward_parts import Rewards
 from flywheel_tasks.policy.rl import run
+from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.selection import select
 from flywheel_tasks.settings import Sampling
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.tables import read_rows
+from flywheel_tasks.training.run import TrainingError
 
 
 def test_selection_takes_low_means_then_high_spreads() -> None:
@@ -92,6 +94,8 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     with io.out("plots/rl.csv").open(encoding="utf-8") as file:
         curve = list(csv.DictReader(file))
     assert [row["step"] for row in curve] == ["1", "2"]
+    clipped = [float(row["completions/clipped_ratio"]) for row in curve]
+    assert metrics["train"]["cut_share"] == pytest.approx(np.mean(clipped), abs=1e-5)
     for row in curve:
         total = float(row["rewards/pointwise/mean"]) + float(row["rewards/penalties/mean"])
         assert float(row["reward"]) == pytest.approx(total, abs=1e-4)
@@ -110,6 +114,26 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
         row["after_reply"] for row in heldout
     ]
     AutoModelForCausalLM.from_pretrained(io.out("models/policy"))
+
+
+@pytest.mark.parametrize("method", ["grpo", "online_dpo"])
+def test_a_completion_that_has_lost_its_end_stops_the_run(
+    policy_io: Callable[..., Any], monkeypatch: Any, method: str
+) -> None:
+    """The third completion of the first step ends before it may, without an end token."""
+    monkeypatch.setattr(rl, "PointwiseScorer", LikesVowels)
+    original = Sampler.sample_ids
+
+    def loses(self: Sampler, prompts: Any, n: int, seed: int, progress: str | None = None) -> Any:
+        drawn = original(self, prompts, n, seed, progress)
+        if progress is None:  # a rollout; selection and checks show their progress
+            drawn[0][2] = [5, 6, 7]
+        return drawn
+
+    monkeypatch.setattr(Sampler, "sample_ids", loses)
+    small = {"rl.method": method, "rl.select_from": 2, "rl.heldout_prompts": 2, "rl.judge_prompts": 2}
+    with pytest.raises(TrainingError, match=r"step 1, completion 2: .* ends in token 7 .* only at 8"):
+        run(policy_io("rl", small))
 
 
 class LikesVowels:

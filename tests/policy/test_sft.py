@@ -8,10 +8,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flywheel_tasks.annotation.schemas import REWRITES
 from flywheel_tasks.chat.card import Card
+from flywheel_tasks.chat.prompt import reply_ids
+from flywheel_tasks.policy import sft_data
 from flywheel_tasks.policy.prompts import Prompt, PromptError
 from flywheel_tasks.policy.rejection_sampling import ACCEPTED
 from flywheel_tasks.policy.sft import run
 from flywheel_tasks.policy.sft_data import IGNORED, Example, encode, load_examples
+from flywheel_tasks.training.run import TrainingError
 from tests.policy.conftest import accepted_rows, rewrite_rows, write
 
 NATURAL = {
@@ -55,14 +58,21 @@ def test_trl_trains_on_exactly_these_labels(policy_io: Callable[..., Any], monke
         return original(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(SFTTrainer, "compute_loss", spy)
-    run(policy_io("sft", {"sft.mixture": NATURAL}))
-    assert len(seen) == 10
+    metrics = run(policy_io("sft", {"sft.mixture": NATURAL}))
+    assert len(seen) == metrics["train"]["completions"] == 10
+    assert metrics["train"]["cut"] == 0
     for ids, labels in seen:
         learned = [i for i, label in enumerate(labels) if label != IGNORED]
         assert learned == list(range(learned[0], learned[-1] + 1))
         assert [labels[i] for i in learned] == [ids[i] for i in learned]
         assert labels[learned[-1]] == 2
         assert 2 not in [labels[i] for i in learned[:-1]]
+
+
+def test_a_reply_that_has_lost_its_end_stops_the_run(policy_io: Callable[..., Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(sft_data, "reply_ids", lambda tokenizer, reply: [*reply_ids(tokenizer, reply)[:-1]])
+    with pytest.raises(TrainingError, match=r"sft: \w+ of prompt [\w-]+: .* not in an end token"):
+        run(policy_io("sft", {"sft.mixture": NATURAL}))
 
 
 def test_only_rewrites_of_the_policy_are_used(tmp_path: Path) -> None:

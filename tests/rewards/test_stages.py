@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from flywheel_tasks.rewards import pairwise, pointwise
+from flywheel_tasks.chat.prompt import reply_ids
+from flywheel_tasks.rewards import encoding, pairwise, pointwise
 from flywheel_tasks.rewards.encoding import Limits, encode_comparisons, encode_replies, reward_tokenizer
 from flywheel_tasks.rewards.pairs import PairError, load_pairs
 from flywheel_tasks.rewards.pointwise import pointwise_rows
@@ -23,6 +24,7 @@ from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.rewards.trainer import _load_backbone, _ordered
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.training.run import TrainingError
 from tests.rewards.conftest import planted_rows
 
 pytestmark = pytest.mark.slow
@@ -221,6 +223,16 @@ def test_the_same_inputs_give_the_same_model(
     assert second.metrics == first.metrics
     assert tree_digest(second.model) == tree_digest(first.model)
     assert tree_digest(second.curve) == tree_digest(first.curve)
+
+
+@pytest.mark.parametrize("section", STAGES)
+def test_a_reply_that_has_lost_its_end_stops_the_run(
+    section: str, reward_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "reply_ids", lambda tokenizer, reply: reply_ids(tokenizer, reply)[:-1])
+    rows = planted_rows(2, "reward_train") + planted_rows(2, "reward_heldout")
+    with pytest.raises(TrainingError, match=r"pair reward_train-\d-\d, chosen: .* none may be cut"):
+        STAGES[section][0].run(reward_io(f"train_{section}", {}, rows))
 
 
 def test_equal_replies_only_is_an_error(reward_io: Callable[..., Any]) -> None:
