@@ -1,13 +1,17 @@
 """params.yaml is checked as a whole, and a message names the key."""
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from flywheel_tasks import settings
 from flywheel_tasks.settings import SettingsError, load_settings
 
-PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
+PROJECT = Path(__file__).resolve().parents[1]
+PARAMS = PROJECT / "params.yaml"
 
 
 def _changed(tmp_path: Path, change) -> Path:
@@ -46,3 +50,27 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path):
         load_settings(tmp_path / "params.yaml")
     with pytest.raises(SettingsError, match=r"absent\.yaml: no such file"):
         load_settings(tmp_path / "absent.yaml")
+
+
+def test_every_section_has_one_home_and_is_imported_from_the_package():
+    modules = [
+        importlib.import_module(f"{settings.__name__}.{m.name}")
+        for m in pkgutil.iter_modules(settings.__path__)
+    ]
+    defined = {
+        name: found
+        for module in modules
+        for name, found in vars(module).items()
+        if isinstance(found, type) and found.__module__ == module.__name__
+    }
+    assert {"Rl", "Settings", "Campaign", "SettingsError"} <= set(defined)
+    assert all(getattr(settings, name) is found for name, found in defined.items())
+
+
+def test_a_changed_settings_class_runs_no_stage_again():
+    """A stage depends on the values of the sections that it names, not on the code of any section."""
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    sections = set(settings.Settings.model_fields) | {"validate"}
+    for name, stage in stages.items():
+        assert not [dep for dep in stage.get("deps", []) if dep.startswith("flywheel_tasks/settings")], name
+        assert set(stage.get("params", [])) <= sections, name

@@ -1,0 +1,101 @@
+"""All sections together, as ``params.yaml`` has them, and the part of them that a stage may read."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from flywheel_tasks.settings.annotation import Annotate, AnnotationBatch, Label
+from flywheel_tasks.settings.campaign import Campaign
+from flywheel_tasks.settings.curation import Curate, Split
+from flywheel_tasks.settings.evaluation import Evaluate
+from flywheel_tasks.settings.models import Base, Compute, Prompt, Sampling
+from flywheel_tasks.settings.online import Ab, Airflow, Approval, Launch, Registry
+from flywheel_tasks.settings.policy import Dpo, RejectionSample, Rl, Sft
+from flywheel_tasks.settings.privacy import Privacy, Safety
+from flywheel_tasks.settings.rewards import PairwiseRm, PointwiseRm, SignalModels
+from flywheel_tasks.settings.section import Section, SettingsError
+from flywheel_tasks.settings.serving import Serve
+from flywheel_tasks.settings.traffic import Assemble, Ingest, Logs, Simulation, Validate
+from flywheel_tasks.settings.training import Tracking
+from flywheel_tasks.storage.documents import read_yaml
+
+
+class Settings(Section):
+    """All of ``params.yaml``."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    base: Base
+    compute: Compute
+    prompt: Prompt
+    sampling: Sampling
+    logs: Logs
+    simulation: Simulation
+    ingest: Ingest
+    validate_: Validate = Field(alias="validate")
+    assemble: Assemble
+    curate: Curate
+    privacy: Privacy
+    safety: Safety
+    split: Split
+    annotation_batch: AnnotationBatch
+    label: Label
+    annotate: Annotate
+    pointwise_rm: PointwiseRm
+    pairwise_rm: PairwiseRm
+    signal_models: SignalModels
+    rejection_sample: RejectionSample
+    sft: Sft
+    dpo: Dpo
+    rl: Rl
+    evaluate: Evaluate
+    launch: Launch
+    approval: Approval
+    training: Tracking
+    registry: Registry
+    ab: Ab
+    serve: Serve
+    airflow: Airflow
+    campaign: Campaign
+
+    @model_validator(mode="after")
+    def _signals_of_rl(self) -> "Settings":
+        wanted = {name.removeprefix("p_") for name in self.rl.auxiliary if name.startswith("p_")}
+        if unused := sorted(wanted - set(self.signal_models.used)):
+            raise ValueError(f"rl.auxiliary names p_{unused[0]}, but signal_models.used lacks {unused[0]}")
+        return self
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check ``params.yaml``.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SettingsError: it is missing, not YAML, or a key is unknown, missing or out of range.
+    """
+    return read_yaml(path, Settings, SettingsError)
+
+
+class ScopedSettings:
+    """The sections a stage declared under ``params:`` in dvc.yaml; reading any other raises.
+
+    Args:
+        settings: all settings.
+        stage: the stage's name, for the message.
+        sections: the section names it declared.
+    """
+
+    def __init__(self, settings: Settings, stage: str, sections: frozenset[str]) -> None:
+        self._settings = settings
+        self._stage = stage
+        self._sections = sections
+
+    def __getattr__(self, name: str) -> Any:
+        key = name.rstrip("_")
+        if key not in self._sections:
+            raise SettingsError(
+                f"stage {self._stage} reads the setting {key}, which dvc.yaml does not list under its params"
+            )
+        return getattr(self._settings, name)

@@ -1,0 +1,74 @@
+"""Settings of launches: approval, registry, A/B tests, and how Airflow runs a generation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from flywheel_tasks.settings.section import NonNegative, Positive, PositiveFloat, Section
+from flywheel_tasks.storage.experiment_records import Rule
+
+AB_METRICS = (
+    "breadth",
+    "active_days",
+    "depth",
+    "messages_per_active_user",
+    "thumb_up_per_reply",
+    "love_per_reply",
+    "thumb_down_per_reply",
+    "regenerate_per_reply",
+    "report_per_reply",
+    "safety_violation_per_reply",
+    "latency_ms",
+)
+
+
+class Launch(Section):
+    """Share of all users in each arm of the A/B test; tests of one layer share no users."""
+
+    traffic_share: Annotated[float, Field(gt=0.0, le=0.5)]
+    layer: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Approval(Section):
+    """Who approves outside Airflow."""
+
+    local: Literal["policy", "human"]
+
+
+class Registry(Section):
+    """Where the registry lives."""
+
+    location: str
+
+
+class Ab(Rule):
+    """The A/B test: the rule that a plan fixes before its start, and where the events are.
+
+    ``events``: ``logs``; a folder or s3 prefix of Parquet tables; or the URL of a warehouse (docs/experiments.md).
+    """
+
+    events: Annotated[str, Field(min_length=1)]
+    segments: tuple[str, ...]
+    look_minutes: PositiveFloat
+    late_logs_hours: NonNegative
+
+    @model_validator(mode="after")
+    def _known_metrics(self) -> "Ab":
+        if unknown := {*self.primary, *self.guardrails} - set(AB_METRICS):
+            raise ValueError(f"unknown metrics: {', '.join(sorted(unknown))}; known: {', '.join(AB_METRICS)}")
+        return self
+
+    @property
+    def rule(self) -> Rule:
+        """What a plan takes over."""
+        return Rule(**self.model_dump(include=set(Rule.model_fields)))
+
+
+class Airflow(Section):
+    """How Airflow runs a generation."""
+
+    schedule: str | None
+    retries: Annotated[int, Field(ge=0)]
+    retry_delay_seconds: Positive
+    approval_timeout_hours: PositiveFloat
+    gpu_pool_slots: Positive

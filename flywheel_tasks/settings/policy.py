@@ -1,0 +1,114 @@
+"""Settings of policy training: rejection sampling, SFT, DPO, RL."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from flywheel_tasks.settings.models import PoolEntry, check_names
+from flywheel_tasks.settings.section import NonNegative, Positive, PositiveFloat, Section, Share
+from flywheel_tasks.settings.training import Lora, Training
+
+
+class RejectionSample(Section):
+    """Best of n with thresholds. ``candidates``: of each policy of the pool, for each prompt."""
+
+    pool: Annotated[tuple[PoolEntry, ...], Field(min_length=1)]
+    prompts: Positive
+    candidates: Positive
+    min_reward_quantile: Share
+    min_continue: Share
+    min_thumb_up: Share
+
+    @model_validator(mode="after")
+    def _names(self) -> "RejectionSample":
+        check_names(self.pool)
+        return self
+
+
+class Sft(Training):
+    """Supervised fine-tuning on a mixture: this generation's accepted replies and rewrites, and named sets."""
+
+    mixture: dict[
+        str, Share
+    ]  # share of the rows by source; sources but the first three are sets/<name>.jsonl
+    max_repeats: Positive  # of one row
+    on_missing: Literal["error", "redistribute"]  # where a source with a share has no rows
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Sft":
+        if abs(sum(self.mixture.values()) - 1) > 1e-6:
+            raise ValueError(f"mixture: the shares add up to {sum(self.mixture.values()):g}, not to 1")
+        return self
+
+
+class Dpo(Training):
+    """Direct preference optimisation on a small set."""
+
+    max_pairs: Positive
+    beta: PositiveFloat
+
+
+class Auxiliary(Section):
+    """An auxiliary term of the reward: its value, from 0 to 1, counts up to ``bound``, times ``weight``."""
+
+    weight: Annotated[float, Field(gt=0.0, le=1.0)]
+    bound: Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Limit(Section):
+    """A limit that warns and one that stops; null: none."""
+
+    warn: NonNegative | None
+    stop: NonNegative | None
+
+
+class Watch(Section):
+    """Limits of a training run, in nats a token: KL to the policy before it, from above; entropy, from below."""
+
+    kl: Limit
+    entropy: Limit
+
+
+class Vllm(Section):
+    """Rollouts by vLLM. ``server``: at ``url``, on GPUs of its own; ``colocate``: on the trainer's GPUs.
+
+    ``max_ratio``: a completion whose trainer-to-sampler ratio of probabilities is above it is left out.
+    """
+
+    mode: Literal["server", "colocate"]
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    timeout_seconds: PositiveFloat
+    gpu_memory_share: Annotated[float, Field(gt=0.0, lt=1.0)]
+    max_ratio: Annotated[float, Field(ge=1.0)]
+
+
+class Rl(Section):
+    """Online RL on prompts with a low mean or a high variance of reward (docs/policy-training.md).
+
+    ``auxiliary`` and the penalties are counted in the mean spread of reward within a prompt.
+    """
+
+    method: Literal["grpo", "online_dpo"]
+    steps: Positive
+    prompts_per_step: Positive
+    group_size: Annotated[int, Field(ge=2)]
+    select_from: Positive
+    select_share: Share
+    learning_rate: PositiveFloat
+    beta: NonNegative
+    dpo_beta: PositiveFloat
+    auxiliary: dict[Literal["p_continue", "p_thumb_up", "instructions"], Auxiliary]
+    length_penalty: NonNegative
+    length_limit: Positive
+    cut_off_penalty: NonNegative
+    artifact_penalties: dict[str, PositiveFloat]
+    watch: Watch
+    rollouts: Literal["local", "vllm"]
+    vllm: Vllm
+    heldout_prompts: Positive
+    judge_prompts: Positive
+    check_every: Positive
+    target_win_rate: Share
+    # Which checkpoint: nearest to the target; for experiments the last one, or the policy before RL.
+    hand_over: Literal["nearest", "last", "start"]
+    lora: Lora
