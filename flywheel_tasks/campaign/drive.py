@@ -5,6 +5,7 @@ Every step can be repeated without harm: what it needs to know it asks the regis
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 from flywheel_tasks.campaign import online
 from flywheel_tasks.campaign.clock import Clock, words_of
 from flywheel_tasks.campaign.folder import CampaignError, Folder, write_settings
+from flywheel_tasks.campaign.space import made, prune
 from flywheel_tasks.online.approval import POLICY, VERDICT, registry_of
 from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline import runner
@@ -75,8 +77,19 @@ def run(folder: Folder, say: Say, after: Callable[[], None] = lambda: None) -> N
             write_json(_generation(folder, plan, name, clock, say), folder.generation(name))
             folder.now.unlink(missing_ok=True)
             after()
+            _free(folder, plan, name, say)
         after()
     say(f"The campaign is over: {launches(found)} launches in {len(found)} generations.")
+
+
+def _free(folder: Folder, plan: Campaign, name: str, say: Say) -> None:
+    """Free the disk of models that nothing will read, and say how much is left."""
+    found = records(folder)
+    freed = prune(folder, plan, found, over=is_over(plan, found))
+    left = shutil.disk_usage(folder.home).free
+    say(
+        f"[{name}] {freed / 1e9:.1f} GB of models removed that nothing will read again; {left / 1e9:.0f} GB free"
+    )
 
 
 def _generation(folder: Folder, plan: Campaign, name: str, clock: Clock, say: Say) -> dict[str, Any]:
@@ -168,6 +181,7 @@ def describe(root: Path, name: str) -> dict[str, Any]:
         "reward_accuracy": metrics["train_pointwise_rm"]["heldout"]["accuracy"],
         "pairs": metrics["annotate"]["pairs_total"],
         "rewrites": metrics["annotate"]["rewrites"],
+        "models": made(root),
     }
 
 

@@ -3,6 +3,7 @@
 ```
 workspace/   code, dvc.yaml, params.yaml, registry, logs, DVC: what `flywheel generation run` works in
 params.yaml, gate_rules.yaml   the user's, as they were when it began; plan.json: its section campaign
+cache.json   where DVC's cache is
 results/     generations/<id>.json, panels/<digest>.jsonl, counterfactuals/<id>/, campaign.{json,md,html}
 ```
 The code is copied, so that a campaign that runs for hours is of one version, whatever is edited meanwhile. Nothing in
@@ -24,12 +25,14 @@ from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.graph import load_graph, project_sources
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 
 # Beside what dvc.yaml's stages read: the graph, what DVC leaves out, and what compute.launcher may name.
 _BESIDE = ("dvc.yaml", ".dvcignore", "launchers")
 OPEN_CEILING = 1.01  # no win rate is as high
-_OURS = {"workspace", "results", "ablations", "params.yaml", GATE_RULES, ".lock"}
+SHARERS = "campaigns"  # folder in DVC's cache that names the campaigns that share it
+_OURS = {"workspace", "results", "ablations", "params.yaml", GATE_RULES, ".lock", "cache.json"}
 # What makes a campaign one: simulated people, answers by policy, state of its own.
 _ALWAYS = {
     "logs.source": "simulated",
@@ -81,6 +84,13 @@ class Folder:
     def counterfactual(self, name: str) -> Path:
         """The test of a model that was not launched."""
         return self.results / "counterfactuals" / name
+
+    @property
+    def cache(self) -> Path | None:
+        """DVC's cache, once :func:`share` noted it."""
+        note = self.home / "cache.json"
+        cache = Path(read_json(note)["cache"]) if note.exists() else None
+        return cache if cache is not None and (cache / SHARERS).is_dir() else None
 
     @property
     def seconds(self) -> Path:
@@ -197,4 +207,13 @@ def create(folder: Folder, source: Path, plan: Mapping[str, Any], cache: Path) -
     core = "[core]\n    no_scm = true\n    analytics = false\n"
     config = f'{core}[cache]\n    dir = "{cache.resolve()}"\n    type = "reflink,hardlink,copy"\n'
     (folder.workspace / ".dvc/config").write_text(config, encoding="utf-8")
+    share(folder, cache.resolve())
     write_json(plan, folder.plan)
+
+
+def share(folder: Folder, cache: Path) -> None:
+    """Note in DVC's cache that a campaign uses it, so that no other takes its models away."""
+    home = str(folder.home.resolve())
+    write_json({"cache": str(cache)}, folder.home / "cache.json")
+    name = bytes_digest(home.encode()).removeprefix("sha256:")[:16]
+    write_json({"home": home}, cache / SHARERS / f"{name}.json")

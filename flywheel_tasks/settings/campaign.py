@@ -22,6 +22,7 @@ class Campaign(Section):
     inconclusive: Literal["promote_if_better", "roll_back"]
     panel_users: Annotated[int, Field(ge=2)]  # in each of three groups; measures true utility
     minutes_per_generation: PositiveFloat  # for the time left, until one is measured
+    keep_models: bool  # of all generations; false: only those that a later one reads
     overlay: dict[str, Any]
     overoptimise: dict[str, Any]
     ablations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,40}$")], dict[str, Any]]

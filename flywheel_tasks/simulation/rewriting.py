@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import emoji
 import yaml
@@ -12,10 +13,10 @@ import yaml
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.simulation.cards import Check, checks_of
 from flywheel_tasks.simulation.checks import obeys
-from flywheel_tasks.simulation.utility import refuses, repetition, templated, utility
+from flywheel_tasks.simulation.utility import persona, refuses, repetition, templated, utility
 from flywheel_tasks.simulation.wording import ends_sentence, named_things, sentences, words
 
-ATTEMPTS = 24
+ATTEMPTS = 40
 _FORMS_OF_ADDRESS = frozenset({"dear", "champ", "captain", "friend"})
 _MARKUP = re.compile(
     r"^\s*(?:[-*•]|\d+[.)])\s+"  # marks of lists
@@ -25,19 +26,22 @@ _MARKUP = re.compile(
 )
 
 
-@cache
-def _phrases() -> Mapping[str, list[str]]:
-    return yaml.safe_load(
-        files("flywheel_tasks.simulation").joinpath("phrases.yaml").read_text(encoding="utf-8")
+def _written(name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = yaml.safe_load(
+        files("flywheel_tasks.simulation").joinpath(name).read_text(encoding="utf-8")
     )
+    return found
 
 
 @cache
-def _replacements() -> Mapping[str, list[str]]:
-    found: Mapping[str, list[str]] = yaml.safe_load(
-        files("flywheel_tasks.simulation").joinpath("phrases.yaml").read_text(encoding="utf-8")
-    )["replacements"]
-    return found
+def _phrases() -> Mapping[str, Any]:
+    return _written("phrases.yaml")
+
+
+@cache
+def voices() -> Mapping[str, list[str]]:
+    """Sentences of each character's own life, by card; a card that no traffic has has none."""
+    return _written("voices.yaml")
 
 
 def _usable(text: str, history: Sequence[Turn]) -> list[str]:
@@ -67,7 +71,27 @@ def _phrase(kind: str, plain: str, topic: str | None, rng: random.Random) -> str
     """A phrase about the topic, or one of the plain ones."""
     if topic is None or rng.random() < 0.3:
         return rng.choice(_phrases()[plain])
-    return rng.choice(_phrases()[kind]).format(w=topic)
+    return str(rng.choice(_phrases()[kind])).format(w=topic)
+
+
+def _voice(card: Card, history: Sequence[Turn], topic: str | None, rng: random.Random) -> str | None:
+    """A sentence of the character's own life, about the topic where there is one, that was not said before."""
+    said = " ".join(turn["content"].lower() for turn in history if turn["role"] == "assistant")
+    found = []
+    for line in voices().get(card.card_id, ()):
+        if "{w}" in line and (
+            topic is None or (topic.endswith("s") and re.search(r"\ba \{w\}", line, re.IGNORECASE))
+        ):
+            continue
+        text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", line.format(w=topic))
+        if text.lower().rstrip(".") not in said:
+            found.append(text)
+    return rng.choice(found) if found else None
+
+
+def _joined(first: str, second: str, rng: random.Random) -> str:
+    """Two sentences as one."""
+    return f"{first.rstrip('.!?')}{rng.choice([', and', ';'])} {_lower_first(second)}"
 
 
 def _without_word(text: str, word: str, rng: random.Random) -> str:
@@ -75,7 +99,7 @@ def _without_word(text: str, word: str, rng: random.Random) -> str:
     if word == "i":
         return " ".join(s for s in sentences(text) if not re.search(r"\bi\b|\bi['’]", s, re.IGNORECASE))
     pattern = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
-    swapped = pattern.sub(lambda _: rng.choice(_replacements().get(word, [""])), text)
+    swapped = pattern.sub(lambda _: rng.choice(_phrases()["replacements"].get(word, [""])), text)
     return re.sub(r"\s+([,.!?])", r"\1", re.sub(r"  +", " ", swapped)).strip()
 
 
@@ -92,11 +116,15 @@ def _draft(card: Card, history: Sequence[Turn], body: list[str], rng: random.Ran
     rules = {check.kind: check for check in checks_of(card)}
     topic = _topic(history, rng)
     asks = "end_question" in rules or ("no_question" not in rules and rng.random() < 0.4)
-    wanted = int(rules["max_sentences"].value or 1) if "max_sentences" in rules else rng.choice([2, 3])
+    most = 2 if "max_words" in rules else rng.choice([2, 3])
+    wanted = int(rules["max_sentences"].value or 1) if "max_sentences" in rules else most
+    room = max(1, wanted - asks)
     body = [s for s in body if "?" not in s] if asks or "no_question" in rules else list(body)
-    body = [s for s in body if len(words(s)) <= _budget(rules)]
-    body = body[: max(1, wanted - asks)] or [_phrase("statements", "plain", topic, rng)]
-    text = _mention(" ".join(_marked(s) for s in body), rules, wanted - asks, rng)
+    body = [s for s in body if len(words(s)) <= _budget(rules, asks)][:room]
+    parts = _in_character(
+        card, history, body or [_phrase("statements", "plain", topic, rng)], room, topic, rng
+    )
+    text = _mention(" ".join(_marked(s) for s in parts), rules, room, rng)
     if "start_word" in rules and words(text)[:1] != [rules["start_word"].value]:
         text = f"{_upper_first(str(rules['start_word'].value))}, {_lower_first(text)}"
     if asks and wanted == 1:
@@ -106,10 +134,25 @@ def _draft(card: Card, history: Sequence[Turn], body: list[str], rng: random.Ran
     return _finish(text, list(rules.values()), rng)
 
 
-def _budget(rules: Mapping[str, Check]) -> int:
+def _in_character(
+    card: Card, history: Sequence[Turn], body: list[str], room: int, topic: str | None, rng: random.Random
+) -> list[str]:
+    """The sentences with one of the character's own life, before or after them, where they have none."""
+    if persona(card, " ".join(body)) > 0 or (line := _voice(card, history, topic, rng)) is None:
+        return body
+    if rng.random() < 0.3:
+        return [line]
+    before = rng.random() < 0.5
+    if room == 1:
+        return [_joined(line, body[0], rng) if before else _joined(body[0], line, rng)]
+    body = body[: room - 1]
+    return [line, *body] if before else [*body, line]
+
+
+def _budget(rules: Mapping[str, Check], asks: bool) -> int:
     """Words that one kept sentence may have, so that the additions still fit."""
     limit = int(rules["max_words"].value or 0) if "max_words" in rules else 36
-    return limit - 8 * ("mention" in rules) - 2 * ("start_word" in rules)
+    return limit - 8 - 8 * ("mention" in rules) - 2 * ("start_word" in rules) - 6 * asks
 
 
 def _marked(sentence: str) -> str:
@@ -124,11 +167,11 @@ def _mention(text: str, rules: Mapping[str, Check], room: int, rng: random.Rando
     word = str(check.value)
     if word in _FORMS_OF_ADDRESS:
         return _upper_first(rng.choice(_phrases()["addressed"]).format(m=word) + _lower_first(text))
-    added = rng.choice(_phrases()["mentions"]).format(m=word)
+    added = str(rng.choice(_phrases()["mentions"])).format(m=word)
     parts = sentences(text)
-    if len(parts) >= room:
-        parts = parts[: max(room - 1, 0)]
-    return " ".join([*parts, added])
+    if len(parts) < room:
+        return " ".join([*parts, added])
+    return " ".join([*parts[: room - 1], _joined(parts[room - 1], added, rng)])
 
 
 def _finish(text: str, checks: Sequence[Check], rng: random.Random) -> str:
@@ -152,7 +195,7 @@ def _finish(text: str, checks: Sequence[Check], rng: random.Random) -> str:
 
 
 def rewrite(card: Card, history: Sequence[Turn], reply: str, rng: random.Random) -> str | None:
-    """An edited reply that obeys the card.
+    """An edited reply that obeys the card and is in character.
 
     Args:
         card: the character.
@@ -161,18 +204,21 @@ def rewrite(card: Card, history: Sequence[Turn], reply: str, rng: random.Random)
         rng: for the choice among phrases.
 
     Returns:
-        of several drafts that obey every instruction the best by the hidden utility; None if none does.
+        of several drafts that obey every instruction and speak of the character's own world, the best by the hidden
+        utility; None if none does.
     """
     checks, body = checks_of(card), _usable(reply, history)
+    spoken = card.card_id in voices()
     best: tuple[float, str] | None = None
     obedient = 0
     for _ in range(ATTEMPTS):
         text = _draft(card, history, body, rng)
         if not all(obeys(check, text) for check in checks) or text == reply:
             continue
-        worth = utility(card, history, text) + rng.gauss(
-            0.0, 0.4
-        )  # people do not all write the same best reply
+        if spoken and persona(card, text) <= 0:
+            continue
+        # People do not all write the same best reply.
+        worth = utility(card, history, text) + rng.gauss(0.0, 0.4)
         if best is None or worth > best[0]:
             best = (worth, text)
         obedient += 1

@@ -8,7 +8,9 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE = re.compile(r"[^.!?…\n]+[.!?…]*")
 _NAMED = re.compile(
     r"\b(?:my|your|our|his|her|their|the|an?|this|that)\s+"
-    r"(?:(?:favourite|old|new|best|first|last|small|tiny|big|long|strange|broken|own|whole|difficult|grey)\s+)*"
+    r"(?:(?:favourite|old|new|best|first|last|small|tiny|big|long|strange|broken|own|whole|difficult|grey"
+    r"|dripping|driving|hiding|rainy|roman|patched|nervous|slow|live|high|false|boring|worst|oldest|earliest|farthest)"
+    r"\s+)*"
     r"([a-z]+)\b",
     re.IGNORECASE,
 )

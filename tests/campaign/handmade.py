@@ -19,6 +19,7 @@ PLAN = {
     "inconclusive": "promote_if_better",
     "panel_users": 4,
     "minutes_per_generation": 20.0,
+    "keep_models": False,
     "overlay": {},
     "overoptimise": {"rl.steps": 16},
     "ablations": {},

@@ -13,7 +13,7 @@ import pytest
 from flywheel_tasks.campaign import online
 from flywheel_tasks.campaign.ablations import others
 from flywheel_tasks.campaign.drive import environment, records, run, status
-from flywheel_tasks.campaign.folder import Folder
+from flywheel_tasks.campaign.folder import Folder, share
 from flywheel_tasks.campaign.page import write
 from flywheel_tasks.campaign.table import document
 from flywheel_tasks.settings import load_settings
@@ -50,6 +50,7 @@ def campaign(launched, tmp_path_factory):
         shutil.copy(folder.workspace / name, folder.home / name)
     plan = load_settings(folder.home / "params.yaml").campaign.model_dump(mode="json")
     plan |= {"launches": 2, "max_generations": 2, "overoptimise_at": 0, "overlay": {}, "panel_users": 3}
+    share(folder, folder.workspace / ".dvc/cache")
     write_json(plan, folder.plan)
     _kill_in_second_generation(folder)
     before = stages_run(folder.workspace)
@@ -106,6 +107,21 @@ def test_the_hidden_utility_is_in_the_results_only(campaign):
         if not path.is_relative_to(code) and VALUE.search(path.read_bytes())
     ]
     assert told == []
+
+
+def test_models_that_nothing_reads_again_are_gone_and_the_champion_is_not(campaign):
+    folder, _ = campaign
+    cached = {path.parent.name + path.name for path in (folder.cache / "files/md5").glob("*/*.dir")}
+    state = open_registry("registry", folder.workspace).state()
+    wanted = {ref.dvc.md5 for ref in (state.champion, state.previous) if ref is not None}
+    first, second = (set(record["models"].values()) for record in records(folder))
+    assert len(first) == len(second) == 5
+    assert wanted <= cached
+    assert first <= cached, "ablations restore them"
+    assert (second - first) & cached == (second - first) & wanted
+    for tree in wanted:
+        for entry in read_json(folder.cache / "files/md5" / tree[:2] / tree[2:]):
+            assert (folder.cache / "files/md5" / entry["md5"][:2] / entry["md5"][2:]).exists()
 
 
 def test_the_workspace_that_it_began_with_is_untouched(campaign, launched):
