@@ -16,6 +16,7 @@ from flywheel_tasks.campaign.drive import environment, records, run, status
 from flywheel_tasks.campaign.folder import Folder, share
 from flywheel_tasks.campaign.page import write
 from flywheel_tasks.campaign.table import document
+from flywheel_tasks.pipeline import runner
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
@@ -50,6 +51,7 @@ def campaign(launched, tmp_path_factory):
         shutil.copy(folder.workspace / name, folder.home / name)
     plan = load_settings(folder.home / "params.yaml").campaign.model_dump(mode="json")
     plan |= {"launches": 2, "max_generations": 2, "overoptimise_at": 0, "overlay": {}, "panel_users": 3}
+    runner.dvc(folder.workspace, "config", "cache.type", "reflink,hardlink,copy")  # as a campaign has it
     share(folder, folder.workspace / ".dvc/cache")
     write_json(plan, folder.plan)
     _kill_in_second_generation(folder)
