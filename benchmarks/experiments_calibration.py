@@ -3,16 +3,16 @@
 A/A: 2,000 tests without an effect, each of 7 days, users entering on the first four. Per metric, raw and with CUPED:
 the share of tests that are "significant" at 5% (false positives) and of intervals that hold the truth; the share that
 is "significant" on any of 7 daily looks, by the fixed-horizon p-value (the peer: what peeking costs) and by the
-always-valid one. Then: the power at the size that ``flywheel ab plan`` computes; the coverage under a true effect; the
-sample-ratio check.
+always-valid one. Then: the power at the size that ``flywheel ab plan`` computes, and the coverage under a true effect;
+the sample-ratio check.
 
-    python -m benchmarks.experiments_calibration --tests 2000
+    python -m benchmarks.experiments_calibration --tests 2000 [--power-only]
 """
 
 import argparse
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from rich.console import Console
@@ -22,7 +22,7 @@ from scipy.stats import binom
 from flywheel_tasks.online.checks import SRM_PVALUE, sample_ratio
 from flywheel_tasks.online.design import users_needed
 from flywheel_tasks.online.exposed import COUNTED, Sums
-from flywheel_tasks.online.metrics import ESTIMATES, METRICS, Estimate, Metric, always_valid, compare
+from flywheel_tasks.online.metrics import ESTIMATES, METRICS, Estimate, Metric, always_valid, compare, pairs
 from tests.online.people import columns, make_plan, sums_of
 
 ALPHA, DAYS, USERS = 0.05, 7, 2_000
@@ -101,27 +101,85 @@ def null_tests(tests: int, seed: int, progress: bool = False) -> Counter[tuple[s
     return said
 
 
+def people(generator: np.random.Generator, arm: np.ndarray, name: str, lift: float) -> dict[str, np.ndarray]:
+    """Users whose mean outcome in the candidate arm is exactly ``1 + lift`` times that in the control arm.
+
+    Args:
+        generator: draws them.
+        arm: whether a user is in the candidate arm; any shape.
+        name: depth: messages grow; breadth: the chance to write at all grows.
+        lift: as a share.
+    """
+    taste = generator.gamma(0.7, 1.0, arm.shape)
+    past = generator.poisson(3 * taste)
+    grown = np.where(arm, 1 + lift, 1.0)
+    if name == "depth":
+        messages = generator.poisson(3.5 * taste * grown)
+    else:  # a chance of 0.8 at most leaves room to grow
+        messages = (generator.random(arm.shape) < 0.8 * (1 - np.exp(-3.5 * taste)) * grown).astype(np.int64)
+    return {
+        "messages": messages,
+        "active": (messages > 0).astype(np.int64),
+        "pre_messages": past,
+        "pre_active": (past > 0).astype(np.int64),
+    }
+
+
+def sums_of_tests(
+    found: Mapping[str, np.ndarray], rows: np.ndarray, wanted: Iterable[tuple[str, str]]
+) -> list[Sums]:
+    """The sums of one arm of many tests at once; tests and users are the two axes."""
+    names = sorted({name for pair in wanted for name in pair})
+    products = sorted({(min(pair), max(pair)) for pair in wanted} | {(name, name) for name in names})
+    part = {name: found[name] * rows for name in names}
+    sums = {name: part[name].sum(axis=1) for name in names}
+    squares = {(a, b): np.einsum("ij,ij->i", part[a], part[b]) for a, b in products}
+    return [
+        Sums(
+            n=int(n),
+            sums={name: int(values[test]) for name, values in sums.items()},
+            products={pair: int(values[test]) for pair, values in squares.items()},
+        )
+        for test, n in enumerate(rows.sum(axis=1))
+    ]
+
+
 def power_of(
     name: str, estimate: Estimate, lift: float, power: float, tests: int, seed: int, progress: bool = False
 ) -> tuple[int, float, float]:
-    """Plan a test from a past, run it many times with the effect, and count.
+    """Plan a test from a past, run it many times with exactly the planned lift, and count.
+
+    Args:
+        name: breadth or depth.
+        estimate: raw, or with CUPED.
+        lift: as a share.
+        power: that is planned, at the level of one of two primary metrics, as ``flywheel ab plan`` does.
+        tests: how many.
+        seed: of everything.
+        progress: show a bar.
 
     Returns:
-        planned users; share of tests that found the effect; share of intervals that hold the true lift (depth: exactly
-        ``lift``; other metrics: NaN, their true lift has no closed form).
+        planned users; share of tests that found the effect; share of 95% intervals that hold the lift.
     """
+    metric, level = METRICS[name], ALPHA / 2
+    wanted = pairs([metric])
     generator = np.random.default_rng(seed)
-    *_, (_, found) = stream(generator, 200_000, end_only=True)
-    past = sums_of(found, np.ones(200_000, dtype=bool))
-    users = users_needed(METRICS[name], past, estimate, lift_percent=100 * lift, alpha=ALPHA, power=power)
+    everyone = np.zeros((1, 200_000), dtype=bool)
+    (past,) = sums_of_tests(people(generator, everyone, name, 0.0), ~everyone, wanted)
+    users = users_needed(metric, past, estimate, lift_percent=100 * lift, alpha=level, power=power)
     assert users is not None
     positive = covered = 0
-    for child in track(generator.spawn(tests), f"power {name} {estimate}", disable=not progress):
-        *_, (arms, _) = stream(child, users, lift, end_only=True)
-        result = compare(METRICS[name], arms, estimate, ALPHA)
-        positive += result.pvalue < ALPHA
-        covered += result.rel_effect_size_ci_lower <= lift <= result.rel_effect_size_ci_upper
-    return users, positive / tests, covered / tests if name == "depth" else float("nan")
+    size = max(1, 2_000_000 // users)
+    starts = range(0, tests, size)
+    for begin in track(starts, f"power {name} {estimate}", disable=not progress):
+        arm = generator.random((min(size, tests - begin), users)) < 0.5
+        found = people(generator, arm, name, lift)
+        both = (sums_of_tests(found, rows, wanted) for rows in (~arm, arm))
+        for control, candidate in zip(*both, strict=True):
+            result = compare(metric, {"control": control, "candidate": candidate}, estimate, ALPHA)
+            positive += result.pvalue < level
+            covered += result.rel_effect_size_ci_lower <= lift <= result.rel_effect_size_ci_upper
+    return users, positive / tests, covered / tests
 
 
 def ratio_alarms(users: int, share: float, tests: int, seed: int) -> float:
@@ -152,6 +210,30 @@ def _print(said: Mapping[tuple[str, str, str], int], console: Console) -> None:
             )
 
 
+PLANNED = (
+    ("depth", 0.1),
+    ("depth", 0.2),
+    ("depth", 0.5),
+    ("breadth", 0.05),
+    ("breadth", 0.1),
+    ("breadth", 0.2),
+)
+
+
+def _print_power(tests: int, seed: int, console: Console) -> None:
+    off = 1.96 * np.sqrt(0.8 * 0.2 / tests)
+    console.print(
+        f"{'planned for':20}{'estimate':10}{'users':>8}{'planned':>9}{'power':>8}{'coverage':>10}   "
+        f"{tests} tests a row: by chance alone ±{off:.1%}"
+    )
+    for name, lift in PLANNED:
+        for estimate in ESTIMATES:
+            users, power, covered = power_of(name, estimate, lift, 0.8, tests, seed, progress=True)
+            console.print(
+                f"{f'{name} {lift:+.0%}':20}{estimate:10}{users:8}{0.8:9.0%}{power:8.1%}{covered:10.2%}"
+            )
+
+
 def main() -> None:
     """Run everything and print it."""
     parser = argparse.ArgumentParser(
@@ -159,24 +241,22 @@ def main() -> None:
     )
     parser.add_argument("--tests", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=20261102)
+    parser.add_argument(
+        "--power-only", action="store_true", help="only the power of planned tests; minutes, not more"
+    )
     given = parser.parse_args()
     console, start = Console(highlight=False, width=200), time.perf_counter()
+    if given.power_only:
+        _print_power(given.tests, given.seed + 1, console)
+        console.print(f"{time.perf_counter() - start:.0f} s")
+        return
     said = null_tests(given.tests, given.seed, progress=True)
     low, high = (binom.ppf(q, given.tests, ALPHA) / given.tests for q in (0.025, 0.975))
     console.print(
         f"{given.tests} A/A tests of {USERS} users; by chance alone 95% of rows lie in {low:.1%} to {high:.1%}"
     )
     _print(said, console)
-    console.print(
-        f"{'planned for':28}{'estimate':10}{'users':>8}{'planned':>9}{'power':>8}{'coverage of the true lift':>27}"
-    )
-    for name, lift in (("depth", 0.2), ("breadth", 0.08)):
-        for estimate in ESTIMATES:
-            users, power, covered = power_of(name, estimate, lift, 0.8, given.tests, given.seed + 1, True)
-            console.print(
-                f"{f'{name} {lift:+.0%}':28}{estimate:10}{users:8}{0.8:9.0%}{power:8.1%}"
-                + (f"{covered:10.2%}" if name == "depth" else "")
-            )
+    _print_power(given.tests, given.seed + 1, console)
     for share in (0.5, 0.505):
         alarms = ratio_alarms(1_000_000, share, 1_000, given.seed + 2)
         console.print(
