@@ -1,11 +1,13 @@
 """A campaign's page: one HTML file in the look of the generation report, and the JSON and Markdown beside it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flywheel_tasks.campaign import text
+from flywheel_tasks.campaign.clock import words_of
 from flywheel_tasks.campaign.panels import GROUPS
 from flywheel_tasks.report.template import render_file
 from flywheel_tasks.storage.atomic import atomic_path
@@ -29,6 +31,55 @@ class Line:
     band: str
     first: str
     last: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table, its interval and its remark apart, so that they can stand below.
+
+    Attributes:
+        text: value or words.
+        interval: in brackets, or empty.
+        mark: a remark such as "counterfactual", or empty.
+    """
+
+    text: str
+    interval: str = ""
+    mark: str = ""
+
+
+_INTERVAL = re.compile(r"(?P<text>.+?) (?P<interval>\([^()]+ to [^()]+\))(?: \((?P<mark>[^()]+)\))?")
+_REMARK = re.compile(r"(?P<text>g\d+) \((?P<mark>[^()]+)\)")
+
+
+def cell(written: str) -> Cell:
+    """A cell of a text table, taken apart."""
+    found = _INTERVAL.fullmatch(written) or _REMARK.fullmatch(written)
+    return Cell(written) if found is None else Cell(**{k: v or "" for k, v in found.groupdict().items()})
+
+
+def _cells(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[Sequence[str], list[list[Cell]]]:
+    return headings, [[cell(written) for written in row] for row in rows]
+
+
+def key_figures(found: Mapping[str, Any]) -> list[tuple[str, Cell | None, Cell]]:
+    """What a reader wants first: title, figure of the base model (or None), figure now."""
+    rows = {row["metric"]: row for row in [*found["paper"], *found["ours"]]}
+    wanted = {
+        "launches with positive true lift (surely)": "Launches with positive true lift (surely)",
+        "true utility, training cards": "True utility",
+        "instruction following": "Instruction following",
+        "instruction violation": "Instruction violation",
+        "instruction following, unseen characters": "Following, unseen characters",
+        "over-optimised launches": "Over-optimised launches",
+    }
+    figures = []
+    for name, title in wanted.items():
+        row = rows.get(name)
+        if row is not None and row["last"] is not None:
+            was = None if row["first"] is None else cell(text.figure(row["first"]))
+            figures.append((title, was, cell(text.figure(row["last"]))))
+    return figures
 
 
 def _line(title: str, figures: Sequence[Mapping[str, Any]], unit: str | None) -> Line | None:
@@ -72,20 +123,20 @@ def render(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) ->
     values = {
         "found": found,
         "note": text.NOTE,
-        "paper": (text.PAPER_HEADINGS, [text.paper_cells(row) for row in found["paper"]]),
-        "ours": (
+        "time": words_of(60 * found["minutes"]),
+        "key": key_figures(found),
+        "paper": _cells(text.PAPER_HEADINGS, [text.paper_cells(row) for row in found["paper"]]),
+        "ours": _cells(
             ("metric", "base", "last champion"),
             [[row["metric"], text.figure(row["first"]), text.figure(row["last"])] for row in found["ours"]],
         ),
-        "generations": (
-            text.GENERATION_HEADINGS,
-            [text.generation_cells(row) for row in found["generations"]],
+        "generations": _cells(
+            text.GENERATION_HEADINGS, [text.generation_cells(row) for row in found["generations"]]
         ),
-        "champions": (
-            text.CHAMPION_HEADINGS,
-            [text.champion_cells(champion) for champion in found["champions"]],
+        "champions": _cells(
+            text.CHAMPION_HEADINGS, [text.champion_cells(champion) for champion in found["champions"]]
         ),
-        "others": (text.OTHER_HEADINGS, text.other_rows(found, others)) if others else None,
+        "others": _cells(text.OTHER_HEADINGS, text.other_rows(found, others)) if others else None,
         "lines": lines(found["champions"]),
         "ceiling": text.ceiling_sentence(found["ceiling"]),
     }
