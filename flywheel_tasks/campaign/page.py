@@ -48,6 +48,7 @@ class Cell:
     mark: str = ""
 
 
+_WIDE = 2 + 2 * len(GROUPS)  # columns of the table of champions that go into one on the page
 _INTERVAL = re.compile(r"(?P<text>.+?) (?P<interval>\([^()]+ to [^()]+\))(?: \((?P<mark>[^()]+)\))?")
 _REMARK = re.compile(r"(?P<text>g\d+) \((?P<mark>[^()]+)\)")
 
@@ -120,6 +121,7 @@ def render(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) ->
         found: of :func:`flywheel_tasks.campaign.table.document`.
         others: of ablations or other campaigns, by name.
     """
+    champions = [text.champion_cells(champion) for champion in found["champions"]]
     values = {
         "found": found,
         "note": text.NOTE,
@@ -133,8 +135,10 @@ def render(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) ->
         "generations": _cells(
             text.GENERATION_HEADINGS, [text.generation_cells(row) for row in found["generations"]]
         ),
-        "champions": _cells(
-            text.CHAMPION_HEADINGS, [text.champion_cells(champion) for champion in found["champions"]]
+        "champions": _cells(text.CHAMPION_HEADINGS[:_WIDE], [row[:_WIDE] for row in champions]),
+        "styles": _cells(
+            (*text.CHAMPION_HEADINGS[:2], *text.CHAMPION_HEADINGS[_WIDE:]),
+            [[*row[:2], *row[_WIDE:]] for row in champions],
         ),
         "others": _cells(text.OTHER_HEADINGS, text.other_rows(found, others)) if others else None,
         "lines": lines(found["champions"]),

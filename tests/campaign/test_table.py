@@ -3,7 +3,7 @@
 import pytest
 
 from flywheel_tasks.campaign import panels, text
-from flywheel_tasks.campaign.page import write
+from flywheel_tasks.campaign.page import cell, write
 from flywheel_tasks.campaign.table import document
 from flywheel_tasks.simulation.panel import measure
 from flywheel_tasks.storage.documents import read_json
@@ -84,6 +84,23 @@ def test_texts_name_the_counterfactual_and_the_people(campaign):
     page = parsed((campaign.results / "campaign.html").read_text())
     assert page.links == []
     assert "polyline" in page.seen
+    assert "dl" in page.seen, "key figures first"
+
+
+@pytest.mark.parametrize(
+    ("written", "parts"),
+    [
+        ("+4.4% (-4.9 to +14.2)", ("+4.4%", "(-4.9 to +14.2)", "")),
+        ("-31.2% (-45.4 to -16.1) (counterfactual)", ("-31.2%", "(-45.4 to -16.1)", "counterfactual")),
+        ("28.9 tokens (27.1 to 30.8)", ("28.9 tokens", "(27.1 to 30.8)", "")),
+        ("g0005 (over-optimised on purpose)", ("g0005", "", "over-optimised on purpose")),
+        ("7 of 8 (2)", ("7 of 8 (2)", "", "")),
+        ("variety (different word pairs)", ("variety (different word pairs)", "", "")),
+        ("50 to 65 tokens", ("50 to 65 tokens", "", "")),
+    ],
+)
+def test_a_cells_interval_stands_apart(written, parts):
+    assert (cell(written).text, cell(written).interval, cell(written).mark) == parts
 
 
 def test_an_empty_campaign_has_a_table_too(tmp_path):
