@@ -4,18 +4,20 @@ Patterns are mined from the set of replies itself: runs of words, two runs with 
 (how a sentence begins and ends, whatever is between), openings, closings and whole replies; names and numbers are
 slots too. A pattern is a template when more conversations have it than ordinary language would bring: than a Poisson
 count with the rate at which the people's own turns (the background) use it, shrunk towards a rate that is usual for a
-pattern of its size. What the card or the history says first is the reply's to repeat. Known stock phrases of
-assistants count alone.
+pattern of its size; where there are few turns of people, the project's own dialogue lines say whether a pattern is
+rarer than usual. What the card or the history says first is the reply's to repeat. Known stock phrases of assistants
+count alone.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from scipy import special
 
+from flywheel_tasks.evaluation.labelled_lines import written_lines
 from flywheel_tasks.evaluation.wording import pattern_of, words_of
 from flywheel_tasks.style.text import straight
 
@@ -29,21 +31,27 @@ _RUNS = {
     7: 0.002,
     8: 0.0015,
 }  # words in a row, and the usual rate of the commonest such runs
-_SHORT = 4  # runs of so few words must say something
-_PIECE, _MOST_GAP, _GAPPED_RATE = 3, 4, 0.0025
-_FRAMES, _FRAME_RATE = ((4, 2), (2, 3)), 0.001  # words of a sentence's beginning and end
+_PIECE = 3
+_GAPPED = (
+    (3, 4, 0.0025),
+    (2, 3, 0.004),
+)  # words on both sides of a gap, its words at most, and the usual rate
+_FRAMES, _FRAME_RATE = ((4, 2), (2, 3), (1, 4), (4, 1)), 0.001  # words of a sentence's beginning and end
 _TAIL, _TAIL_RATE = 3, 0.002  # words that end a sentence, where they say something
 _EDGES = {"opening": 0.008, "closing": 0.008}
 _EDGE_WORDS = 4
 _WHOLE_RATE = 0.002
 _STOCK = 0.9
 _PLAIN_FACTORS = (6, 2, 1)  # of the usual rate, by how many words are not plain
+_OWN_MARGIN = 2  # people may use a pattern so many times as often as the project's own lines do
+_ENOUGH_TURNS = 2000  # of people, with which the own lines say nothing more
 
 _TOKEN = re.compile(r"\d[\d.,:]*|[^\W\d_]+(?:['’\-][^\W_]+)*|[.!?…]+|\n+")
 _NAME = re.compile(r"[A-Z][a-z]+(?:['’]s)?$")
 _ENDS = re.compile(r"[.!?…\n]")
 Pattern = tuple[str, ...]
 _MARKS = frozenset(("…", "^", "$", "/", "|"))
+_SLOTS = frozenset(("<name>", "<number>"))
 
 
 @dataclass(frozen=True)
@@ -104,14 +112,19 @@ def patterns(text: str) -> dict[Pattern, float]:
         for size, rate in _RUNS.items():
             for i in range(len(words) - size + 1):
                 found[tuple(words[i : i + size])] = rate
-        for i in range(len(words) - 2 * _PIECE):
-            for gap in range(1, _MOST_GAP + 1):
-                j = i + _PIECE + gap
-                if j + _PIECE <= len(words):
-                    found[(*words[i : i + _PIECE], "…", *words[j : j + _PIECE])] = _GAPPED_RATE
+        for piece, most_gap, rate in _GAPPED:
+            for i in range(len(words) - 2 * piece):
+                for j in range(i + piece + 1, min(i + piece + most_gap, len(words) - piece) + 1):
+                    pieces = (*words[i : i + piece], "…", *words[j : j + piece])
+                    if (
+                        len(_SLOTS.intersection(pieces[:piece])) + len(_SLOTS.intersection(pieces[-piece:]))
+                        < piece
+                    ):
+                        found[pieces] = rate
         for first, last in _FRAMES:
-            if len(words) > first + last:
-                found[("|", *words[:first], "…", *words[-last:], "|")] = _FRAME_RATE
+            ends = (words[:first], words[-last:])
+            if len(words) > first + last and not any(len(end) == 1 and end[0] in _SLOTS for end in ends):
+                found[("|", *ends[0], "…", *ends[1], "|")] = _FRAME_RATE
         if len(words) > _TAIL and _content(tuple(words[-_TAIL:])) >= len(_PLAIN_FACTORS) - 1:
             found[("…", *words[-_TAIL:], "|")] = _TAIL_RATE
     if sentences and len(sentences[0]) > _EDGE_WORDS:
@@ -186,28 +199,37 @@ def find(replies: Sequence[Reply], background: Iterable[str] = ()) -> dict[Patte
         for pattern, rate in _own(reply).items():
             users[pattern].add(reply.conversation)
             rates[pattern] = rate
-    common = {pattern: len(ids) for pattern, ids in users.items() if len(ids) >= LEAST and _says(pattern)}
-    turns = list(dict.fromkeys(background))
-    seen = _seen(common.keys(), turns)
+    common = {pattern: len(ids) for pattern, ids in users.items() if len(ids) >= LEAST}
+    turns, own = list(dict.fromkeys(background)), _own_turns()
+    seen, seen_own = _seen(common.keys(), turns), _seen(common.keys(), own)
+    trust = min(1.0, len(turns) / _ENOUGH_TURNS)
     conversations = len({reply.conversation for reply in replies})
     templates: dict[Pattern, Template] = {}
     for pattern, count in common.items():
-        rate = (seen[pattern] + rates[pattern] * _PRIOR_TURNS) / (len(turns) + _PRIOR_TURNS)
-        factor = _PLAIN_FACTORS[min(_content(pattern), len(_PLAIN_FACTORS) - 1)]
-        expected = conversations * min(1.0, rate * factor)
+        usual = rates[pattern] * _PLAIN_FACTORS[min(_content(pattern), len(_PLAIN_FACTORS) - 1)]
+        rarer = min(usual, _OWN_MARGIN * _shrunk(seen_own[pattern], len(own), usual))
+        expected_rate = _shrunk(
+            seen[pattern] + seen[pattern] ** 0.5, len(turns), rarer + (usual - rarer) * trust
+        )
+        expected = conversations * min(1.0, expected_rate)
         if special.pdtrc(count - 1, expected) <= ALPHA:  # P(a Poisson count is at least this)
             templates[pattern] = Template(_shown(pattern), count, expected)
     return templates
 
 
+def _shrunk(seen: float, turns: int, usual: float) -> float:
+    """Rate of a pattern that ``seen`` of so many turns have, shrunk towards the usual one."""
+    return (seen + usual * _PRIOR_TURNS) / (turns + _PRIOR_TURNS)
+
+
+@cache
+def _own_turns() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for line in written_lines() for text in (line.said, line.reply)))
+
+
 def _content(pattern: Pattern) -> int:
     plain = words_of("plain")
     return sum(word not in plain and word not in _MARKS for word in pattern)
-
-
-def _says(pattern: Pattern) -> bool:
-    """Whether a pattern is long enough, or says enough, to count."""
-    return len(pattern) > _SHORT or _content(pattern) >= len(_PLAIN_FACTORS) - 1
 
 
 def _seen(wanted: Collection[Pattern], turns: Iterable[str]) -> Counter[Pattern]:
@@ -253,17 +275,20 @@ def shown(text: str) -> frozenset[str]:
 
 
 def distinct(templates: Iterable[Template], most: int = 20) -> list[Template]:
-    """The commonest templates, without those whose words another one of at least nearly the count holds.
+    """The commonest templates, without those that say again what ones of at least nearly the count say.
 
     Args:
         templates: as mined.
         most: how many at most.
     """
     kept: list[Template] = []
+    said: set[str] = set()
     for template in sorted(templates, key=lambda t: (-t.conversations, -len(t.text), t.text)):
         words = set(template.text.split()) - {"…"}
-        if not any(len(words & set(other.text.split())) >= 0.6 * len(words) for other in kept):
+        again = any(len(words & set(other.text.split())) >= 0.6 * len(words) for other in kept)
+        if not again and len(words & said) < 0.75 * len(words):
             kept.append(template)
+            said |= words
         if len(kept) == most:
             break
     return kept

@@ -1,12 +1,12 @@
-"""Trains the refusal detector from ``refusal_lines.txt``: ``python -m flywheel_tasks.evaluation.train_refusals``.
+"""Trains the refusal detector: ``python -m flywheel_tasks.evaluation.train_refusals``.
 
-A seventh of the requests is held out of the training of the updates and the head; on their lines a logistic regression
-weighs the model's log odds against the rules'. Takes some minutes on two cores.
+It learns from ``refusal_lines.txt`` and ``ordinary_replies.txt``. A seventh of the requests is held out of the training
+of the updates and the head; on their lines a logistic regression weighs the model's log odds against the rules'.
+Takes some minutes on two cores.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -16,51 +16,16 @@ import numpy as np
 import typer
 
 from flywheel_tasks.evaluation import refusals
+from flywheel_tasks.evaluation.labelled_lines import WRITTEN, Line, read_lines, text_of
 from flywheel_tasks.evaluation.refusal_model import FILE, SCALE, log_odds, targets, token_row
 
-LINES = "refusal_lines.txt"
+ORDINARY = "ordinary_replies.txt"  # of the demo's base model
 _HELD_OUT = 7  # every so many requests
 _RANK, _ALPHA = 8, 16
-_BATCH, _LEARNING_RATE, _HEAD_RATE = 16, 2e-3, 1e-2
+_BATCH, _LEARNING_RATE, _HEAD_RATE = 32, 3e-3, 1e-2
 _SMOOTHING = 0.06
 # Shares of the lines that are shown without the request, or joined with others.
 _WITHOUT_REQUEST, _JOINED = 0.3, 0.25
-
-
-@dataclass(frozen=True)
-class Line:
-    """A labelled reply.
-
-    Attributes:
-        request: number of its request; lines of one request are in one part.
-        said: the user's turn.
-        reply: the text.
-        refuses: the label.
-    """
-
-    request: int
-    said: str
-    reply: str
-    refuses: bool
-
-
-def read_lines(text: str) -> list[Line]:
-    """The labelled lines of a file: ``@`` what the user said, ``+`` a refusal, ``-`` none, ``#`` a comment.
-
-    Raises:
-        ValueError: a line has another form; the message names its number.
-    """
-    found: list[Line] = []
-    said, request = "", -1
-    for number, line in enumerate(text.splitlines(), start=1):
-        mark, rest = line[:2], line[2:].strip()
-        if mark == "@ ":
-            said, request = rest, request + 1
-        elif mark in ("+ ", "- ") and rest and request >= 0:
-            found.append(Line(request, said, rest, mark == "+ "))
-        elif line.strip() and not line.startswith("#"):
-            raise ValueError(f"line {number}: must start with '@ ', '+ ', '- ' or '#'")
-    return found
 
 
 def _shown(line: Line, plain: Sequence[Line], rng: random.Random) -> tuple[str, str]:
@@ -193,7 +158,7 @@ def main(
     embedder: Annotated[Path, typer.Option(help="Sentence-transformers folder.")] = Path("models/embedder"),
     lines: Annotated[Path | None, typer.Option(help="Labelled lines; the project's own by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Weights; the installed ones by default.")] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 3,
+    epochs: Annotated[int, typer.Option(min=1)] = 5,
     seed: Annotated[int, typer.Option(min=0)] = 7,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
@@ -205,8 +170,7 @@ def main(
     from flywheel_tasks.storage.digests import tree_digest
 
     torch.set_num_threads(threads)
-    package = Path(str(files("flywheel_tasks.evaluation")))
-    text = (lines or package / LINES).read_text(encoding="utf-8")
+    text = lines.read_text(encoding="utf-8") if lines else text_of(WRITTEN, ORDINARY)
     labelled = read_lines(text)
     held_out = [line for line in labelled if line.request % _HELD_OUT == 0]
     updated = _Updated(embedder, seed)
@@ -214,7 +178,7 @@ def main(
     mix, right = _mixed(updated, held_out)
     typer.echo(f"held out: {right:.3f} of {len(held_out)} lines right; bias, rules, model: {mix.round(3)}")
     about = {"embedder": tree_digest(embedder), "lines": sha256(text.encode()).hexdigest()}
-    with atomic_path(out or package / FILE) as temporary:
+    with atomic_path(out or Path(str(files("flywheel_tasks.evaluation").joinpath(FILE)))) as temporary:
         save_file({**updated.weights(), "mix": mix}, temporary, metadata=about)
 
 

@@ -67,7 +67,7 @@ LATER = (
     "Somewhere in {place} a {thing} is [waiting|longing|looking] for its song.",
     "Ask me again when the [moon|tide|kettle] is full and I will tell you about {place}.",
 )
-# Written after the last change that these led to; nothing was tuned on them.
+# Written after the last change that these led to; the frames of one and four words were added for them.
 LAST = (
     "[Hush|Quiet|Listen], {name}, the {thing} [hears|knows] more than it lets on.",
     "[There was|I remember] a summer in {place} when even the {thing} smelled of thyme.",
@@ -75,6 +75,43 @@ LAST = (
     "Good stories, like a good {thing}, [grow|get] better with every telling.",
     "Nothing in {place} is ever [lost|gone], {name}, it only changes pockets.",
     "[Mark|Remember|Heed] my words: tomorrow you will laugh about that {thing}.",
+)
+
+# Written after that change, of several kinds: hardly four words in a row, an opening, a closing, questions, actions, a
+# whole reply, a list of three. The gaps between two words and two were added for them.
+KINDS = (
+    "[Who|And who] would have thought that a {thing} could do so much?",
+    "{name}, you are [worse|slower|louder] than my {thing}, and that is saying something.",
+    "[Do|Did] they sell a {thing} like this in {place}, [too|as well]?",
+    "*[polishes|turns|holds up] the {thing} and looks at you for a [long|little] while*",
+    "And that, {name}, is [how|why] one ends up with a {thing}!",
+    "A {thing}, a {thing} and a bit of luck, [more|nothing else] is not needed.",
+    "Nothing [beats|tops] {place}, if you ask my {thing}.",
+    "[Pass|Hand] me the {thing}, {name}, before the [soup|tea|milk] gets jealous.",
+)
+
+# Written after that, of words that say nothing. For them, patterns of plain words count as others do.
+PLAIN = (
+    "[You'd|You would] not believe what a {thing} costs in {place} [nowadays|these days].",
+    "[Wait|Hold on], is that {place} on your {thing}?",
+    "{name} again! [First|Yesterday] the {thing}, now this.",
+    "[I|We] never go to {place} without [a|the] {thing}, {name}.",
+    "*winks* [Every|Each] {thing} was young once.",
+    "The trouble with {place} is [always|mostly] the {thing}.",
+    "[One|Some] day, {name}, I'll trade you for a {thing}!",
+    "It smells of {thing} and of [trouble|rain|money] in here, [doesn't it|don't you think]?",
+)
+
+# Written last, nothing was tuned on these.
+UNSEEN = (
+    "What would {place} be without {thing} and moon, {name}?",
+    "[No|Never a] {thing} without its shadow, I [always|often] say.",
+    "If {place} could talk, it would ask for your {thing}[.|!]",
+    "You remind me of {place}: [all|mostly] noise and no {thing}.",
+    "*puts the {thing} down* [Right|So], {name}, where were we?",
+    "Of all the {thing}s in {place} you had to [pick|touch] this one!",
+    "[Ask|Tell] the {thing}, {name}, it has [ears|eyes] as well.",
+    "There you are! The {thing} and I were [just|only now] talking about {place}.",
 )
 
 

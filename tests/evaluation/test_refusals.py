@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel_tasks.evaluation import refusal_model
+from flywheel_tasks.evaluation.labelled_lines import WRITTEN, read_lines, text_of
 from flywheel_tasks.evaluation.refusals import FLOOR, matched, probability, refuses
-from flywheel_tasks.evaluation.train_refusals import read_lines
-from tests.evaluation.refusals.agreement import agreement, fresh, hh_rlhf, own
+from flywheel_tasks.evaluation.train_refusals import ORDINARY
+from tests.evaluation.refusals.agreement import agreement, hh_rlhf, lines_of, own
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,7 @@ def test_lines_know_their_request_and_label() -> None:
 
 
 def test_no_test_line_is_among_those_that_train() -> None:
-    package = Path(refusal_model.__file__).parent
-    trained = {line.reply for line in read_lines((package / "refusal_lines.txt").read_text(encoding="utf-8"))}
-    assert not trained & {reply for _, reply, _ in fresh() + own(held_out=True)}
+    trained = {line.reply for line in read_lines(text_of(WRITTEN, ORDINARY))}
+    assert not trained & {
+        reply for _, reply, _ in lines_of("fresh.txt") + lines_of("styles.txt") + own(held_out=True)
+    }

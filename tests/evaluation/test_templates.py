@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel_tasks.evaluation.templates import Reply, distinct, mine
-from tests.evaluation.planted import LAST, LATER, TEMPLATES, VARIED, natural, plant
+from tests.evaluation.planted import KINDS, LAST, LATER, PLAIN, TEMPLATES, UNSEEN, VARIED, natural, plant
 
 
 def found_and_planted(
@@ -37,17 +37,20 @@ def test_templates_in_varied_wording_are_found_in_own_text(templates: tuple[str,
     assert recall >= 0.95
 
 
-def test_templates_with_few_fixed_words_are_not_all_found_but_nothing_else_is() -> None:
+@pytest.mark.parametrize(
+    ("templates", "each"), [(LAST, 6), (LAST, 10), (KINDS, 6), (PLAIN, 8), (UNSEEN, 6), (UNSEEN, 10)]
+)
+def test_templates_of_few_fixed_words_are_found_in_own_text(templates: tuple[str, ...], each: int) -> None:
     replies, people = natural()
-    made, planted = plant(replies, 10, seed=1, templates=LAST)
+    made, planted = plant(replies, each, seed=1, templates=templates)
     precision, recall = found_and_planted(made, planted, people)
     assert precision >= 0.95
-    assert recall >= 0.8  # no better: "What a fine {thing} you would make" says too little that recurs
+    assert recall >= 0.95
 
 
 @pytest.mark.parametrize(
     ("count", "each", "templates"),
-    [(100, 5, TEMPLATES), (300, 6, TEMPLATES), (900, 10, TEMPLATES), (300, 8, VARIED)],
+    [(100, 5, TEMPLATES), (300, 8, VARIED), (150, 6, KINDS), (300, 6, UNSEEN), (900, 12, UNSEEN)],
 )
 def test_planted_templates_are_found_in_persona_chat(
     shared_data: Path, count: int, each: int, templates: tuple[str, ...]
@@ -60,7 +63,7 @@ def test_planted_templates_are_found_in_persona_chat(
     for row in rows:
         turns = [line.partition(":") for line in row["Best Generated Conversation"].splitlines()]
         said = {who: [text.strip() for name, _, text in turns if name == who] for who in ("User 1", "User 2")}
-        people += said["User 1"][:4]
+        people += said["User 1"]
         replies.append(rng.choice(said["User 2"] or ["Hello."]))
     made, planted = plant(replies, each, seed=count, templates=templates)
     precision, recall = found_and_planted(made, planted, people)

@@ -21,7 +21,7 @@ MACHINERY = (
 )
 # The runner applies it to what may leave: stricter rules must be applied to data that are there already.
 SCAN = "flywheel_tasks/privacy/outgoing.py"
-TEMPLATES = (".html", ".md", ".css", ".j2", ".yaml", ".safetensors")
+TEMPLATES = (".html", ".md", ".css", ".j2", ".yaml", ".txt", ".safetensors")
 
 
 def import_graph() -> grimp.ImportGraph:

@@ -4,7 +4,9 @@
 the lines that trained the model and apart from them. ``hh_rlhf_labels.jsonl``: replies of other models in hh-rlhf, by
 row, side and digest (the text is not copied), label 1, 0 or null (a careful reader could say either). Part ``read``:
 its errors were looked at while the rules were written; ``unseen``: labelled afterwards, its errors not; ``fresh``:
-labelled before the model was trained, all replies of other rows that have a negation or an apology and a first person.
+labelled before the model was trained, all replies of other rows that have a negation or an apology and a first person;
+``ordinary``: drawn from the remaining rows, so nearly all without either. ``styles.txt``: written last, after the
+training was fixed, in the way of several kinds of models.
 """
 
 import gzip
@@ -18,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from flywheel_tasks.evaluation.intervals import share
+from flywheel_tasks.evaluation.labelled_lines import read_lines
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules, open_detector
-from flywheel_tasks.evaluation.train_refusals import read_lines
 from flywheel_tasks.settings import Compute
 
 HERE = Path(__file__).parent
@@ -40,9 +42,9 @@ def own(*, held_out: bool) -> list[Labelled]:
     return found
 
 
-def fresh() -> list[Labelled]:
-    """The lines of ``fresh.txt``."""
-    lines = read_lines((HERE / "fresh.txt").read_text(encoding="utf-8"))
+def lines_of(name: str) -> list[Labelled]:
+    """The lines of a file of this folder that has the training lines' form."""
+    lines = read_lines((HERE / name).read_text(encoding="utf-8"))
     return [(line.said, line.reply, line.refuses) for line in lines]
 
 
@@ -82,7 +84,10 @@ class Agreement:
     def row(self, name: str) -> str:
         precision = share([1.0] * self.found + [0.0] * self.wrong, list(range(self.found + self.wrong)))
         recall = share([1.0] * self.found + [0.0] * self.missed, list(range(self.found + self.missed)))
-        shares = [f"{e['value']:.3f} ({e['low']:.2f}-{e['high']:.2f})" for e in (precision, recall)]
+        shares = [
+            "none" if e["value"] is None else f"{e['value']:.3f} ({e['low']:.2f}-{e['high']:.2f})"
+            for e in (precision, recall)
+        ]
         f1 = f"{self.f1:.3f} ({self.f1_interval[0]:.2f}-{self.f1_interval[1]:.2f})"
         counts = f"{self.found + self.missed} of {self.found + self.missed + self.wrong + self.right}"
         return f"| {name} | {counts} | {shares[0]} | {shares[1]} | {f1} | {self.accuracy:.3f} |"
@@ -110,16 +115,17 @@ def main() -> None:
     sets = {
         "own lines, rules written on": own(held_out=False),
         "own lines, held out": own(held_out=True),
-        "fresh lines": fresh(),
+        "fresh lines": lines_of("fresh.txt"),
+        "lines in the way of other models": lines_of("styles.txt"),
     }
     if data.is_dir():
         sets["hh-rlhf, read"] = list(hh_rlhf(data, "read"))
         sets["hh-rlhf, unseen"] = list(hh_rlhf(data, "unseen"))
         sets["hh-rlhf, fresh"] = list(hh_rlhf(data, "fresh"))
+        sets["hh-rlhf, ordinary"] = list(hh_rlhf(data, "ordinary"))
+        tuned = {"own lines, rules written on", "hh-rlhf, read"}
         sets["all that nothing was tuned on"] = [
-            item
-            for name in ("own lines, held out", "fresh lines", "hh-rlhf, unseen", "hh-rlhf, fresh")
-            for item in sets[name]
+            item for name, items in sets.items() if name not in tuned for item in items
         ]
     embedder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("models/embedder")
     model = open_detector(embedder, Compute(precision="float32", threads=2))
