@@ -1,13 +1,13 @@
-"""The trained refusal detector: the project's sentence embedder with low-rank updates, a linear head, and the rules.
+"""The trained refusal detector: linear weights over the sentence embedder's states, over n-grams, and the rules.
 
-The embedder reads the end of the user's turn and the reply; updates of rank 8 (Hu et al. 2021) let it see what its own
-training never asked for, a no. The rules' evidence is added with a learned weight. The weights,
-``refusal_model.safetensors``, are made by :mod:`flywheel_tasks.evaluation.train_refusals` and fit one embedder, named
-by its digest.
+The embedder, as it came, reads the end of the user's turn and the reply; mean and maximum of each of its last layers
+over the reply's tokens, hashed runs of one to three words, and the rules' evidence are weighed by logistic
+regressions. Where the rules alone call a reply a refusal, it is one. The weights, ``refusal_model.safetensors``, are
+made by :mod:`flywheel_tasks.evaluation.train_refusals` and fit one embedder, named by its digest.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ import numpy as np
 from flywheel_tasks.evaluation import refusals
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.style.text import straight
 
 FILE = "refusal_model.safetensors"
-SCALE = 20.0  # of the unit vectors that the head reads
 RULES_RANGE = (0.02, 0.98)  # the rules' probabilities are held within, as evidence
+_LAYERS = 4  # the last ones are read
+_GRAMS = 2**15
 _SAID_TOKENS, _REPLY_TOKENS = 48, 160
-_PACK_TOKENS = 1024
-_LAYERS = 3  # the last ones get updates; below, the encoder is as it came
+_BATCH = 32
+_WORDS = r"[a-z']+|[.!?*…\"]"
 
 
 class RefusalModelError(ValueError):
@@ -58,8 +60,8 @@ def problem(embedder: Path) -> str:
     return ""
 
 
-def token_row(tokenizer: Any, said: str, reply: str) -> list[int]:
-    """Token ids that the model reads: the end of the user's turn, then the reply.
+def token_row(tokenizer: Any, said: str, reply: str) -> tuple[list[int], int]:
+    """Token ids that the model reads, the end of the user's turn and then the reply; and where the reply begins.
 
     Args:
         tokenizer: the embedder's.
@@ -69,8 +71,8 @@ def token_row(tokenizer: Any, said: str, reply: str) -> list[int]:
     # Cut before tokenising as well: a pasted book would cost seconds for nothing.
     before: list[int] = tokenizer(said[-600:], add_special_tokens=False)["input_ids"][-_SAID_TOKENS:]
     ids: list[int] = tokenizer(reply[:2000], add_special_tokens=False)["input_ids"][:_REPLY_TOKENS]
-    middle = [*before, tokenizer.sep_token_id] if before else []
-    return [tokenizer.cls_token_id, *middle, *ids, tokenizer.sep_token_id]
+    start = [tokenizer.cls_token_id, *before, *([tokenizer.sep_token_id] if before else [])]
+    return [*start, *ids, tokenizer.sep_token_id], len(start)
 
 
 def log_odds(probability: float) -> float:
@@ -80,41 +82,64 @@ def log_odds(probability: float) -> float:
     return math.log(held / (1 - held))
 
 
-def targets(bert: Any) -> Iterator[tuple[str, Any]]:
-    """The linear layers of the encoder that get updates, by name."""
-    layers = list(enumerate(bert.encoder.layer))
-    for number, layer in layers[-_LAYERS:]:
-        attention = layer.attention
-        for name, linear in (
-            ("query", attention.self.query),
-            ("key", attention.self.key),
-            ("value", attention.self.value),
-            ("attended", attention.output.dense),
-            ("intermediate", layer.intermediate.dense),
-            ("output", layer.output.dense),
-        ):
-            yield f"{number}.{name}", linear
-
-
-def merge(bert: Any, weights: Mapping[str, np.ndarray]) -> None:
-    """Add the low-rank updates B A to the encoder's own weights, in place.
+class Reader:
+    """What the detector reads of replies.
 
     Args:
-        bert: a BertModel.
-        weights: ``<layer>.<name>.a`` [rank, in] and ``.b`` [out, rank] of each target.
-
-    Raises:
-        RefusalModelError: an update is missing.
+        embedder: a sentence-transformers folder with a BERT.
+        threads: of the encoder.
     """
-    import torch
 
-    for name, linear in targets(bert):
-        try:
-            a, b = (torch.from_numpy(weights[f"{name}.{part}"].astype(np.float32)) for part in "ab")
-        except KeyError as error:
-            raise RefusalModelError(f"{FILE}: {error} is missing") from error
-        with torch.no_grad():
-            linear.weight += b @ a
+    def __init__(self, embedder: Path, threads: int) -> None:
+        import torch
+        from sklearn.feature_extraction.text import HashingVectorizer
+        from transformers import AutoModel, AutoTokenizer
+
+        self._bert = AutoModel.from_pretrained(embedder, dtype=torch.float32, use_safetensors=True).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(embedder)
+        self._threads = threads
+        self._grams = HashingVectorizer(
+            n_features=_GRAMS, ngram_range=(1, 3), token_pattern=_WORDS, alternate_sign=False
+        )
+
+    def grams(self, rows: Sequence[tuple[str, str]]) -> Any:
+        """Hashed runs of words of the replies, a sparse unit row each, (rows, 2^15)."""
+        return self._grams.transform([straight(reply[:2000]).lower() for _, reply in rows])
+
+    def states(self, rows: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Mean and maximum of the last layers over the reply's tokens, (rows, layers x 2 x D), float32."""
+        import torch
+
+        torch.set_num_threads(self._threads)
+        read = [token_row(self._tokenizer, *row) for row in rows]
+        order = sorted(range(len(read)), key=lambda place: len(read[place][0]))
+        width = min(_LAYERS, self._bert.config.num_hidden_layers) * 2 * self._bert.config.hidden_size
+        found = np.zeros((len(read), width), dtype=np.float32)
+        for start in range(0, len(order), _BATCH):
+            places = order[start : start + _BATCH]
+            found[places] = self._pooled([read[place] for place in places])
+        return found
+
+    def _pooled(self, read: Sequence[tuple[list[int], int]]) -> np.ndarray:
+        import torch
+
+        shape = (len(read), max(len(ids) for ids, _ in read))
+        tokens, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+        reply = torch.zeros(shape, dtype=torch.bool)
+        for place, (ids, begin) in enumerate(read):
+            tokens[place, : len(ids)], mask[place, : len(ids)] = torch.tensor(ids), 1
+            reply[place, begin : len(ids)] = True
+        with torch.inference_mode():
+            layers = self._bert(
+                input_ids=tokens, attention_mask=mask, output_hidden_states=True
+            ).hidden_states
+            weight, outside = reply[..., None].float(), ~reply[..., None]
+            parts = []
+            for state in layers[1:][-_LAYERS:]:
+                parts.append((state * weight).sum(1) / weight.sum(1))
+                parts.append(state.masked_fill(outside, -math.inf).amax(1))
+            pooled: np.ndarray = torch.cat(parts, dim=1).numpy()
+        return pooled
 
 
 class RefusalModel:
@@ -132,46 +157,38 @@ class RefusalModel:
     why = ""
 
     def __init__(self, embedder: Path, compute: Compute) -> None:
-        import torch
         from safetensors.numpy import load_file
-        from transformers import AutoModel, AutoTokenizer
-
-        from flywheel_tasks.curation.packed_bert import PackedBert
 
         weights = load_file(_path())
         if not all(np.isfinite(value).all() for value in weights.values()):
             raise RefusalModelError(f"{FILE}: a weight is not a finite number")
-        bert = AutoModel.from_pretrained(embedder, dtype=torch.float32, use_safetensors=True).eval()
-        merge(bert, weights)
-        self._packed = PackedBert(bert)
-        self._tokenizer = AutoTokenizer.from_pretrained(embedder)
-        self._threads = compute.threads
-        self._head = weights["head"].astype(np.float64)
-        self._bias, self._rules, self._model = (float(x) for x in weights["mix"])
-
-    def margins(self, rows: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Log odds of the model alone, (rows,). Args as :meth:`probabilities`."""
-        import torch
-
-        from flywheel_tasks.curation.packed_bert import packs
-
-        torch.set_num_threads(self._threads)
-        place = {row: number for number, row in enumerate(dict.fromkeys(rows))}
-        ids = [token_row(self._tokenizer, *row) for row in place]
-        unique = np.zeros(len(ids))
-        for pack in packs([len(row) for row in ids], _PACK_TOKENS):
-            vectors = self._packed([ids[row] for row in pack]).numpy().astype(np.float64)
-            unique[pack] = SCALE * (vectors @ self._head[:-1]) + self._head[-1]
-        return unique[[place[row] for row in rows]]
+        try:
+            self._states, self._grams, mix = (
+                weights[part].astype(np.float64) for part in ("states", "grams", "mix")
+            )
+        except KeyError as error:
+            raise RefusalModelError(f"{FILE}: {error} is missing") from error
+        self._bias, self._mix = float(mix[0]), mix[1:]
+        self._reader = Reader(embedder, compute.threads)
 
     def probabilities(self, rows: Sequence[tuple[str, str]]) -> list[float]:
         """As :meth:`~flywheel_tasks.evaluation.refusal_detector.Detector.probabilities`."""
-        if not rows:
+        place = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+        if not place:
             return []
-        rules = np.array([log_odds(refusals.probability(reply)) for _, reply in rows])
-        odds = self._bias + self._rules * rules + self._model * self.margins(rows)
-        spoken = [any(mark.isalnum() for mark in reply) for _, reply in rows]
+        unique = list(place)
+        by_rules = np.array([refusals.probability(reply) for _, reply in unique])
+        evidence = np.column_stack(
+            [
+                self._reader.states(unique).astype(np.float64) @ self._states[:-1] + self._states[-1],
+                self._reader.grams(unique) @ self._grams[:-1] + self._grams[-1],
+                [log_odds(value) for value in by_rules],
+            ]
+        )
+        found = 1 / (1 + np.exp(-(self._bias + evidence @ self._mix)))
+        # The rules are nearly always right when they speak, in the set words of assistants.
+        found = np.where(by_rules >= refusals.THRESHOLD, np.maximum(found, by_rules), found)
         return [
-            round(1 / (1 + math.exp(-value)), 4) if said else refusals.FLOOR
-            for value, said in zip(odds, spoken, strict=True)
+            round(float(found[place[row]]), 4) if any(mark.isalnum() for mark in row[1]) else refusals.FLOOR
+            for row in rows
         ]

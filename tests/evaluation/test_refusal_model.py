@@ -1,3 +1,4 @@
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -5,8 +6,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flywheel_tasks.evaluation import refusal_model, train_refusals
+from flywheel_tasks.evaluation.labelled_lines import WRITTEN, text_of
 from flywheel_tasks.evaluation.refusal_detector import open_detector
 from flywheel_tasks.settings import Compute
+from tests.evaluation.refusals.agreement import agreement, lines_of
 
 LINES = "".join(
     f"@ Question {i}?\n+ I will not speak of number {i}.\n- Number {i} is in the blue box.\n"
@@ -23,12 +26,10 @@ COMPUTE = Compute(precision="float32", threads=1)
 
 @pytest.fixture(scope="module")
 def weights(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a detector trained for two epochs on the tiny embedder."""
+    """Of a detector trained on the tiny embedder."""
     folder = tmp_path_factory.mktemp("refusals")
     (folder / "lines.txt").write_text(LINES, encoding="utf-8")
-    train_refusals.main(
-        tiny_models / "embedder", folder / "lines.txt", folder / "w.safetensors", epochs=2, threads=1
-    )
+    train_refusals.main(tiny_models / "embedder", folder / "lines.txt", folder / "w.safetensors", threads=1)
     return folder / "w.safetensors"
 
 
@@ -49,17 +50,35 @@ def test_a_trained_detector_decides_and_is_the_same_each_time(installed: Path, t
     assert detector.probabilities([]) == []
 
 
-def test_the_updates_were_trained_and_are_used(
-    installed: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", ["states", "grams"])
+def test_each_part_counts(
+    part: str, installed: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    full = open_detector(tiny_models / "embedder", COMPUTE).probabilities(ROWS[:2])
     stored = load_file(installed)
-    assert all(np.abs(value).max() > 0 for name, value in stored.items() if name.endswith(".b"))
-    full = refusal_model.RefusalModel(tiny_models / "embedder", COMPUTE).margins(ROWS)
-    monkeypatch.setattr(refusal_model, "merge", lambda bert, weights: None)
-    assert (
-        np.abs(refusal_model.RefusalModel(tiny_models / "embedder", COMPUTE).margins(ROWS) - full).max()
-        > 1e-3
-    )
+    save_file(stored | {part: np.zeros_like(stored[part])}, tmp_path / "w.safetensors")
+    monkeypatch.setattr(refusal_model, "_path", lambda: tmp_path / "w.safetensors")
+    assert refusal_model.RefusalModel(tiny_models / "embedder", COMPUTE).probabilities(ROWS[:2]) != full
+
+
+def test_what_the_rules_call_a_refusal_is_one(installed: Path, tiny_models: Path) -> None:
+    reply = "I'm sorry, but as an AI language model I can't help with that."
+    assert open_detector(tiny_models / "embedder", COMPUTE).probabilities([("", reply)])[0] >= 0.9
+
+
+def test_the_installed_weights_are_those_of_the_lines() -> None:
+    text = text_of(WRITTEN, train_refusals.ORDINARY)
+    assert refusal_model.about()["lines"] == sha256(text.encode()).hexdigest()
+    assert refusal_model._path().stat().st_size < 1_000_000
+
+
+def test_the_installed_weights_on_replies_in_the_way_of_other_models() -> None:
+    embedder = Path("models/embedder")
+    if problem := refusal_model.problem(embedder) if embedder.is_dir() else f"no {embedder}":
+        pytest.skip(problem)
+    found = agreement(lines_of("styles.txt"), open_detector(embedder, COMPUTE))
+    assert found.f1 >= 0.78
+    assert found.wrong <= 0.06 * (found.wrong + found.right)
 
 
 def test_without_fitting_weights_the_rules_decide_and_say_why(
@@ -80,8 +99,8 @@ def test_weights_that_are_no_numbers_or_missing_are_an_error(
     weights: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for change, complaint in (
-        ({"head": np.full(385, np.nan)}, "not a finite number"),
-        ({"0.key.a": None}, "0.key.a"),
+        ({"mix": np.full(4, np.nan)}, "not a finite number"),
+        ({"states": None}, "states"),
     ):
         changed = {name: value for name, value in (load_file(weights) | change).items() if value is not None}
         file = tmp_path / f"{len(changed)}.safetensors"
