@@ -56,9 +56,12 @@ def _table(contract: Contract) -> str:
 def _wording(rule: Rule) -> str:
     """What a row must be, in words."""
     if (of := rule.references) is not None:
-        text = f"have its {of.column} among {of.table}.{of.target}"
+        text = f"have its {of.column} among {of.table}.{of.target}{f' (of `{of.at}`)' if of.at else ''}"
+        if of.when:
+            text += f", if it has {', '.join(f'{column} {value}' for column, value in of.when.items())}"
         also = [f"that row has {column} {value}" for column, value in of.where.items()]
         also += [f"both have the same {column}" for column in of.same]
+        also += [f"its {column} is that row's {its}" for column, its in of.equal.items()]
         also += [f"they differ in {column}" for column in of.differs]
         also += [f"its {of.not_before} is not before that row's"] if of.not_before else []
         return "; ".join([text, *also])
@@ -69,6 +72,11 @@ def _wording(rule: Rule) -> str:
         if rooted.only == "roots":
             return f"have {root} if it has no {rooted.parent}"
         return f"lead through {rooted.parent} to a row without one"
+    if (greatest := rule.greatest) is not None:
+        values = ", ".join(f"{column} {value}" for column, value in greatest.where.items())
+        return (
+            f"have the greatest {greatest.column} of all rows with its {greatest.within}, if it has {values}"
+        )
     kwargs = {key: value for key, value in rule.kwargs.items() if key != "row_condition"}
     shown = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     condition = rule.kwargs.get("row_condition")

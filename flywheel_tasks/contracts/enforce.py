@@ -151,11 +151,13 @@ def _referred(table: _Table, near: Sequence[_Table], contracts: Mapping[str, Con
     for rule in table.contract.relations():
         if not isinstance(rule.relation, References) or rule.relation.table == table.contract.table:
             continue
-        at = next((item for item in near if item.contract.table == rule.relation.table), None)
+        to = rule.relation
+        at = next((it for it in near if it.contract.table == to.table and to.at in (None, it.shown)), None)
         if at is None:
+            place = f" at {to.at}" if to.at else ""
             raise ContractError(
                 f"{table.shown}: table {table.contract.table}: rule {rule.name} refers to table "
-                f"{rule.relation.table}, which its stage neither writes nor reads"
+                f"{to.table}{place}, which its stage neither writes nor reads"
             )
         found[rule.relation.table] = at
     return list(found.values())

@@ -19,7 +19,16 @@ _SPACES = r"\t\n\v\f\r \x1c-\x1f\x85\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{20
 _PARTS = re.compile(r"\\(.)|\[(?:\\.|[^\]\\])+\]|.", re.DOTALL)
 _COMPARE = {"==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _META = frozenset(
-    {"column", "column_list", "row_condition", "condition_parser", "ignore_row_if", "result_format"}
+    {
+        "column",
+        "column_list",
+        "column_A",
+        "column_B",
+        "row_condition",
+        "condition_parser",
+        "ignore_row_if",
+        "result_format",
+    }
 )
 
 
@@ -73,6 +82,13 @@ def regex(pattern: str) -> str:
     return "".join(out)
 
 
+def columns_of(rule: Rule) -> list[Any]:
+    """The columns that an expectation is about."""
+    if "column_A" in rule.kwargs:
+        return [rule.kwargs["column_A"], rule.kwargs.get("column_B")]
+    return list(rule.kwargs.get("column_list") or [rule.kwargs.get("column")])
+
+
 def compile_rule(rule: Rule, contract: Contract) -> Compiled:
     """Compile one expectation.
 
@@ -89,8 +105,7 @@ def compile_rule(rule: Rule, contract: Contract) -> Compiled:
     allowed, types, compile_ = _COMPILERS[kind]
     if unknown := sorted(set(rule.kwargs) - set(allowed) - _META):
         raise ValueError(f"{kind} does not take {', '.join(unknown)}")
-    names = rule.kwargs.get("column_list") or [rule.kwargs.get("column")]
-    for column in names:
+    for column in columns_of(rule):
         if column not in contract.columns:
             raise ValueError(f"there is no column {column} in table {contract.table}")
         found = contract.columns[column].type
@@ -234,6 +249,13 @@ def _differ(kwargs: _Arguments, contract: Contract, where: str) -> Compiled:
     return Compiled(f"({' OR '.join(equal)}) AND {' AND '.join(whole)}", (), where)
 
 
+def _greater(kwargs: _Arguments, contract: Contract, where: str) -> Compiled:
+    first, second = (value(kwargs[key], contract) for key in ("column_A", "column_B"))
+    if kwargs.get("ignore_row_if") != "either_value_is_missing":
+        raise ValueError("ignore_row_if must be either_value_is_missing")
+    return Compiled(f"{first} {'<' if kwargs.get('or_equal') else '<='} {second}", (), where)
+
+
 _SCALARS = ("string", "int64", "double", "bool", "timestamp")
 _BOUNDS = ("min_value", "max_value", "strict_min", "strict_max")
 # Arguments, types of the column (all of them if empty), and how it is compiled.
@@ -253,5 +275,8 @@ _COMPILERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], _Compiler]] = {
     "expect_compound_columns_to_be_unique": (("ignore_row_if",), ("string", "int64"), _unique_together),
     "expect_select_column_values_to_be_unique_within_record": (
         ("ignore_row_if",), ("string", "int64"), _differ,
+    ),
+    "expect_column_pair_values_a_to_be_greater_than_b": (
+        ("or_equal", "ignore_row_if"), ("int64", "double", "timestamp"), _greater,
     ),
 }  # fmt: skip

@@ -56,6 +56,8 @@ def _check(contract: Contract, contracts: dict[str, Contract], path: Path) -> No
             except ValueError as error:
                 raise ContractError(f"{path}: rule {row_rule.name} cannot be computed: {error}") from error
         _check_unique(row_rule, contract, contracts, path)
+        if (to := row_rule.references) is not None and to.at not in (None, *contracts[to.table].paths):
+            raise ContractError(f"{path}: rule {row_rule.name}: table {to.table} is not at {to.at}")
     known = {rule.name for rule in (*contract.expectations(), *contract.relations())}
     for table_rule in contract.table_rules:
         if isinstance(table_rule.measure, QuarantinedShare) and (
@@ -87,6 +89,7 @@ def _columns(rule: Rule | TableRule) -> Iterator[tuple[str | None, str]]:
     if isinstance(rule, TableRule):
         if (column := getattr(rule.measure, "column", None)) is not None:
             yield None, column
+        yield from ((None, name) for name in getattr(rule.measure, "columns", ()))
         yield from ((None, name) for name in getattr(rule.measure, "where", {}))
         return
     for key, value in rule.kwargs.items():
@@ -96,10 +99,14 @@ def _columns(rule: Rule | TableRule) -> Iterator[tuple[str | None, str]]:
             yield from ((None, item) for item in value)
     if (reference := rule.references) is not None:
         both = [*reference.same, *reference.differs, *filter(None, [reference.not_before])]
-        yield from ((None, name) for name in (reference.column, *both))
-        yield from ((reference.table, name) for name in (reference.target, *reference.where, *both))
+        yield from ((None, name) for name in (reference.column, *reference.when, *reference.equal, *both))
+        others = (reference.target, *reference.where, *reference.equal.values(), *both)
+        yield from ((reference.table, name) for name in others)
     if rule.constant is not None:
         yield from ((None, rule.constant.column), (None, rule.constant.within))
     if rule.rooted is not None:
         names = (rule.rooted.parent, rule.rooted.target, *rule.rooted.root_where)
+        yield from ((None, name) for name in names)
+    if rule.greatest is not None:
+        names = (rule.greatest.column, rule.greatest.within, *rule.greatest.where)
         yield from ((None, name) for name in names)

@@ -17,9 +17,10 @@ class _Measure(BaseModel):
 
 
 class Rows(_Measure):
-    """Number of rows."""
+    """Number of rows (of those with ``where``)."""
 
     kind: Literal["rows"]
+    where: Where = {}
 
 
 class Distinct(_Measure):
@@ -34,6 +35,13 @@ class Repeated(_Measure):
 
     kind: Literal["repeated"]
     column: str
+
+
+class Lacking(_Measure):
+    """Number of rows that are lacking for every combination of ``columns`` to have as many rows as the fullest."""
+
+    kind: Literal["lacking"]
+    columns: tuple[str, ...]
 
 
 class NullShare(_Measure):
@@ -138,6 +146,7 @@ Measure = Annotated[
     Rows
     | Distinct
     | Repeated
+    | Lacking
     | NullShare
     | QuarantinedShare
     | NewestDay
@@ -163,7 +172,9 @@ def describe(measure: Measure) -> str:
     words = (type(measure).__doc__ or "").split("\n")[0].rstrip(".")
     if isinstance(measure, Drift):
         return f"{_DISTANCES[measure.distance]} of {measure.key} from the last accepted generation"
-    for name in ("column", "rules", "where", "min_days"):
+    if isinstance(measure, Rows) and measure.where:
+        words = "Number of rows with ``where``"
+    for name in ("column", "columns", "rules", "where", "min_days"):
         value = getattr(measure, name, None)
         if value:
             shown = (

@@ -43,8 +43,11 @@ class References(Part):
         column: the referring column.
         table: the table referred to.
         target: its column; it must be unique there if the row referred to is looked at (by what follows).
+        at: which of the table's paths, if a generation has several tables of that form.
+        when: only rows with these values must refer; the others may do as they like.
         where: values that the row referred to must have.
         same: columns in which both rows must be equal.
+        equal: columns that must be equal under two names, the referring row's and the other's.
         differs: columns in which they must differ.
         not_before: a column in which the referring row must not be smaller.
     """
@@ -52,15 +55,18 @@ class References(Part):
     column: str
     table: str
     target: str
+    at: str | None = None
+    when: dict[str, Scalar] = {}
     where: dict[str, Scalar] = {}
     same: tuple[str, ...] = ()
+    equal: dict[str, str] = {}
     differs: tuple[str, ...] = ()
     not_before: str | None = None
 
     @property
     def compares(self) -> bool:
         """Whether the row referred to is looked at, beyond its being there."""
-        return bool(self.where or self.same or self.differs or self.not_before)
+        return bool(self.where or self.same or self.equal or self.differs or self.not_before)
 
 
 class Constant(Part):
@@ -86,6 +92,14 @@ class Rooted(Part):
     only: Literal["roots", "others"]
 
 
+class Greatest(Part):
+    """A row rule: a row with ``where`` has the greatest ``column`` of all rows with its ``within``."""
+
+    column: str
+    within: str
+    where: dict[str, Scalar]
+
+
 class Rule(Part):
     """A row rule: a Great Expectations expectation, or one of the relations between rows.
 
@@ -97,6 +111,7 @@ class Rule(Part):
         references: see :class:`References`.
         constant: see :class:`Constant`.
         rooted: see :class:`Rooted`.
+        greatest: see :class:`Greatest`.
     """
 
     name: Name
@@ -106,18 +121,19 @@ class Rule(Part):
     references: References | None = None
     constant: Constant | None = None
     rooted: Rooted | None = None
+    greatest: Greatest | None = None
 
     @property
-    def relation(self) -> References | Constant | Rooted | None:
+    def relation(self) -> References | Constant | Rooted | Greatest | None:
         """The relation between rows, if it is one."""
-        return self.references or self.constant or self.rooted
+        return self.references or self.constant or self.rooted or self.greatest
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Rule":
-        kinds = (self.expectation, self.references, self.constant, self.rooted)
+        kinds = (self.expectation, self.references, self.constant, self.rooted, self.greatest)
         if sum(kind is not None for kind in kinds) != 1:
             raise ValueError(
-                f"rule {self.name} needs exactly one of expectation, references, constant, rooted"
+                f"rule {self.name} needs exactly one of expectation, references, constant, rooted, greatest"
             )
         if self.kwargs and self.expectation is None:
             raise ValueError(f"rule {self.name} has kwargs, which only an expectation takes")
@@ -198,6 +214,12 @@ class Contract(Part):
             raise ValueError(f"rule names appear more than once: {', '.join(repeated)}")
         if absent := [name for name in (self.key, self.time) if name and name not in self.columns]:
             raise ValueError(f"key or time is no column: {', '.join(absent)}")
+        places: dict[str, set[str | None]] = {}
+        for rule in self.row_rules:
+            if rule.references is not None:
+                places.setdefault(rule.references.table, set()).add(rule.references.at)
+        if several := sorted(table for table, at in places.items() if len(at) > 1):
+            raise ValueError(f"references to one table must have the same at: {', '.join(several)}")
         return self
 
     def expectations(self) -> list[Rule]:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flywheel_tasks.contracts.expectations import columns_of
 from flywheel_tasks.contracts.model import Contract, Rule
 from flywheel_tasks.contracts.relations import Broken, flaw
 from flywheel_tasks.contracts.sql import ROW, Database, literal, name
@@ -80,10 +81,14 @@ def _detail(rule: Rule, contract: Contract) -> tuple[str, str]:
         roots = f" has no {rooted.parent}, but not {wanted}"
         words = roots if rooted.only == "roots" else f" leads to no first message through {rooted.parent}"
         return f"concat({me}, {literal(words)})", ""
+    if (greatest := rule.greatest) is not None:
+        group = f"{literal(f'{greatest.within} ')}, a.{name(greatest.within)}"
+        words = literal(f" has a row with more {greatest.column} than here: ")
+        return f"concat({group}, {words}, a.{name(greatest.column)})", ""
     shown = [
         f"{literal(f'{column} is ')}, coalesce(concat('''', left(CAST(a.{name(column)} AS VARCHAR), 200), '''')"
         ", 'missing')"
-        for column in rule.kwargs.get("column_list") or [rule.kwargs["column"]]
+        for column in columns_of(rule)
     ]
     return f"concat({', , '.join(shown)}, {literal(f', {rule.expectation}')})", ""
 

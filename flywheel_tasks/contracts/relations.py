@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flywheel_tasks.contracts.model import Constant, Contract, References, Rooted, Rule
+from flywheel_tasks.contracts.model import Constant, Contract, Greatest, References, Rooted, Rule
 from flywheel_tasks.contracts.rows import row_table
 from flywheel_tasks.contracts.sql import ROW, Database, matching, name
 
@@ -72,8 +72,13 @@ def flaw(rule: References, this: str = "a", other: str = "b") -> str:
         checks.append((rule.not_before, "<", "is before"))
     for column, operator, how in checks:
         mine, its = f"{this}.{name(column)}", f"{other}.{name(column)}"
-        words = f"concat('{column} ', {mine}, ' {how} that of {rule.column} ', {this}.{name(rule.column)}, ': ', {its})"
+        shown, other_shown = (f"CAST({it} AS VARCHAR)" for it in (mine, its))
+        of = f"' {how} that of {rule.column} ', {this}.{name(rule.column)}"
+        words = f"concat('{column} ', {shown}, {of}, ': ', {other_shown})"
         cases.append(f"WHEN {mine} {operator} {its} THEN {words}")
+    for column, its_column in rule.equal.items():  # texts, maybe: they are not shown
+        words = f"concat('{column} differs from {its_column} of {rule.column} ', {this}.{name(rule.column)})"
+        cases.append(f"WHEN {this}.{name(column)} IS DISTINCT FROM {other}.{name(its_column)} THEN {words}")
     return f"CASE {' '.join(cases)} END" if cases else "NULL"
 
 
@@ -130,6 +135,8 @@ class Relations:
             return self._unmatched(table, rule, relation)
         if isinstance(relation, Constant):
             return Broken(table, rule.name, self._varying(table, relation))
+        if isinstance(relation, Greatest):
+            return Broken(table, rule.name, self._not_greatest(table, relation))
         assert isinstance(relation, Rooted)
         rows = self._bad_roots(table, relation) if relation.only == "roots" else self._lost(table, relation)
         return Broken(table, rule.name, rows)
@@ -139,6 +146,11 @@ class Relations:
         link = self._link(table, relation.column, relation.table, relation.target)
         there = link.alive(self._alive[relation.table])
         bit = link.bits.get(rule.name)
+        asked = self._alive[table]
+        if relation.when:
+            these = self._numbers(f"SELECT {ROW} FROM {name(table)} WHERE {matching(relation.when)}")  # noqa: S608
+            asked = np.zeros(len(asked), bool)
+            asked[these] = self._alive[table][these]
         rows, others = [], []
         for part in _parts(len(link.to)):
             to = link.to[part]
@@ -146,7 +158,7 @@ class Relations:
             gone = broken.copy()
             if bit is not None:
                 broken |= (link.flaws[part] & bit) != 0
-            found = np.flatnonzero(broken & (to != NULL) & self._alive[table][part])
+            found = np.flatnonzero(broken & (to != NULL) & asked[part])
             rows.append(found + part.start)
             others.append(np.where(gone[found], UNMATCHED, to[found]).astype(np.int64))
         empty = [np.empty(0, np.int64)]
@@ -162,6 +174,15 @@ class Relations:
         )
         rows = f"SELECT {ROW} FROM {left} WHERE {within} IN (SELECT value FROM mixed)"  # noqa: S608
         return self._numbers(rows)
+
+    def _not_greatest(self, table: str, relation: Greatest) -> np.ndarray:
+        """Rows that should have the greatest value of their group, and do not."""
+        column, within, left = name(relation.column), name(relation.within), self._left(table)
+        most = f"SELECT {within} AS value, max({column}) AS most FROM {left} GROUP BY {within}"  # noqa: S608
+        return self._numbers(
+            f"SELECT a.{ROW} FROM {left} a JOIN ({most}) b ON a.{within} = b.value "  # noqa: S608
+            f"WHERE {matching(relation.where, 'a')} AND a.{column} < b.most"
+        )
 
     def _bad_roots(self, table: str, relation: Rooted) -> np.ndarray:
         """Roots that are not as they should be."""

@@ -69,6 +69,8 @@ class Database:
         if threads is not None:
             config["threads"] = str(threads)
         self.connection = duckdb.connect(config=config)
+        # A Parquet file's statistics leave NaN out; with them, `isnan` is taken for false where it is not.
+        self.connection.execute("SET disabled_optimizers = 'statistics_propagation'")
 
     def __enter__(self) -> "Database":
         return self

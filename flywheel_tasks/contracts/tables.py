@@ -54,12 +54,26 @@ def measure(rule: TableRule, of: Measured) -> float:
     """
     rows = int(of.profile["rows"])
     if isinstance(rule.measure, measures.Rows):
-        return rows
+        return _rows(rule.measure, of) if rule.measure.where else rows
     if rule.measure.compares and of.reference is None:
         raise NotApplicable(of.alone)
     if rows < rule.min_rows:
         raise NotApplicable(f"not judged: {rows:,} rows, the rule needs {rule.min_rows:,}")
     return _MEASURES[rule.measure.kind](rule, of)
+
+
+def _rows(measure: measures.Rows, of: Measured) -> float:
+    query = f"SELECT count(*) FROM {name(of.view)} WHERE {matching(measure.where)}"  # noqa: S608
+    return float(of.database.one(query)[0])
+
+
+def _lacking(rule: TableRule, of: Measured) -> float:
+    assert isinstance(rule.measure, measures.Lacking)
+    columns = [name(column) for column in rule.measure.columns]
+    values = " * ".join(f"(SELECT count(DISTINCT {column}) FROM {name(of.view)})" for column in columns)  # noqa: S608
+    groups = f"SELECT count(*) AS n FROM {name(of.view)} GROUP BY {', '.join(columns)}"  # noqa: S608
+    query = f"SELECT {values} * coalesce(max(n), 0) - coalesce(sum(n), 0) FROM ({groups})"  # noqa: S608
+    return float(of.database.one(query)[0])
 
 
 def _distinct(rule: TableRule, of: Measured) -> float:
@@ -162,6 +176,7 @@ def _enough(rule: TableRule, rows: int, shown: str = "") -> None:
 _MEASURES = {
     "distinct": _distinct,
     "repeated": _repeated,
+    "lacking": _lacking,
     "null_share": _null_share,
     "quarantined_share": _quarantined,
     "newest_day": _newest_day,

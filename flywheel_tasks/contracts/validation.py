@@ -47,6 +47,10 @@ class Source:
     alone: str = FIRST
     names: Mapping[str, str] | None = None
 
+    def name(self, table: str) -> str:
+        """What the file of a table is called in messages."""
+        return (self.names or {}).get(table, str(self.tables[table]))
+
 
 @dataclass(frozen=True)
 class Validated:
@@ -100,13 +104,13 @@ def validate(source: Source, out: Path, scratch: Path, memory_mb: int) -> Valida
     sizes = {}
     for table, contract in contracts.items():
         with pq.ParquetFile(source.tables[table]) as file:
-            check_schema(contract, file.schema_arrow, source.folder / f"{table}.yaml")
+            check_schema(contract, file.schema_arrow, Path(source.name(table)))
             sizes[table] = file.metadata.num_rows
     with Database(scratch, memory_mb) as database:
         for table in contracts:
             database.attach(table, source.tables[table])
         alive, found, skipped = _set_aside(database, contracts, sizes)
-        files = {table: (source.names or {}).get(table, str(path)) for table, path in source.tables.items()}
+        files = {table: source.name(table) for table in source.tables}
         quarantine.collect(database, contracts, found, source.origins, files)
         written = quarantine.write_quarantine(database, out / f"{QUARANTINE}.parquet")
         examples = quarantine.examples(database, EXAMPLES)
@@ -198,7 +202,7 @@ def _row_rules(
         {
             "rule": rule.name,
             "kind": rule.expectation
-            or next(k for k in ("references", "constant", "rooted") if getattr(rule, k)),
+            or next(k for k in ("references", "constant", "rooted", "greatest") if getattr(rule, k)),
             "set_aside": counts.get(rule.name, 0),
             "note": f"not applicable: table {absent[rule.name]} is not here" if rule.name in absent else "",
             "why": rule.why,

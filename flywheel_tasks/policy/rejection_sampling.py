@@ -26,9 +26,23 @@ from flywheel_tasks.storage.tables import write_rows
 
 REMOVED = "[removed: an identifier]"
 KEPT = "best_of_n"
+SIGNALS = (
+    "continue",
+    "thumb_up",
+    "thumb_down",
+    "love",
+    "regenerate",
+    "feedback",
+)  # that models may be trained for
+CANDIDATES = pa.schema(
+    [(name, pa.string()) for name in ("prompt_id", "source", "candidate_id", "policy", "text")]
+    + [(name, pa.float64()) for name in ("reward", *(f"p_{signal}" for signal in SIGNALS))]
+    + [("kept", pa.bool_()), ("reason", pa.string())]
+)
 ACCEPTED = pa.schema(
     [
         ("prompt_id", pa.string()),
+        ("candidate_id", pa.string()),
         ("source", pa.string()),
         *CONTEXT,
         ("reply", pa.string()),
@@ -191,7 +205,7 @@ def _score(io: StageIO, candidates: Sequence[Candidate]) -> list[str]:
     return trained
 
 
-def _candidate_row(candidate: Candidate, signals: Sequence[str]) -> dict[str, Any]:
+def _candidate_row(candidate: Candidate) -> dict[str, Any]:
     return {
         "prompt_id": candidate.prompt.prompt_id,
         "source": candidate.prompt.source,
@@ -199,25 +213,19 @@ def _candidate_row(candidate: Candidate, signals: Sequence[str]) -> dict[str, An
         "policy": candidate.policy,
         "text": candidate.text,
         "reward": candidate.reward,
-        **{f"p_{signal}": candidate.signals.get(signal) for signal in signals},
+        **{f"p_{signal}": candidate.signals.get(signal) for signal in SIGNALS},
         "kept": candidate.reason == KEPT,
         "reason": candidate.reason,
     }
 
 
-def _write(
-    folder: Path, candidates: Sequence[Candidate], accepted: Sequence[Candidate], signals: Sequence[str]
-) -> None:
-    schema = pa.schema(
-        [(name, pa.string()) for name in ("prompt_id", "source", "candidate_id", "policy", "text")]
-        + [(name, pa.float64()) for name in ["reward", *(f"p_{signal}" for signal in signals)]]
-        + [("kept", pa.bool_()), ("reason", pa.string())]
-    )
+def _write(folder: Path, candidates: Sequence[Candidate], accepted: Sequence[Candidate]) -> None:
     folder.mkdir(parents=True)
-    write_rows([_candidate_row(one, signals) for one in candidates], schema, folder / "candidates.parquet")
+    write_rows([_candidate_row(one) for one in candidates], CANDIDATES, folder / "candidates.parquet")
     rows = [
         {
             "prompt_id": one.prompt.prompt_id,
+            "candidate_id": one.candidate_id,
             "source": one.prompt.source,
             **one.prompt.context(),
             "reply": one.text,
@@ -264,7 +272,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     if not accepted:
         counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
         raise NothingAcceptedError(f"{split}: none of {len(everything)} candidates was accepted ({counts})")
-    _write(io.out("data/rejection"), everything, accepted, signals.signals)
+    _write(io.out("data/rejection"), everything, accepted)
     return {
         "prompts": len(prompts),
         "candidates": len(everything),

@@ -15,8 +15,13 @@ from flywheel_tasks.contracts.model import Allowed, ContractError
 from flywheel_tasks.contracts.schema import arrow_schema
 from flywheel_tasks.conversations import schemas as conversations
 from flywheel_tasks.curation import tables as curation
+from flywheel_tasks.evaluation.replies import REPLIES
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.stage import run_stage
+from flywheel_tasks.policy import rejection_sampling as rejection
+from flywheel_tasks.policy.heldout import HELDOUT
+from flywheel_tasks.policy.safe_steps import CHECKS
+from flywheel_tasks.policy.selection import SELECTION
 from flywheel_tasks.storage.documents import write_jsonl
 from flywheel_tasks.storage.tables import write_rows
 from tests.annotation.tasks_of_tests import label, task
@@ -39,6 +44,15 @@ SCHEMAS = {
     "removed_pairs": annotation.REMOVED,
     "annotation_items": annotation.ITEMS,
     "annotators": annotation.ANNOTATORS,
+    "duplicates": curation.DUPLICATES,
+    "clusters": curation.CLUSTERS,
+    "sample": curation.SAMPLE,
+    "rejection_candidates": rejection.CANDIDATES,
+    "rejection_accepted": rejection.ACCEPTED,
+    "rl_selection": SELECTION,
+    "rl_heldout": HELDOUT,
+    "rl_checks": CHECKS,
+    "evaluation_replies": REPLIES,
 }
 
 

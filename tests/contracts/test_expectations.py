@@ -67,6 +67,11 @@ RULES = {
         {"column_list": ["a", "b"], "ignore_row_if": "any_value_is_missing"},
     ),
 }
+RULES["greater"] = (
+    "expect_column_pair_values_a_to_be_greater_than_b",
+    {"column_A": "n", "column_B": "x", "ignore_row_if": "either_value_is_missing"},
+)
+RULES["greater_or_equal"] = (RULES["greater"][0], {**RULES["greater"][1], "or_equal": True})
 CONDITIONS = {
     "equal": IS_USER,
     "unequal": comparison("!=", "user"),
@@ -77,9 +82,11 @@ CONDITIONS = {
     "is_not_null": {"type": "nullity", "column": {"name": "b"}, "is_null": False},
     "and": either("and", comparison(">=", 1, "n"), IS_USER),
     "or": either("or", comparison(">", 1, "n"), IS_USER),
+    "true": comparison("==", True, "k"),
+    "false": comparison("==", False, "k"),
 }
 SPACES = [" ", "\u00a0", "\x1c", "\x85", "\u1680", "\u200a", "\u200b", "\u2029", "\u3000", "\v", "", "x"]
-TYPES = {"a": "string", "b": "string", "n": "int64", "x": "double", "t": "timestamp[us, tz=UTC]"}
+TYPES = {"a": "string", "b": "string", "n": "int64", "x": "double", "t": "timestamp[us, tz=UTC]", "k": "bool"}
 
 
 def contract(rules) -> Contract:
@@ -100,6 +107,7 @@ ROWS = st.lists(
             "b": st.none() | WORDS,
             "n": st.none() | st.integers(-3, 3),
             "x": st.none() | st.sampled_from([0.0, 0.5, 0.75, float("nan"), float("inf")]),
+            "k": st.none() | st.booleans(),
             "t": st.none() | st.datetimes(pd.Timestamp("2026-11-02"), pd.Timestamp("2026-11-03")),
         }
     ),
@@ -146,7 +154,13 @@ SELECTIONS = contract(
 @pytest.mark.filterwarnings("ignore:This pattern is interpreted")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS)
-@example([{"a": text, "b": "user", "n": 1, "x": 1.0, "t": None} for text in SPACES])
+@example([{"a": text, "b": "user", "n": 1, "x": 1.0, "t": None, "k": True} for text in SPACES])
+@example(
+    [
+        {"a": "a", "b": "b", "n": n, "x": x, "t": None, "k": True}
+        for n, x in enumerate((float("nan"), 0.5, 0.75, 0.0))
+    ]
+)
 def test_every_rule_marks_the_rows_that_great_expectations_marks(judge, tmp_path, rows):
     ours, theirs = marks_of_both(judge, tmp_path, rows, ALL)
     assert ours == theirs

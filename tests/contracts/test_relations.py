@@ -91,6 +91,40 @@ def test_references_check_the_row_referred_to(tmp_path):
     assert books_and_authors(tmp_path, not_before="year")[3] == "year 1950 is before that of author a2: 1960"
 
 
+def test_references_of_some_rows_and_of_values_under_two_names(tmp_path):
+    assert books_and_authors(tmp_path, when={"country": "y"}, where={"alive": True}) == {
+        3: "author a2 is not among authors.author with alive True"
+    }
+    books = [*BOOKS, {"book": "x", "author": "a1", "country": "y", "year": 1990}]
+    assert books_and_authors(tmp_path, books, when={"year": 1990}, equal={"book": "country"}) == {
+        0: "book differs from country of author a1",
+        1: "author a9 is not among authors.author",
+        4: "book differs from country of author a1",
+    }
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.none() | st.integers(0, 3), st.booleans()), min_size=1, max_size=8
+    )
+)
+def test_the_greatest_of_a_group_is_found_by_comparing_with_each(tmp_path, drawn):
+    rule = {"name": "r", "greatest": {"column": "n", "within": "g", "where": {"best": True}}}
+    schema = pa.schema([("id", pa.string()), ("g", pa.string()), ("n", pa.int64()), ("best", pa.bool_())])
+    rows = [{"id": str(at), "g": g, "n": n, "best": best} for at, (g, n, best) in enumerate(drawn)]
+    contracts = {"t": contract("t", [{"id": "", "g": "", "n": 0, "best": True}], "id", rule)}
+    removed, _ = settled(tmp_path, contracts, {"t": pa.Table.from_pylist(rows, schema=schema)})
+    wrong = [
+        at
+        for at, row in enumerate(rows)
+        if row["best"]
+        and row["n"] is not None
+        and any(o["g"] == row["g"] and o["n"] is not None and o["n"] > row["n"] for o in rows)
+    ]
+    assert sorted(removed["t"]) == wrong
+
+
 def test_a_reference_to_a_value_that_comes_several_times_needs_one_of_its_rows(tmp_path):
     authors = [*AUTHORS, {**AUTHORS[0], "country": None}]
     rule = {"name": "r", "references": {"column": "author", "table": "authors", "target": "author"}}

@@ -79,6 +79,10 @@ REPEATED = [*rows([2]), *rows([1])]
     ("measure", "table", "observed"),
     [
         ({"kind": "rows"}, rows([3, 4]), 7),
+        ({"kind": "rows", "where": {"kind": "b"}}, [*rows([3]), *rows([2], kind="b")], 2),
+        ({"kind": "lacking", "columns": ["id", "kind"]}, [*rows([3]), *rows([2], kind="b")], 1),
+        ({"kind": "lacking", "columns": ["id", "kind"]}, [*rows([2]), *rows([2]), *rows([1], kind="b")], 3),
+        ({"kind": "lacking", "columns": ["id", "kind"]}, [], 0),
         ({"kind": "distinct", "column": "id"}, REPEATED, 2),
         ({"kind": "repeated", "column": "id"}, REPEATED, 2),
         ({"kind": "repeated", "column": "id"}, rows([3]), 0),

@@ -105,7 +105,8 @@ def accepted_rows(count: int, text: str | None = None) -> list[dict[str, Any]]:
     for number in range(count):
         row = context(prompt_row("policy_train", number))
         del row["user_id"]
-        rows.append(row | {"reply": text or words(f"accepted{number}", 3, 9), "reward": 0.5})
+        reply = {"reply": text or words(f"accepted{number}", 3, 9), "reward": 0.5}
+        rows.append(row | reply | {"candidate_id": f"{row['prompt_id']}:champion:0"})
     return rows
 
 
