@@ -24,6 +24,8 @@ from flywheel_tasks.storage.documents import write_json
 _KIND = {
     "conversation_id": "conversation",
     "prompt_id": "prompt",
+    "dropped_id": "prompt",
+    "kept_id": "prompt",
     "message_id": "message",
     "chosen_id": "message",
     "rejected_id": "message",

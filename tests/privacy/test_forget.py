@@ -3,12 +3,15 @@
 import gzip
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from flywheel_tasks.cli.app import app
+from flywheel_tasks.contracts.load import load_contracts
 from flywheel_tasks.conversations.schemas import PROMPTS
+from flywheel_tasks.curation.tables import DUPLICATES
 from flywheel_tasks.pipeline import trained_on
 from flywheel_tasks.pipeline.stage import run_stage
 from flywheel_tasks.privacy import forget
@@ -21,6 +24,7 @@ from tests.conftest import build_workspace
 from tests.curation.rows import prompt
 from tests.traffic.sample import card, line, message, signal, write_log
 
+PROJECT = Path(__file__).parents[2]
 SECRET = "0123456789abcdef" * 4
 KEY = UserKey(SECRET)
 USERS = [f"person-{n}" for n in range(12)]
@@ -86,6 +90,9 @@ def build(root):
     ]
     write_jsonl(tasks, root / "data/annotation/batch.jsonl")
     write_jsonl([{"task_id": f"t{n}", "answer": n} for n in range(12)], root / "data/annotation/labels.jsonl")
+    repeats = [{**dict.fromkeys(DUPLICATES.names), "dropped_id": f"p{n}", "kept_id": "p7"} for n in range(6)]
+    repeats.append({**repeats[0], "dropped_id": "p0", "kept_id": "p3", "kept_text": "words"})
+    write_rows(repeats, DUPLICATES, root / "data/curated/duplicates.parquet")
     for split in trained_on.SPLITS:
         rows = [{**prompt(f"p{n}"), "user_id": KEY.hashed(user), "turn": 0} for n, user in enumerate(USERS)]
         write_rows(rows if split == "policy_train" else [], PROMPTS, root / f"data/split/{split}.parquet")
@@ -131,6 +138,14 @@ def test_after_forgetting_no_table_has_a_row_and_all_others_are_as_they_were(wor
     assert "data/annotation/labels.jsonl" in output
     assert "date=2026-11-02/a.jsonl" in output
     assert read_json(workspace / "inputs/users.json")["forgotten"] == [KEY.hashed(GONE)]
+
+
+def test_rows_of_every_table_that_tells_of_people_are_known_by_one_of_their_ids():
+    """A new table with another name for such an id would keep a user's rows in silence."""
+    of_nobody = {"annotators", "card_sheets", "clusters", "sample"}
+    contracts = load_contracts(PROJECT / "data_contracts")
+    known = {"user_id", *forget._KIND}
+    assert {table for table, of in contracts.items() if not known & set(of.columns)} == of_nobody
 
 
 def test_a_later_run_from_the_same_logs_does_not_bring_them_back(workspace):
