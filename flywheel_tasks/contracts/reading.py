@@ -92,11 +92,31 @@ def find_tables(
             found.append(as_parquet(name, file, contracts[name], scratch))
     if not found:
         what = "has the columns or the name of no known table" if path.is_file() else "holds no known table"
+        near = _nearest(path, contracts) if path.is_file() else ""
         raise ContractError(
-            f"{path}: {what} (known are {', '.join(contracts)}); name one with --table, or see "
-            "`flywheel contracts describe`"
+            f"{path}: {what}{near}; tables are {', '.join(contracts)}. Name one with --table; "
+            "`flywheel contracts describe` shows their columns"
         )
     return found
+
+
+def _nearest(path: Path, contracts: Mapping[str, Contract]) -> str:
+    """What keeps a file from being the table that it is most like, if it is like one at all."""
+    if not path.name.endswith(_ENDINGS):
+        return f": only {', '.join(_ENDINGS)} are read"
+    if not (columns := _columns(path)):
+        return ": it has no rows" if path.stat().st_size == 0 else ": it has no columns"
+    table, of = max(
+        contracts.items(),
+        key=lambda item: len(columns & set(item[1].columns)) / len(columns | set(item[1].columns)),
+    )
+    if 2 * len(columns & set(of.columns)) < len(of.columns):
+        return ""
+    absent, other = sorted(set(of.columns) - columns), sorted(columns - set(of.columns))
+    return (
+        f": it is most like {table}, but lacks {', '.join(absent) or 'nothing'} and has also "
+        f"{', '.join(other) or 'nothing'}"
+    )
 
 
 def _table_of(file: Path, contracts: Mapping[str, Contract]) -> str | None:

@@ -75,6 +75,10 @@ def load_settings(path: Path) -> Settings:
     Raises:
         SettingsError: it is missing, not YAML, or a key is unknown, missing or out of range.
     """
+    if not path.exists():
+        raise SettingsError(
+            f"{path}: no such file; a workspace is the folder with it and dvc.yaml: go there, or name it by --root"
+        )
     return read_yaml(path, Settings, SettingsError)
 
 
