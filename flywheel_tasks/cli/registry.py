@@ -59,7 +59,7 @@ def history(root: Root = Path()) -> None:
 
 @app.command()
 def card(generation: str, root: Root = Path()) -> None:
-    """Print the model card of a launched generation, as the registry has it now."""
+    """Print the model card of a launched or declined generation, as the registry has it now."""
     from flywheel_tasks.online.approval import registry_of
     from flywheel_tasks.online.model_card import make_card
 

@@ -115,7 +115,7 @@ def start(root: Path, by: str) -> Experiment:
     running = state.running(plan.generation)
     if running is not None and running.plan.model_copy(update={"excludes": ()}) == plan:
         _keep_records(registry, root, plan.generation)
-        keep_evidence(registry, root, plan.generation)
+        keep_evidence(registry, root, plan.generation, model_ref(root, plan.generation))
         return running
     verdict = passing_verdict(root / VERDICT, root / POLICY)
     found = (verdict["model_digest"], file_digest(root / VERDICT))
@@ -125,14 +125,15 @@ def start(root: Path, by: str) -> Experiment:
             f"{found[0]} and {found[1]}; run stage launch again"
         )
     beside = plan.beside(item.plan for item in state.all_running())
+    model = model_ref(root, plan.generation)
     experiment = registry.start_experiment(
         beside,
-        model_ref(root, plan.generation),
+        model,
         by=by,
         duration=timedelta(minutes=plan.rule.duration_minutes),
     )
     _keep_records(registry, root, plan.generation)
-    keep_evidence(registry, root, plan.generation)
+    keep_evidence(registry, root, plan.generation, model)
     return experiment
 
 

@@ -1,8 +1,8 @@
 """The model card of a generation, made from the registry alone: lineage, gate, A/B test.
 
 A model folder is bound by its digest from the gate on, so nothing is ever added to it. The card is an object of the
-registry (``generations/<id>/README-<digest>.md``), written at the promotion; and the ``README.md`` beside the weights,
-where Hugging Face looks for it, of a published copy.
+registry (``generations/<id>/README-<digest>.md``), written when the generation is promoted, rolled back or declined;
+and the ``README.md`` beside the weights, where Hugging Face looks for it, of a published copy.
 """
 
 import shutil
@@ -27,13 +27,14 @@ class CardError(ValueError):
     """A card cannot be made, or a model cannot be published; the message says why."""
 
 
-def keep_evidence(registry: Registry, root: Path, generation: str) -> None:
-    """Keep what a card will tell of a launched generation: the verdict and the stages' metrics; written once."""
+def keep_evidence(registry: Registry, root: Path, generation: str, model: ModelRef) -> None:
+    """Keep what a card will tell of a generation: verdict, the stages' metrics, which model it is; written once."""
     metrics = {
         path.stem: orjson.loads(path.read_bytes()) for path in sorted((root / "metrics").glob("*.json"))
     }
     verdict = orjson.loads((root / VERDICT).read_bytes())
-    data = orjson.dumps({"verdict": verdict, "metrics": metrics}, option=orjson.OPT_SORT_KEYS)
+    evidence = {"verdict": verdict, "metrics": metrics, "model": model.model_dump(mode="json")}
+    data = orjson.dumps(evidence, option=orjson.OPT_SORT_KEYS)
     try:
         registry.put_generation(generation, _EVIDENCE, data)
     except RegistryError:  # launch's own metrics may differ at a repeated start; the first account stands
@@ -57,6 +58,8 @@ def _model(state: State, registry: Registry, generation: str) -> ModelRef:
         for model in (then.champion, *then.candidates.values()):
             if model is not None and model.generation == generation:
                 return model
+    if (declined := _kept(registry, generation, _EVIDENCE).get("model")) is not None:
+        return ModelRef.model_validate(declined)
     raise CardError(f"the registry knows no model of generation {generation}")
 
 
@@ -107,17 +110,29 @@ def _gate(evidence: Mapping[str, Any]) -> list[str]:
     verdict = evidence.get("verdict")
     if not verdict:
         return ["## Gate", "", "No verdict: this model went through no gate.", ""]
-    lines = [f"## Gate: {verdict['verdict']}", "", "| metric | value | passed |", "|---|---|---|"]
+    lines = [f"## Gate: {verdict['verdict']}", "", "| metric | outcome | |", "|---|---|---|"]
     lines += [
-        f"| {reason.get('metric')} | {reason.get('value')} | {'yes' if reason.get('passed') else 'no'} |"
+        f"| {_cell(reason.get('metric'))} | {_cell(reason.get('outcome'))} | {_cell(reason.get('reason'))} |"
         for reason in verdict.get("reasons", [])
     ]
     return [*lines, ""]
 
 
-def _test(experiment: Experiment | None, analysis: Mapping[str, Any]) -> list[str]:
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _declined(registry: Registry, generation: str) -> str:
+    """Why a generation was not launched."""
+    for change in reversed(registry.history()):
+        if change.kind == "declined" and change.detail.get("generation") == generation:
+            return f"Not launched: {change.detail.get('reason', 'no reason was given')}."
+    return "Not tested."
+
+
+def _test(experiment: Experiment | None, analysis: Mapping[str, Any], untested: str) -> list[str]:
     if experiment is None:
-        return ["## A/B test", "", "Not tested.", ""]
+        return ["## A/B test", "", untested, ""]
     lines = [
         f"{experiment.started_at:%Y-%m-%d} to {experiment.ends_at:%Y-%m-%d}, {experiment.status.replace('_', ' ')}"
         + (f": {experiment.end_reason}" if experiment.end_reason else "")
@@ -128,7 +143,7 @@ def _test(experiment: Experiment | None, analysis: Mapping[str, Any]) -> list[st
 
 
 def make_card(registry: Registry, generation: str) -> str:
-    """The card of a generation that was launched, as it stands in the registry.
+    """The card of a generation that was launched or declined, as it stands in the registry.
 
     Args:
         registry: the registry.
@@ -158,7 +173,7 @@ def make_card(registry: Registry, generation: str) -> str:
         "",
         *_lineage(model, inputs),
         *_gate(evidence),
-        *_test(experiment, analysis),
+        *_test(experiment, analysis, _declined(registry, generation)),
     ]
     if evidence.get("metrics"):
         told = orjson.dumps(evidence["metrics"], option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode()

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
-from flywheel_tasks.online.approval import POLICY, recorded_analysis, registry_of
-from flywheel_tasks.online.model_card import keep_card
+from flywheel_tasks.online.approval import POLICY, VERDICT, recorded_analysis, registry_of
+from flywheel_tasks.online.launch import LaunchError, model_ref
+from flywheel_tasks.online.model_card import keep_card, keep_evidence
 from flywheel_tasks.pipeline import lineage
 from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.registry import Registry
 from flywheel_tasks.storage.registry_state import ModelRef, State
 
 
@@ -70,7 +73,23 @@ def rollback(root: Path, generation: str, reason: str, by: str) -> State:
     state = registry.state()
     tests = [item for item in state.experiments.values() if item.plan.generation == generation]
     if not tests:
-        return registry.decline(generation, reason, by=by)
+        declined = registry.decline(generation, reason, by=by)
+        _keep_declined(root, registry, generation)
+        return declined
     if tests[-1].status == "rolled_back":
         return state
-    return registry.rollback(generation, reason, by=by)
+    dropped = registry.rollback(generation, reason, by=by)
+    keep_card(registry, generation)
+    return dropped
+
+
+def _keep_declined(root: Path, registry: Registry, generation: str) -> None:
+    """Keep the card of a model that was not launched, if the workspace has its verdict; one never made has none."""
+    verdict = root / VERDICT
+    if not verdict.exists() or read_json(verdict).get("generation") != generation:
+        return
+    try:
+        keep_evidence(registry, root, generation, model_ref(root, generation))
+    except (LaunchError, FileNotFoundError):
+        return
+    keep_card(registry, generation)

@@ -10,7 +10,7 @@ from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.model_card import CardError, make_card, publish
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import write_json
-from tests.online.conftest import MD5, approve, write_model
+from tests.online.conftest import MD5, approve, write_model, write_verdict
 from tests.online.test_analysis import launch_and_analyse
 
 
@@ -37,7 +37,7 @@ def test_a_promotion_leaves_a_card_and_the_model_as_it_was(promoted: Path) -> No
         MD5,
         champion.data_version,
         "Gate: pass",
-        "evaluate.win_rate",
+        "| evaluate.win_rate | pass | win rate within |",
         '"win_rate": 0.55',
     ):
         assert told in card.text
@@ -71,3 +71,21 @@ def test_a_dropped_generation_still_has_a_card(root: Path) -> None:
     assert "the champion when" not in card
     with pytest.raises(CardError, match="knows no model of generation g0009"):
         make_card(registry_of(root), "g0009")
+
+
+def test_a_generation_that_the_gate_blocked_has_a_card(root: Path) -> None:
+    write_json({"win_rate": 0.71}, root / "metrics/evaluate.json")
+    write_verdict(root, "block")
+    promotion.rollback(root, "g0001", "the gate blocks | win rate", by="ada")
+    (kept,) = (root / "registry/generations/g0001").glob("README-*.md")
+    card = ModelCard.load(kept)
+    assert card.data.model_name == "characterflywheel-g0001"
+    assert "| evaluate.win_rate | block | win rate above 0.65 |" in card.text
+    assert "Not launched: the gate blocks | win rate." in card.text
+    assert tree_digest(root / "models/policy") in card.text
+    assert make_card(registry_of(root), "g0001") == card.content
+
+
+def test_a_model_that_never_was_leaves_no_card(root: Path) -> None:
+    promotion.rollback(root, "g0002", "nobody answered", by="ada")
+    assert not list((root / "registry/generations").glob("g0002/README-*.md"))
