@@ -189,7 +189,7 @@ def create(folder: Folder, source: Path, plan: Mapping[str, Any], cache: Path) -
         if read_json(folder.plan) != dict(plan):
             raise CampaignError(
                 f"{folder.home} was begun with other settings of the section campaign; they stay as they were. "
-                "Choose another --folder"
+                "Go on with --as-begun, or choose another --folder"
             )
         return
     if folder.home.exists() and {item.name for item in folder.home.iterdir()} - _OURS:

@@ -61,13 +61,22 @@ def run(
             "--without-ceiling", help=f"The gate's limit on a high win rate is open; {_NO_CEILING}."
         ),
     ] = False,
+    as_begun: Annotated[
+        bool,
+        typer.Option(
+            "--as-begun", help="Go on with the settings it was begun with, whatever params.yaml says now."
+        ),
+    ] = False,
 ) -> None:
     """Run the campaign of params.yaml, or go on with it after a stop."""
     from flywheel_tasks.campaign.folder import create
     from flywheel_tasks.settings import load_settings
 
-    plan = load_settings(root / "params.yaml").campaign.model_dump(mode="json")
     home = _home(root, folder, _NO_CEILING if without_ceiling else "campaigns/default")
+    if as_begun:
+        _drive(_begun(home))
+        return
+    plan = load_settings(root / "params.yaml").campaign.model_dump(mode="json")
     create(home, root.resolve(), plan | ({"ceiling": False} if without_ceiling else {}), root / _CACHE)
     _drive(home)
 

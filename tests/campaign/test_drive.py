@@ -9,6 +9,7 @@ from flywheel_tasks.campaign import drive, online
 from flywheel_tasks.campaign.clock import Clock, words_of
 from flywheel_tasks.campaign.drive import records, run
 from flywheel_tasks.campaign.folder import CampaignError, Folder, create, override, write_settings
+from flywheel_tasks.cli import campaign as commands
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.settings import Campaign, SettingsError, load_settings
 from flywheel_tasks.storage.documents import write_json
@@ -215,3 +216,14 @@ def test_the_projects_campaign_can_be_made(tmp_path):
     (tmp_path / "mine/thesis.txt").write_text("do not touch")
     with pytest.raises(CampaignError, match="no campaign"):
         create(Folder(tmp_path / "mine"), PROJECT, plan, cache)
+
+
+def test_a_campaign_goes_on_as_it_was_begun_whatever_the_settings_say_now(tmp_path, monkeypatch):
+    driven = []
+    monkeypatch.setattr(commands, "_drive", lambda place: driven.append(place.home))
+    (tmp_path / "params.yaml").write_text("campaign: {launches: none}")
+    with pytest.raises(CampaignError, match="no campaign was begun here"):
+        commands.run(tmp_path, tmp_path / "mine", as_begun=True)
+    write_json(PLAN, tmp_path / "mine/plan.json")
+    commands.run(tmp_path, tmp_path / "mine", as_begun=True)
+    assert driven == [tmp_path / "mine"]
