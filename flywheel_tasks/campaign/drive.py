@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,10 @@ def _generation(folder: Folder, plan: Campaign, name: str, clock: Clock, say: Sa
 
     def step(title: str) -> Any:
         note = ", deliberately over-optimised" if hard else ""
+        left = clock.left(name)
         say(
             f"[{name}{note}; {clock.launches} of {plan.launches} launches done; "
-            f"about {words_of(clock.left(name))} left] {title}"
+            f"over at about {datetime.now(UTC) + timedelta(seconds=left):%H:%M} UTC, {words_of(left)} left] {title}"
         )
         return clock.step(name, title)
 
