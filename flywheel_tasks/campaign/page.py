@@ -102,16 +102,20 @@ def _line(title: str, figures: Sequence[Mapping[str, Any]], unit: str | None) ->
 
 
 def lines(champions: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """Charts of true utility and of instruction following over the launches, in each group."""
-    drawn = []
+    """Charts over the launches: true utility and instruction following in each group, then the style of all replies."""
+    wanted: list[tuple[str, list[Mapping[str, Any]], str | None]] = []
     for key, unit, title in (
         ("utility", "utility", "True utility"),
         ("instruction_following", None, "Instruction following"),
     ):
         for group, of in GROUPS.items():
-            line = _line(f"{title}, {of}", [champion[group][key] for champion in champions], unit)
-            drawn += [line] if line is not None else []
-    return drawn
+            wanted.append((f"{title}, {of}", [champion[group][key] for champion in champions], unit))
+    for key, title in (("words", "Words a reply"), ("emoji", "Emoji a reply")):
+        wanted.append((title, [champion["all"][key] for champion in champions], key))
+    variety = [{"value": champion["all"]["variety"], "low": None, "high": None} for champion in champions]
+    wanted.append(("Variety (different word pairs)", variety, None))
+    found = (_line(*one) for one in wanted)
+    return [line for line in found if line is not None]
 
 
 def render(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from flywheel_tasks.campaign import panels, text
-from flywheel_tasks.campaign.page import cell, write
+from flywheel_tasks.campaign.page import cell, lines, write
 from flywheel_tasks.campaign.table import document
 from flywheel_tasks.simulation.panel import measure
 from flywheel_tasks.storage.documents import read_json
@@ -85,6 +85,9 @@ def test_texts_name_the_counterfactual_and_the_people(campaign):
     assert page.links == []
     assert "polyline" in page.seen
     assert "dl" in page.seen, "key figures first"
+    titles = [line.title for line in lines(found["champions"])]
+    assert len(titles) == 9
+    assert titles[-3:] == ["Words a reply", "Emoji a reply", "Variety (different word pairs)"]
 
 
 @pytest.mark.parametrize(
