@@ -6,7 +6,7 @@ is "significant" on any of 7 daily looks, by the fixed-horizon p-value (the peer
 always-valid one. Then: the power at the size that ``flywheel ab plan`` computes, and the coverage under a true effect;
 the sample-ratio check.
 
-    python -m benchmarks.experiments_calibration --tests 2000 [--power-only]
+    python -m benchmarks.experiments_calibration --tests 2000 [--power-only] [--ends-only]
 """
 
 import argparse
@@ -26,57 +26,50 @@ from flywheel_tasks.online.metrics import ESTIMATES, METRICS, Estimate, Metric, 
 from tests.online.people import columns, make_plan, sums_of
 
 ALPHA, DAYS, USERS = 0.05, 7, 2_000
+_AT_ONCE = 100  # tests
 LOOKED_AT = ("breadth", "depth", "thumb_down_per_reply")
 RATES = dict(zip(COUNTED, (0.12, 0.06, 0.05, 0.08, 0.02, 0.02), strict=True))
 
 
 def stream(
-    generator: np.random.Generator, users: int, lift: float = 0.0, *, end_only: bool = False
-) -> Iterator[tuple[dict[str, Sums], dict[str, np.ndarray]]]:
-    """A test as it stands at the end of each day: sums by arm of those who have entered, and their columns.
+    generator: np.random.Generator, shape: int | tuple[int, int], *, end_only: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
+    """Tests without an effect as they stand at the end of each day.
 
     Activity differs between users (gamma), is the same in kind before the test (the past of CUPED), and is cumulative.
 
     Args:
-        generator: draws it.
-        users: of both arms, in the end.
-        lift: of the candidate's messages, as a share.
-        end_only: only as it stands at the end of the last day.
+        generator: draws them.
+        shape: users of both arms, in the end; or tests and users.
+        end_only: only as they stand at the end of the last day.
+
+    Yields:
+        who is in the candidate arm, who has entered, and their columns.
     """
-    arm = generator.random(users) < 0.5
-    entry = generator.integers(0, 4, users)
-    taste = generator.gamma(0.7, 1.0, users)
+    arm = generator.random(shape) < 0.5
+    entry = generator.integers(0, 4, shape)
+    taste = generator.gamma(0.7, 1.0, shape)
     past = generator.poisson(3 * taste)
     before = {f"pre_{name}": generator.binomial(past, share) for name, share in RATES.items()}
     daily: dict[str, np.ndarray] = {}
-    total = {name: np.zeros(users, dtype=np.int64) for name in ("replies", "milliseconds", *COUNTED)}
+    total = {name: np.zeros(shape, dtype=np.int64) for name in ("replies", "milliseconds", *COUNTED)}
     for day in range(DAYS):
         there = entry <= day
-        daily[f"messages_{day}"] = generator.poisson(0.5 * taste * np.where(arm, 1 + lift, 1.0)) * there
+        daily[f"messages_{day}"] = generator.poisson(0.5 * taste) * there
         replies = daily[f"messages_{day}"] + generator.binomial(daily[f"messages_{day}"], 0.1)
         total["replies"] = total["replies"] + replies
-        total["milliseconds"] = total["milliseconds"] + generator.poisson(900, users) * replies
+        total["milliseconds"] = total["milliseconds"] + generator.poisson(900, shape) * replies
         for name, share in RATES.items():
             total[name] = total[name] + generator.binomial(replies, share)
         if end_only and day < DAYS - 1:
             continue
         past_columns = {"pre_messages": past, "pre_replies": past, **before}
-        made = columns(users, DAYS, **daily, **total, timed_replies=total["replies"], **past_columns)
-        yield {"control": sums_of(made, ~arm & there), "candidate": sums_of(made, arm & there)}, made
+        made = columns(shape, DAYS, **daily, **total, timed_replies=total["replies"], **past_columns)
+        yield arm, there, made
 
 
-def one_test(generator: np.random.Generator, users: int = USERS) -> Counter[tuple[str, str, str]]:
-    """What one A/A test says: counts of ``(metric, estimate, what)``."""
-    said: Counter[tuple[str, str, str]] = Counter()
-    peeked, alarmed = set(), set()
-    for arms, _ in stream(generator, users):
-        for name in LOOKED_AT:
-            for estimate in ESTIMATES:
-                view = always_valid(METRICS[name], arms, estimate, users, ALPHA)
-                if view["pvalue"] < ALPHA:
-                    alarmed.add((name, estimate))
-                if abs(view["z"]) > 1.959964:
-                    peeked.add((name, estimate))
+def _judged(said: Counter[tuple[str, str, str]], arms: Mapping[str, Sums]) -> None:
+    """Add what the end of one test says of each metric."""
     for name, metric in METRICS.items():
         for estimate in _estimates(metric):
             result = compare(metric, arms, estimate, ALPHA)
@@ -84,8 +77,36 @@ def one_test(generator: np.random.Generator, users: int = USERS) -> Counter[tupl
             said[name, estimate, "positive"] += int(result.pvalue < ALPHA)
             held = result.rel_effect_size_ci_lower <= 0 <= result.rel_effect_size_ci_upper
             said[name, estimate, "covered"] += int(held)
+
+
+def one_test(generator: np.random.Generator, users: int = USERS) -> Counter[tuple[str, str, str]]:
+    """What one A/A test says: counts of ``(metric, estimate, what)``."""
+    said: Counter[tuple[str, str, str]] = Counter()
+    peeked, alarmed = set(), set()
+    for arm, there, made in stream(generator, users):
+        arms = {"control": sums_of(made, ~arm & there), "candidate": sums_of(made, arm & there)}
+        for name in LOOKED_AT:
+            for estimate in ESTIMATES:
+                view = always_valid(METRICS[name], arms, estimate, users, ALPHA)
+                if view["pvalue"] < ALPHA:
+                    alarmed.add((name, estimate))
+                if abs(view["z"]) > 1.959964:
+                    peeked.add((name, estimate))
+    _judged(said, arms)
     for kind, found in (("peeked", peeked), ("alarmed", alarmed)):
         said.update((name, estimate, kind) for name, estimate in found)
+    return said
+
+
+def ended_tests(tests: int, seed: int, progress: bool = False) -> Counter[tuple[str, str, str]]:
+    """What A/A tests say at their end, without looks on the way: much cheaper, so many more can be run."""
+    said: Counter[tuple[str, str, str]] = Counter()
+    generator = np.random.default_rng(seed)
+    for begin in track(range(0, tests, _AT_ONCE), "A/A, ends", disable=not progress):
+        ((arm, there, made),) = stream(generator, (min(_AT_ONCE, tests - begin), USERS), end_only=True)
+        both = (sums_of_tests(made, rows, pairs()) for rows in (~arm & there, arm & there))
+        for control, candidate in zip(*both, strict=True):
+            _judged(said, {"control": control, "candidate": candidate})
     return said
 
 
@@ -244,10 +265,16 @@ def main() -> None:
     parser.add_argument(
         "--power-only", action="store_true", help="only the power of planned tests; minutes, not more"
     )
+    parser.add_argument(
+        "--ends-only", action="store_true", help="only A/A tests at their end, without daily looks"
+    )
     given = parser.parse_args()
     console, start = Console(highlight=False, width=200), time.perf_counter()
-    if given.power_only:
-        _print_power(given.tests, given.seed + 1, console)
+    if given.power_only or given.ends_only:
+        if given.ends_only:
+            _print(ended_tests(given.tests, given.seed, progress=True), console)
+        if given.power_only:
+            _print_power(given.tests, given.seed + 1, console)
         console.print(f"{time.perf_counter() - start:.0f} s")
         return
     said = null_tests(given.tests, given.seed, progress=True)

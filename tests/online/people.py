@@ -35,8 +35,8 @@ def make_plan(name: str = "g0001", share: float = 0.5, salt: str = "s", **change
     )
 
 
-def columns(n: int, days: int = 1, **given: Any) -> dict[str, np.ndarray]:
-    """All columns of n users, zero where not given; messages are on the last day if no day is given."""
+def columns(n: int | tuple[int, int], days: int = 1, **given: Any) -> dict[str, np.ndarray]:
+    """All columns of n users (or of tests and users), zero where not given; messages without a day are on the last."""
     names = ["replies", "milliseconds", "timed_replies", "pre_messages", "pre_replies", "day", *COUNTED]
     names += [f"pre_{name}" for name in COUNTED] + [f"messages_{day}" for day in range(days)]
     found = {name: np.zeros(n, dtype=np.int64) for name in names} | {
