@@ -29,9 +29,8 @@ def users_needed(
 ) -> int | None:
     """Users of both arms together that find a lift, by tea-tasting's power analysis.
 
-    That takes both arms to vary alike. Counts do not: who writes a fifth more also varies a fifth more. So the result
-    is stretched by the mean of the two variances, the candidate's being that of a share (breadth), or that of values
-    that have all grown by the lift.
+    That takes both arms to vary alike. Counts do not: who writes a fifth more also varies more. So the result is
+    stretched by how much more the two arms vary together than two like the past (:func:`_stretch`).
 
     Args:
         metric: the metric.
@@ -51,13 +50,41 @@ def users_needed(
     is_share = metric.numer == "active" and metric.denom is None
     if is_share and not 0 < mean * grown < 1:  # no share can grow so much
         return None
-    ratio = grown * (1 - mean * grown) / (1 - mean) if is_share else grown**2
     try:
         with np.errstate(invalid="ignore"):  # users who do not vary at all
             alike = test.solve_power_from_aggregates(past.aggregates(), "n_obs")[0].n_obs
-            return math.ceil(alike * (1 + ratio) / 2)
+            return math.ceil(alike * _stretch(metric, past, estimate, grown))
     except (ValueError, ArithmeticError, RuntimeError):  # no mean or no variance: nothing to solve
         return None
+
+
+def _stretch(metric: Metric, past: Sums, estimate: Estimate, grown: float) -> float:
+    """Variance of the candidate and the control arm together, over twice that of the past.
+
+    Every user's rate is taken to grow by the lift. Then a share p varies as p(1 - p); a count of messages, Poisson
+    given the rate, with variance v and mean m, by ``grown^2 (v - m) + grown m``; anything else by ``grown^2 v``. CUPED
+    takes off ``(1 + grown)^2 / 2`` times ``cov^2 / var`` of the covariate, since both arms share one coefficient.
+
+    Args:
+        metric: the metric.
+        past: sums over users as they were.
+        estimate: raw, or with CUPED.
+        grown: one and the lift.
+    """
+    if metric.denom is not None:
+        return (1 + grown**2) / 2
+    aggregates = past.aggregates()
+    mean, variance = aggregates.mean(metric.numer), aggregates.var(metric.numer)
+    candidate = grown**2 * variance
+    if metric.numer == "active":
+        candidate = variance * grown * (1 - mean * grown) / (1 - mean)
+    elif metric.numer == "messages" and variance > mean:
+        candidate = grown**2 * (variance - mean) + grown * mean
+    known = 0.0
+    if estimate == "cuped" and metric.covariate is not None:
+        covariate = metric.covariate[0]
+        known = aggregates.cov(metric.numer, covariate) ** 2 / aggregates.var(covariate)
+    return float((variance + candidate - (1 + grown) ** 2 / 2 * known) / (2 * (variance - known)))
 
 
 def _past(events: Events, rule: Rule) -> tuple[Population, list[int]]:

@@ -121,10 +121,11 @@ def _draft(card: Card, history: Sequence[Turn], body: list[str], rng: random.Ran
     room = max(1, wanted - asks)
     body = [s for s in body if "?" not in s] if asks or "no_question" in rules else list(body)
     body = [s for s in body if len(words(s)) <= _budget(rules, asks)][:room]
-    parts = _in_character(
-        card, history, body or [_phrase("statements", "plain", topic, rng)], room, topic, rng
-    )
-    text = _mention(" ".join(_marked(s) for s in parts), rules, room, rng)
+    own = bool(body)
+    body = body or [_phrase("statements", "plain", topic, rng)]
+    if persona(card, " ".join(body)) <= 0 and (line := _voice(card, history, topic, rng)) is not None:
+        body = _in_character(line, body, own, room, rng)
+    text = _mention(" ".join(_marked(s) for s in body), rules, room, rng)
     if "start_word" in rules and words(text)[:1] != [rules["start_word"].value]:
         text = f"{_upper_first(str(rules['start_word'].value))}, {_lower_first(text)}"
     if asks and wanted == 1:
@@ -134,13 +135,17 @@ def _draft(card: Card, history: Sequence[Turn], body: list[str], rng: random.Ran
     return _finish(text, list(rules.values()), rng)
 
 
-def _in_character(
-    card: Card, history: Sequence[Turn], body: list[str], room: int, topic: str | None, rng: random.Random
-) -> list[str]:
-    """The sentences with one of the character's own life, before or after them, where they have none."""
-    if persona(card, " ".join(body)) > 0 or (line := _voice(card, history, topic, rng)) is None:
-        return body
-    if rng.random() < 0.3:
+def _in_character(line: str, body: list[str], own: bool, room: int, rng: random.Random) -> list[str]:
+    """The sentences with a line of the character's own life before or after them; what the reply had of its own stays.
+
+    Args:
+        line: the character's.
+        body: sentences.
+        own: whether they are the reply's, and no phrases.
+        room: most sentences.
+        rng: for the order.
+    """
+    if not own and rng.random() < 0.5:
         return [line]
     before = rng.random() < 0.5
     if room == 1:
