@@ -112,7 +112,9 @@ def lines(champions: Sequence[Mapping[str, Any]]) -> list[Line]:
             wanted.append((f"{title}, {of}", [champion[group][key] for champion in champions], unit))
     for key, title in (("words", "Words a reply"), ("emoji", "Emoji a reply")):
         wanted.append((title, [champion["all"][key] for champion in champions], key))
-    variety = [{"value": champion["all"]["variety"], "low": None, "high": None} for champion in champions]
+    variety: list[Mapping[str, Any]] = [
+        {"value": champion["all"]["variety"], "low": None, "high": None} for champion in champions
+    ]
     wanted.append(("Variety (different word pairs)", variety, None))
     found = (_line(*one) for one in wanted)
     return [line for line in found if line is not None]
