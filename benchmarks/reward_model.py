@@ -40,7 +40,8 @@ from flywheel_tasks.rewards.agreement import preferred
 from flywheel_tasks.rewards.calibration import over_users
 from flywheel_tasks.rewards.encoding import Limits, reward_tokenizer
 from flywheel_tasks.rewards.pairs import Pair, parse_pairs
-from flywheel_tasks.rewards.pointwise import pointwise_margins, pointwise_rows
+from flywheel_tasks.rewards.pointwise import encode_pair, pointwise_margins
+from flywheel_tasks.rewards.recipe import rows_of
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.standalone import hold_out, read_pair_rows, train_model
 from flywheel_tasks.settings import Settings, load_settings
@@ -93,7 +94,7 @@ def train_plain(base: Path, pairs: list[Pair], settings: Settings, steps: int, o
     section = settings.pointwise_rm
     tokenizer = reward_tokenizer(base)
     limits = Limits("pointwise", section.max_tokens, min(settings.prompt.max_tokens, section.max_tokens))
-    rows, _ = pointwise_rows(tokenizer, pairs, limits)
+    rows, _ = rows_of(encode_pair, tokenizer, pairs, limits)
     data = [
         {"chosen_ids": [*row.prompt, *row.better], "rejected_ids": [*row.prompt, *row.worse]} for row in rows
     ]

@@ -7,10 +7,11 @@ from transformers import PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
+from flywheel_tasks.rewards import pairwise, pointwise
 from flywheel_tasks.rewards.encoding import Limits, encode_comparisons, encode_replies, reward_tokenizer
 from flywheel_tasks.rewards.pairs import Pair
-from flywheel_tasks.rewards.pairwise import choose_pairs, pairwise_rows
-from flywheel_tasks.rewards.pointwise import pointwise_rows
+from flywheel_tasks.rewards.pairwise import choose_pairs
+from flywheel_tasks.rewards.recipe import rows_of
 
 CARD = Card("c1", "Mira", ("calm",), ("Never use lists.",))
 HISTORY: list[Turn] = [{"role": "user", "content": "What do you see from your window?"}]
@@ -88,16 +89,16 @@ def test_old_turns_give_way_and_the_question_stays(tokenizer: PreTrainedTokenize
 def test_pairs_that_are_equal_once_cut_are_left_out_and_named(tokenizer: PreTrainedTokenizerBase) -> None:
     same_start = "word " * 80
     pairs = [pair(same_start + "yes", same_start + "no", 0), pair("yes", "no", 1)]
-    rows, equal = pointwise_rows(tokenizer, pairs, Limits("pointwise", 96, 60))
+    rows, equal = rows_of(pointwise.encode_pair, tokenizer, pairs, Limits("pointwise", 96, 60))
     assert equal == ["p0"]
     assert [len(row.better) for row in rows] == [2]
-    rows, equal = pairwise_rows(tokenizer, pairs, Limits("pairwise", 120, 60))
+    rows, equal = rows_of(pairwise.encode_pair, tokenizer, pairs, Limits("pairwise", 120, 60))
     assert equal == ["p0"]
     assert len(rows) == 1
 
 
 def test_each_reply_is_judged_beside_the_other(tokenizer: PreTrainedTokenizerBase) -> None:
-    (row,), _ = pairwise_rows(tokenizer, [pair("yes", "no")], Limits("pairwise", 288, 160))
+    (row,), _ = rows_of(pairwise.encode_pair, tokenizer, [pair("yes", "no")], Limits("pairwise", 288, 160))
     better, worse = tokenizer.decode(row.better), tokenizer.decode(row.worse)
     assert better.startswith("no")
     assert better.endswith("assistant\nyes<|im_end|>")

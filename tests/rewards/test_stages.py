@@ -19,7 +19,8 @@ from flywheel_tasks.chat.prompt import reply_ids
 from flywheel_tasks.rewards import encoding, pairwise, pointwise
 from flywheel_tasks.rewards.encoding import Limits, encode_comparisons, encode_replies, reward_tokenizer
 from flywheel_tasks.rewards.pairs import PairError, load_pairs
-from flywheel_tasks.rewards.pointwise import pointwise_rows
+from flywheel_tasks.rewards.pairwise import choose_pairs
+from flywheel_tasks.rewards.recipe import rows_of
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.rewards.trainer import _load_backbone, _ordered
 from flywheel_tasks.settings import Compute
@@ -104,24 +105,27 @@ def test_a_model_that_cannot_know_is_at_chance(reward_io: Callable[..., Any], tm
     assert accuracy["low"] < 0.5 < accuracy["high"]
 
 
-def test_the_first_loss_is_that_of_plain_torch(trained: Callable[[str], Run]) -> None:
-    """-log sigmoid(r_chosen - r_rejected), each reply alone through an unwrapped classifier."""
-    run = trained("pointwise_rm")
-    section = run.io.settings.pointwise_rm
+@pytest.mark.parametrize("section", STAGES)
+def test_the_first_loss_is_that_of_plain_torch(section: str, trained: Callable[[str], Run]) -> None:
+    """-log sigmoid(s_chosen - s_rejected), each side alone through an unwrapped classifier: a reply in the pointwise
+    model; in the pairwise one a reply judged beside the other, and the other beside it."""
+    run = trained(section)
+    settings = getattr(run.io.settings, section)
     tokenizer = reward_tokenizer(run.io.dep("models/base"))
     set_seed(run.io.settings.seed)
     model = _load_backbone(run.io.dep("models/base"), tokenizer.pad_token_id).eval()
     pairs = load_pairs(run.io.dep("data/preferences/pairs.parquet"))["reward_train"]
-    rows, _ = pointwise_rows(tokenizer, pairs, Limits("pointwise", section.max_tokens, 96))
-    batch = _ordered(rows, section.batch_size, section.epochs, run.io.settings.seed)[: section.batch_size]
+    limits = Limits(section.removesuffix("_rm"), settings.max_tokens, 96)
+    if section == "pairwise_rm":
+        pairs = choose_pairs(pairs, settings.max_pairs, run.io.settings.seed)
+    rows, _ = rows_of(STAGES[section][0].encode_pair, tokenizer, pairs, limits)
+    batch = _ordered(rows, settings.batch_size, settings.epochs, run.io.settings.seed)[: settings.batch_size]
 
-    def reward(prompt: tuple[int, ...], reply: tuple[int, ...]) -> torch.Tensor:
-        return model(input_ids=torch.tensor([[*prompt, *reply]])).logits[0, 0]
+    def score(prompt: tuple[int, ...], side: tuple[int, ...]) -> torch.Tensor:
+        return model(input_ids=torch.tensor([[*prompt, *side]])).logits[0, 0]
 
     with torch.no_grad():
-        margins = torch.stack(
-            [reward(row.prompt, row.better) - reward(row.prompt, row.worse) for row in batch]
-        )
+        margins = torch.stack([score(row.prompt, row.better) - score(row.prompt, row.worse) for row in batch])
         expected = -torch.log(1 / (1 + torch.exp(-margins))).mean()
     logged = next(csv.DictReader(run.curve.open()))
     assert float(logged["loss"]) == pytest.approx(float(expected), abs=1e-4)
