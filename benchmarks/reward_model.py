@@ -242,6 +242,9 @@ def main(
     train: Annotated[int, typer.Option(help="Pairs to train on.")] = 640,
     heldout: Annotated[int, typer.Option(help="Pairs of other users to measure on.")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="Of the training of both.")] = 1,
+    only_ours: Annotated[
+        bool, typer.Option("--only-ours", help="Leave the plain one to a later call.")
+    ] = False,
     folder: Annotated[
         Path | None, typer.Option(help="Keeps results by seed; without one only this seed counts.")
     ] = None,
@@ -269,6 +272,9 @@ def main(
         write_rows(rows, PAIRS, home / "pairs.parquet")
         work = Work(seed, home, params, base, root, by_purpose)
         steps = work.side("ours", work.ours)["steps"]
+        if only_ours:
+            print(f"seed {seed}: ours is in {home}; call again without --only-ours for the plain one")
+            return
         work.side("plain", lambda out: work.plain(out, steps))
         print(
             f"{len(by_purpose['reward_train'])} pairs, {steps} steps, {len(by_purpose['reward_heldout'])} held out"

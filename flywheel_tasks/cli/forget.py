@@ -88,6 +88,7 @@ def forget(
     root: Annotated[Path, typer.Option("--root", help="Workspace.", file_okay=False)] = Path(),
 ) -> None:
     """Remove a user from every table that later runs read, for good, and list the models trained on their data."""
+    from flywheel_tasks.pipeline import earlier_pairs
     from flywheel_tasks.pipeline.generation import write_users
     from flywheel_tasks.pipeline.trained_on import checkpoints_of
     from flywheel_tasks.privacy import forget as tables
@@ -111,7 +112,7 @@ def forget(
     apart = [
         root / place for place in [*_log_places(settings), labels.split("{", 1)[0]] if "://" not in place
     ]
-    paths = tables.tables(root, apart)
+    paths = [*tables.tables(root, apart), *sorted((root / earlier_pairs.FOLDER).glob("*.parquet"))]
     ids, journal = tables.Ids(who), tables.Journal(root, who)
     for path in paths:
         for row in tables.rows_of(path):

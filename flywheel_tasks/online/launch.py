@@ -7,7 +7,7 @@ from typing import Any
 
 from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, registry_of
 from flywheel_tasks.online.model_card import keep_evidence
-from flywheel_tasks.pipeline import lineage, reward_model_pin
+from flywheel_tasks.pipeline import earlier_pairs, lineage, reward_model_pin
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.pipeline.trained_on import record
 from flywheel_tasks.settings import Launch
@@ -138,12 +138,13 @@ def start(root: Path, by: str) -> Experiment:
 
 
 def _keep_records(registry: Registry, root: Path, generation: str) -> None:
-    """A launched generation's data is accepted: keep its profile, splits, reward models, and whose data it is, once.
+    """A launched generation's data is accepted: its profile, splits, reward models, pairs, whose data it is; once.
 
     Only a launch by a release that made no such file has none.
     """
     record(root, generation)
     reward_model_pin.keep(registry, root, generation)
+    earlier_pairs.keep(registry, root, generation)
     for file, name in ((DATA_PROFILE, PROFILE), (SPLIT_RECORD, SPLIT)):
         if (root / file).exists():
             registry.put_generation(generation, name, (root / file).read_bytes())

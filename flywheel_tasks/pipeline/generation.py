@@ -5,7 +5,8 @@
 ``inputs/pool.json`` and ``inputs/rejection_pool.json`` the policies that candidates come from, ``inputs/labels.json``
 the labels that people have delivered, ``inputs/profile.json`` holds the profile of the data of the last accepted
 generation, which new data is compared with, ``inputs/splits.json`` how earlier launched generations were split, and
-``inputs/reward_models.json`` the reward models of the last launched one, which the new ones are measured against.
+``inputs/reward_models.json`` the reward models of the last launched one, which the new ones are measured against, and
+``inputs/earlier_pairs/`` the preference pairs of the launched ones, which the new ones learn from too.
 They are the roots of the data graph. The registry keeps a copy, written once, so that any worker (and anyone, later)
 can start from exactly the same.
 One thing is never what it was: users who have asked to be forgotten since are forgotten in every generation, older
@@ -23,7 +24,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from flywheel_tasks.annotation.delivery import pin_labels
-from flywheel_tasks.pipeline import lineage, reward_model_pin, runner
+from flywheel_tasks.pipeline import earlier_pairs, lineage, reward_model_pin, runner
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
@@ -264,6 +265,7 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
     write_users(root, bundle["user_key"])
     previous = bundle.get("previous")
     reward_model_pin.pin(root, bundle.get("reward_models"), partial(place_champion, root))
+    _pin_pairs(root, bundle.get("earlier_pairs", []))
     _pin_settings_of_inputs(
         root,
         generation,
@@ -281,6 +283,15 @@ def _pin_settings_of_inputs(
     pin_pool(root, settings.annotation_batch.pool, champion, previous, place)
     pin_pool(root, settings.rejection_sample.pool, champion, previous, place, REJECTION_PIN)
     pin_labels(settings.label, generation, root)
+
+
+def _pin_pairs(root: Path, found: list[dict[str, Any]]) -> None:
+    """Put the pairs of earlier launched generations in place, as many as a reward model asks for."""
+    settings = load_settings(root / "params.yaml")
+    sections = (settings.pointwise_rm, settings.pairwise_rm)
+    most = max(section.earlier_pairs.generations for section in sections)
+    forgotten = read_json(root / INPUTS / "users.json")["forgotten"]
+    earlier_pairs.pin(root, found, most, forgotten, partial(place_champion, root))
 
 
 def refresh_labels(root: Path) -> dict[str, Any]:
@@ -353,6 +364,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         "profile": accepted_profile(registry, name),
         "splits": launched_splits(registry, name),
         "reward_models": reward_models,
+        "earlier_pairs": earlier_pairs.launched(registry, _before(registry, name)),
         "previous": None if previous is None else previous.model_dump(mode="json"),
         "params": (root / "params.yaml").read_text(encoding="utf-8"),
     }
@@ -364,6 +376,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     write_json(bundle["profile"], root / INPUTS / "profile.json")
     write_json(bundle["splits"], root / INPUTS / "splits.json")
     reward_model_pin.pin(root, reward_models, place)
+    _pin_pairs(root, bundle["earlier_pairs"])
     _pin_settings_of_inputs(root, name, champion, previous)
     write_json(description, root / INPUTS / "generation.json")
     return name

@@ -7,11 +7,13 @@ import orjson
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flywheel_tasks.pipeline import earlier_pairs
 from flywheel_tasks.settings import SPLITS, load_settings
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest
 from flywheel_tasks.storage.objects import Exists, open_store
 
 _NAME = "trained-on-"
+_EARLIER = "pairs of earlier generations"  # beside the splits; the reward models learn from them
 # Models beside the policy that are trained on users' data.
 _OTHERS = ("pointwise_rm", "pairwise_rm", "signal_models")
 
@@ -31,13 +33,18 @@ class Checkpoint(NamedTuple):
 
 
 def users_by_split(root: Path) -> dict[str, list[str]]:
-    """The users (hashes) of each split in the workspace, sorted; splits that are not there are left out."""
+    """The users (hashes) of each split in the workspace, sorted; splits that are not there are left out.
+
+    Those whose pairs of earlier generations lie here, to be learned from, have a name of their own.
+    """
     found = {}
     for split in SPLITS:
         path = root / f"data/split/{split}.parquet"
         if path.exists():
             users = pc.unique(pq.read_table(path, columns=["user_id"])["user_id"])
             found[split] = sorted(users.to_pylist())
+    if earlier := earlier_pairs.users(root):
+        found[_EARLIER] = earlier
     return found
 
 
@@ -74,7 +81,7 @@ def _digests(root: Path) -> dict[str, str]:
 
 
 def _said(users: dict[str, list[str]], user: str) -> str:
-    return ", ".join(split for split in SPLITS if user in users.get(split, ()))
+    return ", ".join(split for split in (*SPLITS, _EARLIER) if user in users.get(split, ()))
 
 
 def checkpoints_of(root: Path, user: str) -> list[Checkpoint]:

@@ -38,7 +38,7 @@ def pairwise_margins(
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
-    """Train on at most ``max_pairs`` ``reward_train`` pairs, measure on as many ``reward_heldout`` ones.
+    """Train on at most ``max_pairs`` pairs, the own ones first; measure on as many ``reward_heldout`` ones.
 
     Raises:
         PairError: see :func:`flywheel_tasks.rewards.recipe.train_and_measure`.
@@ -47,4 +47,4 @@ def run(io: StageIO) -> Mapping[str, Any]:
     section = io.settings.pairwise_rm
     choose = partial(choose_pairs, most=section.max_pairs, seed=io.settings.seed)
     recipe = Recipe("pairwise", choose, encode_pair, PairwiseScorer, pairwise_margins)
-    return train_and_measure(io, recipe, section)
+    return train_and_measure(io, recipe, section, section.max_pairs)

@@ -30,7 +30,7 @@ def pointwise_margins(
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
-    """Train on all ``reward_train`` pairs, measure on all ``reward_heldout`` ones.
+    """Train on all ``reward_train`` pairs and earlier generations', measure on all ``reward_heldout`` ones.
 
     Raises:
         PairError: see :func:`flywheel_tasks.rewards.recipe.train_and_measure`.

@@ -13,11 +13,12 @@ from transformers import PreTrainedTokenizerBase
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.agreement import agreement
 from flywheel_tasks.rewards.earlier import against_earlier
+from flywheel_tasks.rewards.earlier_pairs import earlier_pairs
 from flywheel_tasks.rewards.encoding import Kind, Limits, reward_tokenizer
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs, require
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.rewards.trainer import Row, train_rows
-from flywheel_tasks.settings import Training
+from flywheel_tasks.settings import PreferenceModel
 
 Scorer = TypeVar("Scorer", PointwiseScorer, PairwiseScorer)
 Encode = Callable[[PreTrainedTokenizerBase, Pair, Limits], tuple[list[int], list[list[int]]]]
@@ -62,13 +63,16 @@ def rows_of(
     return rows, equal
 
 
-def train_and_measure(io: StageIO, recipe: Recipe[Scorer], section: Training) -> Mapping[str, Any]:
-    """Train on the ``reward_train`` pairs, measure on the ``reward_heldout`` ones.
+def train_and_measure(
+    io: StageIO, recipe: Recipe[Scorer], section: PreferenceModel, most: int | None = None
+) -> Mapping[str, Any]:
+    """Train on the ``reward_train`` pairs and on earlier generations', measure on the ``reward_heldout`` ones.
 
     Args:
         io: the stage.
         recipe: which model.
         section: its settings.
+        most: pairs to train on in all, the own ones first; by default there is no limit.
 
     Raises:
         PairError: the pairs table breaks a rule, or no pair is left to train on.
@@ -79,7 +83,10 @@ def train_and_measure(io: StageIO, recipe: Recipe[Scorer], section: Training) ->
     require(pairs, path)
     limits = Limits(recipe.kind, section.max_tokens, min(io.settings.prompt.max_tokens, section.max_tokens))
     tokenizer = reward_tokenizer(io.dep("models/base"))
-    rows, equal = rows_of(recipe.encode, tokenizer, recipe.choose(pairs["reward_train"]), limits)
+    own, heldout = recipe.choose(pairs["reward_train"]), recipe.choose(pairs["reward_heldout"])
+    room = None if most is None else most - len(own)
+    before = earlier_pairs(io, section.earlier_pairs, own, pairs["reward_heldout"], room)
+    rows, equal = rows_of(recipe.encode, tokenizer, [*own, *before.pairs], limits)
     if not rows:
         raise PairError(f"{path}: every reward_train pair is equal within {section.max_tokens} tokens")
     trained = train_rows(
@@ -91,7 +98,7 @@ def train_and_measure(io: StageIO, recipe: Recipe[Scorer], section: Training) ->
         out=io.out(f"models/{recipe.kind}_rm"),
         curve=io.out(f"plots/{recipe.kind}_rm.csv"),
     )
-    compute, heldout = io.settings.compute, recipe.choose(pairs["reward_heldout"])
+    compute = io.settings.compute
     scorer = recipe.scorer.from_model(trained.model, tokenizer, limits, compute)
     margins = recipe.margins(scorer, heldout, f"{io.stage.name}: held-out pairs")
 
@@ -101,6 +108,7 @@ def train_and_measure(io: StageIO, recipe: Recipe[Scorer], section: Training) ->
 
     return {
         "train": trained.metrics | {"pairs": len(rows), "left_out_as_equal": len(equal)},
+        "pairs": {"own": len(own), "earlier": len(before.pairs), "by_generation": before.account},
         "heldout": agreement(heldout, margins),
         "earlier": against_earlier(io, recipe.kind, heldout, margins, margins_of),
         "head_moved": trained.head_moved,

@@ -13,7 +13,7 @@ import yaml
 
 from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.curation.sampling import draw_order
-from flywheel_tasks.pipeline import reward_model_pin
+from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
 from flywheel_tasks.pipeline.graph import Stage
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.base_model import save_policy
@@ -86,6 +86,7 @@ def _prepare(
     write_rows(rows, PAIRS, work / _PAIRS)
     alone = {**reward_model_pin.NONE, "reason": "no earlier model: trained outside a generation"}
     write_json(alone, work / reward_model_pin.PIN)
+    earlier_pairs.write_none(work)
     if not (work / "models/base/config.json").exists():
         made = work / "models/base.new"
         save_policy(base, wheels, made)

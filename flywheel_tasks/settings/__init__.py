@@ -33,7 +33,14 @@ from flywheel_tasks.settings.models import (
 from flywheel_tasks.settings.online import AB_METRICS, Ab, Airflow, Approval, Launch, Registry
 from flywheel_tasks.settings.policy import Auxiliary, Dpo, Limit, RejectionSample, Rl, Sft, Vllm, Watch
 from flywheel_tasks.settings.privacy import IDENTIFIERS, Privacy, Safety
-from flywheel_tasks.settings.rewards import SIGNALS, PairwiseRm, PointwiseRm, SignalModels
+from flywheel_tasks.settings.rewards import (
+    SIGNALS,
+    EarlierPairs,
+    PairwiseRm,
+    PointwiseRm,
+    PreferenceModel,
+    SignalModels,
+)
 from flywheel_tasks.settings.section import (
     NonNegative,
     Positive,
@@ -66,6 +73,7 @@ __all__ = [
     "Curate",
     "Dimension",
     "Dpo",
+    "EarlierPairs",
     "Evaluate",
     "ExtraQuestion",
     "GoldItems",
@@ -85,6 +93,7 @@ __all__ = [
     "PoolEntry",
     "Positive",
     "PositiveFloat",
+    "PreferenceModel",
     "Privacy",
     "Prompt",
     "Registry",

@@ -1,20 +1,36 @@
 """Settings of the reward models and the classifiers of user signals."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from flywheel_tasks.settings.section import Positive, PositiveFloat, Section
+from flywheel_tasks.settings.section import NonNegative, Positive, PositiveFloat, Section
 from flywheel_tasks.settings.training import Training
 
 SIGNALS = ("continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback", "report")
 
 
-class PointwiseRm(Training):
+class EarlierPairs(Section):
+    """Pairs of earlier launched generations to learn from too: of the newest ``generations``; 0: none.
+
+    ``per_own``: at most so many for each pair of this generation, those of the newest generation first.
+    """
+
+    generations: Annotated[int, Field(ge=0, le=100)]
+    per_own: NonNegative
+
+
+class PreferenceModel(Training):
+    """What both reward models have."""
+
+    earlier_pairs: EarlierPairs
+
+
+class PointwiseRm(PreferenceModel):
     """Bradley-Terry reward model with a scalar head."""
 
 
-class PairwiseRm(Training):
+class PairwiseRm(PreferenceModel):
     """Both replies in one encoding; judges only."""
 
     max_pairs: Positive

@@ -19,7 +19,7 @@ import torch
 from flywheel_tasks.annotation.schemas import PAIRS, REWRITES
 from flywheel_tasks.curation.tables import CARDS, PROMPTS
 from flywheel_tasks.evaluation import evaluate, gate
-from flywheel_tasks.pipeline import reward_model_pin
+from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
 from flywheel_tasks.policy import rejection_sampling, sft
 from flywheel_tasks.policy.heldout import HELDOUT
 from flywheel_tasks.policy.safe_steps import CHECKS
@@ -131,6 +131,7 @@ def write_inputs(root: Path, models: Path, liked: str) -> None:
     save_signal_models(root / "models/embedder", root / "models/signal_models")
     save_reward_model(models / "base", root / "models/pairwise_rm", "pairwise")  # a judge that knows nothing
     write_json(reward_model_pin.NONE, root / reward_model_pin.PIN)
+    earlier_pairs.write_none(root)
     write_rows([CARD], CARDS, root / "data/curated/cards.parquet")
     for split in SPLITS:
         rows = [prompt(split, number) for number in range(80 if split == "evaluation" else 40)]

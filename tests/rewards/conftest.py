@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flywheel_tasks.annotation.schemas import PAIRS
-from flywheel_tasks.pipeline import reward_model_pin
+from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import write_rows
 
@@ -81,6 +81,7 @@ def reward_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) ->
         write_pairs(rows, root / "data" / "preferences" / "pairs.parquet")
         if not (root / reward_model_pin.PIN).exists():
             write_json(reward_model_pin.NONE, root / reward_model_pin.PIN)
+            earlier_pairs.write_none(root)
         return io
 
     return make
