@@ -66,6 +66,9 @@ def test_the_next_generation_starts_from_the_new_champion_and_newest_logs(promot
     assert tree_digest(clone / "inputs/champion") == champion.digest
     pinned = generations.current(clone)
     assert pinned["champion"] == {"model": "g0001", "digest": champion.digest}
+    placed = read_rows(clone / "inputs/earlier_pairs/g0001.parquet")
+    pairs = read_rows(root / "data/preferences/pairs.parquet")
+    assert placed == [row for row in pairs if row["purpose"] == "reward_train"], "from DVC's remote"
     dates = sorted(path.name for path in (root / "data/logs").glob("date=*"))
     logs = (clone / "inputs/logs.json").read_text()
     assert dates[-1] in logs, "the A/B test's logs are the next generation's data"

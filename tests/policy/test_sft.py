@@ -16,6 +16,7 @@ from flywheel_tasks.policy.sft import run
 from flywheel_tasks.policy.sft_data import IGNORED, Example, encode, load_examples
 from flywheel_tasks.training.run import TrainingError
 from tests.policy.conftest import accepted_rows, rewrite_rows, write
+from tests.policy.test_dpo import log_prob
 
 NATURAL = {
     "rejection_user": 0.4,
@@ -47,18 +48,34 @@ def test_a_reply_that_is_cut_has_no_end_token(tokenizer: Any) -> None:
     assert sum(label != IGNORED for label in row["labels"]) >= 32
 
 
-def test_trl_trains_on_exactly_these_labels(policy_io: Callable[..., Any], monkeypatch: Any) -> None:
+def test_trl_trains_on_exactly_these_labels_with_the_loss_of_plain_torch(
+    policy_io: Callable[..., Any], monkeypatch: Any
+) -> None:
+    """The loss: -log p of the replies' tokens, each row alone, mean over all tokens that the step learns."""
     from trl import SFTTrainer
 
     seen: list[Any] = []
+    losses: list[tuple[float, float]] = []
     original = SFTTrainer.compute_loss
 
     def spy(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.extend(zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True))
-        return original(self, model, inputs, *args, **kwargs)
+        rows = list(zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True))
+        seen.extend(rows)
+        total, tokens = 0.0, 0
+        for ids, labels in rows:
+            learned = [i for i, label in enumerate(labels) if label != IGNORED]
+            reply = ids[learned[0] : learned[-1] + 1]
+            total -= log_prob(self.model, ids[: learned[0]], reply)
+            tokens += len(reply)
+        loss = original(self, model, inputs, *args, **kwargs)
+        losses.append((float(loss.detach()), total / tokens))
+        return loss
 
     monkeypatch.setattr(SFTTrainer, "compute_loss", spy)
-    metrics = run(policy_io("sft", {"sft.mixture": NATURAL}))
+    metrics = run(policy_io("sft", {"sft.mixture": NATURAL, "sft.learning_rate": 0.02}))
+    assert len(losses) == metrics["train"]["steps"] == 3
+    for loss, expected in losses:
+        assert loss == pytest.approx(expected, abs=1e-4)
     assert len(seen) == metrics["train"]["completions"] == 10
     assert metrics["train"]["cut"] == 0
     for ids, labels in seen:

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.rewards import signals
@@ -70,6 +72,28 @@ def test_heads_that_say_something_else_than_when_they_were_saved_are_refused(
     save_file(weights, folder / "heads.safetensors")
     with pytest.raises(signals.SignalError, match="when they were saved"):
         signals.SignalScorer(folder, embedder)
+
+
+def test_a_head_is_where_the_loss_of_plain_torch_is_lowest() -> None:
+    """Binary cross-entropy, summed, plus l2/2 of the squared weights; the intercept is free."""
+    random_ = np.random.default_rng(0)
+    features = random_.normal(size=(60, 5))
+    positive = features[:, 0] + random_.normal(size=60) > 0.7
+    head = signals.fit_head(features, positive, 0.5)
+    assert head is not None
+    x, y = torch.tensor(features), torch.tensor(positive, dtype=torch.float64)
+
+    def loss(weights: torch.Tensor, intercept: torch.Tensor) -> torch.Tensor:
+        logits = x @ weights + intercept
+        return binary_cross_entropy_with_logits(logits, y, reduction="sum") + 0.25 * (weights**2).sum()
+
+    found = torch.tensor(head.weights, requires_grad=True), torch.tensor(head.intercept, requires_grad=True)
+    for slope in torch.autograd.grad(loss(*found), found):
+        assert float(slope.abs().max()) < 1e-2, "no direction leads further down (the loss is convex)"
+    nothing = torch.zeros(5, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    assert float(loss(*found)) < float(loss(*nothing)) - 1
+    expected = torch.sigmoid(x @ found[0] + found[1]).detach().numpy()
+    assert head.probabilities(features) == pytest.approx(expected, abs=1e-9)
 
 
 def test_signals_are_learned_measured_and_scored(signal_io: Callable[..., Any]) -> None:
