@@ -7,7 +7,7 @@ from markupsafe import Markup, escape
 from flywheel_tasks.report import figures
 from flywheel_tasks.report.approval import BADGES
 from flywheel_tasks.report.contents import Contents, most_different
-from flywheel_tasks.report.reward_models import against_earlier, quality_rows
+from flywheel_tasks.report.reward_models import against_earlier, learned_from, quality_rows
 from flywheel_tasks.report.styles import style_table, style_trends
 from flywheel_tasks.report.template import render_file
 
@@ -48,6 +48,7 @@ def render_page(contents: Contents) -> str:
         "rl_gain": figures.rl_gain(contents.metrics),
         "accuracy": figures.accuracy_bars(contents.metrics),
         "quality": quality_rows(contents.metrics),
+        "learned_from": learned_from(contents.metrics),
         "against_earlier": against_earlier(contents.metrics),
         "judge": None if evaluate.get("judge") in (None, "none") else evaluate["judge"],
         "production": _production(evaluate.get("production") or {}),

@@ -32,6 +32,20 @@ def quality_rows(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def learned_from(metrics: Mapping[str, Any]) -> list[str]:
+    """A sentence a model that learned pairs of earlier launched generations: how many, beside its own."""
+    found = ((name, figures.get(metrics, stage, "pairs")) for stage, name in MODELS.items())
+    return [_pairs(name, node) for name, node in found if isinstance(node, Mapping) and node["by_generation"]]
+
+
+def _pairs(model: str, node: Mapping[str, Any]) -> str:
+    parts = []
+    for generation, account in node["by_generation"].items():
+        lost = " (DVC has lost them)" if account.get("lost") else ""
+        parts.append(f"{account['used']} of {account['launched_with']} of {generation}{lost}")
+    return f"{model}: learned {node['own']} pairs of this generation, and of earlier ones {', '.join(parts)}."
+
+
 def against_earlier(metrics: Mapping[str, Any]) -> list[str]:
     """A sentence a model: how it compares with the last launched generation's on the same pairs, or why not."""
     found = ((name, figures.get(metrics, stage, "earlier")) for stage, name in MODELS.items())

@@ -102,6 +102,11 @@ def metrics(
             "steps": 27,
             "loss_first": 0.72,
             "loss_last": 0.58,
+            "pairs": {
+                "own": 210,
+                "earlier": 90,
+                "by_generation": {"g0007": {"launched_with": 200, "used": 90, "over_limit": 110}},
+            },
             "heldout": {
                 **label_set(96, accuracy),
                 "by_set": {"consensus": label_set(70, 0.64), "single_review": label_set(90, 0.55)},

@@ -9,6 +9,7 @@ from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.registry import open_registry
+from flywheel_tasks.storage.tables import read_rows
 from tests.conftest import build_workspace
 from tests.dags.live import LiveAirflow
 from tests.generation.small import make_repository, metrics_of, small_settings

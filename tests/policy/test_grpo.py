@@ -28,7 +28,7 @@ def advantages(rewards: list[float], size: int) -> list[float]:
 def plain_loss(
     trainer: Any, rows: dict[tuple[int, ...], list[int]], worth: list[tuple[Any, float]]
 ) -> torch.Tensor:
-    """-min(ratio A, clip(ratio) A) + beta KL (equations 3 and 4); the ratio is 1, the mean over all tokens of a step."""
+    """-min(ratio A, clip(ratio) A) + beta KL (equations 3 and 4); the ratio is 1, the mean over a step's tokens."""
     total, tokens = torch.zeros(()), 0
     for reply, advantage in worth:
         prompt = rows[tuple(reply)]
