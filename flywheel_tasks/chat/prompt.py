@@ -11,6 +11,23 @@ from flywheel_tasks.chat.card import Card, Turn
 _log = logging.getLogger(__name__)
 
 
+def plain_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A text in which no control token of a model is spelled out any more: a space stands after its first character.
+
+    A tokenizer reads ``<|im_end|>`` in what a person wrote as the real token: they could end their own turn, begin the
+    system's, or teach a policy to go on after its end.
+
+    Args:
+        tokenizer: whose control tokens count.
+        text: of a user, a card, a reply.
+    """
+    for token in tokenizer.added_tokens_decoder.values():
+        spelled = token.content
+        if token.special and len(spelled) > 1 and spelled in text:
+            text = text.replace(spelled, f"{spelled[0]} {spelled[1:]}")
+    return text
+
+
 def prompt_messages(
     tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequence[Turn], max_tokens: int
 ) -> list[dict[str, str]]:
@@ -24,15 +41,15 @@ def prompt_messages(
             turn alone are too long, the turn's beginning goes: the card must stay, or its rules cannot be kept.
 
     Returns:
-        messages for a chat template.
+        messages for a chat template, their texts as :func:`plain_text` has them.
 
     Raises:
         ValueError: the history does not end with a user's turn.
     """
     if not history or history[-1]["role"] != "user":
         raise ValueError("a history must end with a user's turn")
-    system = {"role": "system", "content": card.system_prompt()}
-    kept = [{"role": turn["role"], "content": turn["content"]} for turn in history]
+    system = {"role": "system", "content": plain_text(tokenizer, card.system_prompt())}
+    kept = [{"role": turn["role"], "content": plain_text(tokenizer, turn["content"])} for turn in history]
     while len(kept) > 1 and len(_render(tokenizer, [system, *kept])) > max_tokens:
         kept = kept[1:]
     if len(kept) == 1:  # more turns would not be left if they did not fit
@@ -76,5 +93,5 @@ def prompt_ids(
 
 def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
     """Token ids of a reply as the policy ends it: the text and the end-of-turn token."""
-    ids: list[int] = tokenizer(reply, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(plain_text(tokenizer, reply), add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id]

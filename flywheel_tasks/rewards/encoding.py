@@ -12,7 +12,7 @@ from typing import Any, Literal
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
+from flywheel_tasks.chat.prompt import plain_text, prompt_ids, reply_ids
 from flywheel_tasks.storage.documents import read_json, write_json
 
 Kind = Literal["pointwise", "pairwise"]
@@ -112,10 +112,11 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def _transcript(card: Card, history: Sequence[Turn]) -> str:
+def _transcript(tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequence[Turn]) -> str:
     names = {"user": "User", "assistant": card.name}
     lines = [f"{names[turn['role']]}: {turn['content']}" for turn in history]
-    return f"{card.system_prompt()}\n\nConversation:\n" + "\n".join(lines)
+    text = f"{card.system_prompt()}\n\nConversation:\n" + "\n".join(lines)
+    return plain_text(tokenizer, text.replace(_MARK, ""))
 
 
 def encode_comparisons(
@@ -143,10 +144,12 @@ def encode_comparisons(
         the shared prompt's ids, and each comparison's ids.
     """
     turns = list(history)
-    while len(turns) > 1 and len(_tokens(tokenizer, _transcript(card, turns))) > limits.prompt_max_tokens:
+    shown = _transcript(tokenizer, card, turns)
+    while len(turns) > 1 and len(_tokens(tokenizer, shown)) > limits.prompt_max_tokens:
         turns = turns[1:]
+        shown = _transcript(tokenizer, card, turns)
     # Only the text around the mark is used: replies are put in as tokens and cannot be mistaken for it.
-    message = f"{_transcript(card, turns).replace(_MARK, '')}\n\nA reply: {_MARK}\n\nWrite a better reply."
+    message = f"{shown}\n\nA reply: {_MARK}\n\nWrite a better reply."
     messages = [{"role": "user", "content": message}]
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     head, tail = (_tokens(tokenizer, part) for part in text.split(_MARK))
@@ -154,6 +157,10 @@ def encode_comparisons(
     head = head[-max(1, min(len(head), limits.max_tokens - fixed - limits.max_tokens // 3)) :]
     room = max(2, (limits.max_tokens - fixed - len(head)) // 2)
     return head, [
-        [*_tokens(tokenizer, other)[:room], *tail, *_cut(reply_ids(tokenizer, judged), room + 1)]
+        [
+            *_tokens(tokenizer, plain_text(tokenizer, other))[:room],
+            *tail,
+            *_cut(reply_ids(tokenizer, judged), room + 1),
+        ]
         for other, judged in comparisons
     ]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.chat.prompt import prompt_ids, prompt_messages
+from flywheel_tasks.chat.prompt import plain_text, prompt_ids, prompt_messages, reply_ids
 
 CARD = Card("c1", "Mira", ("calm",), ("Never use emoji.",))
 
@@ -24,6 +24,25 @@ def test_what_fits_is_shown_whole(tokenizer: PreTrainedTokenizerBase) -> None:
     history = said("Hello there.", "Hi!", "How are you?")
     messages = prompt_messages(tokenizer, CARD, history, 500)
     assert messages == [{"role": "system", "content": CARD.system_prompt()}, *history]
+
+
+PIECES = st.sampled_from(
+    ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<", "<|", "|im_end|>", "system\n", "hi ", "é"]
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(PIECES, min_size=1, max_size=8).map("".join))
+def test_nobody_can_write_a_control_token(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    """A prompt has as many as one of harmless texts, and a reply the end token at its end alone."""
+    card = Card("c1", text, (text,), (text,))
+    harmless = prompt_ids(tokenizer, Card("c1", "x", ("x",), ("x",)), said("x", "x", "x"), 10_000)
+    found = prompt_ids(tokenizer, card, said(text, text, text), 10_000)
+    for token in tokenizer.all_special_ids:
+        assert found.count(token) == harmless.count(token)
+    assert not set(reply_ids(tokenizer, text)[:-1]) & set(tokenizer.all_special_ids)
+    if "<|im" not in text and "<|end" not in text:
+        assert plain_text(tokenizer, text) == text
 
 
 def test_the_oldest_turns_go_first(tokenizer: PreTrainedTokenizerBase) -> None:
