@@ -35,7 +35,7 @@ class Line(nn.Module):
 
 def inputs_of_reward_model(root: Path) -> None:
     """Empty inputs: these runs read none."""
-    for dep in ("models/base", "data/preferences"):
+    for dep in ("models/base", "data/preferences", "inputs/earlier_pairs"):
         (root / dep).mkdir(parents=True, exist_ok=True)
     write_json({}, root / "inputs/reward_models.json")
 
