@@ -111,8 +111,9 @@ def train_plain(base: Path, pairs: list[Pair], settings: Settings, steps: int, o
         processing_class=tokenizer,
         peft_config=lora_config(section.lora, model.config, "SEQ_CLS", ["score"]),
     )
-    if len(trainer.train_dataset) != len(data):
-        raise RuntimeError(f"TRL has dropped {len(data) - len(trainer.train_dataset)} rows as too long")
+    kept: Any = trainer.train_dataset
+    if len(kept) != len(data):
+        raise RuntimeError(f"TRL has dropped {len(data) - len(kept)} rows as too long")
     trainer.train()
     assert isinstance(trainer.model, PeftModel)
     merge_to_full(trainer.model, tokenizer, out / "model", probe=data[0]["chosen_ids"])
@@ -257,7 +258,8 @@ def main(
     changes = {"learning_rate": learning_rate, "max_tokens": max_tokens}
     params["pointwise_rm"] |= {key: value for key, value in changes.items() if value is not None}
     params["seed"] = seed
-    with nullcontext(str(folder)) if folder else tempfile.TemporaryDirectory() as kept:
+    place: Any = nullcontext(str(folder)) if folder else tempfile.TemporaryDirectory()
+    with place as kept:
         home = Path(kept)
         home.mkdir(parents=True, exist_ok=True)
         rows = draw(pairs, train, heldout)
