@@ -87,7 +87,10 @@ def test_a_head_is_where_the_loss_of_plain_torch_is_lowest() -> None:
         logits = x @ weights + intercept
         return binary_cross_entropy_with_logits(logits, y, reduction="sum") + 0.25 * (weights**2).sum()
 
-    found = torch.tensor(head.weights, requires_grad=True), torch.tensor(head.intercept, requires_grad=True)
+    found = (
+        torch.tensor(head.weights, requires_grad=True),
+        torch.tensor(head.intercept, dtype=torch.float64, requires_grad=True),
+    )
     for slope in torch.autograd.grad(loss(*found), found):
         assert float(slope.abs().max()) < 1e-2, "no direction leads further down (the loss is convex)"
     nothing = torch.zeros(5, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
