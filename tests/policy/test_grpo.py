@@ -37,7 +37,7 @@ def plain_loss(
             before = token_logps(trainer.model, prompt, reply, trainer.temperature)
         ratio = (now - now.detach()).exp()
         gain = torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
-        # Times the ratio, whose value is 1, so that its gradient is that of the KL itself (TRL's default, DeepSeek-V3.2).
+        # Times the ratio, whose value is 1: the gradient is that of the KL itself (TRL's default, DeepSeek-V3.2).
         divergence = ((before - now).exp() - (before - now) - 1) * ratio
         total = total + (BETA * divergence - gain).sum()
         tokens += len(reply)
