@@ -235,7 +235,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     write_rows(_heldout_rows(checks[0], chosen, heldout), HELDOUT, folder / "heldout.parquet")
     write_rows([row for check in checks for row in check.rows], CHECKS, folder / "checks.parquet")
     write_checks(checks, io.out("plots/rl_checks.csv"))
-    sides = {"before": checks[0].summary(), "after": chosen.summary()}
+    # The last step shows what training did, also where a checkpoint before it was handed over.
+    sides = {"before": checks[0], "after": chosen, "last": checks[-1]}
     return {
         "selection": {
             "sampled": len(selection),
@@ -253,7 +254,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
             "hand_over": section.hand_over,
         },
         "heldout": {
-            **{f"{key}_{side}": value for side, values in sides.items() for key, value in values.items()},
+            **{f"{key}_{side}": value for side, one in sides.items() for key, value in one.summary().items()},
             "reward_gain": paired_gain(checks[0].values("reward"), chosen.values("reward"), seed),
+            "reward_gain_last": paired_gain(checks[0].values("reward"), checks[-1].values("reward"), seed),
         },
     }

@@ -169,7 +169,7 @@ def accuracy_bars(metrics: Mapping[str, Any]) -> list[Bar]:
 
 
 def rl_gain(metrics: Mapping[str, Any]) -> str:
-    """One sentence on the mean held-out reward before and after RL; empty where it was not measured."""
+    """Sentences on the mean held-out reward before and after RL; empty where it was not measured."""
     heldout = get(metrics, "rl", "heldout")
     gain = get(heldout, "reward_gain")
     if not is_estimate(gain) or gain["value"] is None:
@@ -178,7 +178,16 @@ def rl_gain(metrics: Mapping[str, Any]) -> str:
     return (
         f"Mean reward on held-out prompts: {before} before RL, {after} after; gain {show(gain['value'])} "
         f"(95% interval {estimate_note(gain, as_percent=False)}). {_handed_over(get(metrics, 'rl', 'checkpoint'))}"
+        f"{_last_step(heldout, get(metrics, 'rl', 'checkpoint'))}"
     ).strip()
+
+
+def _last_step(heldout: Mapping[str, Any], checkpoint: Any) -> str:
+    """What training reached where an earlier checkpoint was handed over."""
+    gain = heldout.get("reward_gain_last")
+    if not is_estimate(gain) or gain["value"] is None or checkpoint["step"] == checkpoint["last_step"]:
+        return ""
+    return f" Its last step had gained {show(gain['value'])} ({estimate_note(gain, as_percent=False)})."
 
 
 def _handed_over(checkpoint: Any) -> str:

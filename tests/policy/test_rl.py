@@ -91,6 +91,11 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     assert gain["n"] == len(heldout) == 4
     before, after = ([row[f"{side}_reward"] for row in heldout] for side in ("before", "after"))
     assert gain["value"] == pytest.approx(np.mean(after) - np.mean(before))
+    by_step: dict[int, list[float]] = {}
+    for row in read_rows(io.out("data/rl") / "checks.parquet"):
+        by_step.setdefault(row["step"], []).append(row["reward"])
+    last = metrics["heldout"]["reward_gain_last"]
+    assert last["value"] == pytest.approx(np.mean(by_step[2]) - np.mean(by_step[0]))
     with io.out("plots/rl.csv").open(encoding="utf-8") as file:
         curve = list(csv.DictReader(file))
     assert [row["step"] for row in curve] == ["1", "2"]

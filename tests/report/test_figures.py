@@ -39,3 +39,20 @@ def test_charts_scale_to_their_values() -> None:
     assert chart.points == "0.00,3.00 100.00,97.00"
     assert (chart.title, chart.low, chart.high, chart.last) == ("SFT: loss", "1", "3", "1")
     assert figures.charts([Curve("sft", [1], {"loss": [1.0]})]) == []
+
+
+def test_what_training_reached_is_told_beside_what_was_handed_over() -> None:
+    estimate = {"value": 0.1, "low": 0.05, "high": 0.2, "n": 40}
+    heldout = {
+        "reward_before": 0.5,
+        "reward_after": 0.6,
+        "reward_gain": estimate,
+        "reward_gain_last": estimate | {"value": 0.3},
+    }
+    chosen = {"step": 2, "last_step": 4, "win_rate": 0.59, "target_win_rate": 0.6, "stopped_early": False}
+    told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen}})
+    assert "0.6 after; gain 0.1 " in told
+    assert "the checkpoint after step 2 was handed over" in told
+    assert told.endswith("Its last step had gained 0.3 (0.05–0.2, n = 40).")
+    told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen | {"step": 4}}})
+    assert "last step" not in told
