@@ -250,6 +250,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
             "last_step": checks[-1].step,
             "stopped_early": safe.stopped_at() is not None or trained["drift"]["stopped"] is not None,
             "win_rate": chosen.mean("win"),
+            "expected_win_rate": chosen.expected_win_rate(),
             "target_win_rate": section.target_win_rate,
             "hand_over": section.hand_over,
         },

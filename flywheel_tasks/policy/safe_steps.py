@@ -2,7 +2,7 @@
 
 The reward model is right only near the policy whose replies it learned from. So at a few steps the policy
 answers held-out prompts, and its replies are compared with the champion's, by the pointwise model that is
-optimised and by the pairwise one that is not. The checkpoint whose pointwise win rate comes nearest to the
+optimised and by the pairwise one that is not. The checkpoint whose expected pointwise win rate comes nearest to the
 target is handed over, not the last one (paper, section on offline evaluation: healthy versions won 50% to
 65%, 60% is the ideal); and a run in which reward rises while the judge falls is over-optimised and stops.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.stats import ttest_rel
+from scipy.stats import norm, ttest_rel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from flywheel_tasks.evaluation.win_rate import pointwise_score
@@ -65,11 +65,22 @@ class Check:
         """Mean of one column."""
         return float(np.mean(self.values(column)))
 
+    def expected_win_rate(self) -> float:
+        """The win rate that the gains in reward over the champion point to: Φ(mean / standard deviation).
+
+        Wins alone are a coarse measure of a few dozen prompts. Thurstone 1927, "A law of comparative judgment",
+        case of normal differences; where all gains are equal there is no spread, and the wins themselves count.
+        """
+        gains = np.array(self.values("reward")) - np.array(self.values("champion_reward"))
+        spread = float(gains.std(ddof=1)) if len(gains) > 1 else 0.0
+        return float(norm.cdf(gains.mean() / spread)) if spread > 0 else self.mean("win")
+
     def summary(self) -> dict[str, float]:
         """What the metrics and the plot show."""
         return {
             "reward": self.mean("reward"),
             "win_rate": self.mean("win"),
+            "expected_win_rate": self.expected_win_rate(),
             "judge": self.mean("judge"),
             "tokens": self.mean("tokens"),
             "cut_off_share": 1.0 - self.mean("ended"),
@@ -112,13 +123,13 @@ def over_optimised(checks: Sequence[Check]) -> bool:
 
 
 def nearest(checks: Sequence[Check], target: float) -> Check:
-    """The check whose win rate lies nearest to the target; of two, the earlier one.
+    """The check whose expected win rate lies nearest to the target; of two, the earlier one.
 
     Args:
         checks: those that may be handed over, at least one.
         target: win rate against the champion.
     """
-    return min(checks, key=lambda check: (abs(check.mean("win") - target), check.step))
+    return min(checks, key=lambda check: (abs(check.expected_win_rate() - target), check.step))
 
 
 def write_checks(checks: Sequence[Check], path: Path) -> None:

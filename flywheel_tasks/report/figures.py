@@ -202,9 +202,10 @@ def _handed_over(checkpoint: Any) -> str:
     why = f"is nearest to the target of {checkpoint['target_win_rate']:.0%}."
     if checkpoint.get("hand_over", "nearest") != "nearest":
         why = f"was not asked for: rl.hand_over is {checkpoint['hand_over']}."
+    rate = checkpoint.get("expected_win_rate", checkpoint["win_rate"])
     return (
         f"Of {checkpoint['last_step']} steps, the checkpoint after step {checkpoint['step']} was handed over: "
-        f"its win rate over the champion on those prompts, {checkpoint['win_rate']:.1%}, {why}{stopped}"
+        f"its expected win rate over the champion on those prompts, {rate:.1%}, {why}{stopped}"
     )
 
 

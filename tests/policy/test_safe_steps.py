@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 from transformers import AutoModelForCausalLM
 
 from flywheel_tasks.policy import rl, safe_steps
@@ -21,7 +22,10 @@ def made(
     step: int, wins: list[float], rewards: list[float] | None = None, judge: list[float] | None = None
 ) -> Check:
     rewards, judge = rewards or [0.0] * len(wins), judge or [0.5] * len(wins)
-    rows = ({"win": w, "reward": r, "judge": j} for w, r, j in zip(wins, rewards, judge, strict=True))
+    rows = [
+        {"win": w, "reward": r, "champion_reward": 0.0, "judge": j}
+        for w, r, j in zip(wins, rewards, judge, strict=True)
+    ]
     return Check(step, tuple(rows))
 
 
@@ -51,6 +55,15 @@ def test_no_other_check_is_nearer(rates: list[float], target: float) -> None:
     checks = [at(step, rate) for step, rate in enumerate(rates)]
     chosen = nearest(checks, target)
     assert abs(chosen.mean("win") - target) == min(abs(check.mean("win") - target) for check in checks)
+
+
+def test_the_expected_win_rate_is_right_for_normal_gains_and_steadier_than_wins_counted() -> None:
+    gains = np.random.default_rng(5).normal(0.25, 1.0, (1000, 32))
+    checks = [made(0, (row > 0).astype(float).tolist(), row.tolist()) for row in gains]
+    expected = [check.expected_win_rate() for check in checks]
+    assert np.mean(expected) == pytest.approx(norm.cdf(0.25), abs=0.01)
+    assert np.std(expected) < 0.9 * np.std([check.mean("win") for check in checks])
+    assert made(0, [0.5, 0.5]).expected_win_rate() == 0.5  # no gain anywhere: the wins themselves
 
 
 def test_equal_replies_and_equal_rewards_are_ties() -> None:
@@ -180,7 +193,8 @@ def test_a_run_that_games_its_reward_stops_and_hands_over_an_earlier_checkpoint(
 def test_restoring_step_0_undoes_the_training(
     policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safe_steps.Check, "mean", lambda self, column: float(self.step))  # far ahead at once
+    # Far ahead at once.
+    monkeypatch.setattr(safe_steps.Check, "expected_win_rate", lambda self: 0.5 + self.step)
     io = policy_io("rl", {"rl.target_win_rate": 0.5, "rl.learning_rate": 0.05})
     assert rl.run(io)["checkpoint"]["step"] == 0
     old = AutoModelForCausalLM.from_pretrained(io.root / "models/policy_dpo").state_dict()
