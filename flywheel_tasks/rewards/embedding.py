@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 
 
 class Embedder:
@@ -15,6 +14,8 @@ class Embedder:
     """
 
     def __init__(self, folder: Path) -> None:
+        from sentence_transformers import SentenceTransformer  # slow to import, and RL rarely needs it
+
         self._model = SentenceTransformer(str(folder), local_files_only=True)
 
     def features(self, rows: Sequence[tuple[str, str]]) -> np.ndarray:

@@ -13,7 +13,6 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.pipeline.stage_io import StageIO
@@ -147,6 +146,8 @@ def fit_head(features: np.ndarray, positive: np.ndarray, l2: float) -> Head | No
     """
     if len(set(positive.tolist())) < 2:
         return None
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=1.0 / l2, max_iter=1000).fit(features, positive)
     return Head(model.coef_[0].astype(np.float64), float(model.intercept_[0]))
 
