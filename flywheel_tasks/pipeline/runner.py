@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from flywheel_tasks.pipeline import warm
 from flywheel_tasks.pipeline.graph import ancestors, load_graph
 from flywheel_tasks.pipeline.leftovers import clear_leftovers
 from flywheel_tasks.pipeline.process import die_with_parent
@@ -36,7 +37,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def dvc(root: Path, *arguments: str, quiet: bool = False) -> str:
+def dvc(root: Path, *arguments: str, quiet: bool = False, variables: Mapping[str, str] | None = None) -> str:
     """Run one DVC command in the workspace, its output shown as it comes.
 
     The command dies with this process, and so does the stage below it.
@@ -45,6 +46,7 @@ def dvc(root: Path, *arguments: str, quiet: bool = False) -> str:
         root: the workspace.
         arguments: words after ``dvc``; ``--wait-for-lock`` is added where DVC knows it.
         quiet: show nothing.
+        variables: added to the environment.
 
     Returns:
         the last lines of its output.
@@ -58,7 +60,7 @@ def dvc(root: Path, *arguments: str, quiet: bool = False) -> str:
     with subprocess.Popen(
         command,
         cwd=root,
-        env=environment(),
+        env=environment() | dict(variables or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -109,5 +111,6 @@ def run(root: Path, stage: str, *, force: bool = False, push_outputs: bool = Tru
 
 
 def reproduce(root: Path, target: str) -> None:
-    """``dvc repro`` of a stage and all that it needs."""
-    dvc(root, "repro", target)
+    """``dvc repro`` of a stage and all that it needs; what its stages import is imported once (:mod:`.warm`)."""
+    with warm.server(root, environment()) as variables:
+        dvc(root, "repro", target, variables=variables)
