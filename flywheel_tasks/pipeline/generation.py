@@ -350,6 +350,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     previous = registry.state().previous
     place = partial(place_champion, root)
     reward_models = reward_model_pin.launched(registry, _before(registry, name), place)
+    pairs = earlier_pairs.launched(registry, _before(registry, name))
     logs = newest(_pinned_logs(settings, root), settings.logs.newest_days)
     description = {
         "generation": name,
@@ -364,7 +365,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         "profile": accepted_profile(registry, name),
         "splits": launched_splits(registry, name),
         "reward_models": reward_models,
-        "earlier_pairs": earlier_pairs.launched(registry, _before(registry, name)),
+        "earlier_pairs": pairs,
         "previous": None if previous is None else previous.model_dump(mode="json"),
         "params": (root / "params.yaml").read_text(encoding="utf-8"),
     }
@@ -376,7 +377,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     write_json(bundle["profile"], root / INPUTS / "profile.json")
     write_json(bundle["splits"], root / INPUTS / "splits.json")
     reward_model_pin.pin(root, reward_models, place)
-    _pin_pairs(root, bundle["earlier_pairs"])
+    _pin_pairs(root, pairs)
     _pin_settings_of_inputs(root, name, champion, previous)
     write_json(description, root / INPUTS / "generation.json")
     return name

@@ -295,6 +295,5 @@ def become(request: dict[str, Any], files: list[int]) -> None:
 
 if __name__ == "__main__":
     become(*serve(socket.socket(fileno=int(sys.argv[1]))))
-    from flywheel_tasks.cli import main
-
-    sys.exit(main())
+    # By name: the runner, which imports this module, must not import the command line and all that it can do.
+    importlib.import_module("flywheel_tasks.cli").main()

@@ -185,7 +185,9 @@ def rl_gain(metrics: Mapping[str, Any]) -> str:
 def _last_step(heldout: Mapping[str, Any], checkpoint: Any) -> str:
     """What training reached where an earlier checkpoint was handed over."""
     gain = heldout.get("reward_gain_last")
-    if not is_estimate(gain) or gain["value"] is None or checkpoint["step"] == checkpoint["last_step"]:
+    if not isinstance(gain, Mapping) or not is_estimate(gain) or gain["value"] is None:
+        return ""
+    if checkpoint["step"] == checkpoint["last_step"]:
         return ""
     return f" Its last step had gained {show(gain['value'])} ({estimate_note(gain, as_percent=False)})."
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.agreement import agreement
 from flywheel_tasks.rewards.earlier import against_earlier
-from flywheel_tasks.rewards.earlier_pairs import earlier_pairs
+from flywheel_tasks.rewards.earlier_pairs import Found, earlier_pairs
 from flywheel_tasks.rewards.encoding import Kind, Limits, reward_tokenizer
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs, require
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
@@ -83,9 +83,10 @@ def train_and_measure(
     require(pairs, path)
     limits = Limits(recipe.kind, section.max_tokens, min(io.settings.prompt.max_tokens, section.max_tokens))
     tokenizer = reward_tokenizer(io.dep("models/base"))
-    own, heldout = recipe.choose(pairs["reward_train"]), recipe.choose(pairs["reward_heldout"])
+    own: list[Pair] = recipe.choose(pairs["reward_train"])
+    heldout: list[Pair] = recipe.choose(pairs["reward_heldout"])
     room = None if most is None else most - len(own)
-    before = earlier_pairs(io, section.earlier_pairs, own, pairs["reward_heldout"], room)
+    before: Found = earlier_pairs(io, section.earlier_pairs, own, pairs["reward_heldout"], room)
     rows, equal = rows_of(recipe.encode, tokenizer, [*own, *before.pairs], limits)
     if not rows:
         raise PairError(f"{path}: every reward_train pair is equal within {section.max_tokens} tokens")
