@@ -56,7 +56,8 @@ def problem(embedder: Path) -> str:
     if wanted is None:
         return "no trained refusal model is installed"
     if (found := tree_digest(embedder)) != wanted:
-        return f"the refusal model was trained on the embedder {wanted[:19]}, {embedder} is {found[:19]}"
+        # No path: this becomes part of the metrics, which are the same in every folder.
+        return f"the refusal model was trained on the embedder {wanted[:19]}, this one is {found[:19]}"
     return ""
 
 

@@ -93,6 +93,7 @@ def test_without_fitting_weights_the_rules_decide_and_say_why(
     detector = open_detector(tiny_models / "embedder", COMPUTE)
     assert detector.name == "rules"
     assert "was trained on the embedder sha256:0" in detector.why
+    assert str(tiny_models) not in detector.why, "metrics are the same in every folder"
 
 
 def test_weights_that_are_no_numbers_or_missing_are_an_error(
