@@ -33,7 +33,8 @@ from flywheel_tasks.pipeline.process import die_with_parent
 
 logger = logging.getLogger(__name__)
 
-# ``0`` is off; a list of packages, separated by commas, takes the place of those below.
+# ``0``, the default, is off; ``1`` stands for the packages below; others are named with commas between. Off by default: a
+# thread of pyarrow's allocator runs once it is imported, and no fork is made beside a thread.
 SETTING = "FLYWHEEL_WARM"
 _ADDRESS = "FLYWHEEL_WARM_SERVER"
 _PACKAGES = "torch,transformers,trl,peft,accelerate,datasets,sentence_transformers,sklearn"
@@ -50,8 +51,10 @@ class ServerKilledError(RuntimeError):
 
 
 def _packages(environment: Mapping[str, str]) -> frozenset[str]:
-    named = environment.get(SETTING, _PACKAGES)
-    return frozenset() if named in ("", "0") else frozenset(named.split(","))
+    named = environment.get(SETTING, "0")
+    if named in ("", "0"):
+        return frozenset()
+    return frozenset((_PACKAGES if named == "1" else named).split(","))
 
 
 def _surroundings() -> dict[str, Any]:

@@ -178,7 +178,8 @@ def test_off(workspace, monkeypatch):
 
 def test_nothing_is_imported_that_a_stage_does_not_name():
     graph = load_graph(PROJECT / "dvc.yaml")
-    packages = warm._packages({})
+    packages = warm._packages({warm.SETTING: "1"})
+    assert not warm._packages({}), "it is asked for"
     found = {name: warm.imports_of(graph[name], PROJECT, packages) for name in ("rl", "ingest", "gate")}
     assert "GRPOConfig" in found["rl"]["trl"]
     assert not any(module.startswith("flywheel_tasks") for module in found["rl"])
