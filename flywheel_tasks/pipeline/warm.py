@@ -33,8 +33,8 @@ from flywheel_tasks.pipeline.process import die_with_parent
 
 logger = logging.getLogger(__name__)
 
-# ``0``, the default, is off; ``1`` stands for the packages below; others are named with commas between. Off by default: a
-# thread of pyarrow's allocator runs once it is imported, and no fork is made beside a thread.
+# ``0``, the default, is off; ``1`` stands for the packages below; others are named with commas between. Off by default:
+# once pyarrow is imported, a thread of its allocator runs, and no fork is made beside a thread.
 SETTING = "FLYWHEEL_WARM"
 _ADDRESS = "FLYWHEEL_WARM_SERVER"
 _PACKAGES = "torch,transformers,trl,peft,accelerate,datasets,sentence_transformers,sklearn"
