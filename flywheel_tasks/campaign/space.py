@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import yaml
 
 from flywheel_tasks.campaign.folder import SHARERS, Folder
+from flywheel_tasks.pipeline import lineage
 from flywheel_tasks.settings import Campaign
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import REWARD_MODELS, open_registry
@@ -30,10 +30,8 @@ MODELS = (
 
 def made(root: Path) -> dict[str, str]:
     """DVC hashes of the models that a workspace's ``dvc.lock`` names, by path."""
-    lock = root / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.exists() else {}
-    outs = (out for stage in stages.values() for out in stage.get("outs", []))
-    return {out["path"]: out["md5"] for out in outs if out["path"] in MODELS}
+    outputs = lineage.dvc_outputs(root) if (root / "dvc.lock").exists() else {}
+    return {path: outputs[path]["md5"] for path in MODELS if path in outputs}
 
 
 def _in_registry(root: Path, *, reward_models: bool) -> set[str]:

@@ -21,15 +21,19 @@ def data_version(root: Path) -> str:
     return file_digest(root / "dvc.lock")
 
 
+def dvc_outputs(root: Path) -> dict[str, dict[str, Any]]:
+    """The entries of all outputs in ``dvc.lock``, by path: path, md5, size, nfiles."""
+    lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+    return {out["path"]: dict(out) for stage in lock["stages"].values() for out in stage.get("outs", [])}
+
+
 def dvc_output(root: Path, path: str) -> dict[str, Any]:
-    """The entry of an output in ``dvc.lock``: path, md5, size, nfiles.
+    """The entry of one output in ``dvc.lock``.
 
     Raises:
         KeyError: no stage there has that output.
     """
-    lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
-    for stage in lock["stages"].values():
-        for out in stage.get("outs", []):
-            if out["path"] == path:
-                return dict(out)
-    raise KeyError(f"dvc.lock has no output {path}")
+    outputs = dvc_outputs(root)
+    if path not in outputs:
+        raise KeyError(f"dvc.lock has no output {path}")
+    return outputs[path]

@@ -20,23 +20,15 @@ from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.privacy.outgoing import identifiers_in
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
-from flywheel_tasks.settings import RejectionSample
+from flywheel_tasks.settings import TRAINABLE_SIGNALS, RejectionSample
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.tables import write_rows
 
 REMOVED = "[removed: an identifier]"
 KEPT = "best_of_n"
-SIGNALS = (
-    "continue",
-    "thumb_up",
-    "thumb_down",
-    "love",
-    "regenerate",
-    "feedback",
-)  # that models may be trained for
 CANDIDATES = pa.schema(
     [(name, pa.string()) for name in ("prompt_id", "source", "candidate_id", "policy", "text")]
-    + [(name, pa.float64()) for name in ("reward", *(f"p_{signal}" for signal in SIGNALS))]
+    + [(name, pa.float64()) for name in ("reward", *(f"p_{signal}" for signal in TRAINABLE_SIGNALS))]
     + [("kept", pa.bool_()), ("reason", pa.string())]
 )
 ACCEPTED = pa.schema(
@@ -213,7 +205,7 @@ def _candidate_row(candidate: Candidate) -> dict[str, Any]:
         "policy": candidate.policy,
         "text": candidate.text,
         "reward": candidate.reward,
-        **{f"p_{signal}": candidate.signals.get(signal) for signal in SIGNALS},
+        **{f"p_{signal}": candidate.signals.get(signal) for signal in TRAINABLE_SIGNALS},
         "kept": candidate.reason == KEPT,
         "reason": candidate.reason,
     }

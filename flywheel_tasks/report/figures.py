@@ -175,19 +175,17 @@ def rl_gain(metrics: Mapping[str, Any]) -> str:
     if not is_estimate(gain) or gain["value"] is None:
         return ""
     before, after = (show(get(heldout, key)) for key in ("reward_before", "reward_after"))
+    checkpoint = get(metrics, "rl", "checkpoint")
     return (
         f"Mean reward on held-out prompts: {before} before RL, {after} after; gain {show(gain['value'])} "
-        f"(95% interval {estimate_note(gain, as_percent=False)}). {_handed_over(get(metrics, 'rl', 'checkpoint'))}"
-        f"{_last_step(heldout, get(metrics, 'rl', 'checkpoint'))}"
+        f"(95% interval {estimate_note(gain, as_percent=False)}). {_handed_over(checkpoint)}"
+        f"{_last_step(get(heldout, 'reward_gain_last'), checkpoint)}"
     ).strip()
 
 
-def _last_step(heldout: Mapping[str, Any], checkpoint: Any) -> str:
+def _last_step(gain: Any, checkpoint: Any) -> str:
     """What training reached where an earlier checkpoint was handed over."""
-    gain = heldout.get("reward_gain_last")
-    if not isinstance(gain, Mapping) or not is_estimate(gain) or gain["value"] is None:
-        return ""
-    if checkpoint["step"] == checkpoint["last_step"]:
+    if not is_estimate(gain) or gain["value"] is None or checkpoint["step"] == checkpoint["last_step"]:
         return ""
     return f" Its last step had gained {show(gain['value'])} ({estimate_note(gain, as_percent=False)})."
 

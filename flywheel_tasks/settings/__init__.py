@@ -35,6 +35,7 @@ from flywheel_tasks.settings.policy import Auxiliary, Dpo, Limit, RejectionSampl
 from flywheel_tasks.settings.privacy import IDENTIFIERS, Privacy, Safety
 from flywheel_tasks.settings.rewards import (
     SIGNALS,
+    TRAINABLE_SIGNALS,
     EarlierPairs,
     PairwiseRm,
     PointwiseRm,
@@ -58,6 +59,7 @@ __all__ = [
     "IDENTIFIERS",
     "SIGNALS",
     "SPLITS",
+    "TRAINABLE_SIGNALS",
     "Ab",
     "Airflow",
     "Annotate",

@@ -1,13 +1,15 @@
 """Settings of the reward models and the classifiers of user signals."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from flywheel_tasks.settings.section import NonNegative, Positive, PositiveFloat, Section
 from flywheel_tasks.settings.training import Training
 
-SIGNALS = ("continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback", "report")
+TrainableSignal = Literal["continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback"]
+TRAINABLE_SIGNALS: tuple[str, ...] = get_args(TrainableSignal)
+SIGNALS = (*TRAINABLE_SIGNALS, "report")
 
 
 class EarlierPairs(Section):
@@ -39,7 +41,7 @@ class PairwiseRm(PreferenceModel):
 class SignalModels(Section):
     """Classifiers of user signals; only ``used`` may select data."""
 
-    signals: tuple[Literal["continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback"], ...]
+    signals: tuple[TrainableSignal, ...]
     used: tuple[str, ...]
     l2: PositiveFloat
 

@@ -10,8 +10,7 @@ from flywheel_tasks.contracts.enforce import enforce
 from flywheel_tasks.contracts.load import load_contracts
 from flywheel_tasks.contracts.model import ContractError
 from flywheel_tasks.contracts.schema import arrow_schema
-from flywheel_tasks.policy.rejection_sampling import SIGNALS
-from flywheel_tasks.settings import SignalModels
+from flywheel_tasks.settings import TRAINABLE_SIGNALS, SignalModels
 from flywheel_tasks.storage.tables import write_rows
 from tests.curation.rows import prompt
 
@@ -41,7 +40,7 @@ def asked(number: int) -> Row:
 
 
 def candidate(number: int, at: int, reward: float, reason: str) -> Row:
-    chances = {f"p_{signal}": 0.5 if signal == "continue" else None for signal in SIGNALS}
+    chances = {f"p_{signal}": 0.5 if signal == "continue" else None for signal in TRAINABLE_SIGNALS}
     identity = {"prompt_id": f"p{number}", "source": "user", "candidate_id": f"p{number}:champion:{at}"}
     told = {"policy": "champion@1", "text": f"reply {at}", "reward": reward, "reason": reason}
     return identity | told | chances | {"kept": reason == "best_of_n"}
@@ -223,4 +222,6 @@ def test_a_table_of_another_split_is_not_taken_for_the_one_that_is_meant(tmp_pat
 
 def test_every_signal_of_the_settings_has_its_column() -> None:
     (item, _) = get_args(SignalModels.model_fields["signals"].annotation)
-    assert get_args(item) == SIGNALS
+    assert get_args(item) == TRAINABLE_SIGNALS
+    columns = [name for name in CONTRACTS["rejection_candidates"].columns if name.startswith("p_")]
+    assert columns == [f"p_{signal}" for signal in TRAINABLE_SIGNALS]
