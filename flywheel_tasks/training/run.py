@@ -174,6 +174,15 @@ def _gather(trainer: Trainer, whole: torch.nn.Module | None) -> None:
         trainer.model = whole
 
 
+def _without_autocast(trainer: Trainer) -> None:
+    """Take mixed precision off the trained model: what it answers from here on is as exact as its weights.
+
+    accelerate wraps ``forward`` in autocast for good, so a check of the saved model against the trained one would compare
+    bfloat16 with float32.
+    """
+    trainer.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+
+
 def _restore(trainer: Trainer, checkpoint: Path) -> None:
     """Weights and history of a run that was ended on purpose at this checkpoint, without training on."""
     trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
@@ -240,6 +249,7 @@ def train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     _gather(trainer, whole)
+    _without_autocast(trainer)
     planned = stopped_at() or planned
     if trainer.state.global_step != planned:
         raise TrainingError(f"{trainer.state.global_step} steps were done, {planned} were planned")

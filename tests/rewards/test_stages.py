@@ -95,6 +95,20 @@ def test_the_curve_has_a_row_a_step(section: str, trained: Callable[[str], Run])
     assert [int(row["step"]) for row in rows] == list(range(1, run.metrics["train"]["steps"] + 1))
 
 
+@pytest.mark.parametrize("section", STAGES)
+def test_in_bfloat16_the_trained_model_is_what_is_saved(
+    section: str, reward_io: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Hardware that has bfloat16 trains in it; the stage fails if the saved model answers otherwise."""
+    rows = planted_rows(16, "reward_train") + planted_rows(8, "reward_heldout")
+    io = reward_io(f"train_{section}", {"compute.precision": "bfloat16"}, rows, tmp_path / "bfloat16")
+    module, _ = STAGES[section]
+    assert module.run(io)["head_moved"]
+    assert {value.dtype for value in load_file(io.out(f"models/{section}") / "model.safetensors").values()} == {
+        torch.float32
+    }
+
+
 def test_a_model_that_cannot_know_is_at_chance(reward_io: Callable[..., Any], tmp_path: Path) -> None:
     """Trained on pairs whose order is random, the measured accuracy must include one half."""
     rows = planted_rows(24, "reward_train") + planted_rows(24, "reward_heldout")
