@@ -42,6 +42,12 @@ def checks(card: Card) -> list[InstructionCheck]:
     return [check for instruction in card.instructions for check in instruction_checks(instruction)]
 
 
+def share_kept(card: Card, reply: str) -> float | None:
+    """Share (0 to 1) of a card's instructions that code can check and the reply obeys; None if code can check none."""
+    kept = [check.obeyed(reply) for check in checks(card)]
+    return sum(kept) / len(kept) if kept else None
+
+
 def unchecked(card: Card) -> list[str]:
     """The card's instructions of which code can check nothing."""
     return [instruction for instruction in card.instructions if not instruction_checks(instruction)]

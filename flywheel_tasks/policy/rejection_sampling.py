@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from flywheel_tasks.evaluation.instructions import share_kept
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.pool import Policy, draw, open_pool
 from flywheel_tasks.policy.prompts import CONTEXT, Prompt, choose, load_split
@@ -116,6 +117,29 @@ def mark_unusable(candidates: Sequence[Candidate]) -> None:
         elif plain in seen:
             candidate.reason = "duplicate"
         seen.add(plain)
+
+
+def mark_disobedient(candidates: Sequence[Candidate], section: RejectionSample) -> None:
+    """Give a reason to candidates of one prompt that break too much of the card, or more of it than another one.
+
+    A reward model of few pairs hardly sees whether a reply is in lower case or ends in a question; code does. Cards
+    whose instructions code cannot check are left to the reward model.
+
+    Args:
+        candidates: of one prompt; those with a reason already are left out.
+        section: settings.
+    """
+    kept = {id(one): share_kept(one.prompt.card, one.text) for one in candidates if not one.reason}
+    shares = [share for share in kept.values() if share is not None]
+    most = max(shares, default=0.0)
+    for candidate in candidates:
+        share = kept.get(id(candidate))
+        if share is None:
+            continue
+        if share < section.min_instructions:
+            candidate.reason = "below_instructions"
+        elif section.most_instructions and share < most:
+            candidate.reason = "keeps_fewer_instructions"
 
 
 def thresholds(candidates: Sequence[Candidate], section: RejectionSample, used: Sequence[str]) -> Thresholds:
@@ -256,6 +280,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     by_prompt = _draw(io, pool, prompts)
     for candidates in by_prompt:
         mark_unusable(candidates)
+        mark_disobedient(candidates, section)
     everything = [candidate for candidates in by_prompt for candidate in candidates]
     trained = _score(io, [candidate for candidate in everything if not candidate.reason])
     limits = thresholds(everything, section, signals.used)

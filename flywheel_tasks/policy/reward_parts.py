@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.evaluation.instructions import checks
+from flywheel_tasks.evaluation.instructions import share_kept
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.rewards.scoring import PointwiseScorer
@@ -34,11 +34,7 @@ def instructions_kept(rows: Sequence[Replied]) -> list[float]:
 
     A constant within a prompt teaches nothing, so such prompts are as if the term were off.
     """
-    found = []
-    for card, _, reply in rows:
-        kept = [check.obeyed(reply) for check in checks(card)]
-        found.append(sum(kept) / len(kept) if kept else 1.0)
-    return found
+    return [1.0 if (kept := share_kept(card, reply)) is None else kept for card, _, reply in rows]
 
 
 def _signal(models: SignalScorer, signal: str) -> Term:

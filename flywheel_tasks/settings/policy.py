@@ -10,7 +10,11 @@ from flywheel_tasks.settings.training import Lora, Training
 
 
 class RejectionSample(Section):
-    """Best of n with thresholds. ``candidates``: of each policy of the pool, for each prompt."""
+    """Best of n with thresholds. ``candidates``: of each policy of the pool, for each prompt.
+
+    ``min_instructions``: least share of the card's instructions that code can check and the reply keeps;
+    ``most_instructions``: only the candidates of a prompt that keep most of them go on to the reward model.
+    """
 
     pool: Annotated[tuple[PoolEntry, ...], Field(min_length=1)]
     prompts: Positive
@@ -18,6 +22,8 @@ class RejectionSample(Section):
     min_reward_quantile: Share
     min_continue: Share
     min_thumb_up: Share
+    min_instructions: Share
+    most_instructions: bool
 
     @model_validator(mode="after")
     def _names(self) -> "RejectionSample":

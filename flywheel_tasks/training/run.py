@@ -177,8 +177,8 @@ def _gather(trainer: Trainer, whole: torch.nn.Module | None) -> None:
 def _without_autocast(trainer: Trainer) -> None:
     """Take mixed precision off the trained model: what it answers from here on is as exact as its weights.
 
-    accelerate wraps ``forward`` in autocast for good, so a check of the saved model against the trained one would compare
-    bfloat16 with float32.
+    accelerate wraps ``forward`` in autocast for good, so a check of the saved model against the trained one would
+    compare bfloat16 with float32.
     """
     trainer.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 

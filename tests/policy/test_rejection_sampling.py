@@ -16,14 +16,16 @@ from flywheel_tasks.policy.rejection_sampling import (
     Thresholds,
     candidates_of,
     decide,
+    mark_disobedient,
     mark_unusable,
     run,
     thresholds,
 )
 from flywheel_tasks.policy.reply import Reply
-from flywheel_tasks.settings import RejectionSample
+from flywheel_tasks.settings import RejectionSample, load_settings
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.tables import read_rows
+from tests.conftest import PROJECT
 from tests.policy.conftest import pin_pool
 
 # Random weights seldom end a sentence; a low quantile keeps what does not stop at once.
@@ -78,6 +80,36 @@ def test_empty_cut_off_and_repeated_replies_are_not_scored() -> None:
     assert len({row.candidate_id for row in rows}) == 5
 
 
+def _obedience(section: dict[str, Any], *texts: str, instructions: tuple[str, ...]) -> list[str]:
+    prompt = Prompt("p1", "user", Card("c1", "Mira", (), instructions), PROMPT.history)
+    rows = [Candidate(prompt, str(number), "champion", text, False) for number, text in enumerate(texts)]
+    rows[-1].reason = "duplicate"
+    settings = load_settings(PROJECT / "params.yaml").rejection_sample.model_copy(update=section)
+    mark_disobedient(rows, settings)
+    return [row.reason for row in rows]
+
+
+def test_only_those_that_keep_most_of_the_card_are_scored() -> None:
+    card = ("Always end with a question.", "Write in lower case only.")
+    texts = ("What a day. Is it?", "what a day. is it?", "what a day.", "What a day.", "what?")
+    most = {"most_instructions": True, "min_instructions": 0.0}
+    fewer = "keeps_fewer_instructions"
+    assert _obedience(most, *texts, instructions=card) == [fewer, "", fewer, fewer, "duplicate"]
+    least = {"most_instructions": False, "min_instructions": 0.5}
+    assert _obedience(least, *texts, instructions=card) == ["", "", "", "below_instructions", "duplicate"]
+    both = {"most_instructions": True, "min_instructions": 0.5}
+    assert _obedience(both, texts[0], texts[3], texts[4], instructions=card) == [
+        "",
+        "below_instructions",
+        "duplicate",
+    ]
+
+
+def test_a_card_that_code_cannot_check_is_left_to_the_reward_model() -> None:
+    strict = {"most_instructions": True, "min_instructions": 1.0}
+    assert _obedience(strict, "Hm.", "No.", "No.", instructions=("Be warm.",)) == ["", "", "duplicate"]
+
+
 def test_the_reward_threshold_is_a_quantile_of_all_rewards_and_unused_signals_have_none() -> None:
     section = RejectionSample(
         pool=("champion",),
@@ -86,6 +118,8 @@ def test_the_reward_threshold_is_a_quantile_of_all_rewards_and_unused_signals_ha
         min_reward_quantile=0.75,
         min_continue=0.3,
         min_thumb_up=0.4,
+        min_instructions=0.0,
+        most_instructions=True,
     )
     rows = [candidate(str(n), float(n)) for n in range(5)] + [candidate("x", None)]
     assert thresholds(rows, section, ["thumb_up"]) == Thresholds(3.0, {"thumb_up": 0.4})
@@ -111,7 +145,9 @@ def test_stage(policy_io: Callable[..., Any], tiny_models: Path) -> None:
     by_prompt: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_prompt.setdefault(row["prompt_id"], []).append(row)
-        assert (row["reward"] is None) == (row["reason"] in {"empty", "cut_off", "duplicate"})
+        assert (row["reward"] is None) == (
+            row["reason"] in {"empty", "cut_off", "duplicate", "keeps_fewer_instructions"}
+        )
         assert (row["p_continue"] is None) == (row["reward"] is None)
         assert row["p_thumb_up"] is None
     for reply in accepted:

@@ -104,9 +104,9 @@ def test_in_bfloat16_the_trained_model_is_what_is_saved(
     io = reward_io(f"train_{section}", {"compute.precision": "bfloat16"}, rows, tmp_path / "bfloat16")
     module, _ = STAGES[section]
     assert module.run(io)["head_moved"]
-    assert {value.dtype for value in load_file(io.out(f"models/{section}") / "model.safetensors").values()} == {
-        torch.float32
-    }
+    assert {
+        value.dtype for value in load_file(io.out(f"models/{section}") / "model.safetensors").values()
+    } == {torch.float32}
 
 
 def test_a_model_that_cannot_know_is_at_chance(reward_io: Callable[..., Any], tmp_path: Path) -> None:
