@@ -1,18 +1,20 @@
 """Stage annotation_batch: candidate replies of a pool of policies to prompts, as tasks for annotators.
 
 Candidates are always drawn anew (near-policy, several a prompt); the logged reply is not among them. Only rewrite tasks
-are made of logged replies: those that users disliked.
+are made of logged replies: those that users disliked, or that break the card.
 """
 
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from flywheel_tasks.annotation.gold import gold_tasks, load_gold, mixed
 from flywheel_tasks.annotation.tasks import SPLIT_OF, AnnotationError, Question, questions, short_id
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.curation.sampling import draw_order, stratified
+from flywheel_tasks.evaluation.instructions import share_kept
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.pool import draw, open_pool, share_out
 from flywheel_tasks.privacy.outgoing import identifiers_in
@@ -109,12 +111,31 @@ class TaskMaker:
         }
 
 
-def disliked(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
-    """At most ``most`` prompts whose logged reply users disliked (thumb down, regenerate); the seed draws them."""
-    found = [
-        row for row in rows if DISLIKED & set(row["signals"] or ()) and row["reply"] and row["reply"].strip()
-    ]
-    return sorted(found, key=lambda row: draw_order(seed, "annotation rewrite", row["prompt_id"]))[:most]
+def to_rewrite(rows: Sequence[Row], cards: Mapping[str, Row], most: int, seed: int) -> list[Row]:
+    """At most ``most`` prompts whose logged reply is bad.
+
+    First those that users disliked (thumb down, regenerate), then those that break something of the card that code can
+    check; the seed draws within both.
+
+    Args:
+        rows: prompts of a split.
+        cards: rows by card id.
+        most: prompts wanted.
+        seed: of the draw.
+    """
+
+    def breaks_card(row: Row) -> bool:
+        kept = share_kept(Card.from_row(cards[row["card_id"]]), row["reply"])
+        return kept is not None and kept < 1
+
+    replied = [row for row in rows if (row["reply"] or "").strip()]
+    disliked = [row for row in replied if DISLIKED & set(row["signals"] or ())]
+    broken = [row for row in replied if row not in disliked and breaks_card(row)]
+    drawn = (
+        sorted(part, key=lambda row: draw_order(seed, "annotation rewrite", row["prompt_id"]))
+        for part in (disliked, broken)
+    )
+    return list(chain.from_iterable(drawn))[:most]
 
 
 def _counts(tasks: Sequence[Row], asked: Mapping[str, int], dropped: Counter[str]) -> dict[str, Any]:
@@ -132,7 +153,7 @@ def _counts(tasks: Sequence[Row], asked: Mapping[str, int], dropped: Counter[str
     }
 
 
-def _wanted(io: StageIO) -> tuple[list[tuple[str, Row]], list[Row]]:
+def _wanted(io: StageIO, cards: Mapping[str, Row]) -> tuple[list[tuple[str, Row]], list[Row]]:
     """Prompts with their purpose, and prompts whose logged reply is to be rewritten."""
     settings, seed = io.settings.annotation_batch, io.settings.seed
     most = {
@@ -143,12 +164,16 @@ def _wanted(io: StageIO) -> tuple[list[tuple[str, Row]], list[Row]]:
     splits = {
         purpose: read_rows(io.dep(f"data/split/{split}.parquet")) for purpose, split in SPLIT_OF.items()
     }
+    if unknown := [
+        row["prompt_id"] for rows in splits.values() for row in rows if row["card_id"] not in cards
+    ]:
+        raise AnnotationError(f"data/curated/cards.parquet: no card for prompt {unknown[0]}")
     wanted = [
         (purpose, row)
         for purpose, rows in splits.items()
         for row in choose_prompts(rows, most[purpose], seed, purpose)
     ]
-    return wanted, disliked(splits["policy"], settings.max_rewrite, seed)
+    return wanted, to_rewrite(splits["policy"], cards, settings.max_rewrite, seed)
 
 
 def _candidates(io: StageIO, prompts: Sequence[tuple[Card, Any]]) -> list[list[tuple[str, str]]]:
@@ -181,11 +206,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     """
     settings = io.settings.annotation_batch
     cards = {row["card_id"]: row for row in read_rows(io.dep("data/curated/cards.parquet"))}
-    wanted, bad = _wanted(io)
-    if unknown := [
-        row["prompt_id"] for row in [row for _, row in wanted] + bad if row["card_id"] not in cards
-    ]:
-        raise AnnotationError(f"data/curated/cards.parquet: no card for prompt {unknown[0]}")
+    wanted, bad = _wanted(io, cards)
     prompts = [(Card.from_row(cards[row["card_id"]]), row["history"]) for _, row in wanted]
     found = _candidates(io, prompts)
     maker, tasks, dropped = TaskMaker(settings, io.settings.seed, cards), list[Row](), Counter[str]()

@@ -173,6 +173,28 @@ def test_kinds_reviews_and_rewrite_tasks(make_io, tiny_models, tmp_path):
     assert len({interface_id(task) for task in tasks}) <= 5
 
 
+def test_rewritten_is_what_users_disliked_and_then_what_breaks_the_card():
+    cards = {
+        "c1": {"card_id": "c1", "name": "Mira", "traits": [], "instructions": ["Always end with a question."]}
+    }
+
+    def row(name, reply, *signals):
+        return {"prompt_id": name, "card_id": "c1", "reply": reply, "signals": list(signals)}
+
+    rows = [
+        row("kept", "Is it?"),
+        row("broken", "It is."),
+        row("empty", " "),
+        row("disliked", "Is it?", "thumb_down"),
+        row("both", "It is.", "regenerate"),
+        row("liked", "It is.", "love"),
+    ]
+    found = [one["prompt_id"] for one in batch.to_rewrite(rows, cards, 10, seed=1)]
+    assert sorted(found[:2]) == ["both", "disliked"]
+    assert sorted(found[2:]) == ["broken", "liked"]
+    assert [one["prompt_id"] for one in batch.to_rewrite(rows, cards, 3, seed=1)] == found[:3]
+
+
 def test_the_share_of_overlap_is_drawn_by_prompt(make_io):
     from flywheel_tasks.settings import load_settings
     from tests.conftest import PROJECT
