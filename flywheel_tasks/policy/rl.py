@@ -25,6 +25,7 @@ from flywheel_tasks.policy.heldout import HELDOUT, SIDE, measure, paired_gain
 from flywheel_tasks.policy.prompts import Prompt, choose, load_split
 from flywheel_tasks.policy.reward_parts import Rewards, auxiliary_terms
 from flywheel_tasks.policy.rl_trainer import check_rollouts, curve_columns, make_trainer
+from flywheel_tasks.policy.safe_start import Start, find_start
 from flywheel_tasks.policy.safe_steps import CHECKS, Check, SafeSteps, write_checks
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.selection import SELECTION, select
@@ -97,31 +98,52 @@ def _dataset(
     return Dataset.from_list(rows), ids[0]
 
 
+def _start(io: StageIO, scorer: PointwiseScorer, prompts: Sequence[Prompt]) -> tuple[Start, list[Row]]:
+    """The policy that RL starts from, and the champion's replies to the held-out prompts."""
+    seed, resume = _seed(io, 5), io.resume_dir()
+
+    def replies(folder: Path, name: str, label: str) -> list[Row]:
+        return _kept(
+            resume / f"{name}.parquet",
+            SIDE,
+            lambda: measure(_sampler(io, folder), scorer, prompts, seed, f"rl: {label}"),
+        )
+
+    champion = replies(io.dep("inputs/champion"), "champion", "the champion's held-out replies")
+    start = find_start(
+        io.dep("inputs/champion"),
+        io.dep("models/policy_dpo"),
+        io.settings.rl.start_win_rate,
+        lambda folder, share: replies(
+            folder, f"start-{share:g}", f"held-out replies, {share:.0%} of the way from the champion"
+        ),
+        champion,
+        resume,
+    )
+    return start, champion
+
+
 def _safe_steps(
-    io: StageIO, scorer: PointwiseScorer, sampler: Sampler, prompts: Sequence[Prompt]
+    io: StageIO,
+    scorer: PointwiseScorer,
+    sampler: Sampler,
+    before: list[Row],
+    champion: list[Row],
+    prompts: Sequence[Prompt],
 ) -> SafeSteps:
-    """The checks of this run; the first is of the policy before RL."""
-    settings, seed, resume = io.settings, _seed(io, 5), io.resume_dir()
+    """The checks of this run; the first is of the policy before RL, the sampler's, whose replies are there already."""
+    settings, seed = io.settings, _seed(io, 5)
 
     def replies(model: Any, step: int) -> list[Row]:
+        if step == 0:
+            return before
         drawing = Sampler.from_model(
             model, sampler.tokenizer, sampling=settings.sampling, max_prompt_tokens=settings.prompt.max_tokens
         )
         return measure(drawing, scorer, prompts, seed, f"rl: held-out replies after step {step}")
 
-    champion = _kept(
-        resume / "champion.parquet",
-        SIDE,
-        lambda: measure(
-            _sampler(io, io.dep("inputs/champion")),
-            scorer,
-            prompts,
-            seed,
-            "rl: the champion's held-out replies",
-        ),
-    )
     steps = SafeSteps(
-        resume,
+        io.resume_dir(),
         every=settings.rl.check_every,
         prompts=prompts,
         judged=settings.rl.judge_prompts,
@@ -140,8 +162,9 @@ def _train(
     prompts: Sequence[Prompt],
     unit: float,
     safe: SafeSteps,
+    start: Path,
 ) -> tuple[dict[str, Any], Check]:
-    """RL from the DPO policy; the chosen checkpoint, merged, is saved as the stage's output.
+    """RL from the policy before it; the chosen checkpoint, merged, is saved as the stage's output.
 
     Args:
         io: the stage.
@@ -150,12 +173,11 @@ def _train(
         prompts: to train on.
         unit: what a penalty of 1 takes away.
         safe: measures checkpoints, and chooses.
+        start: folder of the policy before RL.
     """
     section, tokenizer = io.settings.rl, sampler.tokenizer
     dataset, probe = _dataset(io, tokenizer, prompts)
-    model = load_model(
-        AutoModelForCausalLM, io.dep("models/policy_dpo"), torch.float32, local_files_only=True
-    )
+    model = load_model(AutoModelForCausalLM, start, torch.float32, local_files_only=True)
     terms = auxiliary_terms(io)
     rewards = Rewards(scorer, prompts, section, unit, sampler.end_ids, sampler.decode, terms)
     watch = DriftWatch(io.resume_dir(), section.watch)
@@ -220,14 +242,15 @@ def run(io: StageIO) -> Mapping[str, Any]:
         "rl heldout",
     )
     scorer = PointwiseScorer(io.dep("models/pointwise_rm"), compute=io.settings.compute)
-    sampler = _sampler(io, io.dep("models/policy_dpo"))
+    start, champion = _start(io, scorer, heldout)
+    sampler = _sampler(io, start.folder)
     selection = _kept(resume / "selection.parquet", SELECTION, lambda: _select(io, sampler, scorer, pool))
-    safe = _safe_steps(io, scorer, sampler, heldout)
+    safe = _safe_steps(io, scorer, sampler, start.rows, champion, heldout)
     selected = {row["prompt_id"] for row in selection if row["selected"]}
     # A reward model's scale is its own: penalties are counted in its spread between replies to one prompt.
     unit = float(np.mean([row["reward_std"] for row in selection]))
     prompts = [prompt for prompt in pool if prompt.prompt_id in selected]
-    trained, chosen = _train(io, scorer, sampler, prompts, unit, safe)
+    trained, chosen = _train(io, scorer, sampler, prompts, unit, safe, start.folder)
     checks = safe.checks()
     folder = io.out("data/rl")
     folder.mkdir(parents=True)
@@ -246,6 +269,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         },
         "train": trained,
         "checkpoint": {
+            "start_share": start.share,
             "step": chosen.step,
             "last_step": checks[-1].step,
             "stopped_early": safe.stopped_at() is not None or trained["drift"]["stopped"] is not None,

@@ -91,7 +91,8 @@ class Vllm(Section):
 class Rl(Section):
     """Online RL on prompts with a low mean or a high variance of reward (docs/policy-training.md).
 
-    ``auxiliary`` and the penalties are counted in the mean spread of reward within a prompt.
+    ``auxiliary`` and the penalties are counted in the mean spread of reward within a prompt. ``start_win_rate``: a
+    policy before RL that wins more against the champion is drawn back towards it first; null: it never is.
     """
 
     method: Literal["grpo", "online_dpo"]
@@ -114,6 +115,7 @@ class Rl(Section):
     heldout_prompts: Positive
     judge_prompts: Positive
     check_every: Positive
+    start_win_rate: Share | None
     target_win_rate: Share
     # Which checkpoint: nearest to the target; for experiments the last one, or the policy before RL.
     hand_over: Literal["nearest", "last", "start"]
