@@ -203,8 +203,14 @@ def _handed_over(checkpoint: Any) -> str:
     if checkpoint.get("hand_over", "nearest") != "nearest":
         why = f"was not asked for: rl.hand_over is {checkpoint['hand_over']}."
     rate = checkpoint.get("expected_win_rate", checkpoint["win_rate"])
+    share = checkpoint.get("start_share", 1.0)
+    drawn_back = (
+        f"The policy won too much before RL, which started at {share:.0%} of the way from the champion to it. "
+        if share < 1.0
+        else ""
+    )
     return (
-        f"Of {checkpoint['last_step']} steps, the checkpoint after step {checkpoint['step']} was handed over: "
+        f"{drawn_back}Of {checkpoint['last_step']} steps, the checkpoint after step {checkpoint['step']} was handed over: "
         f"its expected win rate over the champion on those prompts, {rate:.1%}, {why}{stopped}"
     )
 

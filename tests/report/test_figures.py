@@ -54,5 +54,8 @@ def test_what_training_reached_is_told_beside_what_was_handed_over() -> None:
     assert "0.6 after; gain 0.1 " in told
     assert "the checkpoint after step 2 was handed over" in told
     assert told.endswith("Its last step had gained 0.3 (0.05–0.2, n = 40).")
+    assert "too much before RL" not in told
     told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen | {"step": 4}}})
     assert "last step" not in told
+    told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen | {"start_share": 0.5}}})
+    assert "won too much before RL, which started at 50% of the way from the champion to it." in told
