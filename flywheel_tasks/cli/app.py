@@ -45,12 +45,9 @@ def _root() -> None:
 @app.command()
 def stage(name: str, root: Root = Path()) -> None:
     """Run one stage's work (what the commands in dvc.yaml call)."""
-    from flywheel_tasks.pipeline import warm
     from flywheel_tasks.pipeline.process import die_with_parent
 
     die_with_parent()
-    if (code := warm.run(name, root.resolve())) is not None:
-        raise typer.Exit(code)
     from flywheel_tasks.pipeline.stage import run_stage
 
     run_stage(name, root.resolve())

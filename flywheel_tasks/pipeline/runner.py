@@ -5,10 +5,9 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-from flywheel_tasks.pipeline import warm
 from flywheel_tasks.pipeline.graph import ancestors, load_graph
 from flywheel_tasks.pipeline.leftovers import clear_leftovers
 from flywheel_tasks.pipeline.process import die_with_parent
@@ -19,7 +18,7 @@ _TAIL_LINES = 40
 
 
 class StageFailedError(RuntimeError):
-    """A DVC command failed; the message has its last lines."""
+    """A DVC command failed; the message has its last lines, or its error where the lines were shown."""
 
 
 def environment() -> dict[str, str]:
@@ -37,7 +36,15 @@ def environment() -> dict[str, str]:
     }
 
 
-def dvc(root: Path, *arguments: str, quiet: bool = False, variables: Mapping[str, str] | None = None) -> str:
+def _failure(arguments: Iterable[str], code: int, tail: Iterable[str], *, shown: bool) -> str:
+    """Why a command failed: its last lines, or of an output that was shown already the one that says "error: "."""
+    lines = list(tail)
+    told = [line for line in lines if line.startswith("error: ")][-1:] if shown else lines
+    about = f"dvc {' '.join(arguments)} ended with {code}"
+    return "\n".join([f"{about}:", *told]) if told else f"{about}, its output is above"
+
+
+def dvc(root: Path, *arguments: str, quiet: bool = False) -> str:
     """Run one DVC command in the workspace, its output shown as it comes.
 
     The command dies with this process, and so does the stage below it.
@@ -46,7 +53,6 @@ def dvc(root: Path, *arguments: str, quiet: bool = False, variables: Mapping[str
         root: the workspace.
         arguments: words after ``dvc``; ``--wait-for-lock`` is added where DVC knows it.
         quiet: show nothing.
-        variables: added to the environment.
 
     Returns:
         the last lines of its output.
@@ -60,7 +66,7 @@ def dvc(root: Path, *arguments: str, quiet: bool = False, variables: Mapping[str
     with subprocess.Popen(
         command,
         cwd=root,
-        env=environment() | dict(variables or {}),
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -75,8 +81,7 @@ def dvc(root: Path, *arguments: str, quiet: bool = False, variables: Mapping[str
                 sys.stdout.write(line)
                 sys.stdout.flush()
     if process.returncode:
-        shown = "\n".join(tail)
-        raise StageFailedError(f"dvc {' '.join(arguments)} ended with {process.returncode}:\n{shown}")
+        raise StageFailedError(_failure(arguments, process.returncode, tail, shown=not quiet))
     return "\n".join(tail)
 
 
@@ -111,6 +116,5 @@ def run(root: Path, stage: str, *, force: bool = False, push_outputs: bool = Tru
 
 
 def reproduce(root: Path, target: str) -> None:
-    """``dvc repro`` of a stage and all that it needs; what its stages import is imported once (:mod:`.warm`)."""
-    with warm.server(root, environment()) as variables:
-        dvc(root, "repro", target, variables=variables)
+    """``dvc repro`` of a stage and all that it needs."""
+    dvc(root, "repro", target)

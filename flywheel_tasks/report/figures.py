@@ -210,8 +210,8 @@ def _handed_over(checkpoint: Any) -> str:
         else ""
     )
     return (
-        f"{drawn_back}Of {checkpoint['last_step']} steps, the checkpoint after step {checkpoint['step']} was handed over: "
-        f"its expected win rate over the champion on those prompts, {rate:.1%}, {why}{stopped}"
+        f"{drawn_back}Of {checkpoint['last_step']} steps, the checkpoint after step {checkpoint['step']} was handed "
+        f"over: its expected win rate over the champion on those prompts, {rate:.1%}, {why}{stopped}"
     )
 
 

@@ -141,3 +141,16 @@ def test_a_living_owner_keeps_its_lock(workspace):
     finally:
         driver.kill()
         driver.wait()
+
+
+def test_a_failure_repeats_nothing_that_was_shown_but_the_error(workspace, capfd):
+    (workspace / "dvc.yaml").write_text(
+        "stages: {a: {cmd: 'echo before; echo error: no such row; exit 3'}}\n"
+    )
+    with pytest.raises(runner.StageFailedError) as failure:
+        runner.dvc(workspace, "repro", "a")
+    assert str(failure.value) == "dvc repro a ended with 255:\nerror: no such row"
+    assert "before\nerror: no such row" in capfd.readouterr().out
+    with pytest.raises(runner.StageFailedError, match=r"ended with 255:\n(.*\n)*before\nerror: no such row"):
+        runner.dvc(workspace, "repro", "a", quiet=True)
+    assert not capfd.readouterr().out
