@@ -201,7 +201,12 @@ def create(folder: Folder, source: Path, plan: Mapping[str, Any], cache: Path) -
     _copy(source, folder)
     if not plan["ceiling"]:
         _open_ceiling(folder.workspace / GATE_RULES)
-    for change in (plan["overoptimise"], *plan["ablations"].values(), {}):  # a wrong one is an error now
+    for change in (
+        plan["overoptimise"],
+        plan["without_ceiling"],
+        *plan["ablations"].values(),
+        {},
+    ):  # a wrong one is an error now
         write_settings(folder, plan["overlay"], change)
     runner.dvc(folder.workspace, "init", "--no-scm", "--quiet", quiet=True)
     core = "[core]\n    no_scm = true\n    analytics = false\n"

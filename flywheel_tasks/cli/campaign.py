@@ -58,7 +58,8 @@ def run(
     without_ceiling: Annotated[
         bool,
         typer.Option(
-            "--without-ceiling", help=f"The gate's limit on a high win rate is open; {_NO_CEILING}."
+            "--without-ceiling",
+            help=f"The gate's limit on a high win rate is open, and RL keeps to no safe distance; {_NO_CEILING}.",
         ),
     ] = False,
     as_begun: Annotated[
@@ -77,7 +78,9 @@ def run(
         _drive(_begun(home))
         return
     plan = load_settings(root / "params.yaml").campaign.model_dump(mode="json")
-    create(home, root.resolve(), plan | ({"ceiling": False} if without_ceiling else {}), root / _CACHE)
+    if without_ceiling:
+        plan |= {"ceiling": False, "overlay": plan["overlay"] | plan["without_ceiling"]}
+    create(home, root.resolve(), plan, root / _CACHE)
     _drive(home)
 
 

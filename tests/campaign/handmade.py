@@ -22,6 +22,7 @@ PLAN = {
     "keep_models": False,
     "overlay": {},
     "overoptimise": {"rl.steps": 16},
+    "without_ceiling": {},
     "ablations": {},
 }
 
