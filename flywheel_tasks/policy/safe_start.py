@@ -21,6 +21,7 @@ from flywheel_tasks.training.probe import answers, load_model, probe_ids, write_
 
 _log = logging.getLogger(__name__)
 Row = dict[str, Any]
+HALVINGS = 3  # to an eighth of the way; each costs a round of held-out replies
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def find_start(
     champion_replies: Sequence[Row],
     work: Path,
 ) -> Start:
-    """The trained policy if it does not win too much, else one between it and the champion, found by halving twice.
+    """The trained policy if it does not win too much, else one between it and the champion, found by halving.
 
     Args:
         champion: folder of its model.
@@ -104,8 +105,11 @@ def find_start(
     tried = [Start(policy, 1.0, replies(policy, 1.0))]
     if most is None or wins(tried[0].rows) <= most:
         return tried[0]
-    tried.append(between(0.5))
-    tried.append(between(0.25 if wins(tried[1].rows) > most else 0.75))
+    share, step = 1.0, 0.5
+    for _ in range(HALVINGS):
+        share += -step if wins(tried[-1].rows) > most else step
+        tried.append(between(share))
+        step /= 2
     found = min(tried, key=lambda one: (abs(wins(one.rows) - most), one.share))
     _log.info(
         "rl: the policy before RL wins %.2f of the held-out prompts against the champion, more than %.2f: "

@@ -10,9 +10,9 @@ from flywheel_tasks.settings.section import Positive, PositiveFloat, Section
 class Campaign(Section):
     """Several launches in a row on the demo's simulated people, unattended (docs/campaign.md).
 
-    ``overlay``, ``overoptimise``, ``without_ceiling`` and ``ablations`` are other values of settings, by dotted name, such
-    as ``rl.steps``: of every generation; on top of that of the over-optimised one, of every one of a campaign without the
-    ceiling, and of each ablation.
+    ``overlay``, ``overoptimise``, ``without_ceiling`` and ``ablations`` are other values of settings, by dotted name,
+    such as ``rl.steps``: of every generation; on top of that of the over-optimised one, of every one of a campaign
+    without the ceiling, and of each ablation.
     """
 
     launches: Positive
@@ -26,7 +26,7 @@ class Campaign(Section):
     keep_models: bool  # of all generations; false: only those that a later one reads
     overlay: dict[str, Any]
     overoptimise: dict[str, Any]
-    without_ceiling: dict[str, Any] = {}  # campaigns begun before it was a setting have none
+    without_ceiling: dict[str, Any] = Field(default_factory=dict)  # campaigns begun earlier have none
     ablations: dict[Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,40}$")], dict[str, Any]]
 
     @model_validator(mode="after")

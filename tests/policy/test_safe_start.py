@@ -63,9 +63,12 @@ def test_models_of_other_shapes_have_nothing_between_them(
     [
         (0.1, 0.55, 1.0),  # wins 0.55 at most: as it is
         (9.0, None, 1.0),  # no limit
-        (0.4, 0.60, 0.5),  # half the way wins nearest to 0.60
-        (0.3, 0.60, 0.75),
-        (2.0, 0.60, 0.25),
+        (0.42, 0.60, 0.5),  # half the way wins nearest to 0.60
+        (0.32, 0.60, 0.625),
+        (0.27, 0.60, 0.75),
+        (0.24, 0.60, 0.875),
+        (0.83, 0.60, 0.25),
+        (9.0, 0.60, 0.125),
     ],
 )
 def test_a_policy_that_wins_too_much_is_drawn_back(
