@@ -93,7 +93,7 @@ def main(
     ]
     mean = np.mean([len(row) for row in rows])
     print(f"{prompts} prompts of {mean:.0f} tokens on average, {candidates} replies each")
-    sampler.sample_ids(rows[:2], 1, seed=0)  # warm up
+    sampler.sample_ids(rows[:2], 1, seed=0), _plain(sampler, rows[:2], 1)  # warm up
     torch.manual_seed(0)
     plain = _timed("model.generate", lambda: _plain(sampler, rows, candidates))
     drawn = _timed(

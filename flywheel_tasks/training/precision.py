@@ -1,6 +1,9 @@
 """Where and in which number format torch computes."""
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +12,9 @@ import torch
 from flywheel_tasks.settings import Compute
 
 _CPUINFO = Path("/proc/cpuinfo")
+# Without a workspace of its own for each stream cuBLAS may add up in another order in each run; it is read before the
+# first product on a GPU.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def device() -> torch.device:
@@ -49,3 +55,25 @@ def resolve_dtype(compute: Compute) -> torch.dtype:
 def set_threads(compute: Compute) -> None:
     """Use the configured number of torch threads on a CPU: results depend on it, so it is a setting."""
     torch.set_num_threads(compute.threads)
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Within it, a GPU computes the same bits in every run, as a CPU does anyway.
+
+    By default some CUDA kernels (the backward pass of attention with a mask, sums over an index) add up in whatever
+    order their threads finish: a run that was killed and resumed would end with other weights. An operation that has
+    no repeatable kernel is an error there.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[assignment]

@@ -32,7 +32,7 @@ from flywheel_tasks.pipeline.launcher import (
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.training.checkpoints import SealCheckpoints, last_complete_checkpoint
-from flywheel_tasks.training.precision import resolve_dtype
+from flywheel_tasks.training.precision import repeatable, resolve_dtype
 from flywheel_tasks.training.progress import ShowProgress
 from flywheel_tasks.training.tracker import tracker_callbacks
 
@@ -246,7 +246,8 @@ def train(
     if checkpoint is not None and checkpoint.name == f"checkpoint-{stopped_at()}":
         _restore(trainer, checkpoint)  # resuming would do one step more
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with repeatable():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     _gather(trainer, whole)
     _without_autocast(trainer)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flywheel_tasks.settings import Compute
-from flywheel_tasks.training.precision import cpu_has_bfloat16, resolve_dtype
+from flywheel_tasks.training.precision import cpu_has_bfloat16, repeatable, resolve_dtype
 
 
 def test_named_precision_is_taken_as_it_is() -> None:
@@ -34,3 +34,20 @@ def test_no_cpuinfo_means_no_bfloat16(tmp_path: Path) -> None:
 def test_auto_follows_the_cpu() -> None:
     expected = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
     assert resolve_dtype(Compute(precision="auto", threads=1)) == expected
+
+
+def test_repeatable_kernels_are_asked_for_on_a_gpu_alone_and_only_within() -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(KeyError), repeatable():
+        assert torch.are_deterministic_algorithms_enabled() is torch.cuda.is_available()
+        raise KeyError
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU adds up in another order each time")
+def test_a_gpu_adds_up_in_the_same_order_every_time() -> None:
+    values = torch.randn(1_000_000, device="cuda", generator=torch.Generator("cuda").manual_seed(1))
+    places = torch.randint(100, (1_000_000,), device="cuda", generator=torch.Generator("cuda").manual_seed(2))
+    with repeatable():
+        sums = [torch.zeros(100, device="cuda").index_add(0, places, values) for _ in range(5)]
+    assert all(torch.equal(found, sums[0]) for found in sums)
