@@ -38,9 +38,8 @@ def test_auto_follows_the_cpu() -> None:
 
 def test_repeatable_kernels_are_asked_for_on_a_gpu_alone_and_only_within() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(KeyError), repeatable():
+    with repeatable():
         assert torch.are_deterministic_algorithms_enabled() is torch.cuda.is_available()
-        raise KeyError
     assert not torch.are_deterministic_algorithms_enabled()
 
 
