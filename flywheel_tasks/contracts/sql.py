@@ -9,8 +9,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from flywheel_tasks.storage.engine import threads_within
+
 ROW = "_row"  # number of a row in its file, from 0
 _BATCH = 1 << 16
+_THREAD_MB = 125  # buffers of a thread, which cannot be spilled, and its share of the rest
 
 
 def name(identifier: str) -> str:
@@ -54,7 +57,7 @@ class Database:
     Args:
         scratch: folder for what does not fit into memory.
         memory_mb: what DuckDB may hold (MB).
-        threads: of DuckDB; by default one a core.
+        threads: of DuckDB; by default one a core, as far as the memory is enough for so many.
     """
 
     def __init__(self, scratch: Path, memory_mb: int, threads: int | None = None) -> None:
@@ -65,9 +68,8 @@ class Database:
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "preserve_insertion_order": "false",  # what needs an order says so
+            "threads": str(threads or threads_within(memory_mb, _THREAD_MB)),
         }
-        if threads is not None:
-            config["threads"] = str(threads)
         self.connection = duckdb.connect(config=config)
         # A Parquet file's statistics leave NaN out; with them, `isnan` is taken for false where it is not.
         self.connection.execute("SET disabled_optimizers = 'statistics_propagation'")

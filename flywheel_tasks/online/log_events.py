@@ -8,6 +8,7 @@ a 64-bit key of the id, ``time`` a timestamp in UTC without a zone. No text and 
 
 import hashlib
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -27,11 +28,13 @@ import pyarrow.parquet as pq
 from flywheel_tasks.online.assignment import assign, staff_key
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.digests import bytes_digest
+from flywheel_tasks.storage.engine import threads_within
 from flywheel_tasks.storage.experiment_records import Override, Plan
 from flywheel_tasks.traffic.events import EventError, parse_line
 from flywheel_tasks.traffic.logs import open_partition, pin_logs
 
 _BATCH = 50_000
+_THREAD_MB = 500  # of the joins and groupings of an analysis
 _TIME = pa.timestamp("us")
 _SPOOL = pa.schema(
     [
@@ -88,6 +91,14 @@ class _Counts:
         return bytes_digest(names.encode())
 
 
+def _threads(limit: str) -> int:
+    """Threads that a limit as DuckDB reads it (``1500MB``, ``2 GiB``) is enough for; two where it has another unit."""
+    found = re.fullmatch(r"\s*(\d+)\s*([MG])i?B\s*", limit, re.IGNORECASE)
+    if found is None:
+        return 2
+    return threads_within(int(found[1]) * (1000 if found[2] in "gG" else 1), _THREAD_MB)
+
+
 def connect(folder: Path) -> Any:
     """A DuckDB of its own in a scratch folder, which spills there instead of growing in memory.
 
@@ -99,6 +110,7 @@ def connect(folder: Path) -> Any:
         folder / "ab.duckdb",
         temp_directory=str(folder / "spill"),
         memory_limit=limit,
+        threads=_threads(limit),
         preserve_insertion_order=False,
         autoinstall_known_extensions=False,
     )

@@ -1,5 +1,6 @@
 """The same test read from raw logs, from Parquet tables and from a warehouse gives the same figures."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flywheel_tasks.online import log_events
 from flywheel_tasks.online.analysis import analyse_population
 from flywheel_tasks.online.exposed import PopulationError, Window, population
 from flywheel_tasks.online.log_events import EventsError, open_events
@@ -96,3 +98,14 @@ def test_latency_and_refused_replies_of_the_gateway_count(root: Path, events: li
     assert 100 <= found["latency_ms"]["control"] <= 102
     assert found["safety_violation_per_reply"]["absent"] is None
     assert found["report_per_reply"]["absent"] == "no report in the logs"
+
+
+@pytest.mark.parametrize(("limit", "threads"), [("1500MB", 3), ("2 GiB", 4), ("300MB", 1), ("80%", 2)])
+def test_an_analysis_takes_no_more_threads_than_its_memory_feeds(
+    limit: str, threads: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With a thread on each of sixteen cores and 1500 MB, 200 million events ended out of memory."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setenv("FLYWHEEL_AB_MEMORY", limit)
+    found = log_events.connect(tmp_path).raw_sql("SELECT current_setting('threads')").fetchone()
+    assert found == (threads,)
