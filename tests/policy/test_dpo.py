@@ -24,7 +24,7 @@ def tokenizer(tiny_models: Path) -> Any:
 
 def log_prob(model: Any, prompt: list[int], reply: list[int]) -> float:
     """log p(reply | prompt), token by token, in plain torch."""
-    ids = torch.tensor([prompt + reply])
+    ids = torch.tensor([prompt + reply], device=model.device)
     with torch.no_grad():
         logs = model(ids).logits[0].double().log_softmax(-1)
     return sum(float(logs[len(prompt) + i - 1, token]) for i, token in enumerate(reply))

@@ -15,8 +15,9 @@ BETA = 0.3
 
 def token_logps(model: Any, prompt: list[int], reply: list[int], temperature: float) -> torch.Tensor:
     """log p of each token of a reply, one row alone through the model, without packing."""
-    logits = model(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1] / temperature
-    return logits.log_softmax(-1).gather(-1, torch.tensor(reply)[:, None]).squeeze(-1)
+    row = torch.tensor([prompt + reply], device=model.device)
+    logits = model(row).logits[0, len(prompt) - 1 : -1] / temperature
+    return logits.log_softmax(-1).gather(-1, row[0, len(prompt) :, None]).squeeze(-1)
 
 
 def advantages(rewards: list[float], size: int) -> list[float]:

@@ -75,7 +75,8 @@ class StandIn:
         logps = []
         for number, (prompt, ids) in enumerate(zip(prompts, completions, strict=True)):
             with torch.no_grad():
-                logits = self.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+                row = torch.tensor([prompt + ids], device=self.model.device)
+                logits = self.model(row).logits[0, len(prompt) - 1 : -1].cpu()
             own = (
                 (logits / self.temperature).log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
             )

@@ -159,7 +159,8 @@ def test_scores_are_those_of_a_plain_loop_in_the_callers_order(trained: Callable
     for card, history, reply in rows:
         prompt, (ids,) = encode_replies(scorer._tokenizer, card, history, [reply], scorer._limits)
         with torch.no_grad():
-            expected.append(float(scorer._model(input_ids=torch.tensor([prompt + ids])).logits[0, 0]))
+            row = torch.tensor([prompt + ids], device=scorer._model.device)
+            expected.append(float(scorer._model(input_ids=row).logits[0, 0]))
     assert scorer.score(rows) == pytest.approx(expected, abs=1e-4)
     assert scorer.score([]) == []
 
@@ -174,7 +175,8 @@ def test_preferences_are_those_of_a_plain_loop(trained: Callable[[str], Run]) ->
             scorer._tokenizer, card, history, [(second, first), (first, second)], scorer._limits
         )
         with torch.no_grad():
-            a, b = (scorer._model(input_ids=torch.tensor([prompt + ids])).logits[0, 0] for ids in sides)
+            inputs = (torch.tensor([prompt + ids], device=scorer._model.device) for ids in sides)
+            a, b = (scorer._model(input_ids=row).logits[0, 0] for row in inputs)
         expected.append(float(torch.sigmoid(a - b)))
     assert scorer.prefer(rows) == pytest.approx(expected, abs=1e-4)
     swapped = scorer.prefer([(card, history, second, first) for card, history, first, second in rows])

@@ -64,7 +64,7 @@ def test_trains_and_writes_one_curve_row_a_step(io: Any, tmp_path: Path) -> None
     assert float(rows[0]["loss"]) == pytest.approx(metrics["loss_first"], rel=1e-4)
     assert metrics["loss_last"] < metrics["loss_first"]
     assert (metrics["steps"], metrics["trainable_parameters"], metrics["moved_share"]) == (6, 2, 1.0)
-    assert torch.equal(model.frozen, torch.ones(1))
+    assert torch.equal(model.frozen.cpu(), torch.ones(1))
 
 
 def test_rows_come_in_the_order_given(io: Any, tmp_path: Path) -> None:
