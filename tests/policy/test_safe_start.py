@@ -63,10 +63,9 @@ def test_models_of_other_shapes_have_nothing_between_them(
     [
         (0.1, 0.55, 1.0),  # wins 0.55 at most: as it is
         (9.0, None, 1.0),  # no limit
-        (0.42, 0.60, 0.5),  # half the way wins nearest to 0.60
-        (0.32, 0.60, 0.625),
+        (0.42, 0.60, 0.5),  # half the way wins 0.60: near enough
         (0.27, 0.60, 0.75),
-        (0.24, 0.60, 0.875),
+        (0.55, 0.60, 0.375),
         (0.83, 0.60, 0.25),
         (9.0, 0.60, 0.125),
     ],
