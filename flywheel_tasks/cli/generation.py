@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Open and run generations on this machine.")
@@ -36,10 +37,13 @@ def _show_verdict(verdict: dict[str, Any]) -> None:
         title=f"Gate of {verdict['generation']}: {verdict['verdict'].upper()}", title_justify="left"
     )
     for heading in ("", "metric", "value", "limit"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for reason in verdict["reasons"]:
         table.add_row(_MARKS[reason["outcome"]], reason["metric"], _figure(reason["value"]), _limits(reason))
     console.print(table)
+    for reason in verdict["reasons"]:
+        if reason["outcome"] != "pass":
+            console.print(f"{_MARKS[reason['outcome']]} {escape(reason['reason'])}", highlight=False)
 
 
 def _run(root: Path, generation: str | None, seed: int | None) -> None:

@@ -1,5 +1,6 @@
 """``flywheel registry``, ``flywheel approve``, ``flywheel rollback``: who is champion and who decided so."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,8 +21,21 @@ Generation = Annotated[
 ]
 
 
+def _short(version: str) -> str:
+    """The beginning of a digest or commit, as git shows it; what is no such thing (a base model's name) stays."""
+    kind, _, digest = version.rpartition(":")
+    found = re.fullmatch(r"([0-9a-f]{12})[0-9a-f]{20,}(\.dir|-dirty)?", digest)
+    return (
+        version
+        if found is None
+        else f"{kind}:{found[1]}".lstrip(":") + ("-dirty" if found[2] == "-dirty" else "")
+    )
+
+
 @app.command()
-def show(root: Root = Path()) -> None:
+def show(
+    root: Root = Path(), full: Annotated[bool, typer.Option(help="Whole digests and versions.")] = False
+) -> None:
     """Show the champion, the candidate and the experiments."""
     from flywheel_tasks.online.approval import registry_of
 
@@ -33,7 +47,8 @@ def show(root: Root = Path()) -> None:
     for role, model in (("champion", state.champion), *candidates, ("previous", state.previous)):
         if model is not None:
             md5 = model.dvc.md5 if model.dvc else "none"
-            table.add_row(role, model.generation, model.digest, md5, model.code_version, model.data_version)
+            versions = (model.digest, md5, model.code_version, model.data_version)
+            table.add_row(role, model.generation, *(map(str, versions) if full else map(_short, versions)))
     console.print(table if table.row_count else "The registry is empty: no generation has run.")
     for name, experiment in state.experiments.items():
         analysis = experiment.analysis.result if experiment.analysis else "none"
