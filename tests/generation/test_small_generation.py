@@ -52,8 +52,10 @@ def test_training_moved_every_model(launched):
         any(not before[name].equal(after[name]) for name in before)
         for before, after in itertools.pairwise(weights)
     ]
-    # RL may hand over the policy that it began with, where that one is nearest to the target win rate.
-    assert moved == [True, True, read_json(root / "metrics/rl.json")["checkpoint"]["step"] > 0]
+    # RL may hand over the policy that it began with, where that one is nearest to the target win rate; and that one may
+    # have been drawn back towards the champion.
+    checkpoint = read_json(root / "metrics/rl.json")["checkpoint"]
+    assert moved == [True, True, checkpoint["step"] > 0 or checkpoint["start_share"] < 1]
 
 
 def test_again_runs_nothing(launched):
