@@ -157,7 +157,10 @@ def test_arms_of_real_models(tmp_path: Path, tiny_models: Path) -> None:
         assert parts[-1]["choices"][0]["finish_reason"] in ("stop", "length")
         response = gateway.chat("Hi", user=user_of(plan, "candidate"))
         assert response.headers["x-flywheel-fallback"] == "not_ready"
-        assert response.json()["usage"]["completion_tokens"] > 0
+        answer = response.json()
+        assert answer["usage"]["prompt_tokens"] > 0
+        # A random model may draw the end token first: then the reply is empty, and says that it stopped.
+        assert answer["usage"]["completion_tokens"] > 0 or answer["choices"][0]["finish_reason"] == "stop"
         assert gateway.client.get("/readyz").json()["models"] == {"base": "ready", "g0001": "broken"}
     finally:
         gateway.stop()
