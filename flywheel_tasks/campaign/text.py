@@ -128,9 +128,9 @@ def ceiling_sentence(found: Mapping[str, Any]) -> str:
             f"{found['harmful']} of them would have harmed and {found['harmless']} would not."
         )
     if not names:
-        return f"Without the limit of {limit}: no launched generation was at or above it."
+        return f"Without the limit of {limit}, launched at or above it: no generation."
     return (
-        f"Without the limit of {limit}: {', '.join(names)} were launched at or above it; by true utility "
+        f"Without the limit of {limit}, launched at or above it: {', '.join(names)}. By true utility "
         f"{found['harmful']} of them harmed and {found['harmless']} did not."
     )
 

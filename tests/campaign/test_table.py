@@ -69,7 +69,7 @@ def test_without_the_ceiling_what_was_launched_above_it_is_named(tmp_path):
     campaign = make_campaign(tmp_path / "open", [high], {"ceiling": False})
     found = document(campaign)["ceiling"]
     assert (found["generations"], found["harmful"]) == (["g0001"], 0)
-    assert "launched at or above it" in text.ceiling_sentence(found)
+    assert "launched at or above it: g0001" in text.ceiling_sentence(found)
 
 
 def test_texts_name_the_counterfactual_and_the_people(campaign):
