@@ -14,7 +14,7 @@ from flywheel_tasks.storage.registry_state import Decision
 def choose_generation(params: dict[str, Any]) -> str:
     """The generation of this run: the trigger form's, or the next one. A later retry keeps the choice."""
     from flywheel_tasks.online.approval import registry_of
-    from flywheel_tasks.pipeline.generation import next_id
+    from flywheel_tasks.pipeline.generation_ids import next_id
 
     root = workspace()
     return params["generation"] or next_id(root, registry_of(root))

@@ -21,8 +21,9 @@ from flywheel_tasks.campaign.clock import Clock, words_of
 from flywheel_tasks.campaign.folder import CampaignError, Folder, write_settings
 from flywheel_tasks.campaign.space import made, prune
 from flywheel_tasks.online.approval import POLICY, VERDICT, registry_of
-from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline import runner
+from flywheel_tasks.pipeline.champion_files import ensure_champion
+from flywheel_tasks.pipeline.generation_ids import number_of
 from flywheel_tasks.pipeline.local import run_generation
 from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.settings import Campaign
@@ -94,7 +95,7 @@ def _free(folder: Folder, plan: Campaign, name: str, say: Say) -> None:
 
 def _generation(folder: Folder, plan: Campaign, name: str, clock: Clock, say: Say) -> dict[str, Any]:
     """One generation from its settings to its record."""
-    root, hard = folder.workspace, generations.number_of(name) == plan.overoptimise_at
+    root, hard = folder.workspace, number_of(name) == plan.overoptimise_at
     write_settings(folder, plan.overlay, plan.overoptimise if hard else {})
 
     def step(title: str) -> Any:
@@ -107,7 +108,7 @@ def _generation(folder: Folder, plan: Campaign, name: str, clock: Clock, say: Sa
         return clock.step(name, title)
 
     with step("logs, data, training, evaluation, gate"):
-        champion = generations.ensure_champion(root)
+        champion = ensure_champion(root)
         tested = registry_of(root).state().experiments.get(name)
         if tested is None:
             outcome = run_generation(root, generation=name, seed=None, say=say)

@@ -166,7 +166,7 @@ def forget(
 def _pin_labels_again(root: Path, settings: Any) -> None:
     """The files of delivered labels are others now: pin them as they are."""
     from flywheel_tasks.annotation.delivery import PIN, pin_labels
-    from flywheel_tasks.pipeline.generation import current
+    from flywheel_tasks.pipeline.generation_ids import current
 
     if (root / PIN).exists() and (here := current(root)) is not None:
         pin_labels(settings.label, here["generation"], root)

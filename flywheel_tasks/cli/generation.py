@@ -82,7 +82,7 @@ def run(root: Root = Path(), id_: Id = None, seed: Seed = None) -> None:
 @app.command("next")
 def next_(root: Root = Path(), seed: Seed = None) -> None:
     """Open the next generation, from the champion and the newest logs, and run it."""
-    from flywheel_tasks.pipeline.generation import next_id
+    from flywheel_tasks.pipeline.generation_ids import next_id
     from flywheel_tasks.settings import load_settings
     from flywheel_tasks.storage.registry import open_registry
 

@@ -13,185 +13,43 @@ One thing is never what it was: users who have asked to be forgotten since are f
 ones too.
 """
 
-import re
-from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
-import yaml
 from ruamel.yaml import YAML
 
 from flywheel_tasks.annotation.delivery import pin_labels
-from flywheel_tasks.pipeline import earlier_pairs, lineage, reward_model_pin, runner
+from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
+from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
+from flywheel_tasks.pipeline.generation_ids import (
+    INPUTS,
+    GenerationError,
+    before,
+    current,
+    next_id,
+    number_of,
+)
+from flywheel_tasks.pipeline.pinned_data import (
+    NO_PROFILE,
+    NO_SPLITS,
+    accepted_profile,
+    launched_splits,
+    newest,
+    pinned_logs,
+)
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
-from flywheel_tasks.storage.digests import bytes_digest, tree_digest
+from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.forgotten import open_forgotten
-from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry, open_registry
-from flywheel_tasks.storage.registry_state import DvcRef, ModelRef
+from flywheel_tasks.storage.registry import Registry, open_registry
+from flywheel_tasks.storage.registry_state import ModelRef
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, pin_users, user_key
-from flywheel_tasks.traffic.logs import pin_logs
 
-INPUTS = "inputs"
 _BUNDLE = "inputs.json"
-_NO_PROFILE: dict[str, Any] = {"generation": None, "profile": None}
-_NO_SPLITS: dict[str, Any] = {"earlier": []}
-_ID = re.compile(r"g\d{4,}")
-
-
-class GenerationError(ValueError):
-    """A generation cannot be opened; the message says why and what to do."""
-
-
-def current(root: Path) -> dict[str, Any] | None:
-    """The generation that ``inputs/`` holds, or None."""
-    path = root / INPUTS / "generation.json"
-    return read_json(path) if path.exists() else None
-
-
-def number_of(generation: str) -> int:
-    """The number in a generation's id (``g0002`` is 2).
-
-    Raises:
-        GenerationError: it is no such id.
-    """
-    if not _ID.fullmatch(generation):
-        raise GenerationError(f"generation {generation!r}: an id is g and at least four digits, e.g. g0002")
-    return int(generation[1:])
-
-
-def next_id(root: Path, registry: Registry) -> str:
-    """The id after the highest one that the registry or ``inputs/`` knows."""
-    known = set(registry.generations())
-    if (here := current(root)) is not None:
-        known.add(here["generation"])
-    return f"g{max((number_of(item) for item in known), default=0) + 1:04d}"
-
-
-def ensure_champion(root: Path) -> ModelRef:
-    """The registry's champion; before the first launch, the base model is made and becomes it."""
-    settings = load_settings(root / "params.yaml")
-    registry = open_registry(settings.registry.location, root)
-    champion = registry.state().champion
-    if champion is None:
-        runner.run(root, "base_model", push_outputs=False)
-        out = lineage.dvc_output(root, "models/base")
-        champion = ModelRef(
-            generation="base",
-            digest=tree_digest(root / "models/base"),
-            dvc=DvcRef(path="models/base", md5=out["md5"]),
-            code_version=lineage.code_version(root),
-            data_version=settings.base.policy,
-        )
-        registry.bootstrap(champion, by="flywheel: first generation")
-    return champion
-
-
-def place_champion(root: Path, champion: ModelRef, name: str = "champion") -> None:
-    """Put a champion's files at ``inputs/champion``, from DVC's cache or its remote, and check their digest.
-
-    Args:
-        root: the workspace.
-        champion: the model.
-        name: of its folder in ``inputs/``: ``previous`` for the champion before.
-
-    Raises:
-        GenerationError: the registry has no DVC hash for it, or the files are not the champion.
-    """
-    if champion.dvc is None:
-        raise GenerationError(f"the registry has no DVC hash for {name} {champion.generation}")
-    pointer = root / INPUTS / f"{name}.dvc"
-    out = {"md5": champion.dvc.md5, "hash": "md5", "path": name}
-    text = yaml.safe_dump({"outs": [out]}, sort_keys=False)
-    if not pointer.exists() or pointer.read_text(encoding="utf-8") != text:
-        with atomic_path(pointer) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    target = f"{INPUTS}/{name}.dvc"
-    try:
-        runner.dvc(root, "checkout", "--force", target, quiet=True)
-    except runner.StageFailedError:
-        runner.dvc(root, "pull", "--force", target)
-    if (found := tree_digest(root / INPUTS / name)) != champion.digest:
-        raise GenerationError(
-            f"{INPUTS}/{name} is {found}, but the registry's {name} ({champion.generation}) is {champion.digest}"
-        )
-
-
-def _pinned_logs(settings: Settings, root: Path) -> dict[str, Any]:
-    """The logs of the newest days: pinned where they are, or extracted from a warehouse first."""
-    logs = settings.logs
-    if not logs.location.startswith("ibis+"):
-        return pin_logs(logs.location, root, newest_days=logs.newest_days)
-    from flywheel_tasks.traffic.warehouse import extract
-
-    return extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root)
-
-
-def newest(pinned: dict[str, Any], days: int) -> dict[str, Any]:
-    """Keep the partitions of the newest days.
-
-    Args:
-        pinned: the document of :func:`flywheel_tasks.traffic.logs.pin_logs`.
-        days: how many, counted back from the newest partition's date.
-
-    Raises:
-        GenerationError: there are no partitions.
-    """
-    partitions = pinned["partitions"]
-    if not partitions:
-        raise GenerationError(
-            f"no logs at {pinned['location']} (logs.location): expected date=YYYY-MM-DD/*.jsonl[.gz]"
-        )
-
-    def day(partition: dict[str, Any]) -> date:
-        return date.fromisoformat(partition["path"].split("date=", 1)[1][:10])
-
-    last = max(day(partition) for partition in partitions)
-    first = last - timedelta(days=days - 1)
-    return {**pinned, "partitions": [p for p in partitions if day(p) >= first]}
-
-
-def accepted_profile(registry: Registry, generation: str) -> dict[str, Any]:
-    """The data profile of the newest earlier generation that was launched.
-
-    Args:
-        registry: keeps the profile of each launched generation.
-        generation: that is opened.
-
-    Returns:
-        ``generation`` and ``profile``; both None before the first launch.
-    """
-    for item in _before(registry, generation):
-        if (kept := registry.find_generation(item, PROFILE)) is not None:
-            return {"generation": item, "profile": orjson.loads(kept)}
-    return _NO_PROFILE
-
-
-def _before(registry: Registry, generation: str) -> list[str]:
-    """Ids of the generations before one, the newest first."""
-    known = [item for item in registry.generations() if number_of(item) < number_of(generation)]
-    return sorted(known, key=number_of, reverse=True)
-
-
-def launched_splits(registry: Registry, generation: str) -> dict[str, Any]:
-    """Salt, shares and evaluation prompts of every earlier generation that was launched.
-
-    Args:
-        registry: keeps the record of each launched generation.
-        generation: before which.
-
-    Returns:
-        ``earlier``: a list, the oldest first, each with ``generation``, ``salt``, ``shares`` and ``evaluated``.
-    """
-    earlier = reversed(_before(registry, generation))
-    kept = ((item, registry.find_generation(item, SPLIT)) for item in earlier)
-    return {
-        "earlier": [{"generation": item, **orjson.loads(data)} for item, data in kept if data is not None]
-    }
 
 
 def set_seed(root: Path, seed: int) -> None:
@@ -248,10 +106,10 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
     profile = root / INPUTS / "profile.json"
     if current(root) != bundle["generation"] or not profile.exists():
         # opened by a release that pinned none: as before the first launch
-        write_json(bundle.get("profile", _NO_PROFILE), profile)
+        write_json(bundle.get("profile", NO_PROFILE), profile)
     splits = root / INPUTS / "splits.json"
     if current(root) != bundle["generation"] or not splits.exists():
-        write_json(bundle.get("splits", _NO_SPLITS), splits)
+        write_json(bundle.get("splits", NO_SPLITS), splits)
     if current(root) != bundle["generation"]:
         write_json(bundle["logs"], root / INPUTS / "logs.json")
         place_champion(root, ModelRef.model_validate(bundle["champion"]))
@@ -349,9 +207,9 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     place_champion(root, champion)
     previous = registry.state().previous
     place = partial(place_champion, root)
-    reward_models = reward_model_pin.launched(registry, _before(registry, name), place)
-    pairs = earlier_pairs.launched(registry, _before(registry, name))
-    logs = newest(_pinned_logs(settings, root), settings.logs.newest_days)
+    reward_models = reward_model_pin.launched(registry, before(registry, name), place)
+    pairs = earlier_pairs.launched(registry, before(registry, name))
+    logs = newest(pinned_logs(settings, root), settings.logs.newest_days)
     description = {
         "generation": name,
         "champion": {"model": champion.generation, "digest": champion.digest},

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flywheel_tasks.online.approval import LAUNCHABLE
-from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline import runner
+from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
+from flywheel_tasks.pipeline.generation import open_generation
+from flywheel_tasks.pipeline.generation_ids import INPUTS, current, next_id, number_of
 from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.trained_on import record
 from flywheel_tasks.settings import Settings, load_settings
@@ -43,7 +45,7 @@ class Outcome:
 def week_of(settings: Settings, generation: str) -> date:
     """First day of the simulated week whose traffic a generation learns from."""
     first = date.fromisoformat(settings.simulation.start_date)
-    return first + timedelta(days=settings.simulation.days * (generations.number_of(generation) - 1))
+    return first + timedelta(days=settings.simulation.days * (number_of(generation) - 1))
 
 
 def _is_simulated(location: Path, start: date) -> bool:
@@ -63,11 +65,11 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     location = root / settings.logs.location
     if _is_simulated(location, start):
         return
-    champion = generations.ensure_champion(root)
-    generations.place_champion(root, champion)
+    champion = ensure_champion(root)
+    place_champion(root, champion)
     say(f"Simulated users talk to the champion ({champion.generation}) for the week of {start} ...")
     command = [sys.executable, "-m", "flywheel_tasks.cli", "simulate", "traffic"]
-    command += ["--model", str(root / generations.INPUTS / "champion"), "--policy", champion.generation]
+    command += ["--model", str(root / INPUTS / "champion"), "--policy", champion.generation]
     command += ["--out", str(location), "--start-date", start.isoformat(), "--root", str(root)]
     subprocess.run(command, cwd=root, check=True, env=runner.environment(), preexec_fn=die_with_parent)
 
@@ -107,12 +109,12 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
     """
     settings = load_settings(root / "params.yaml")
     registry = open_registry(settings.registry.location, root)
-    here = generations.current(root)
-    name = generation or (here["generation"] if here else generations.next_id(root, registry))
-    generations.number_of(name)
+    here = current(root)
+    name = generation or (here["generation"] if here else next_id(root, registry))
+    number_of(name)
     if settings.logs.source == "simulated" and name not in registry.generations():
         simulate_traffic(root, name, say)
-    generations.open_generation(root, generation=name, seed=seed)
+    open_generation(root, generation=name, seed=seed)
     say(f"Generation {name}: data, training, evaluation, gate (dvc repro gate)")
     if settings.label.annotator != "simulated":
         runner.reproduce(root, "annotation_batch")

@@ -42,7 +42,7 @@ class World:
     def __init__(self, folder, monkeypatch):
         self.folder, self.calls, self.kill_at = folder, [], None
         self.experiments = {}
-        monkeypatch.setattr(drive.generations, "ensure_champion", self.champion)
+        monkeypatch.setattr(drive, "ensure_champion", self.champion)
         monkeypatch.setattr(drive, "registry_of", lambda root: SimpleNamespace(state=self.state))
         monkeypatch.setattr(drive, "write_settings", self.settings)
         monkeypatch.setattr(drive, "run_generation", self.generation)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline import runner
+from flywheel_tasks.pipeline.generation import open_generation
+from flywheel_tasks.pipeline.generation_ids import current
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.tables import read_rows
@@ -62,10 +63,10 @@ def test_the_next_generation_starts_from_the_new_champion_and_newest_logs(promot
     (clone / "registry").symlink_to(root / "registry")
     (clone / "data").mkdir()
     (clone / "data/logs").symlink_to(root / "data/logs")
-    assert generations.open_generation(clone) == "g0002"
+    assert open_generation(clone) == "g0002"
     champion = open_registry("registry", root).state().champion
     assert tree_digest(clone / "inputs/champion") == champion.digest
-    pinned = generations.current(clone)
+    pinned = current(clone)
     assert pinned["champion"] == {"model": "g0001", "digest": champion.digest}
     placed = read_rows(clone / "inputs/earlier_pairs/g0001.parquet")
     pairs = read_rows(root / "data/preferences/pairs.parquet")

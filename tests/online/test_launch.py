@@ -13,8 +13,8 @@ from flywheel_tasks.online.approval import (
     record_answer,
     registry_of,
 )
-from flywheel_tasks.pipeline.generation import accepted_profile, launched_splits
 from flywheel_tasks.pipeline.graph import load_graph
+from flywheel_tasks.pipeline.pinned_data import accepted_profile, launched_splits
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest

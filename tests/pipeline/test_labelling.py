@@ -2,7 +2,7 @@
 
 import pytest
 
-from flywheel_tasks.pipeline import generation, local, runner
+from flywheel_tasks.pipeline import local, runner
 from flywheel_tasks.storage.documents import write_json, write_jsonl
 from tests.annotation.tasks_of_tests import label, task
 
@@ -17,7 +17,7 @@ def workspace(make_workspace, tmp_path, monkeypatch):
     write_jsonl(TASKS, root / "data/annotation/batch.jsonl")
     reproduced = []
     monkeypatch.setattr(runner, "reproduce", lambda root, target: reproduced.append(target))
-    monkeypatch.setattr(generation, "open_generation", lambda root, **options: "g0001")
+    monkeypatch.setattr(local, "open_generation", lambda root, **options: "g0001")
     write_json({"verdict": "block"}, root / "gate/verdict.json")
     return root, reproduced
 

@@ -17,7 +17,7 @@ from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.annotation.tasks import texts_of
 from flywheel_tasks.contracts.enforce import contract_of
 from flywheel_tasks.contracts.load import load_contracts
-from flywheel_tasks.pipeline.generation import accepted_profile, launched_splits
+from flywheel_tasks.pipeline.pinned_data import accepted_profile, launched_splits
 from flywheel_tasks.pipeline.stage import run_stage
 from flywheel_tasks.rewards.pairs import load_pairs
 from flywheel_tasks.settings import SPLITS, load_settings

@@ -3,6 +3,7 @@
 import pytest
 
 from flywheel_tasks.pipeline import generation as generations
+from flywheel_tasks.pipeline.generation_ids import current
 from flywheel_tasks.storage.documents import read_json, write_jsonl
 from flywheel_tasks.storage.forgotten import open_forgotten
 from flywheel_tasks.storage.registry import open_registry
@@ -69,7 +70,7 @@ def test_another_key_than_that_of_the_last_generation_is_refused(workspace, monk
     monkeypatch.delenv("FLYWHEEL_USER_KEY")
     with pytest.raises(IdentityError, match="there is no key"):
         generations.open_generation(workspace, generation="g0002")
-    assert generations.current(workspace)["generation"] == "g0001"
+    assert current(workspace)["generation"] == "g0001"
 
 
 def test_after_the_demo_a_team_starts_with_its_own_key(workspace, monkeypatch):

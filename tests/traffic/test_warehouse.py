@@ -124,7 +124,7 @@ def test_what_is_wrong_is_told_without_secrets(tmp_path, monkeypatch):
 
 
 def test_a_generation_is_opened_on_a_warehouse(tmp_path):
-    from flywheel_tasks.pipeline.generation import _pinned_logs, newest
+    from flywheel_tasks.pipeline.pinned_data import newest, pinned_logs
     from flywheel_tasks.settings import load_settings
 
     text = (Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8")
@@ -134,6 +134,6 @@ def test_a_generation_is_opened_on_a_warehouse(tmp_path):
     )
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     settings = load_settings(tmp_path / "params.yaml")
-    pinned = newest(_pinned_logs(settings, tmp_path), settings.logs.newest_days)
+    pinned = newest(pinned_logs(settings, tmp_path), settings.logs.newest_days)
     assert pinned["location"] == "data/warehouse"
     assert max(date.fromisoformat(item["path"][5:15]) for item in pinned["partitions"]) == date(2026, 11, 4)

@@ -1,0 +1,62 @@
+"""A champion's files in ``inputs/``: taken from DVC by the registry's hash, and checked by its digest."""
+
+from pathlib import Path
+
+import yaml
+
+from flywheel_tasks.pipeline import lineage, runner
+from flywheel_tasks.pipeline.generation_ids import INPUTS, GenerationError
+from flywheel_tasks.settings import load_settings
+from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.registry import open_registry
+from flywheel_tasks.storage.registry_state import DvcRef, ModelRef
+
+
+def ensure_champion(root: Path) -> ModelRef:
+    """The registry's champion; before the first launch, the base model is made and becomes it."""
+    settings = load_settings(root / "params.yaml")
+    registry = open_registry(settings.registry.location, root)
+    champion = registry.state().champion
+    if champion is None:
+        runner.run(root, "base_model", push_outputs=False)
+        out = lineage.dvc_output(root, "models/base")
+        champion = ModelRef(
+            generation="base",
+            digest=tree_digest(root / "models/base"),
+            dvc=DvcRef(path="models/base", md5=out["md5"]),
+            code_version=lineage.code_version(root),
+            data_version=settings.base.policy,
+        )
+        registry.bootstrap(champion, by="flywheel: first generation")
+    return champion
+
+
+def place_champion(root: Path, champion: ModelRef, name: str = "champion") -> None:
+    """Put a champion's files at ``inputs/champion``, from DVC's cache or its remote, and check their digest.
+
+    Args:
+        root: the workspace.
+        champion: the model.
+        name: of its folder in ``inputs/``: ``previous`` for the champion before.
+
+    Raises:
+        GenerationError: the registry has no DVC hash for it, or the files are not the champion.
+    """
+    if champion.dvc is None:
+        raise GenerationError(f"the registry has no DVC hash for {name} {champion.generation}")
+    pointer = root / INPUTS / f"{name}.dvc"
+    out = {"md5": champion.dvc.md5, "hash": "md5", "path": name}
+    text = yaml.safe_dump({"outs": [out]}, sort_keys=False)
+    if not pointer.exists() or pointer.read_text(encoding="utf-8") != text:
+        with atomic_path(pointer) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    target = f"{INPUTS}/{name}.dvc"
+    try:
+        runner.dvc(root, "checkout", "--force", target, quiet=True)
+    except runner.StageFailedError:
+        runner.dvc(root, "pull", "--force", target)
+    if (found := tree_digest(root / INPUTS / name)) != champion.digest:
+        raise GenerationError(
+            f"{INPUTS}/{name} is {found}, but the registry's {name} ({champion.generation}) is {champion.digest}"
+        )

@@ -1,0 +1,46 @@
+"""Ids of generations: their form, their order, the one that ``inputs/`` holds."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.registry import Registry
+
+INPUTS = "inputs"
+_ID = re.compile(r"g\d{4,}")
+
+
+class GenerationError(ValueError):
+    """A generation cannot be opened; the message says why and what to do."""
+
+
+def current(root: Path) -> dict[str, Any] | None:
+    """The generation that ``inputs/`` holds, or None."""
+    path = root / INPUTS / "generation.json"
+    return read_json(path) if path.exists() else None
+
+
+def number_of(generation: str) -> int:
+    """The number in a generation's id (``g0002`` is 2).
+
+    Raises:
+        GenerationError: it is no such id.
+    """
+    if not _ID.fullmatch(generation):
+        raise GenerationError(f"generation {generation!r}: an id is g and at least four digits, e.g. g0002")
+    return int(generation[1:])
+
+
+def next_id(root: Path, registry: Registry) -> str:
+    """The id after the highest one that the registry or ``inputs/`` knows."""
+    known = set(registry.generations())
+    if (here := current(root)) is not None:
+        known.add(here["generation"])
+    return f"g{max((number_of(item) for item in known), default=0) + 1:04d}"
+
+
+def before(registry: Registry, generation: str) -> list[str]:
+    """Ids of the generations before one, the newest first."""
+    known = [item for item in registry.generations() if number_of(item) < number_of(generation)]
+    return sorted(known, key=number_of, reverse=True)

@@ -1,0 +1,82 @@
+"""Data that a generation starts from: the newest logs, the profile and the splits of earlier launched generations."""
+
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from flywheel_tasks.pipeline.generation_ids import GenerationError, before
+from flywheel_tasks.settings import Settings
+from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry
+from flywheel_tasks.traffic.logs import pin_logs
+
+NO_PROFILE: dict[str, Any] = {"generation": None, "profile": None}
+NO_SPLITS: dict[str, Any] = {"earlier": []}
+
+
+def pinned_logs(settings: Settings, root: Path) -> dict[str, Any]:
+    """The logs of the newest days: pinned where they are, or extracted from a warehouse first."""
+    logs = settings.logs
+    if not logs.location.startswith("ibis+"):
+        return pin_logs(logs.location, root, newest_days=logs.newest_days)
+    from flywheel_tasks.traffic.warehouse import extract
+
+    return extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root)
+
+
+def newest(pinned: dict[str, Any], days: int) -> dict[str, Any]:
+    """Keep the partitions of the newest days.
+
+    Args:
+        pinned: the document of :func:`flywheel_tasks.traffic.logs.pin_logs`.
+        days: how many, counted back from the newest partition's date.
+
+    Raises:
+        GenerationError: there are no partitions.
+    """
+    partitions = pinned["partitions"]
+    if not partitions:
+        raise GenerationError(
+            f"no logs at {pinned['location']} (logs.location): expected date=YYYY-MM-DD/*.jsonl[.gz]"
+        )
+
+    def day(partition: dict[str, Any]) -> date:
+        return date.fromisoformat(partition["path"].split("date=", 1)[1][:10])
+
+    last = max(day(partition) for partition in partitions)
+    first = last - timedelta(days=days - 1)
+    return {**pinned, "partitions": [p for p in partitions if day(p) >= first]}
+
+
+def accepted_profile(registry: Registry, generation: str) -> dict[str, Any]:
+    """The data profile of the newest earlier generation that was launched.
+
+    Args:
+        registry: keeps the profile of each launched generation.
+        generation: that is opened.
+
+    Returns:
+        ``generation`` and ``profile``; both None before the first launch.
+    """
+    for item in before(registry, generation):
+        if (kept := registry.find_generation(item, PROFILE)) is not None:
+            return {"generation": item, "profile": orjson.loads(kept)}
+    return NO_PROFILE
+
+
+def launched_splits(registry: Registry, generation: str) -> dict[str, Any]:
+    """Salt, shares and evaluation prompts of every earlier generation that was launched.
+
+    Args:
+        registry: keeps the record of each launched generation.
+        generation: before which.
+
+    Returns:
+        ``earlier``: a list, the oldest first, each with ``generation``, ``salt``, ``shares`` and ``evaluated``.
+    """
+    earlier = reversed(before(registry, generation))
+    kept = ((item, registry.find_generation(item, SPLIT)) for item in earlier)
+    return {
+        "earlier": [{"generation": item, **orjson.loads(data)} for item, data in kept if data is not None]
+    }
