@@ -6,14 +6,13 @@ raw logs, ``assigned`` (whether the plan gives the user this arm); ``activity`` 
 a 64-bit key of the id, ``time`` a timestamp in UTC without a zone. No text and no user id goes further than here.
 """
 
-import hashlib
 import os
 import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,34 +20,14 @@ from typing import Any
 import duckdb
 import ibis
 import ibis.expr.types as ir
-import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from flywheel_tasks.online.assignment import assign, staff_key
+from flywheel_tasks.online.log_spool import LogReader, write_spool
 from flywheel_tasks.settings import Settings
-from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.engine import threads_within
 from flywheel_tasks.storage.experiment_records import Override, Plan
-from flywheel_tasks.traffic.events import EventError, parse_line
 from flywheel_tasks.traffic.logs import open_partition, pin_logs
 
-_BATCH = 50_000
 _THREAD_MB = 500  # of the joins and groupings of an analysis
-_TIME = pa.timestamp("us")
-_SPOOL = pa.schema(
-    [
-        ("event", pa.int64()),
-        ("ordinal", pa.int64()),
-        ("user", pa.int64()),
-        ("time", _TIME),
-        ("kind", pa.string()),
-        ("source", pa.string()),
-        ("arm", pa.string()),
-        ("assigned", pa.bool_()),
-        ("milliseconds", pa.int64()),
-    ]
-)
 # Columns that a warehouse's or a folder's tables must have.
 TABLES = {
     "exposures": ("user_id", "time", "source", "experiment", "arm"),
@@ -76,19 +55,6 @@ class Events:
     activity: ir.Table
     description: Mapping[str, Any]
     segment_columns: tuple[str, ...] = ()
-
-
-@dataclass
-class _Counts:
-    read: int = 0
-    unreadable: int = 0
-    staff: int = 0
-    partitions: list[Mapping[str, Any]] = field(default_factory=list)
-
-    @property
-    def digest(self) -> str:
-        names = "".join(f"{item['path']} {item['sha256']}\n" for item in self.partitions)
-        return bytes_digest(names.encode())
 
 
 def _threads(limit: str) -> int:
@@ -130,95 +96,6 @@ def computed(expression: ir.Table) -> ir.Table:
     return backend.create_table(f"flywheel_ab_{uuid.uuid4().hex}", expression, temp=temporary)
 
 
-class _Keys:
-    """64-bit keys of ids, under a key that is thrown away: equal ids meet, and none can be read back.
-
-    Two of n users share a key with a chance of about n^2 / 2^65: 3 in a million for ten million users.
-    """
-
-    def __init__(self) -> None:
-        self._secret = os.urandom(32)
-
-    def __call__(self, name: str) -> int:
-        digest = hashlib.blake2b(name.encode(), digest_size=8, key=self._secret).digest()
-        return int.from_bytes(digest, "big", signed=True)
-
-
-class _Reader:
-    """Raw log lines to rows of the spool; without a plan, of no test."""
-
-    def __init__(
-        self, plan: Plan | None, overrides: tuple[Override, ...], rename: Mapping[str, str] | None = None
-    ) -> None:
-        self._rename = rename
-        self._plan, self._document = plan, plan.model_dump(mode="json") if plan else {}
-        self._staff = {item.user for item in overrides}
-        self._users, self._events = _Keys(), _Keys()
-        self.counts = _Counts()
-
-    def rows(self, lines: Iterator[Any]) -> Iterator[dict[str, Any]]:
-        for line in lines:
-            try:
-                if line.problem is not None:
-                    raise EventError(line.problem, "")
-                event = parse_line(line.data, self._rename)
-            except EventError:
-                self.counts.unreadable += 1
-                continue
-            if event.type == "card" or (row := self._row(event.type, event.row)) is None:
-                continue
-            self.counts.read += 1
-            name = event.row["event_id"]
-            more = _more(line.data) if row["kind"] == "reply" else {}
-            if (latency := more.get("latency_ms")) is not None:
-                row["milliseconds"] = round(latency)
-            yield row | {"ordinal": self.counts.read, "event": self._events(name)}
-            if more.get("refused_model") is not None:  # the model's reply was not shown: it was not safe
-                self.counts.read += 1
-                violation = {"kind": "safety_violation", "ordinal": self.counts.read}
-                yield row | violation | {"milliseconds": None, "event": self._events(f"refused {name}")}
-
-    def _row(self, kind: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
-        user, source = row["user_id"], row["source"]
-        time = row["time"].replace(tzinfo=None)
-        found: dict[str, Any] = {"user": self._users(user), "time": time, "source": source}
-        if kind == "message":
-            return found | {"kind": "reply" if row["role"] == "assistant" else "message"}
-        if kind == "signal":
-            return found | {"kind": row["signal"]}
-        if self._plan is None or row["experiment"] != self._plan.experiment:
-            return None
-        if self._staff and staff_key(self._plan.salt, user) in self._staff:
-            self.counts.staff += 1
-            return None
-        assigned = assign(self._document, user) == row["arm"]
-        return found | {"kind": "exposure", "arm": row["arm"], "assigned": assigned}
-
-
-def _more(line: bytes) -> dict[str, Any]:
-    """What the gateway logs of a reply beyond the format, where it is what it should be."""
-    if not any(name in line for name in (b'"latency_ms"', b'"refused_model"')):
-        return {}
-    event = orjson.loads(line)
-    latency, refused = event.get("latency_ms"), event.get("refused_model")
-    is_number = isinstance(latency, int | float) and not isinstance(latency, bool) and 0 <= latency < 1e9
-    return {
-        "latency_ms": latency if is_number else None,
-        "refused_model": refused if isinstance(refused, str) else None,
-    }
-
-
-def _write(rows: Iterator[dict[str, Any]], path: Path) -> None:
-    with pq.ParquetWriter(path, _SPOOL) as writer:
-        batch: list[dict[str, Any]] = []
-        for row in rows:
-            batch.append(row)
-            if len(batch) == _BATCH:
-                writer.write_table(pa.Table.from_pylist(batch, _SPOOL))
-                batch.clear()
-        writer.write_table(pa.Table.from_pylist(batch, _SPOOL))
-
-
 def _within(days: tuple[date, date] | None) -> Callable[[str], bool]:
     """Whether a partition may hold events of these days; a day more each way, as the date only groups files."""
     if days is None:
@@ -236,7 +113,7 @@ def _raw(
     con: Any,
     folder: Path,
 ) -> Events:
-    reader, location = _Reader(plan, overrides, settings.ingest.rename), settings.logs.location
+    reader, location = LogReader(plan, overrides, settings.ingest.rename), settings.logs.location
     wanted = _within(days)
     partitions = list(pin_logs(location, root, wanted)["partitions"])
     reader.counts.partitions = partitions
@@ -247,7 +124,7 @@ def _raw(
                 location, root, partition, max_line_bytes=settings.ingest.max_line_bytes
             )
 
-    _write(reader.rows(lines()), folder / "events.parquet")
+    write_spool(reader.rows(lines()), folder / "events.parquet")
     spool = con.read_parquet(folder / "events.parquet")
     # An id that comes again is the same event written twice, or a fault of the product's: the first one counts.
     firsts = spool.group_by("event").aggregate(ordinal=spool.ordinal.min())
