@@ -50,6 +50,7 @@ from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import write_rows
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.precision import resolve_dtype, set_threads
+from flywheel_tasks.training.run import without_autocast
 
 _DRAW = 1  # seed of the draw of pairs, the same for all seeds of training
 
@@ -115,6 +116,7 @@ def train_plain(base: Path, pairs: list[Pair], settings: Settings, steps: int, o
     if len(kept) != len(data):
         raise RuntimeError(f"TRL has dropped {len(data) - len(kept)} rows as too long")
     trainer.train()
+    without_autocast(trainer)
     assert isinstance(trainer.model, PeftModel)
     merge_to_full(trainer.model, tokenizer, out / "model", probe=data[0]["chosen_ids"])
     limits.save(out / "model")

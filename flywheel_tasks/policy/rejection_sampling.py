@@ -18,6 +18,7 @@ from flywheel_tasks.policy.pool import Policy, draw, open_pool
 from flywheel_tasks.policy.prompts import CONTEXT, Prompt, choose, load_split
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
+from flywheel_tasks.policy.template_guard import is_templated, templates_among
 from flywheel_tasks.privacy.outgoing import identifiers_in
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
@@ -117,6 +118,19 @@ def mark_unusable(candidates: Sequence[Candidate]) -> None:
         elif plain in seen:
             candidate.reason = "duplicate"
         seen.add(plain)
+
+
+def mark_templated(candidates: Sequence[Candidate]) -> None:
+    """Give a reason to candidates that say what many of the others say: trained on, it would spread.
+
+    Args:
+        candidates: of all prompts; those with a reason already are left out.
+    """
+    usable = [one for one in candidates if not one.reason]
+    found = templates_among([one.prompt for one in usable], [one.text for one in usable])
+    for one in usable:
+        if is_templated(*one.prompt.chat, one.text, found):
+            one.reason = "templated"
 
 
 def mark_disobedient(candidates: Sequence[Candidate], section: RejectionSample) -> None:
@@ -278,10 +292,13 @@ def run(io: StageIO) -> Mapping[str, Any]:
         max_prompt_tokens=io.settings.prompt.max_tokens,
     )
     by_prompt = _draw(io, pool, prompts)
+    everything = [candidate for candidates in by_prompt for candidate in candidates]
     for candidates in by_prompt:
         mark_unusable(candidates)
+    if section.drop_templated:
+        mark_templated(everything)
+    for candidates in by_prompt:
         mark_disobedient(candidates, section)
-    everything = [candidate for candidates in by_prompt for candidate in candidates]
     trained = _score(io, [candidate for candidate in everything if not candidate.reason])
     limits = thresholds(everything, section, signals.used)
     accepted = [best for candidates in by_prompt if (best := decide(candidates, limits)) is not None]

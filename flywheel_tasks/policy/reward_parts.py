@@ -2,7 +2,7 @@
 
 The pointwise reward model leads. Auxiliary terms are bounded and off by default: optimising user signals directly
 failed in known ways (paper, section on reward models), so each can add at most ``weight`` times ``bound``. Penalties
-are explicit: for length, for a reply that does not end, and for artifacts of style.
+are explicit: for length, for a reply that does not end, for artifacts of style and for templates.
 """
 
 import logging
@@ -13,8 +13,10 @@ import numpy as np
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation.instructions import share_kept
+from flywheel_tasks.evaluation.templates import Pattern, Template
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.prompts import Prompt
+from flywheel_tasks.policy.template_guard import is_templated
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
 from flywheel_tasks.settings import Rl
@@ -77,6 +79,7 @@ class Rewards:
         end_ids: tokens that end a reply.
         decode: token ids to texts.
         terms: the auxiliary ones, of :func:`auxiliary_terms`.
+        templates: those that the policy has before RL; needed where ``template_penalty`` is above zero.
 
     Raises:
         RewardError: an artifact with a penalty is not a style feature, or is not an artifact.
@@ -91,6 +94,7 @@ class Rewards:
         end_ids: frozenset[int],
         decode: Callable[[Sequence[Sequence[int]]], list[str]],
         terms: Mapping[str, Term] | None = None,
+        templates: Mapping[Pattern, Template] | None = None,
     ) -> None:
         known = sorted(name for name, feature in FEATURES.items() if feature.artifact)
         if unknown := sorted(set(section.artifact_penalties) - set(known)):
@@ -104,6 +108,7 @@ class Rewards:
         self._end_ids = end_ids
         self._decode = decode
         self._terms = dict(terms or {})
+        self._templates = dict(templates or {})
 
     @property
     def functions(self) -> list[Callable[..., list[float | None]]]:
@@ -120,6 +125,7 @@ class Rewards:
             "penalty_length",
             "penalty_cut_off",
             *(f"penalty_{name}" for name in self._section.artifact_penalties),
+            *(["penalty_templates"] if self._section.template_penalty else []),
         )
 
     def _rows(self, completion_ids: list[list[int]], index: list[int]) -> list[Replied]:
@@ -154,7 +160,7 @@ class Rewards:
     def penalties(
         self, completion_ids: list[list[int]], log_metric: Callable[[str, float], None], **kwargs: Any
     ) -> list[float | None]:
-        """What each completion loses by its length, by not ending and by artifacts; each is logged."""
+        """What each completion loses by its length, by not ending, by artifacts and templates; each is logged."""
         ended = [ids[-1] in self._end_ids for ids in completion_ids]
         tokens = [len(ids) - end for ids, end in zip(completion_ids, ended, strict=True)]
         limit = self._section.length_limit
@@ -165,13 +171,20 @@ class Rewards:
             "length": [per_token * max(0, count - limit) for count in tokens],
             "cut_off": [0.0 if end else whole for end in ended],
         }
-        if self._section.artifact_penalties:
-            rows = self._rows(completion_ids, kwargs["index"])
-            for name, weight in self._section.artifact_penalties.items():
-                measure = FEATURES[name].measure
-                parts[name] = [
-                    -self._unit * weight * float(measure(history, reply)) for _, history, reply in rows
-                ]
+        if self._section.artifact_penalties or self._section.template_penalty:
+            parts |= self._style_penalties(self._rows(completion_ids, kwargs["index"]))
         for name, values in parts.items():
             log_metric(f"penalty_{name}", float(np.mean(values)))
         return [float(sum(each)) for each in zip(*parts.values(), strict=True)]
+
+    def _style_penalties(self, rows: Sequence[Replied]) -> dict[str, list[float]]:
+        parts = {}
+        for name, weight in self._section.artifact_penalties.items():
+            measure = FEATURES[name].measure
+            parts[name] = [
+                -self._unit * weight * float(measure(history, reply)) for _, history, reply in rows
+            ]
+        if whole := self._section.template_penalty:
+            lost = -self._unit * whole
+            parts["templates"] = [lost if is_templated(*row, self._templates) else 0.0 for row in rows]
+        return parts

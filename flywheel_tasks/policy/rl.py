@@ -18,6 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.prompt import prompt_ids, prompt_messages
+from flywheel_tasks.evaluation.templates import Pattern, Template, distinct
 from flywheel_tasks.pipeline.launcher import main_first
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.drift import DriftWatch
@@ -29,6 +30,7 @@ from flywheel_tasks.policy.safe_start import Start, find_start
 from flywheel_tasks.policy.safe_steps import CHECKS, Check, SafeSteps, write_checks
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.selection import SELECTION, select
+from flywheel_tasks.policy.template_guard import templates_among
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.training.lora import merge_to_full
@@ -163,6 +165,7 @@ def _train(
     unit: float,
     safe: SafeSteps,
     start: Path,
+    templates: Mapping[Pattern, Template],
 ) -> tuple[dict[str, Any], Check]:
     """RL from the policy before it; the chosen checkpoint, merged, is saved as the stage's output.
 
@@ -174,12 +177,13 @@ def _train(
         unit: what a penalty of 1 takes away.
         safe: measures checkpoints, and chooses.
         start: folder of the policy before RL.
+        templates: what that policy says again and again.
     """
     section, tokenizer = io.settings.rl, sampler.tokenizer
     dataset, probe = _dataset(io, tokenizer, prompts)
     model = load_model(AutoModelForCausalLM, start, torch.float32, local_files_only=True)
     terms = auxiliary_terms(io)
-    rewards = Rewards(scorer, prompts, section, unit, sampler.end_ids, sampler.decode, terms)
+    rewards = Rewards(scorer, prompts, section, unit, sampler.end_ids, sampler.decode, terms, templates)
     watch = DriftWatch(io.resume_dir(), section.watch)
     trainer = make_trainer(
         io, model=model, tokenizer=tokenizer, dataset=dataset, rewards=rewards, callbacks=[safe, watch]
@@ -201,6 +205,7 @@ def _train(
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     cut = float(np.mean([entry["completions/clipped_ratio"] for entry in steps]))
     about = {"method": section.method, "cut_share": cut, "drift": drift, "auxiliary_left_out": left_out}
+    about["templates_before"] = len(distinct(templates.values()))
     return trained | about, chosen
 
 
@@ -250,7 +255,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     # A reward model's scale is its own: penalties are counted in its spread between replies to one prompt.
     unit = float(np.mean([row["reward_std"] for row in selection]))
     prompts = [prompt for prompt in pool if prompt.prompt_id in selected]
-    trained, chosen = _train(io, scorer, sampler, prompts, unit, safe, start.folder)
+    templates = templates_among(heldout, [row["reply"] for row in start.rows])
+    trained, chosen = _train(io, scorer, sampler, prompts, unit, safe, start.folder, templates)
     checks = safe.checks()
     folder = io.out("data/rl")
     folder.mkdir(parents=True)

@@ -13,7 +13,8 @@ class RejectionSample(Section):
     """Best of n with thresholds. ``candidates``: of each policy of the pool, for each prompt.
 
     ``min_instructions``: least share of the card's instructions that code can check and the reply keeps;
-    ``most_instructions``: only the candidates of a prompt that keep most of them go on to the reward model.
+    ``most_instructions``: only the candidates of a prompt that keep most of them go on to the reward model;
+    ``drop_templated``: candidates with a phrase or pattern that recurs over the prompts are not kept.
     """
 
     pool: Annotated[tuple[PoolEntry, ...], Field(min_length=1)]
@@ -24,6 +25,7 @@ class RejectionSample(Section):
     min_thumb_up: Share
     min_instructions: Share
     most_instructions: bool
+    drop_templated: bool
 
     @model_validator(mode="after")
     def _names(self) -> "RejectionSample":
@@ -109,6 +111,7 @@ class Rl(Section):
     length_limit: Positive
     cut_off_penalty: NonNegative
     artifact_penalties: dict[str, PositiveFloat]
+    template_penalty: NonNegative
     watch: Watch
     rollouts: Literal["local", "vllm"]
     vllm: Vllm

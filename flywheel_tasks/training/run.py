@@ -174,7 +174,7 @@ def _gather(trainer: Trainer, whole: torch.nn.Module | None) -> None:
         trainer.model = whole
 
 
-def _without_autocast(trainer: Trainer) -> None:
+def without_autocast(trainer: Trainer) -> None:
     """Take mixed precision off the trained model: what it answers from here on is as exact as its weights.
 
     accelerate wraps ``forward`` in autocast for good, so a check of the saved model against the trained one would
@@ -250,7 +250,7 @@ def train(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     _gather(trainer, whole)
-    _without_autocast(trainer)
+    without_autocast(trainer)
     planned = stopped_at() or planned
     if trainer.state.global_step != planned:
         raise TrainingError(f"{trainer.state.global_step} steps were done, {planned} were planned")

@@ -6,7 +6,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flywheel_tasks.evaluation import refusal_model, train_refusals
-from flywheel_tasks.evaluation.labelled_lines import WRITTEN, text_of
 from flywheel_tasks.evaluation.refusal_detector import open_detector
 from flywheel_tasks.settings import Compute
 from tests.evaluation.refusals.agreement import agreement, lines_of
@@ -50,13 +49,15 @@ def test_a_trained_detector_decides_and_is_the_same_each_time(installed: Path, t
     assert detector.probabilities([]) == []
 
 
-@pytest.mark.parametrize("part", ["states", "grams"])
+@pytest.mark.parametrize("part", ["lora_B", "head.weight", "calibration"])
 def test_each_part_counts(
     part: str, installed: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = open_detector(tiny_models / "embedder", COMPUTE).probabilities(ROWS[:2])
     stored = load_file(installed)
-    save_file(stored | {part: np.zeros_like(stored[part])}, tmp_path / "w.safetensors")
+    changed = {name: np.zeros_like(value) for name, value in stored.items() if part in name}
+    assert changed
+    save_file(stored | changed, tmp_path / "w.safetensors")
     monkeypatch.setattr(refusal_model, "_path", lambda: tmp_path / "w.safetensors")
     assert refusal_model.RefusalModel(tiny_models / "embedder", COMPUTE).probabilities(ROWS[:2]) != full
 
@@ -67,9 +68,9 @@ def test_what_the_rules_call_a_refusal_is_one(installed: Path, tiny_models: Path
 
 
 def test_the_installed_weights_are_those_of_the_lines() -> None:
-    text = text_of(WRITTEN, train_refusals.ORDINARY)
+    text = train_refusals.training_text()
     assert refusal_model.about()["lines"] == sha256(text.encode()).hexdigest()
-    assert refusal_model._path().stat().st_size < 1_000_000
+    assert refusal_model._path().stat().st_size < 2_000_000
 
 
 def test_the_installed_weights_on_replies_in_the_way_of_other_models() -> None:
@@ -77,7 +78,7 @@ def test_the_installed_weights_on_replies_in_the_way_of_other_models() -> None:
     if problem := refusal_model.problem(embedder) if embedder.is_dir() else f"no {embedder}":
         pytest.skip(problem)
     found = agreement(lines_of("styles.txt"), open_detector(embedder, COMPUTE))
-    assert found.f1 >= 0.78
+    assert found.f1 >= 0.85
     assert found.wrong <= 0.06 * (found.wrong + found.right)
 
 
@@ -100,8 +101,8 @@ def test_weights_that_are_no_numbers_or_missing_are_an_error(
     weights: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for change, complaint in (
-        ({"mix": np.full(4, np.nan)}, "not a finite number"),
-        ({"states": None}, "states"),
+        ({"calibration": np.full(2, np.nan)}, "not a finite number"),
+        ({"head.weight": None}, "head.weight"),
     ):
         changed = {name: value for name, value in (load_file(weights) | change).items() if value is not None}
         file = tmp_path / f"{len(changed)}.safetensors"

@@ -1,6 +1,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flywheel_tasks.policy.rejection_sampling import (
     candidates_of,
     decide,
     mark_disobedient,
+    mark_templated,
     mark_unusable,
     run,
     thresholds,
@@ -31,6 +33,16 @@ from tests.policy.conftest import pin_pool
 # Random weights seldom end a sentence; a low quantile keeps what does not stop at once.
 SHORT = {"rejection_sample.min_reward_quantile": 0.0, "sampling.max_new_tokens": 20}
 PROMPT = Prompt("p1", "user", Card("c1", "Mira", (), ()), ({"role": "user", "content": "Hi"},))
+
+
+OWN = (
+    "The moon owes me a favour.",
+    "Flour on my sleeves again, as every night.",
+    "Salt gets into everything I love.",
+    "Pip told the hedge, and the hedge told me.",
+    "Four springs broke before noon.",
+    "Mint first, then patience.",
+)
 
 
 def candidate(name: str, reward: float | None, **signals: float) -> Candidate:
@@ -105,6 +117,23 @@ def test_only_those_that_keep_most_of_the_card_are_scored() -> None:
     ]
 
 
+def test_what_recurs_over_the_prompts_is_not_kept() -> None:
+    words = ("moon", "bread", "sea", "robin", "clock", "tea")
+    prompts = [replace(PROMPT, prompt_id=f"p{n}") for n in range(len(words))]
+    stock = [
+        Candidate(prompt, f"{n}a", "champion", f"Yes. What happens with the {word} next?", False)
+        for n, (prompt, word) in enumerate(zip(prompts, words, strict=True))
+    ]
+    own = [
+        Candidate(prompt, f"{n}b", "champion", text, False)
+        for n, (prompt, text) in enumerate(zip(prompts, OWN, strict=True))
+    ]
+    stock[0].reason = "cut_off"
+    mark_templated([*stock, *own])
+    assert [one.reason for one in stock] == ["cut_off", *["templated"] * 5]
+    assert [one.reason for one in own] == [""] * 6
+
+
 def test_a_card_that_code_cannot_check_is_left_to_the_reward_model() -> None:
     strict = {"most_instructions": True, "min_instructions": 1.0}
     assert _obedience(strict, "Hm.", "No.", "No.", instructions=("Be warm.",)) == ["", "", "duplicate"]
@@ -120,6 +149,7 @@ def test_the_reward_threshold_is_a_quantile_of_all_rewards_and_unused_signals_ha
         min_thumb_up=0.4,
         min_instructions=0.0,
         most_instructions=True,
+        drop_templated=False,
     )
     rows = [candidate(str(n), float(n)) for n in range(5)] + [candidate("x", None)]
     assert thresholds(rows, section, ["thumb_up"]) == Thresholds(3.0, {"thumb_up": 0.4})

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -5,17 +6,19 @@ import pytest
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.reward_parts import RewardError, Rewards, auxiliary_terms, instructions_kept
+from flywheel_tasks.policy.template_guard import templates_among
 from flywheel_tasks.settings import Auxiliary, Rl, SettingsError, load_settings
 from tests.conftest import PROJECT
 
 TURN = ({"role": "user", "content": "Hi"},)
 PROMPT = Prompt("p1", "user", Card("c1", "Mira", (), ()), TURN)
 END = frozenset({2})
+WORDS = ("moon", "bread", "sea", "robin", "clock", "tea")
 
 
 def section(**changes: Any) -> Rl:
     settings = load_settings(PROJECT / "params.yaml").rl
-    plain = {"length_penalty": 0.5, "length_limit": 3, "cut_off_penalty": 2.0}
+    plain = {"length_penalty": 0.5, "length_limit": 3, "cut_off_penalty": 2.0, "template_penalty": 0.0}
     return settings.model_copy(update=plain | changes)
 
 
@@ -39,6 +42,18 @@ def test_an_artifact_costs_by_its_count() -> None:
     assert logged["penalty_exclamation"] == pytest.approx(-0.5)
     assert logged["penalty_emoji"] == pytest.approx(-2 / 3)
     assert {"penalty_exclamation", "penalty_emoji"} <= set(rewards.columns)
+
+
+def test_a_template_of_the_policy_before_rl_costs_once() -> None:
+    logged: dict[str, float] = {}
+    prompts = [replace(PROMPT, prompt_id=f"p{n}") for n in range(6)]
+    known = templates_among(prompts, [f"{w} it is. What happens with the {w} next?" for w in WORDS])
+    texts = ["The storm is near. What happens with the mast next?", "The storm is near. Who mends the mast?"]
+    penalised = section(template_penalty=0.5)
+    rewards = Rewards(None, [PROMPT], penalised, 2.0, END, lambda ids: texts, templates=known)  # type: ignore[arg-type]
+    assert rewards.penalties([[9, 2]] * 2, logged.__setitem__, index=[0, 0]) == [-1.0, 0.0]
+    assert logged["penalty_templates"] == -0.5
+    assert "penalty_templates" in rewards.columns
 
 
 @pytest.mark.parametrize("name", ["words", "nonsense"])
