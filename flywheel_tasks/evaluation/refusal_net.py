@@ -4,6 +4,7 @@ It reads the end of the user's turn and the reply. The head sees the first state
 maximum of the states of the reply's tokens.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ class RefusalNet(nn.Module):
             target_modules=["query", "key", "value", "dense"],
             exclude_modules=r".*pooler.*",
         )
-        self.bert: Any = get_peft_model(bert, updates)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what peft asks it
+            self.bert: Any = get_peft_model(bert, updates)
         self.head = nn.Linear(3 * bert.config.hidden_size, 1)
         self.dropout = nn.Dropout(0.1)
 
