@@ -55,7 +55,7 @@ def test_each_part_counts(
 ) -> None:
     full = open_detector(tiny_models / "embedder", COMPUTE).probabilities(ROWS[:2])
     stored = load_file(installed)
-    changed = {name: np.zeros_like(value) for name, value in stored.items() if part in name}
+    changed = {name: value + 1 for name, value in stored.items() if part in name}
     assert changed
     save_file(stored | changed, tmp_path / "w.safetensors")
     monkeypatch.setattr(refusal_model, "_path", lambda: tmp_path / "w.safetensors")
