@@ -1,11 +1,28 @@
 """Content digests: what an approval is bound to and what resume state is keyed by."""
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
+
+# A model is looked at several times in one call, and takes a second or more each time. So large a file cannot be
+# written anew within one tick of the file system's clock; a small one can.
+_REMEMBERED_BYTES = 1 << 24
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as ``sha256:<hex>``."""
+    """SHA-256 of a file, as ``sha256:<hex>``; this process reads a large one again only after it has changed."""
+    stat = path.stat()
+    if stat.st_size < _REMEMBERED_BYTES:
+        return _read_digest(path)
+    return _remembered(path.resolve(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@lru_cache(maxsize=256)
+def _remembered(path: Path, *state: int) -> str:
+    return _read_digest(path)
+
+
+def _read_digest(path: Path) -> str:
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
