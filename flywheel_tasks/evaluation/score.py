@@ -12,6 +12,7 @@ import orjson
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation import production, templates, tone
+from flywheel_tasks.evaluation.chat_templates import in_chat
 from flywheel_tasks.evaluation.instructions import checks
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.safety.requests import harmless
@@ -134,8 +135,7 @@ def _evenly(items: Sequence[Any], most: int) -> Sequence[Any]:
 
 
 def _in_set(row: Row) -> templates.Reply:
-    given = (row.card.system_prompt(), *(turn["content"] for turn in row.history))
-    return templates.Reply(row.conversation(), row.reply, given)
+    return in_chat(row.conversation(), row.card, row.history, row.reply)
 
 
 def metrics_of(

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from flywheel_tasks.evaluation.chat_templates import LIKELY, mine_chats
 from flywheel_tasks.evaluation.instructions import share_kept
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.pool import Policy, draw, open_pool
 from flywheel_tasks.policy.prompts import CONTEXT, Prompt, choose, load_split
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
-from flywheel_tasks.policy.template_guard import is_templated, templates_among
 from flywheel_tasks.privacy.outgoing import identifiers_in
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
@@ -127,9 +127,9 @@ def mark_templated(candidates: Sequence[Candidate]) -> None:
         candidates: of all prompts; those with a reason already are left out.
     """
     usable = [one for one in candidates if not one.reason]
-    found = templates_among([one.prompt for one in usable], [one.text for one in usable])
-    for one in usable:
-        if is_templated(*one.prompt.chat, one.text, found):
+    found = mine_chats((one.prompt.prompt_id, *one.prompt.chat, one.text) for one in usable)
+    for one, chance in zip(usable, found.probabilities, strict=True):
+        if chance >= LIKELY:
             one.reason = "templated"
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.evaluation.chat_templates import is_templated
 from flywheel_tasks.evaluation.instructions import share_kept
 from flywheel_tasks.evaluation.templates import Pattern, Template
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.prompts import Prompt
-from flywheel_tasks.policy.template_guard import is_templated
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
 from flywheel_tasks.settings import Rl

@@ -18,6 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.prompt import prompt_ids, prompt_messages
+from flywheel_tasks.evaluation.chat_templates import mine_chats
 from flywheel_tasks.evaluation.templates import Pattern, Template, distinct
 from flywheel_tasks.pipeline.launcher import main_first
 from flywheel_tasks.pipeline.stage_io import StageIO
@@ -30,7 +31,6 @@ from flywheel_tasks.policy.safe_start import Start, find_start
 from flywheel_tasks.policy.safe_steps import CHECKS, Check, SafeSteps, write_checks
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.selection import SELECTION, select
-from flywheel_tasks.policy.template_guard import templates_among
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.training.lora import merge_to_full
@@ -204,8 +204,13 @@ def _train(
     left_out = sorted(set(section.auxiliary) - set(terms))
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     cut = float(np.mean([entry["completions/clipped_ratio"] for entry in steps]))
-    about = {"method": section.method, "cut_share": cut, "drift": drift, "auxiliary_left_out": left_out}
-    about["templates_before"] = len(distinct(templates.values()))
+    about = {
+        "method": section.method,
+        "cut_share": cut,
+        "drift": drift,
+        "auxiliary_left_out": left_out,
+        "templates_before": len(distinct(templates.values())),
+    }
     return trained | about, chosen
 
 
@@ -255,7 +260,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     # A reward model's scale is its own: penalties are counted in its spread between replies to one prompt.
     unit = float(np.mean([row["reward_std"] for row in selection]))
     prompts = [prompt for prompt in pool if prompt.prompt_id in selected]
-    templates = templates_among(heldout, [row["reply"] for row in start.rows])
+    said = zip(heldout, start.rows, strict=True)
+    templates = mine_chats((prompt.prompt_id, *prompt.chat, row["reply"]) for prompt, row in said).templates
     trained, chosen = _train(io, scorer, sampler, prompts, unit, safe, start.folder, templates)
     checks = safe.checks()
     folder = io.out("data/rl")

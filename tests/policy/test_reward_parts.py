@@ -1,12 +1,11 @@
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from flywheel_tasks.chat.card import Card
+from flywheel_tasks.evaluation.chat_templates import mine_chats
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.reward_parts import RewardError, Rewards, auxiliary_terms, instructions_kept
-from flywheel_tasks.policy.template_guard import templates_among
 from flywheel_tasks.settings import Auxiliary, Rl, SettingsError, load_settings
 from tests.conftest import PROJECT
 
@@ -46,8 +45,8 @@ def test_an_artifact_costs_by_its_count() -> None:
 
 def test_a_template_of_the_policy_before_rl_costs_once() -> None:
     logged: dict[str, float] = {}
-    prompts = [replace(PROMPT, prompt_id=f"p{n}") for n in range(6)]
-    known = templates_among(prompts, [f"{w} it is. What happens with the {w} next?" for w in WORDS])
+    said = [f"{word} it is. What happens with the {word} next?" for word in WORDS]
+    known = mine_chats((f"p{n}", *PROMPT.chat, text) for n, text in enumerate(said)).templates
     texts = ["The storm is near. What happens with the mast next?", "The storm is near. Who mends the mast?"]
     penalised = section(template_penalty=0.5)
     rewards = Rewards(None, [PROMPT], penalised, 2.0, END, lambda ids: texts, templates=known)  # type: ignore[arg-type]
