@@ -27,6 +27,7 @@ from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 # Beside what dvc.yaml's stages read: the graph, what DVC leaves out, and what compute.launcher may name.
 _BESIDE = ("dvc.yaml", ".dvcignore", "launchers")
@@ -131,7 +132,7 @@ def write_settings(folder: Folder, *changes: Mapping[str, Any]) -> Settings:
         CampaignError: a change names no setting.
         SettingsError: a value is not possible.
     """
-    document = yaml.safe_load((folder.home / "params.yaml").read_text(encoding="utf-8"))
+    document = load_yaml((folder.home / "params.yaml").read_text(encoding="utf-8"))
     for change in (*changes, _ALWAYS):
         override(document, change)
     path = folder.workspace / "params.yaml"
@@ -167,7 +168,7 @@ def _link(source: str, target: str) -> None:
 
 def _open_ceiling(path: Path) -> None:
     """Take the limit on a high win rate out of a workspace's gate rules."""
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document = load_yaml(path.read_text(encoding="utf-8"))
     document["overfitting"]["high"] = OPEN_CEILING
     _write_yaml(document, path)
     load_rules(path)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -76,7 +75,9 @@ def train(
     if out.exists():
         raise PairError(f"{out}: exists; remove it or name another folder")
     load_settings(root / "params.yaml")  # its own errors first
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    from flywheel_tasks.storage.fast_yaml import load_yaml
+
+    params = load_yaml((root / "params.yaml").read_text(encoding="utf-8"))
     changes = {
         "epochs": epochs,
         "learning_rate": learning_rate,

@@ -11,11 +11,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation.instructions import InstructionCheck, checks
 from flywheel_tasks.evaluation.intervals import Estimate, share
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 MOST = 80  # prompts, spread over cards
 NOTHING = "no instruction of the cards can be checked and pushed against"
@@ -56,7 +55,7 @@ class Push:
 @cache
 def _sections() -> dict[str, Any]:
     text = files("flywheel_tasks.evaluation").joinpath("pushes.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))
+    return dict(load_yaml(text))
 
 
 def unseen_cards() -> list[Card]:

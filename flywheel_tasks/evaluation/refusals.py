@@ -13,8 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
-
+from flywheel_tasks.storage.fast_yaml import load_yaml
 from flywheel_tasks.style.text import straight
 
 THRESHOLD = 0.5
@@ -54,9 +53,8 @@ class _Patterns:
 
 @cache
 def _patterns() -> _Patterns:
-    raw: dict[str, Any] = yaml.load(
-        files("flywheel_tasks.evaluation").joinpath("refusals.yaml").read_text(encoding="utf-8"),
-        Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),  # noqa: S506 - both are safe loaders
+    raw: dict[str, Any] = load_yaml(
+        files("flywheel_tasks.evaluation").joinpath("refusals.yaml").read_text(encoding="utf-8")
     )
     parts: dict[str, str] = {}
 

@@ -12,13 +12,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation import pushing
 from flywheel_tasks.evaluation.intervals import Estimate, share
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.policy import tool_calls
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 RED_TEAM, OVER_REFUSAL, PUSHING, TOOL_CALLS = "red_team", "over_refusal", "pushing", "tool_calls"
 Chat = tuple[Card, list[Turn]]
@@ -27,7 +26,7 @@ Chat = tuple[Card, list[Turn]]
 @cache
 def _yaml(name: str) -> dict[str, list[str]]:
     text = files("flywheel_tasks.evaluation").joinpath(name).read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))
+    return dict(load_yaml(text))
 
 
 def prompts(suite: str) -> list[str]:

@@ -5,13 +5,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 
 @cache
 def _sections() -> dict[str, Any]:
     text = files("flywheel_tasks.evaluation").joinpath("wording.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))
+    return dict(load_yaml(text))
 
 
 @cache

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import yaml
 
 from flywheel_tasks.online.analysis_text import analysis_markdown
 from flywheel_tasks.online.approval import VERDICT, analysis_name, registry_of
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest
+from flywheel_tasks.storage.fast_yaml import load_yaml
 from flywheel_tasks.storage.registry import Registry
 from flywheel_tasks.storage.registry_state import Experiment, ModelRef, RegistryError, State
 
@@ -67,7 +67,7 @@ def _front_matter(model: ModelRef, inputs: Mapping[str, Any], analysis: Mapping[
     """The metadata of the Hugging Face hub, checked by its own library."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    params = yaml.safe_load(inputs.get("params") or "{}") or {}
+    params = load_yaml(inputs.get("params") or "{}") or {}
     base = (params.get("base") or {}).get("policy")
     results = [
         EvalResult(

@@ -144,6 +144,8 @@ def _fetch(root: Path, ref: ModelRef, place: Place) -> str | None:
 
 def remove_users(root: Path, forgotten: Collection[str]) -> None:
     """Rewrite the files without the pairs of some users; a file that has none of them stays as it is."""
+    if not forgotten:  # most calls; the array alone would load pandas
+        return
     gone = pa.array(sorted(forgotten), pa.string())
     for path in sorted((root / FOLDER).glob("*.parquet")):
         table = read_table(path)

@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 import yaml
 
+from flywheel_tasks.storage.fast_yaml import load_yaml
+
 logger = logging.getLogger(__name__)
 
 
@@ -76,7 +78,7 @@ def clear_broken_lock_file(root: Path) -> None:
     if not path.exists():
         return
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
         whole = isinstance(content, dict) and isinstance(content.get("stages"), dict)
     except (yaml.YAMLError, UnicodeDecodeError):
         whole = False

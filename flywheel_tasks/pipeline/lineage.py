@@ -4,9 +4,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flywheel_tasks.storage.digests import file_digest
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 
 def code_version(root: Path) -> str:
@@ -23,7 +22,7 @@ def data_version(root: Path) -> str:
 
 def dvc_outputs(root: Path) -> dict[str, dict[str, Any]]:
     """The entries of all outputs in ``dvc.lock``, by path: path, md5, size, nfiles."""
-    lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+    lock = load_yaml((root / "dvc.lock").read_text(encoding="utf-8"))
     return {out["path"]: dict(out) for stage in lock["stages"].values() for out in stage.get("outs", [])}
 
 

@@ -7,13 +7,12 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-import yaml
-
 from flywheel_tasks.pipeline.graph import Stage
 from flywheel_tasks.settings import ScopedSettings, Settings
 from flywheel_tasks.storage.atomic import replace
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 STATE = ".flywheel"
 # Releases that change what a training checkpoint means.
@@ -111,7 +110,7 @@ class StageIO:
 
     @cached_property  # models are large, and a stage's inputs do not change while it runs
     def _fingerprint(self) -> str:
-        params = yaml.safe_load((self.root / "params.yaml").read_text(encoding="utf-8"))
+        params = load_yaml((self.root / "params.yaml").read_text(encoding="utf-8"))
         facts = {
             "deps": {dep: tree_digest(self.root / dep) for dep in sorted(self.stage.deps)},
             "params": {name: params.get(name) for name in sorted(self.stage.params)},

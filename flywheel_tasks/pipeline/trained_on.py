@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from flywheel_tasks.pipeline import earlier_pairs
 from flywheel_tasks.settings import SPLITS, load_settings
-from flywheel_tasks.storage.digests import bytes_digest, tree_digest
+from flywheel_tasks.storage.digests import bytes_digest, tree_digest, tree_digests
 from flywheel_tasks.storage.objects import Exists, open_store
 
 _NAME = "trained-on-"
@@ -76,8 +76,8 @@ def record(root: Path, generation: str) -> None:
 
 def _digests(root: Path) -> dict[str, str]:
     """The digests of the models beside the policy that are there."""
-    homes = {name: root / "models" / name for name in _OTHERS}
-    return {name: tree_digest(home) for name, home in homes.items() if home.exists()}
+    homes = {name: home for name in _OTHERS if (home := root / "models" / name).exists()}
+    return dict(zip(homes, tree_digests(homes.values()), strict=True))
 
 
 def _said(users: dict[str, list[str]], user: str) -> str:

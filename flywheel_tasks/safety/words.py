@@ -8,6 +8,7 @@ import yaml
 
 from flywheel_tasks.privacy.folding import fold
 from flywheel_tasks.safety.classifier import SafetyError, Scores
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 _CATEGORY = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -38,7 +39,7 @@ def read_word_list(path: Path) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SafetyError(f"{path}: not YAML: {error}") from error
     if not isinstance(document, dict):

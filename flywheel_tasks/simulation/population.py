@@ -10,11 +10,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-import yaml
-
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.simulation.utility import AVERAGE, FEATURES, Taste
 from flywheel_tasks.simulation.wording import content_words, words
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 _AUXILIARIES = "do does did are is was were can could would will should have has shall am may"
 _YES_NO = frozenset(_AUXILIARIES.split())
@@ -56,9 +55,7 @@ class User:
 @cache
 def bank() -> Mapping[str, Any]:
     """The written bank of what users can say."""
-    return yaml.safe_load(
-        files("flywheel_tasks.simulation").joinpath("bank.yaml").read_text(encoding="utf-8")
-    )
+    return load_yaml(files("flywheel_tasks.simulation").joinpath("bank.yaml").read_text(encoding="utf-8"))
 
 
 def _topic(name: str) -> Mapping[str, list[str]]:

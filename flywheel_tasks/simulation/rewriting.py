@@ -8,13 +8,13 @@ from importlib.resources import files
 from typing import Any
 
 import emoji
-import yaml
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.simulation.cards import Check, checks_of
 from flywheel_tasks.simulation.checks import obeys
 from flywheel_tasks.simulation.utility import persona, refuses, repetition, templated, utility
 from flywheel_tasks.simulation.wording import ends_sentence, named_things, sentences, words
+from flywheel_tasks.storage.fast_yaml import load_yaml
 
 ATTEMPTS = 40
 _FORMS_OF_ADDRESS = frozenset({"dear", "champ", "captain", "friend"})
@@ -27,7 +27,7 @@ _MARKUP = re.compile(
 
 
 def _written(name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = yaml.safe_load(
+    found: Mapping[str, Any] = load_yaml(
         files("flywheel_tasks.simulation").joinpath(name).read_text(encoding="utf-8")
     )
     return found

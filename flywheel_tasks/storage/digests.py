@@ -1,6 +1,9 @@
 """Content digests: what an approval is bound to and what resume state is keyed by."""
 
 import hashlib
+import os
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,3 +54,9 @@ def tree_digest(path: Path) -> str:
         if item.is_file()
     )
     return bytes_digest("".join(lines).encode())
+
+
+def tree_digests(paths: Collection[Path]) -> list[str]:
+    """:func:`tree_digest` of several files or folders, in their order, as many at a time as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves the interpreter free
+        return list(pool.map(tree_digest, paths))

@@ -43,3 +43,13 @@ def test_a_small_file_is_always_read(tmp_path: Path) -> None:
 def test_nothing_has_no_digest(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         digests.tree_digest(tmp_path / "absent")
+
+
+def test_digests_of_several_come_in_their_order(tmp_path: Path) -> None:
+    names = ("b", "a", "c")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(name.encode() * 100_000)
+    several = digests.tree_digests([tmp_path / name for name in names])
+    assert several == [digests.tree_digest(tmp_path / name) for name in names]
+    assert len(set(several)) == len(names)
