@@ -2,6 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
+
+from flywheel_tasks.evaluation.polarity import prohibited
 
 _ONES = re.findall(
     r"\w+",
@@ -51,7 +54,8 @@ def digits(text: str) -> str:
     return _SPELLED.sub(spell, text)
 
 
-_AFTER = r"(?: \w+){0,2}? "  # "at most 20 short, plain words"
+_UNIT = r"(?:sentences?|words?|lines?|paragraphs?|verses?|stanzas?|clauses?|bullets?)"
+_AFTER = rf"(?: (?!{_UNIT}\b)\w+){{0,2}}? "  # "at most 20 short, plain words"
 _FORMS: tuple[tuple[str, str], ...] = (
     ("between", r"(?:between )?(\d+) (?:and|to|or) (\d+){a}{noun}"),
     ("between", r"(\d+) ?- ?(\d+){a}{noun}"),
@@ -70,11 +74,27 @@ _FORMS: tuple[tuple[str, str], ...] = (
     ("above", r"(?:over|above) (\d+){a}{noun}"),
     (
         "exact",
-        r"(?:exactly|precisely|only|just|in|use|put|add|with|of|write|contain|include|have|ask) "
+        r"(?:exactly|precisely|only|just|in|use|put|add|with|of|write|contain|include|(?<!you\s)have|ask) "
         r"(\d+){a}{noun}",
     ),
 )
-_NEGATIVE = r"(?:never|no|not|don't|without|avoid|cannot|can't|must not|mustn't|shouldn't|nothing)"
+# A limit for each sentence or word is none for the reply: "sentences under 10 words", "at most 10 words a sentence".
+_OF_PART = re.compile(
+    rf"(?:(?<!\d )\b{_UNIT}\b[^,;:]*|\d (?:\w+ )?{_UNIT}(?: (?:of|with|that|which|are|is))*\s*)$"
+)
+_PER_PART = re.compile(
+    rf"(?: long)?(?: (?:per|an?|each|(?:in|for|to|of) (?:each|every|any|an?)) (?:\w+ )?{_UNIT}\b|[- ]{_UNIT}\b"
+    r"| each(?=\s*(?:[.,;!]|$)))"
+)
+_IS = r"(?: \w+)? (?:is|are|will be|would be|gets?|counts? as|feels?|seems?)\b"
+_BANNED = re.compile(
+    rf"{_IS}[^.,;]*?\b(?:forbidden|banned|prohibited|taboo|rude|impolite|unacceptable|wrong|off limits|too (?:long|many"
+    r"|much|short|few|little)|(?:not|never) (?:\w+ )?(?:allowed|permitted|acceptable|ok(?:ay)?|welcome))\b"
+)
+_DEMANDED = re.compile(
+    r"\b(?:write|use|say|reply|answer|respond|give|speak|always|must|should|keep|make|include|add|put|ask|(?:have|need)"
+    r" to)\b"
+)
 
 
 def limit(text: str, noun: str) -> Limit | None:
@@ -85,34 +105,54 @@ def limit(text: str, noun: str) -> Limit | None:
         noun: a regular expression of the counted thing, such as ``words?``.
 
     Returns:
-        the limit, or None where none is understood.
+        the limit, or None where none is understood, or it is one for each sentence or word.
     """
-    text = re.sub(r"\b(?:a|one|1) single\b", "1", text)
-    text = re.sub(r"[,()]", "", text)
-    for kind, form in _FORMS:
-        pattern = form.replace("{a}", _AFTER).replace("{noun}", rf"(?:{noun})\b")
-        match = re.search(r"\b" + pattern, text)
-        if match is None:
-            continue
-        numbers = [int(group) for group in match.groups()]
-        found = _limit(kind, numbers, text[: match.start()], match.group())
-        if found is not None:
-            return found
+    text = re.sub(r"\b(?:a|one|1) single\b", "1", re.sub(r"[()]|(?<=\d),(?=\d{3})", "", text))
+    for kind, form in _forms(noun):
+        for match in form.finditer(text):
+            before, after = text[: match.start()], text[match.end() :]
+            if _OF_PART.search(before) or _PER_PART.match(after):
+                continue
+            numbers = [int(group) for group in match.groups()]
+            found = _limit(kind, numbers, before, match.group(), after)
+            if found is not None:
+                return found
     return None
 
 
-def _limit(kind: str, numbers: list[int], before: str, matched: str) -> Limit | None:
-    negated = re.search(rf"\b{_NEGATIVE}\b[\w' ]*$", before) is not None
-    if matched.startswith(("more than", "longer than")) and not negated:
-        return Limit(low=numbers[0] + 1)
+@cache
+def _forms(noun: str) -> list[tuple[str, re.Pattern[str]]]:
+    found = []
+    for kind, form in _FORMS:
+        pattern = form.replace("{a}", _AFTER).replace("{noun}", rf"(?:{noun})\b")
+        # Commas may part the words of a limit; elsewhere they part what it governs from what it does not.
+        found.append((kind, re.compile(r"\b" + pattern.replace(" ", r",? "))))
+    return found
+
+
+def _limit(kind: str, numbers: list[int], before: str, matched: str, after: str) -> Limit | None:
+    negated = True if re.search(r"\bnothing\b[\w' ]*$", before) else prohibited(before)
+    if negated is None and re.search(r",\s*$", before):
+        negated = False  # "no emoji, under 20 words"
+    banned, number = _BANNED.match(after) is not None, numbers[0]
+    if kind == "above" or matched.startswith(("more than", "longer than")):
+        if negated is None or (negated and banned):
+            return None
+        if negated or banned:
+            return Limit(high=number)
+        # "Replies over 40 words bore you" demands nothing.
+        return Limit(low=number + 1) if _DEMANDED.search(before) and not re.match(_IS, after) else None
+    if banned:
+        return Limit(low=number) if kind == "below" and negated is False else None
     if kind == "between":
         return Limit(low=min(numbers), high=max(numbers))
     if kind == "high":
-        return Limit(high=numbers[0])
-    if kind == "below":
-        return Limit(low=numbers[0]) if negated else Limit(high=numbers[0] - 1)
+        return Limit(high=number)
+    if kind == "below" and negated is not None:
+        return Limit(low=number) if negated else Limit(high=number - 1)
     if kind == "low":
-        return Limit(low=numbers[0])
-    if kind == "above":
-        return Limit(high=numbers[0]) if negated else Limit(low=numbers[0] + 1)
-    return None if negated else Limit(low=numbers[0], high=numbers[0])
+        return Limit(low=number)
+    if negated is not False:
+        return None
+    # "One question at a time" allows none.
+    return Limit(None if re.match(r" at (?:a time|once)\b", after) else number, number)

@@ -50,8 +50,9 @@ def share(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
     """Mean of values between 0 and 1 with a Wilson interval on the effective sample size.
 
     The number of rows is divided by the design effect (variance between clusters over that of independent
-    rows, at least 1), as Franco et al. 2019 (J. Survey Stat. Methodol. 7) do for clustered samples. For
-    scores of 0, 1/2 and 1 the interval is conservative.
+    rows, at least 1), as Franco et al. 2019 (J. Survey Stat. Methodol. 7) do for clustered samples, and made smaller
+    for the few clusters that this variance is known from (Korn and Graubard 1998, Survey Methodology 24). For scores
+    of 0, 1/2 and 1 the interval is conservative.
 
     Args:
         values: one score a row, each in [0, 1].
@@ -74,9 +75,15 @@ def share(values: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
     elif independent == 0:
         size = float(count)
     else:
-        size = n / max(1.0, variance / independent)
+        size = n / max(1.0, variance / independent) * _few(n, count)
     low, high = _wilson(value, size)
     return Estimate(value=value, low=low, high=high, n=n, clusters=count)
+
+
+def _few(rows: int, clusters: int) -> float:
+    """What an effective sample size loses by its degrees of freedom: 1 where every row is a cluster of its own."""
+    one, other = stats.t.ppf(0.5 + CONFIDENCE / 2, [rows - 1, clusters - 1])
+    return float((one / other) ** 2)
 
 
 def _wilson(value: float, size: float) -> tuple[float, float]:

@@ -6,6 +6,7 @@ refused. What it does not answer is not measured; nothing is made up for it.
 
 import math
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ QUESTIONS: dict[str, str] = {
 }
 NOT_SET = "no judge is set (evaluate.judge.kind: none)"
 _SYSTEM = "You judge one reply of a character in a chat. Answer with one word, yes or no."
+_ANSWER = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _ATTEMPTS, _PAUSE_SECONDS, _TIMEOUT_SECONDS = 4, 1.0, 60.0
 Item = tuple[Card, Sequence[Turn], str]
 
@@ -189,11 +191,13 @@ class EndpointJudge:
 
 
 def _read(response: Any) -> float | None:
+    """1 or 0; None for anything but a yes or a no: no content (a filter, a model that reasons first), "not sure"."""
     try:
-        answer = str(response.json()["choices"][0]["message"]["content"]).strip().strip("\"'*.").lower()
+        answer = response.json()["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):
         return None
-    return 1.0 if answer.startswith("yes") else 0.0 if answer.startswith("no") else None
+    found = _ANSWER.match(answer) if isinstance(answer, str) else None
+    return None if found is None else float(found.group(1).lower() == "yes")
 
 
 def open_judge(settings: Judge, compute: Compute, forbidden: Iterable[Path]) -> Judging | None:

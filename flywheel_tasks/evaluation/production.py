@@ -59,6 +59,11 @@ class Answered:
     reply: str
     tokens: int
 
+    def conversation(self) -> str:
+        """Key of its conversation: a user's replies from one card after one first turn are of one."""
+        first = self.history[0]["content"] if self.history else f"\0{self.prompt_id}"
+        return f"{self.user_id}\0{self.card.card_id}\0{first}"
+
     def asked(self) -> str:
         """What the user said last; empty where the history ends otherwise."""
         last = self.history[-1] if self.history else None
@@ -91,7 +96,7 @@ def templated(rows: Sequence[Answered]) -> templates.Mined:
     Args:
         rows: all evaluated replies of one policy.
     """
-    return mine_chats((row.prompt_id, row.card, row.history, row.reply) for row in rows)
+    return mine_chats((row.conversation(), row.card, row.history, row.reply) for row in rows)
 
 
 _ROW: dict[str, Callable[[str], bool]] = {

@@ -16,8 +16,11 @@ def _reason(metric: str, outcome: Outcome, value: float | None, rule: StyleRule,
     return Reason(metric, outcome, value, None, None, block, warn, text)
 
 
-def _features(metrics: Mapping[str, Any], comparison: str) -> Mapping[str, Any] | None:
-    node = ((metrics.get("style") or {}).get("comparisons") or {}).get(comparison) or {}
+def _node(metrics: Mapping[str, Any], comparison: str) -> Mapping[str, Any]:
+    return ((metrics.get("style") or {}).get("comparisons") or {}).get(comparison) or {}
+
+
+def _features(node: Mapping[str, Any]) -> Mapping[str, Any] | None:
     found = node.get("features")
     return found if isinstance(found, Mapping) and found else None
 
@@ -26,17 +29,25 @@ def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
     """One reason for each feature that jumped, or one that says that none did.
 
     A jump warns. It blocks where the feature is an artifact, the jump is large, and replies of higher reward have
-    more of it too (or that was not measured): the policy has learned what the reward model likes.
+    more of it too (or that was not measured): the policy has learned what the reward model likes. Too few users to
+    tell any change from chance are a warning: nothing of style was tested then.
 
     Args:
         rule: the limits.
         metrics: of all stages, by stage.
     """
-    features = _features(metrics, "generation")
+    generation, rewarded = _node(metrics, "generation"), _node(metrics, "high_vs_low_reward")
+    features = _features(generation)
     if features is None:
         text = f"{GENERATION} is missing; what is not measured does not pass."
         return [_reason(GENERATION, "block", None, rule, text)]
-    liked = _features(metrics, "high_vs_low_reward")
+    if not generation.get("testable", True):
+        text = (
+            f"{GENERATION}: {generation['users']} users are too few to tell any of {len(features)} style features "
+            "from chance: nothing of style was tested, look at the replies."
+        )
+        return [_reason(GENERATION, "warn", None, rule, text)]
+    liked = _features(rewarded) if rewarded.get("testable", True) else None
     reasons = [
         reason
         for name, row in features.items()

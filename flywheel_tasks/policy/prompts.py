@@ -34,17 +34,24 @@ class Prompt:
         source: user or internal.
         card: the character.
         history: turns, the last one the user's.
+        conversation_id: that it is a turn of; empty where the prompt stands alone.
     """
 
     prompt_id: str
     source: str
     card: Card
     history: tuple[Turn, ...]
+    conversation_id: str = ""
 
     @property
     def chat(self) -> tuple[Card, tuple[Turn, ...]]:
         """What samplers and scorers take."""
         return self.card, self.history
+
+    @property
+    def conversation(self) -> str:
+        """Key of its conversation: what a policy says in every turn of one chat is no template."""
+        return self.conversation_id or self.prompt_id
 
     def context(self) -> dict[str, Any]:
         """The columns of :data:`CONTEXT`."""
@@ -74,7 +81,7 @@ def prompt_of(row: Mapping[str, Any], card: Card, where: str) -> Prompt:
     history = tuple(Turn(role=turn["role"], content=turn["content"]) for turn in row["history"] or ())
     if not history or history[-1]["role"] != "user":
         raise PromptError(f"{where}: history does not end with a user's turn")
-    return Prompt(row["prompt_id"], row["source"], card, history)
+    return Prompt(row["prompt_id"], row["source"], card, history, row.get("conversation_id") or "")
 
 
 def card_from_context(row: Mapping[str, Any]) -> Card:

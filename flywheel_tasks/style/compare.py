@@ -62,6 +62,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
+def testable(users: int, features: int) -> bool:
+    """Whether any change could be flagged: the least p-value of the sign-flip test, corrected, is below 0.05.
+
+    Args:
+        users: whose signs are flipped; there are 2 ** users outcomes.
+        features: that are tested together.
+    """
+    return users >= 2 and max(2.0 ** (1 - users), 2 / (RESAMPLES + 1)) * features < ALPHA
+
+
 def compare(
     rows: Sequence[tuple[Sequence[Turn], str, str]],
     clusters: Sequence[Hashable],

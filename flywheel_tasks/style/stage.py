@@ -15,7 +15,7 @@ from flywheel_tasks.chat.card import Turn
 from flywheel_tasks.evaluation.templates import Reply
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.storage.tables import read_rows
-from flywheel_tasks.style.compare import compare
+from flywheel_tasks.style.compare import compare, testable
 from flywheel_tasks.style.features import FEATURES, Feature
 from flywheel_tasks.style.found import found_features
 
@@ -102,11 +102,16 @@ def compared(pairs: Pairs, features: Mapping[str, Feature], seed: int) -> dict[s
         pairs: first and second replies.
         features: what is compared.
         seed: of the permutations.
+
+    Returns:
+        counts of rows and users, whether so few users could show any change, and each feature's figures.
     """
     found = compare(pairs.rows, pairs.users, seed=seed, features=features)
+    users = len(set(pairs.users))
     return {
         "rows": len(pairs.rows),
-        "users": len(set(pairs.users)),
+        "users": users,
+        "testable": testable(users, len(found)),
         "flagged": sum(item.flagged for item in found),
         "features": {item.feature: item.as_metrics() for item in found},
     }
@@ -158,7 +163,11 @@ def run(io: StageIO) -> Mapping[str, Any]:
 
 
 def _searched(sets: Mapping[str, Pairs]) -> tuple[list[Reply], list[str]]:
-    """Where templates and openings are looked for: the replies of all policies; the users' turns are the background."""
+    """Where templates and openings are looked for: the second replies, what the policies came to say.
+
+    Returns:
+        the replies, and the users' turns, the background.
+    """
     replies: list[Reply] = []
     people: list[str] = []
     for name, pairs in sets.items():

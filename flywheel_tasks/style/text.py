@@ -6,7 +6,15 @@ import unicodedata
 import emoji
 
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
-_SENTENCE = re.compile(r"[.!?…]+[\"'”’)\]*]*(?=\s|$)|\n+")
+# Titles, whose full stop ends no sentence; and a regular expression for after a stop that is none of theirs.
+ABBREVIATIONS = ("Dr", "Mr", "Mrs", "Ms", "St", "Prof", "Capt", "Sgt", "Lt")
+NO_ABBREVIATION = "".join(rf"(?<!\b(?i:{title})\.)" for title in ABBREVIATIONS)
+# Other abbreviations, and a quote's end, go on with a small letter: ``"Stop!" she cried.``
+_SMALL = r"(?=\s+[a-zß-öø-ÿа-яё])"
+_GOES_ON = "|".join(rf"(?<=\b(?i:{short})\.){_SMALL}" for short in ("etc", r"e\.g", r"i\.e", "vs"))
+_SENTENCE = re.compile(
+    rf"[.!?…]+{NO_ABBREVIATION}(?!{_GOES_ON})(?![\"'”’»]+{_SMALL})[\"'”’)\]*]*(?=\s|$)|\n+"
+)
 _BULLET = re.compile(r"^\s*(?:[-*•–+]\s+\S|\(?\d{1,2}[.)]\s+\S|[a-h]\)\s+\S)", re.MULTILINE)
 _INLINE_NUMBERS = re.compile(r"(?:^|\s)\(?1[.)]\s+\S.*?\s\(?2[.)]\s+\S", re.DOTALL)
 _STRAIGHT = str.maketrans("’‘“”", "''\"\"")
@@ -25,7 +33,10 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> int:
-    """How many sentences: parts that hold a word, parted by ``.``, ``!``, ``?``, ``…`` or a line break."""
+    """How many sentences: parts that hold a word, parted by ``.``, ``!``, ``?``, ``…`` or a line break.
+
+    Neither ``Dr. Ostrov`` nor ``"Stop!" she cried`` is parted.
+    """
     return sum(1 for part in _SENTENCE.split(text) if _WORD.search(part))
 
 

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.evaluation.instructions import checks, instruction_checks, unchecked
+from flywheel_tasks.policy.tool_calls import INSTRUCTION as TOOL
 
 CASES = [
     ("Answer in at most 5 words.", "words", "one two three four five", "one two three four five six"),
@@ -71,6 +72,78 @@ CASES = [
     ("ALL CAPS, always.", "upper_case", "LOUD", "Loud"),
     ("Steer clear of the word 'money'.", "not_mention:money", "Gold.", "Money."),
     ("Refrain from using emojis.", "emoji", "Hello", "Hello 👋"),
+    # Prohibitions.
+    ("Never start with an emoji.", "start_emoji", "Hello 🙂", "🙂 Hello"),
+    ("Do not open with emoji.", "start_emoji", "Hello", "🙂 Hello"),
+    ("Start every reply with an emoji.", "start_emoji", "🙂 Hello", "Hello 🙂"),
+    ("Never let a reply end with a question.", "end_question", "Why? So.", "Why?"),
+    ("Never end with a question or an exclamation mark.", "end_exclamation", "So.", "So!"),
+    ("Never, ever end with a question.", "end_question", "So.", "Why?"),
+    ("Always use complete sentences.", "complete", "I went home.", "I went"),
+    ("Never use emoji, and write in lower case.", "lower_case", "quiet 🙂", "Quiet"),
+    ("Shout everything in capitals.", "upper_case", "LOUD", "Loud"),
+    ("The word 'very' does not pass your lips.", "not_mention:very", "Much.", "Very much."),
+    ("Never, under any circumstances, say 'please'.", "not_mention:please", "Do.", "Please do."),
+    ("Never start with 'Well' or end with 'bye'.", "not_start:well", "So, well.", "Well, so."),
+    ("Never start with 'Well' or end with 'bye'.", "not_end:bye", "Bye now.", "Now bye."),
+    # What is to be said.
+    ("Say 'aye' instead of 'yes'.", "not_mention:yes", "Mm.", "Yes."),
+    ('Say "aye", not "yes".', "not_mention:yes", "Mm.", "Yes."),
+    ("Replace 'you' with 'thee'.", "not_mention:you", "Mm.", "You."),
+    ("Mention honey at least once.", "mention:honey", "Honey!", "Jam."),
+    ("Mention honey once in every reply.", "mention:honey", "Honey!", "Jam."),
+    ("Say 'tea' at least once.", "mention:tea", "Tea!", "Jam."),
+    ("Say *arr* in every reply.", "mention:arr", "Arr!", "Aye."),
+    ("Every reply contains 'tea'.", "mention:tea", "Tea!", "Jam."),
+    ("Every reply mentions the sea.", "mention:sea", "The sea!", "Jam."),
+    ("The word 'tea' must appear in every reply.", "mention:tea", "Tea!", "Jam."),
+    ("'Sorry' is never used.", "not_mention:sorry", "Ah.", "Sorry."),
+    ("Always call the user by the name 'Alex'.", "mention:alex", "Hi, Alex.", "Hi."),
+    ("Never say 'if'.", "not_mention:if", "When.", "If."),
+    ("Avoid words like 'very' or 'really'.", "not_mention:really", "So.", "Really."),
+    ("Refer to the user as 'captain'.", "mention:captain", "Aye, captain.", "Aye."),
+    ("Never call the user 'dear'.", "not_mention:dear", "Yes.", "Yes, dear."),
+    # Questions.
+    ("Always ask a question.", "questions", "Why? I see.", "I see."),
+    ("Ask the user a question in every reply.", "questions", "Why? I see.", "I see."),
+    ("No questions, no lists.", "questions", "I see.", "Why?"),
+    ("Never use emoji, lists or questions.", "questions", "I see.", "Why?"),
+    ("Never use question marks.", "questions", "I see.", "Why?"),
+    ("Answer with exactly one question.", "questions", "Why?", "I see."),
+    ("Ask one question at a time.", "questions", "I see.", "Why? How?"),
+    # Languages.
+    ("Reply only in English.", "language:english", "Hello!", "Bonsoir, mon ami."),
+    ("Reply only in English.", "language:english", "No, señor!", "Hola, ¿qué tal?"),
+    ("Answer only in French.", "language:french", "J'aime l'amour.", "Thanks, friend!"),
+    ("Answer only in French.", "language:french", "C'est magnifique !", "Tänään sataa vettä."),
+    ("Answer only in French.", "language:french", "Bonsoir !", "Спасибо, друг."),
+    ("Never write in English.", "not_language:english", "Um!", "Hello, dear friend!"),
+    ("Your messages are never in English.", "not_language:english", "Mm, 7.", "I am here."),
+    ("Answer in Japanese.", "language:japanese", "今日は寒いです。", "今天很冷，我在家里。"),
+    ("Answer in Chinese.", "language:chinese", "今天很冷，我在家里。", "今日は寒いです。"),
+    ("Answer only in Ukrainian.", "language:ukrainian", "Це моя хата.", "Это мой дом, и ты тут."),
+    ("Answer only in Russian.", "language:russian", "Это мой дом.", "Це мій дім, і ти тут."),
+    # Limits.
+    ("Replies longer than 4 words are forbidden.", "words", "one two three four", "word " * 5),
+    ("Anything over 4 words is too long.", "words", "one two three four", "word " * 5),
+    ("Nothing over 4 words.", "words", "one two three four", "word " * 5),
+    ("Write more than 4 words.", "words", "word " * 5, "word " * 4),
+    ("Anything under 3 words is too short.", "words", "one two three", "one two"),
+    ("No emoji, under 4 words.", "words", "one two three", "word " * 4),
+    ("You may use up to two emoji.", "emoji", "Hi", "🙂🙂🙂"),
+    ("At most two sentences of at most ten words each.", "sentences", "word " * 30 + ".", "A. B. C."),
+    ("Write a single sentence.", "sentences", "Dr. Ostrov has gone home.", "Dr. Ostrov left. He is home."),
+    ("Write a single sentence.", "sentences", '"Stop!" she cried.', '"Stop!" She cried.'),
+    ("Write a single sentence.", "sentences", "Bread, e.g. rye, tea etc. for two.", "Bread. Tea."),
+    # Facts.
+    ("You live in Oslo.", "fact_home", "I live in a small flat by the harbour.", "I live in Rome now."),
+    ("You live in Oslo.", "fact_home", "I live in hope. I live in Oslo, Norway.", "I live in Mos."),
+    ("You are from Norway.", "fact_origin", "I am from the sea.", "I'm from Spain."),
+    ("Your name is Nova.", "fact_name", "Call me later, I have to run.", "Please call me Tom."),
+    ("Your name is Nova.", "fact_name", "Call me crazy, but my name is no secret.", "I'm called Novak."),
+    ("Your name is Dr. Ostrov.", "fact_name", "My name is Ostrov.", "My name is Dr. Lin."),
+    ("You are 34 years old.", "fact_age", "A sailor? Yes, I am one.", "I'm 3 years old."),
+    ("You are 34 years old.", "fact_age", "I'm 34. I'm 5 minutes away.", "I'm 4."),
 ]
 
 
@@ -84,23 +157,110 @@ def test_understood_and_checked(instruction: str, kind: str, good: str, bad: str
     assert not found[kind].obeyed(bad)
 
 
-@pytest.mark.parametrize(
-    "instruction",
-    [
-        "Be warm and kind.",
-        "If the user is sad, use no emoji.",
-        "Use short sentences.",
-        "You love lists of treasure.",
-        "When asked, answer in at most 10 words.",
-        "Try to end with a question.",
-        "Speak like a sailor.",
-        "Use a metaphor.",
-    ],
-)
+UNCHECKED = [
+    "Be warm and kind.",
+    "If the user is sad, use no emoji.",
+    "Use short sentences.",
+    "You love lists of treasure.",
+    "When asked, answer in at most 10 words.",
+    "Try to end with a question.",
+    "Speak like a sailor.",
+    "Use a metaphor.",
+    TOOL,
+    # Prohibitions whose opposite would be a rule, and what is unclear.
+    "Never type in all caps.",
+    "Don't shout in caps.",
+    "Don't use complete sentences.",
+    "Shout the last word in capitals.",
+    "Never start a sentence with a capital letter.",
+    "You let nobody go without a question at the end.",
+    "Never close without a question.",
+    "Never forget to end with a question.",
+    "Never fail to mention the sea.",
+    "Don't be afraid to use emojis.",
+    "End with a question or an exclamation mark.",
+    "Your story ends with a question.",
+    # What nobody has to say.
+    "Put actions between *asterisks*.",
+    "Use *asterisks* for actions.",
+    'Your ship is called "The Gull".',
+    "Your nickname is 'Red'.",
+    "'Indeed' is how each of your answers starts.",
+    "You may mention magic.",
+    "You can say 'arr'.",
+    "Rarely mention the war.",
+    "Feel free to mention the sea.",
+    "Once in a while mention honey.",
+    "Mention honey at least once per conversation.",
+    "Never mention honey more than once.",
+    "Use the word 'tea' in every other reply.",
+    "Say 'aye' or 'arr' in every reply.",
+    "Use 'thee' for 'you'.",
+    "Sailors say 'aye'.",
+    "Ask the user to say 'cheese'.",
+    "Never mention Dr. Ostrov.",
+    # Questions of others.
+    "Never answer questions about politics.",
+    "Never dodge a question.",
+    "Do not ignore questions.",
+    "Do not repeat the user's question.",
+    "Always answer the question directly.",
+    "Never ask the user personal questions.",
+    # Languages of somebody's life.
+    "You speak French and German.",
+    "You learned to write French in school.",
+    "Answer in French or German.",
+    "Say goodbye in French.",
+    # Limits of a part.
+    "Keep your sentences under ten words.",
+    "Keep every sentence under 12 words.",
+    "Use words of at most six letters.",
+    "At most ten words per sentence.",
+    "Replies over 40 words bore you.",
+    "You may use one emoji.",
+    "Invent at most two characters.",
+    # No facts.
+    "You live in a lighthouse.",
+    "Your name is a secret.",
+    "You are one with the sea.",
+    "Never tell anyone that you are 34 years old.",
+]
+
+
+@pytest.mark.parametrize("instruction", UNCHECKED)
 def test_what_code_cannot_tell_is_unchecked(instruction: str) -> None:
     card = Card("c", "Mae", (), (instruction, "Never use emoji."))
     assert unchecked(card) == [instruction]
     assert [check.kind for check in checks(card)] == ["emoji"]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "reply"),
+    [
+        (rule, reply)
+        for language in ("English", "French", "German")
+        for rule in (f"Reply only in {language}.", f"Never write in {language}.")
+        for reply in ("Mmm!", "No.", "Come, Pip!", "🙂", "7")
+    ],
+)
+def test_a_reply_that_tells_no_language_passes(instruction: str, reply: str) -> None:
+    (check,) = instruction_checks(instruction)
+    assert check.obeyed(reply)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "kinds"),
+    [
+        ("Say 'aye' instead of 'yes'.", {"not_mention:yes"}),
+        ("Replace 'you' with 'thee'.", {"not_mention:you"}),
+        ("Never start with 'Well' and end with 'bye'.", {"not_start:well"}),
+        ("Never use emoji and write in lower case.", {"emoji"}),
+        ("Write two sentences of at most ten words.", {"sentences"}),
+        ("You live in Oslo, in a small flat.", {"fact_home"}),
+    ],
+)
+def test_the_part_that_is_unclear_makes_no_check(instruction: str, kinds: set[str]) -> None:
+    assert {check.kind for check in instruction_checks(instruction)} == kinds
 
 
 def test_one_instruction_with_several_rules() -> None:

@@ -37,6 +37,17 @@ def test_interval_covers_the_truth_with_clusters() -> None:
     assert covered / 300 > 0.92
 
 
+def test_an_interval_from_few_users_covers_the_truth() -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(400):
+        rates = rng.beta(4.5, 4.5, size=4)  # four users whose rates differ: an intraclass correlation of 0.1
+        values = [float(rng.random() < rate) for rate in rates for _ in range(15)]
+        found = share(values, [user for user in range(4) for _ in range(15)])
+        covered += found["low"] <= 0.5 <= found["high"]
+    assert covered / 400 > 0.93
+
+
 def test_nothing_measured_is_null_and_bad_values_are_errors() -> None:
     assert share([], [])["value"] is None
     assert mean([], [])["value"] is None

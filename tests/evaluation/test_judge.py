@@ -60,7 +60,7 @@ def test_no_judge_and_no_model(tmp_path: Path) -> None:
 
 
 class _Answers(BaseHTTPRequestHandler):
-    answers: list[tuple[int, str]]
+    answers: list[tuple[int, str | None]]
     seen: list[tuple[str | None, dict[str, Any]]]
 
     def do_POST(self) -> None:
@@ -99,6 +99,21 @@ def test_an_endpoint_answers_in_words(
     assert judge.yes(["a", "b", "c", "d"]) == [1.0, 0.0, None, 0.0]
     assert handler.seen[0][0] == "Bearer k"
     assert handler.seen[0][1]["model"] == "m"
+
+
+def test_what_is_neither_yes_nor_no_is_not_measured(endpoint: tuple[str, type[_Answers]]) -> None:
+    url, handler = endpoint
+    handler.answers = [
+        (200, None),
+        (200, "Not sure"),
+        (200, "None"),
+        (200, ""),
+        (200, '"No."'),
+        (200, "**Yes**, it"),
+    ]
+    judge = open_judge(settings(kind="endpoint", model="m", url=url), COMPUTE, [])
+    assert judge is not None
+    assert judge.yes(["a", "b", "c", "d", "e", "f"]) == [None, None, None, None, 0.0, 1.0]
 
 
 def test_an_endpoint_that_fails_is_an_error(endpoint: tuple[str, type[_Answers]]) -> None:

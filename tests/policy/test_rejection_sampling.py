@@ -9,20 +9,19 @@ import pytest
 from transformers import GenerationConfig
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.policy.pool import LocalPolicy, PoolError
-from flywheel_tasks.policy.prompts import Prompt
-from flywheel_tasks.policy.rejection_sampling import (
+from flywheel_tasks.policy.candidates import (
     Candidate,
-    NothingAcceptedError,
     Thresholds,
     candidates_of,
     decide,
     mark_disobedient,
     mark_templated,
     mark_unusable,
-    run,
     thresholds,
 )
+from flywheel_tasks.policy.pool import LocalPolicy, PoolError
+from flywheel_tasks.policy.prompts import Prompt
+from flywheel_tasks.policy.rejection_sampling import NothingAcceptedError, run
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.settings import RejectionSample, load_settings
 from flywheel_tasks.storage.digests import tree_digest

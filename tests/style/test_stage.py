@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -15,6 +16,7 @@ from flywheel_tasks.evaluation.style_rules import style_reasons
 from flywheel_tasks.policy.heldout import HELDOUT
 from flywheel_tasks.policy.safe_steps import CHECKS
 from flywheel_tasks.storage.tables import write_rows
+from flywheel_tasks.style.compare import ALPHA, _sign_flip, holm, testable
 from flywheel_tasks.style.stage import run
 from tests.evaluation.handmade import comparison, style_metrics
 from tests.evaluation.planted import natural
@@ -148,6 +150,28 @@ def test_a_jump_blocks_only_with_the_reward_or_unmeasured() -> None:
     assert style_reasons(RULES, {"style": found})[0].outcome == "warn", "length is no artifact"
     found["comparisons"][generation] = comparison(emoji=(0.0, 1.0, None, 0.001))
     assert style_reasons(RULES, {"style": found})[0].outcome == "block", "in every reply alike"
+
+
+def test_too_few_users_to_test_is_no_pass() -> None:
+    found = style_metrics()
+    few = {"users": 8, "testable": False}
+    found["comparisons"]["generation"] = comparison(emoji=(0.0, 3.5, 6.9, 0.26)) | few
+    (reason,) = style_reasons(RULES, {"style": found})
+    assert reason.outcome == "warn"
+    assert "8 users are too few" in reason.reason
+    found["comparisons"]["generation"] = comparison(emoji=(0.0, 1.0, 1.2, 0.001))
+    found["comparisons"]["high_vs_low_reward"] = comparison(emoji=(0.1, 0.6, 0.5, 0.4)) | few
+    assert style_reasons(RULES, {"style": found})[0].outcome == "block", "not measured: fail closed"
+
+
+@pytest.mark.parametrize(
+    ("users", "features", "expected"), [(1, 1, False), (9, 19, False), (11, 19, True), (11, 33, True)]
+)
+def test_how_few_users_show_nothing(users: int, features: int, expected: bool) -> None:
+    totals = np.ones(users)  # all alike: the clearest change there is
+    p_value = _sign_flip(totals, 7)
+    assert testable(users, features) is expected
+    assert (p_value is not None and holm([p_value] * features)[0] < ALPHA) is expected
 
 
 @pytest.mark.parametrize(
