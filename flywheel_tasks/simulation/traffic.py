@@ -96,25 +96,30 @@ class _Visitor:
         midnight = datetime.combine(self._schedule.start, datetime.min.time(), UTC)
         time = midnight + timedelta(days=self._day, seconds=second)
         number, self._session = self._session, self._session + 1
-        if self._schedule.experiment is not None:
-            self._expose(time, number)
         talks = self._rng.random() < TALKS
         card = self._cards[self._rng.choice(self.user.cards)]
         if not talks:
             self._wait(0.0)
             return
+        time += timedelta(seconds=5)
+        if self._schedule.experiment is not None:
+            self._expose(time, number)
         key = (self._schedule.run, self._schedule.start, self._schedule.seed, self.user.user_id, number)
         self.open = Conversation(
             conversation_id=f"sim-c-{short_id(*key)}",
             user=self.user,
             card=card,
             policy=self.arm.policy,
-            time=time + timedelta(seconds=5),
+            time=time,
             turns=self._schedule.turns,
             rng=random.Random("|".join(map(str, ("conversation", *key)))),
         )
 
     def _expose(self, time: datetime, number: int) -> None:
+        """Log what the gateway logs: the arm was shown to whoever wrote, at the time of the message that it answers.
+
+        A user who opens the app and says nothing saw no model; as exposed, such users would hide what the arm does.
+        """
         self.events.append(
             {
                 "event_id": f"sim-e-{short_id(self._schedule.run, self.user.user_id, number)}-exposure",
