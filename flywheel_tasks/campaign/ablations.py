@@ -11,6 +11,7 @@ from flywheel_tasks.campaign.drive import records
 from flywheel_tasks.campaign.folder import CampaignError, Folder, create
 from flywheel_tasks.campaign.table import document
 from flywheel_tasks.settings import Campaign
+from flywheel_tasks.storage.documents import read_json
 
 GENERATIONS = 2
 
@@ -20,14 +21,18 @@ def begin(folder: Folder, source: Path, plan: Campaign, only: str | None, cache:
 
     Args:
         folder: of the campaign that they belong to; it need not have run.
-        source: the project.
-        plan: the settings.
+        source: the project; of a campaign that was begun its own code and settings are taken, however these changed.
+        plan: the settings; likewise.
         only: the name of one; by default all.
         cache: of DVC, shared.
 
     Raises:
         CampaignError: there is no such ablation.
     """
+    settings = source
+    if folder.plan.exists():  # set beside it in a table, so nothing else may differ
+        plan = Campaign.model_validate(read_json(folder.plan))
+        source, settings = folder.workspace, folder.home
     names = [only] if only is not None else list(plan.ablations)
     if unknown := set(names) - set(plan.ablations):
         raise CampaignError(
@@ -42,7 +47,7 @@ def begin(folder: Folder, source: Path, plan: Campaign, only: str | None, cache:
             "ablations": {},
         }
         ablation = Folder(folder.home / "ablations" / name)
-        create(ablation, source, short, cache)
+        create(ablation, source, short, cache, settings)
         yield ablation
 
 

@@ -174,12 +174,15 @@ def _open_ceiling(path: Path) -> None:
     load_rules(path)
 
 
-def create(folder: Folder, source: Path, plan: Mapping[str, Any], cache: Path) -> None:
+def create(
+    folder: Folder, source: Path, plan: Mapping[str, Any], cache: Path, settings: Path | None = None
+) -> None:
     """Make a campaign's workspace, or return to one that was begun with the same plan.
 
     Args:
         folder: of the campaign.
         source: the project, whose code and settings are copied.
+        settings: where params.yaml and the gate's rules are copied from; by default the project.
         plan: section ``campaign`` of the settings, as JSON.
         cache: DVC's folder, which campaigns may share: equal stages are then restored, not run again.
 
@@ -198,7 +201,7 @@ def create(folder: Folder, source: Path, plan: Mapping[str, Any], cache: Path) -
     shutil.rmtree(folder.workspace, ignore_errors=True)  # a kill left it half made
     folder.home.mkdir(parents=True, exist_ok=True)
     for name in ("params.yaml", GATE_RULES):
-        shutil.copy(source / name, folder.home / name)
+        shutil.copy((settings or source) / name, folder.home / name)
     _copy(source, folder)
     if not plan["ceiling"]:
         _open_ceiling(folder.workspace / GATE_RULES)

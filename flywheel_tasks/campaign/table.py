@@ -190,9 +190,8 @@ def _ceiling(plan: Campaign, high: float, rows: Sequence[Record]) -> Record:
             row
             for row in rows
             if row["status"] == "launched"
-            and any(
-                (row["win_rate"]["pointwise"][name]["value"] or 0) >= high for name in ("user", "internal")
-            )
+            and not row["over_optimised"]
+            and (row["win_rate"]["pointwise"]["user"]["value"] or 0) >= high  # what the gate blocks by
         ]
     return {
         "on": plan.ceiling,
