@@ -48,7 +48,7 @@ def look_document(plan: Plan, found: Population | None) -> dict[str, Any]:
 
 
 def check(root: Path, generation: str, by: str, now: datetime | None = None) -> GuardrailCheck:
-    """Look at the running test of a generation and record the look; one a test day is kept, the last.
+    """Look at the running test of a generation and record the look; one a test day is kept, the last, or a stop.
 
     Args:
         root: the workspace.
@@ -57,13 +57,16 @@ def check(root: Path, generation: str, by: str, now: datetime | None = None) -> 
         now: by default now.
 
     Returns:
-        the look: ``go_on``, ``stop`` or ``unknown``. Logs that cannot be read are ``unknown`` too.
+        the look: ``go_on``, ``stop`` or ``unknown``. Logs that cannot be read are ``unknown`` too. Once a look has
+        said stop, it stands: that look is returned.
 
     Raises:
         RegistryError: no test of this generation is running.
     """
     settings, moment = load_settings(root / "params.yaml"), now or datetime.now(UTC)
     experiment = running_experiment(root, generation)
+    if stopped := next((item for item in experiment.checks if item.result == "stop"), None):
+        return stopped
     try:
         with look_at(root, settings, experiment, moment) as look:
             document = look_document(experiment.plan, look.population)
@@ -121,13 +124,12 @@ def watch(root: Path, generation: str, by: str, now: datetime | None = None) -> 
         return Step(stopped=experiment.end_reason or f"the test has ended: {experiment.status}")
     every = timedelta(minutes=settings.look_minutes)
     looks = (moment - experiment.started_at) // every
+    found = check(root, generation, by, moment) if looks > 0 and moment < experiment.ends_at else None
+    stops = [item for item in (*experiment.checks, found) if item is not None and item.result == "stop"]
+    if stops:
+        why = "; ".join(stops[0].reasons)
+        return Step(stopped=f"stopped by a guardrail on day {stops[0].day + 1}: {why}")
     if moment < experiment.ends_at:
-        if looks > 0:
-            found = check(root, generation, by, moment)
-            if found.result == "stop":
-                return Step(
-                    stopped=f"stopped by a guardrail on day {found.day + 1}: {'; '.join(found.reasons)}"
-                )
         return Step(until=min(experiment.started_at + (looks + 1) * every, experiment.ends_at))
     patience = experiment.ends_at + timedelta(hours=settings.late_logs_hours)
     if moment < patience and lacks_logs(root, generation, moment):

@@ -214,8 +214,13 @@ def analysed(state: State, generation: str, analysis: Analysis) -> State:
 
 
 def checked(state: State, generation: str, check: GuardrailCheck) -> State:
-    """The running experiment gets a look; a later look at the same day replaces the earlier one."""
+    """The running experiment gets a look; a later look at the same day replaces the earlier one, but for a stop.
+
+    A crossed sequential bound is a rejection at the rule's level; looking again until it is not would undo that level.
+    """
     name, experiment, _ = _running(state, generation)
+    if any(item.day == check.day and item.result == "stop" for item in experiment.checks):
+        return state
     others = [item for item in experiment.checks if item.day != check.day]
     checks = tuple(sorted([*others, check], key=lambda item: item.day))
     return state.with_(experiments=_ended(state, name, checks=checks))
@@ -237,6 +242,9 @@ def promoted(state: State, generation: str) -> State:
         raise RegistryError(f"experiment {name} is invalid: {'; '.join(experiment.analysis.reasons)}")
     if experiment.analysis.advice == "reject":
         raise RegistryError(f"the rule of experiment {name} rejects the candidate; roll it back")
+    if harm := next((item for item in experiment.checks if item.result == "stop"), None):
+        why = "; ".join(harm.reasons)
+        raise RegistryError(f"a guardrail of experiment {name} said stop on day {harm.day + 1} ({why}); roll it back")
     control = experiment.plan.arms[0].digest
     if state.champion is None or state.champion.digest != control:
         found = None if state.champion is None else state.champion.digest

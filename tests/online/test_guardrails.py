@@ -1,5 +1,6 @@
 """Watching a running test: looks, an early stop, restarts, late logs; on a clock that the tests set."""
 
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def test_a_harmful_arm_is_stopped_at_the_next_look(root: Path, experiment: Exper
     # Asked again after the rollback, it says the same and looks no more.
     assert watch(root, "g0001", "a", experiment.started_at + 2 * DAY).stopped == step.stopped
     assert len(registry_of(root).state().experiments["g0001"].checks) == 1
+
+
+def test_a_stop_stands_whatever_is_looked_at_later(root: Path, experiment: Experiment) -> None:
+    write_days(root, experiment, [0], harmful=True)
+    first = check(root, "g0001", "a", experiment.started_at + DAY)
+    assert first.result == "stop"
+    # Whoever looked ignored it; later there is nothing to see any more.
+    for path in (root / "data/logs").glob("date=*"):
+        shutil.rmtree(path)
+    for moment in (experiment.started_at + DAY, experiment.started_at + 3 * DAY):
+        assert check(root, "g0001", "a", moment) == first
+    assert watch(root, "g0001", "a", experiment.ends_at).stopped.startswith("stopped by a guardrail on day 2")
 
 
 def test_a_day_without_logs_is_unknown_and_then_waited_for(root: Path, experiment: Experiment) -> None:

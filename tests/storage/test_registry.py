@@ -355,6 +355,19 @@ def test_looks_are_kept_by_day_and_overrides_by_user(registry: Registry) -> None
     assert registry.state().running().overrides == ()
 
 
+def test_a_guardrails_stop_stands_and_forbids_promotion(registry: Registry) -> None:
+    launched(registry)
+    at = datetime(2026, 11, 9, tzinfo=UTC)
+    stop = GuardrailCheck(day=1, at=at, result="stop", digest=FOUND, reasons=("reports: worse",))
+    registry.record_check("g0001", stop, by="cron")
+    registry.record_check("g0001", stop.model_copy(update={"result": "unknown"}), by="cron")
+    assert registry.state().running().checks == (stop,)
+    analysed(registry)
+    approve_promotion(registry)
+    with pytest.raises(RegistryError, match=r"said stop on day 2 \(reports: worse\); roll it back"):
+        registry.promote("g0001", by="ada")
+
+
 def test_a_state_of_one_candidate_is_still_read() -> None:
     one = model("g0001", NEW).model_dump(mode="json")
     state = State.model_validate({"champion": model("base", BASE).model_dump(), "candidate": one})
