@@ -14,13 +14,14 @@ from flywheel_tasks.online import checks
 from flywheel_tasks.online.approval import analysis_name, registry_of
 from flywheel_tasks.online.decision import advise, harms, segment_lifts
 from flywheel_tasks.online.exposed import Population, Sums, Window, log_window, population, sums_by
-from flywheel_tasks.online.log_events import open_events
+from flywheel_tasks.online.log_events import open_events, read_from
 from flywheel_tasks.online.metrics import METRICS, compare, decisive, figures, lift_percent, pairs
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import finite
 from flywheel_tasks.storage.registry_state import Analysis, Experiment, Plan, RegistryError
+from flywheel_tasks.traffic.logs import LogsError
 
 ANALYSIS = "launch/analysis.json"
 
@@ -51,9 +52,14 @@ def look_at(root: Path, settings: Settings, experiment: Experiment, now: datetim
         now: the moment; what is later does not count, nor what is later than the test's end.
 
     Raises:
-        LogsError: the logs cannot be read.
+        LogsError: the logs cannot be read, or are not those that the test was started with.
     """
     plan, rule = experiment.plan, experiment.plan.rule
+    if plan.read_from and plan.read_from != (now_says := read_from(settings)):
+        raise LogsError(
+            f"params.yaml: test {plan.experiment} was started on {plan.read_from}; now it says {now_says}. "
+            "Put it back: a test is judged by the events that it was started on"
+        )
     by_logs = settings.logs.source == "simulated"  # their days are not the days on which the test runs
     window = Window(experiment.started_at, experiment.ends_at).until(now)
     days: tuple[date, date] | None = None

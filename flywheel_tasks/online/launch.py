@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, registry_of
+from flywheel_tasks.online.log_events import read_from
 from flywheel_tasks.online.model_card import keep_evidence
 from flywheel_tasks.pipeline import earlier_pairs, lineage, reward_model_pin
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.pipeline.trained_on import record
-from flywheel_tasks.settings import Launch
+from flywheel_tasks.settings import Launch, load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry, open_registry
@@ -113,7 +114,7 @@ def start(root: Path, by: str) -> Experiment:
     registry = registry_of(root)
     state = registry.state()
     running = state.running(plan.generation)
-    if running is not None and running.plan.model_copy(update={"excludes": ()}) == plan:
+    if running is not None and running.plan.model_copy(update={"excludes": (), "read_from": ""}) == plan:
         _keep_records(registry, root, plan.generation)
         keep_evidence(registry, root, plan.generation, model_ref(root, plan.generation))
         return running
@@ -125,6 +126,7 @@ def start(root: Path, by: str) -> Experiment:
             f"{found[0]} and {found[1]}; run stage launch again"
         )
     beside = plan.beside(item.plan for item in state.all_running())
+    beside = beside.model_copy(update={"read_from": read_from(load_settings(root / "params.yaml"))})
     model = model_ref(root, plan.generation)
     experiment = registry.start_experiment(
         beside,

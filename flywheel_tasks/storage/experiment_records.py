@@ -28,7 +28,8 @@ class DvcRef(Record):
 class ModelRef(Record):
     """A model: which generation made it, what it is, and from which code and data.
 
-    ``digest`` is the tree digest of its folder; ``data_version`` the digest of the logs it learned from.
+    ``digest`` is the tree digest of its folder; ``code_version`` is git's; ``data_version`` is the digest of
+    ``dvc.lock``, which has the hash of everything it was made from (of the first model: the setting ``base.policy``).
     """
 
     generation: Name
@@ -86,8 +87,8 @@ class Draw(Record):
 class Plan(Record):
     """The plan of an A/B test, bound to the model and verdict that were approved.
 
-    ``launch/plan.json`` has it without ``excludes``; the registry adds those at the start: the draws of the tests of
-    the same layer that were running then.
+    ``launch/plan.json`` has it without ``excludes`` and ``read_from``; the start adds those: the draws of the tests of
+    the same layer that were running then, and where the events come from, so that nobody reads others until they fit.
     """
 
     experiment: Name
@@ -99,6 +100,7 @@ class Plan(Record):
     model_digest: Digest
     rule: Rule = Rule()
     excludes: tuple[Draw, ...] = ()
+    read_from: str = ""
 
     @model_validator(mode="after")
     def _whole(self) -> "Plan":

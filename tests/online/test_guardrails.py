@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from flywheel_tasks.online import launch, promotion
+from flywheel_tasks.online.analysis import analyse
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.guardrails import check, look_document, watch
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry_state import Experiment, RegistryError
+from flywheel_tasks.traffic.logs import LogsError
 from tests.dags.small import ab_events, write_logs
 from tests.online import people
 from tests.online.conftest import approve
@@ -103,6 +105,21 @@ def test_a_day_without_logs_is_unknown_and_then_waited_for(root: Path, experimen
     assert watch(root, "g0001", "a", end + timedelta(hours=12)).until is None
     write_days(root, experiment, [2])
     assert watch(root, "g0001", "a", end + timedelta(hours=2)).until is None
+
+
+def test_a_test_is_judged_by_the_events_that_it_was_started_on(root: Path, experiment: Experiment) -> None:
+    write_days(root, experiment, [0, 1])
+    params = root / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("source: files", "source: simulated"))
+    found = check(root, "g0001", "a", experiment.started_at + DAY)
+    assert found.result == "unknown"
+    assert "was started on files logs data/logs; now it says simulated logs" in found.reasons[0]
+    with pytest.raises(LogsError, match="Put it back"):
+        analyse(root, "g0001", by="a", now=experiment.ends_at)
+    params.write_text(text)
+    assert check(root, "g0001", "a", experiment.started_at + DAY).result == "go_on"
+    assert launch.start(root, by="ada").started_at == experiment.started_at  # still the same test
 
 
 def test_logs_that_cannot_be_read_are_unknown(root: Path, experiment: Experiment) -> None:
