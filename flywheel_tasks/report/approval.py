@@ -53,7 +53,7 @@ def render_approval(contents: Contents) -> str:
     parts = [f"# {BADGES[contents.outcome]}: generation {generation}", contents.lead()]
     if note := contents.simulation_note():
         parts.append(f"**Simulated.** {note}" if any(contents.simulated.values()) else note)
-    parts += [_reasons(contents), _win_rates(contents.metrics), _production(contents.metrics)]
+    parts += [_reasons(contents), _win_rates(contents.metrics), _production(contents)]
     if examples := _examples(contents):
         parts.append(examples)
     parts.append(_digests(contents))
@@ -89,7 +89,8 @@ def _win_rates(metrics: Mapping[str, Any]) -> str:
     return "## Win rates\n\n" + "\n".join(lines) + "\n\n" + sentences
 
 
-def _production(metrics: Mapping[str, Any]) -> str:
+def _production(contents: Contents) -> str:
+    metrics = contents.metrics
     lines = ["| replies | champion | candidate |", "|---|---|---|"]
     for name in _PRODUCTION:
         cells = [
@@ -97,7 +98,8 @@ def _production(metrics: Mapping[str, Any]) -> str:
             for side in ("champion", "candidate")
         ]
         lines.append(f"| {words(name)} | {' | '.join(cells)} |")
-    return "## Production metrics\n\n" + "\n".join(lines)
+    sentences = " ".join(contents.not_measured())
+    return "\n\n".join(filter(None, ["## Production metrics", "\n".join(lines), sentences]))
 
 
 def _examples(contents: Contents) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SAFETY_SUITE = "red_team"
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -82,6 +84,20 @@ class Contents:
         if unknown:
             parts.append(f"Whether the {' and the '.join(unknown)} are simulated is not recorded.")
         return " ".join(parts)
+
+    def not_measured(self) -> list[str]:
+        """Sentences on what no figure here says anything of: no rule can fail on what was never run."""
+        evaluate = self.metrics.get("evaluate") or {}
+        sentences = []
+        if SAFETY_SUITE not in (evaluate.get("suites") or {}):
+            sentences.append(
+                "Safety was not tested: the red-team suite was not run (setting evaluate.suites)."
+            )
+        if (evaluate.get("refusal_detector") or {}).get("by") == "rules":
+            sentences.append(
+                "Refusals were told by rules alone, which miss most of those in other words: the true rate is higher."
+            )
+        return sentences
 
 
 def read_curve(path: Path) -> Curve:

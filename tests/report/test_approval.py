@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from typing import Any
 
@@ -79,3 +80,15 @@ def test_a_warning_is_told_and_still_asks(contents: Callable[..., Any]) -> None:
 def test_real_people_are_not_called_simulated(contents: Callable[..., Any]) -> None:
     assert "imulated" not in render_approval(contents(simulated={"users": False, "annotators": False}))
     assert "not recorded" in render_approval(contents(simulated={"users": None, "annotators": False}))
+
+
+def test_what_was_not_run_is_said_to_the_approver(contents: Callable[..., Any]) -> None:
+    shown = contents()
+    assert "the red-team suite was not run" in render_approval(shown)
+    evaluate = dict(shown.metrics["evaluate"])
+    evaluate |= {"suites": {"red_team": {"value": 1.0}}, "refusal_detector": {"by": "rules"}}
+    text = render_approval(replace(shown, metrics={**shown.metrics, "evaluate": evaluate}))
+    assert "red-team" not in text
+    assert "Refusals were told by rules alone" in text
+    evaluate["refusal_detector"] = {"by": "model"}
+    assert not replace(shown, metrics={**shown.metrics, "evaluate": evaluate}).not_measured()
