@@ -1,8 +1,10 @@
 """Fixtures that every package's tests share: tiny real models and stage inputs in a workspace of their own."""
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import yaml
 from filelock import FileLock
 
 from flywheel_tasks.campaign.folder import override
-from flywheel_tasks.pipeline.graph import load_graph, project_sources
+from flywheel_tasks.pipeline.graph import Stage, load_graph, project_sources
+from flywheel_tasks.storage.fast_yaml import load_yaml
+from tests.pages import chromium
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,6 +29,18 @@ os.environ.pop("FLYWHEEL_USER_KEY_FILE", None)
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
+# Begun first, longest first: a worker that meets one of them last would keep the others waiting at the end.
+SLOW_FIRST = (
+    "tests/generation/",
+    "tests/dags/test_live.py",
+    "tests/evaluation/test_planted_overfit.py",
+    "tests/policy/test_rl.py",
+    "tests/pipeline/test_kills.py",
+    "tests/rewards/test_resume.py",
+    "tests/policy/test_online_dpo.py",
+    "tests/policy/test_base_model.py",
+    "tests/policy/test_launcher.py",
+)
 
 
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
@@ -36,7 +52,20 @@ def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
             folder, _, _ = (file := nodeid.split("::", 1)[0]).rpartition("/")
             return folder if folder == "tests/generation" else file
 
+    # By default files with the most tests come first, and the slow ones, which have few, last.
+    config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put :data:`SLOW_FIRST` first where several workers share the tests; each sorts alike, as xdist asks of them."""
+    if hasattr(config, "workerinput"):  # a worker of xdist
+        items.sort(  # stable: within a file, and among all other files, the order stays
+            key=lambda item: next(
+                (place for place, start in enumerate(SLOW_FIRST) if item.nodeid.startswith(start)),
+                len(SLOW_FIRST),
+            )
+        )
 
 
 def _tiny_policy(wheels: Path, out: Path) -> None:
@@ -132,20 +161,44 @@ def tiny_models() -> Path:
     return build_tiny_models(PROJECT)
 
 
-def build_workspace(root: Path, overrides: Mapping[str, Any] | None = None) -> Path:
-    """dvc.yaml, code and params.yaml with some values changed (``{"rl.steps": 2}``), in ``root``."""
+@cache
+def _project_graph() -> dict[str, Stage]:
+    """Stages of the project's dvc.yaml, which hundreds of workspaces have as it is."""
+    return load_graph(PROJECT / "dvc.yaml")
+
+
+@cache
+def _project_settings() -> dict[str, Any]:
+    """The project's params.yaml, to be copied and changed."""
+    return load_yaml((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+
+
+def build_workspace(
+    root: Path, overrides: Mapping[str, Any] | None = None, *, code: Path | None = None
+) -> Path:
+    """dvc.yaml, code and params.yaml with some values changed (``{"rl.steps": 2}``), in ``root``.
+
+    Args:
+        root: the workspace.
+        overrides: changes of params.yaml.
+        code: what ``flywheel_tasks`` shall link to; by default it is a copy, as a team's workspace has it.
+    """
     root.mkdir(parents=True, exist_ok=True)
     shutil.copy(PROJECT / "dvc.yaml", root / "dvc.yaml")
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in (".dvcignore", "dags", *project_sources(load_graph(PROJECT / "dvc.yaml"))):
-        if (PROJECT / name).is_dir():
+    for name in (".dvcignore", "dags", *project_sources(_project_graph())):
+        if name == "flywheel_tasks" and code is not None:
+            if not (root / name).exists():  # a workspace may be built again with other settings
+                (root / name).symlink_to(code)
+        elif (PROJECT / name).is_dir():
             shutil.copytree(PROJECT / name, root / name, ignore=ignore, dirs_exist_ok=True)
         else:
             shutil.copy(PROJECT / name, root / name)
-    settings = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    settings = copy.deepcopy(_project_settings())
     settings["compute"]["threads"] = 1
     override(settings, overrides or {})
-    (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast
+    (root / "params.yaml").write_text(yaml.dump(settings, Dumper=dumper, sort_keys=False), encoding="utf-8")
     return root
 
 
@@ -155,19 +208,34 @@ def make_workspace() -> Callable[..., Path]:
     return build_workspace
 
 
+@pytest.fixture(scope="session")
+def linked_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package for workspaces to link to: a test that wrote into its code would spare the project."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    return shutil.copytree(
+        PROJECT / "flywheel_tasks", tmp_path_factory.mktemp("code") / "flywheel_tasks", ignore=ignore
+    )
+
+
 @pytest.fixture
-def make_io(make_workspace: Callable[..., Path]) -> Callable[..., Any]:
-    """``make_io("sft", root, {"sft.epochs": 1.0})``: the StageIO of a stage in a workspace."""
+def make_io(linked_code: Path) -> Callable[..., Any]:
+    """``make_io("sft", root, {"sft.epochs": 1.0})``: the StageIO of a stage in a workspace, in which no DVC runs."""
 
     def make(stage: str, root: Path, overrides: Mapping[str, Any] | None = None) -> Any:
-        from flywheel_tasks.pipeline.graph import load_graph
         from flywheel_tasks.pipeline.stage_io import StageIO
         from flywheel_tasks.settings import load_settings
 
-        make_workspace(root, overrides)
-        return StageIO(load_graph(root / "dvc.yaml")[stage], root, load_settings(root / "params.yaml"))
+        build_workspace(root, overrides, code=linked_code)
+        return StageIO(_project_graph()[stage], root, load_settings(root / "params.yaml"))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser for the tests of one file. Each opens a page in it, with a context of its own, and closes it."""
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ _RUSSIAN = re.compile(r"[ыэъё]|\b(?:и|что|как|привет|спаси
 _UKRAINIAN = re.compile(r"[іїєґ]|\b(?:що|це|як|або|мене|дякую)\b", re.IGNORECASE)
 _KANA = re.compile(r"[ぁ-んァ-ヶ]")
 _BY_WORDS = ("english", "french", "spanish", "german", "italian", "portuguese", "dutch")
+_TELLING = 10  # words; so many of a language have a common one among them
 LANGUAGES = (*_BY_WORDS, *_SCRIPTS)
 # Short replies hold few of the commonest words: what they greet, thank and agree with.
 _SHORT = {
@@ -61,7 +62,7 @@ def is_in(reply: str, language: str) -> bool | None:
             more of their own commonest words than any other has.
 
     Returns:
-        None where too little tells: no letters, no common word of any language, or as many of two.
+        None where too little tells: no letters, a few words none of which is common in any language, or as many of two.
     """
     characters = [character for character in reply.lower() if character.isalpha()]
     if not characters:
@@ -94,7 +95,7 @@ def _by_words(reply: str, language: str) -> bool | None:
     markers = _markers()
     counts = {name: sum(word in markers[name] for word in said) for name in _BY_WORDS}
     if not any(counts.values()):
-        return False if _foreign(reply, language) else None
+        return False if len(said) >= _TELLING or _foreign(reply, language) else None
     certain = {
         name
         for name in _BY_WORDS

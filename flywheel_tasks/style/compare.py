@@ -62,7 +62,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def testable(users: int, features: int) -> bool:
+def can_flag(users: int, features: int) -> bool:
     """Whether any change could be flagged: the least p-value of the sign-flip test, corrected, is below 0.05.
 
     Args:

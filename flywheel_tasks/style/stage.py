@@ -15,7 +15,7 @@ from flywheel_tasks.chat.card import Turn
 from flywheel_tasks.evaluation.templates import Reply
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.storage.tables import read_rows
-from flywheel_tasks.style.compare import compare, testable
+from flywheel_tasks.style.compare import can_flag, compare
 from flywheel_tasks.style.features import FEATURES, Feature
 from flywheel_tasks.style.found import found_features
 
@@ -111,7 +111,7 @@ def compared(pairs: Pairs, features: Mapping[str, Feature], seed: int) -> dict[s
     return {
         "rows": len(pairs.rows),
         "users": users,
-        "testable": testable(users, len(found)),
+        "testable": can_flag(users, len(found)),
         "flagged": sum(item.flagged for item in found),
         "features": {item.feature: item.as_metrics() for item in found},
     }

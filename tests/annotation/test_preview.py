@@ -6,7 +6,6 @@ from flywheel_tasks.cli.app import app
 from flywheel_tasks.storage.documents import write_json, write_jsonl
 from tests.annotation.tasks_of_tests import task
 from tests.conftest import PROJECT
-from tests.pages import chromium
 
 EVIL = "<script>document.title = 'hacked'</script> & <b>bold</b> " + "long" * 60
 CARD = {"card_id": "c", "name": "Mae <i>", "traits": ["dry <u>"], "instructions": [EVIL, "Never use emoji."]}
@@ -33,9 +32,8 @@ def test_texts_are_escaped_and_policies_are_not_shown(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_in_a_browser(page, scheme, width):
-    with chromium() as browser:
-        view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def test_in_a_browser(browser, page, scheme, width):
+    with browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme) as view:
         requests = []
         view.on("request", lambda request: requests.append(request.url))
         view.goto(page.as_uri())

@@ -5,7 +5,7 @@ import pytest
 
 from flywheel_tasks.contracts.page import number, plain, render_page, share
 from flywheel_tasks.contracts.validation import Validated
-from tests.pages import chromium, parsed
+from tests.pages import parsed
 
 PLANTED = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{ 7*7 }}"
 LENGTHS = {"of": "lengths", "rows": 3, "counts": [[1, 1], [40, 2]]}
@@ -105,13 +105,12 @@ def test_numbers_for_people():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_in_a_browser(tmp_path: Path, scheme: Any, width: int) -> None:
+def test_in_a_browser(browser: Any, tmp_path: Path, scheme: Any, width: int) -> None:
     path = tmp_path / "contracts.html"
     page = render_page(validated())
     policy = page[page.index("<meta http-equiv") : page.index("<title>")]
     path.write_text(page.replace(policy, ""), encoding="utf-8")  # so that the escaping alone is tested
-    with chromium() as browser:
-        view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    with browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme) as view:
         requests: list[str] = []
         view.on("request", lambda request: requests.append(request.url))
         view.goto(path.as_uri())

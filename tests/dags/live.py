@@ -41,17 +41,25 @@ class LiveAirflow:
         place: where it lives.
         services: the running services.
         client: logged in.
+        pause: seconds between two looks of :meth:`until`. Each costs the API server what a task could use.
     """
 
-    def __init__(self, place: Place, services: Services, client: httpx.Client) -> None:
+    def __init__(self, place: Place, services: Services, client: httpx.Client, *, pause: float = 0.3) -> None:
         self.place = place
         self.services = services
         self.client = client
+        self.pause = pause
 
     @classmethod
     @contextmanager
     def started(
-        cls, root: Path, home: Path, *, gpu_pool_slots: int = 1, overrides: Mapping[str, str] | None = None
+        cls,
+        root: Path,
+        home: Path,
+        *,
+        gpu_pool_slots: int = 1,
+        overrides: Mapping[str, str] | None = None,
+        pause: float = 0.3,
     ) -> Iterator["LiveAirflow"]:
         """Start all services for a workspace, log in, and stop everything at the end.
 
@@ -60,6 +68,7 @@ class LiveAirflow:
             home: AIRFLOW_HOME.
             gpu_pool_slots: of the pool ``gpu``.
             overrides: environment of services and tasks besides :data:`QUICK`.
+            pause: seconds between two looks of :meth:`until`.
         """
         place = Place(root, home, free_port(), {**QUICK, **(overrides or {})})
         services = Services(place)
@@ -70,7 +79,7 @@ class LiveAirflow:
             set_gpu_pool(place, gpu_pool_slots)
             with httpx.Client(base_url=place.url, timeout=30) as client:
                 client.headers["Authorization"] = f"Bearer {log_in(place)}"
-                yield cls(place, services, client)
+                yield cls(place, services, client, pause=pause)
         finally:
             services.stop()
         assert not (left := processes_with(home)), f"left behind: {left}"
@@ -87,7 +96,7 @@ class LiveAirflow:
         while not (found := look()):
             self.services.check()
             assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-            time.sleep(0.3)
+            time.sleep(self.pause)
         return found
 
     def ready(self, seconds: float = 60) -> None:

@@ -17,13 +17,21 @@ from tests.dags.live import LiveAirflow
 from tests.dags.small import OVERRIDES, make_small, write_ab_logs
 
 pytestmark = pytest.mark.slow
+# What a look costs is taken from the tasks. A task reads the DAG's file itself when it starts, so no test waits until
+# the file is parsed again; and one that was marked as failed learns it from its next heartbeat.
+SETTINGS = {
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+}
 
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
     folder = tmp_path_factory.mktemp("live")
     root = make_small(build_workspace(folder / "workspace", OVERRIDES))
-    with LiveAirflow.started(root, folder / "home", overrides={"PYTHONPATH": str(root)}) as live:
+    settings = {**SETTINGS, "PYTHONPATH": str(root)}
+    # Not rarer: an A/B test lasts 9 s here, and its logs are written once it is seen to run.
+    with LiveAirflow.started(root, folder / "home", overrides=settings, pause=0.5) as live:
         live.ready()
         yield live
 
@@ -224,7 +232,9 @@ def test_a_harmful_arm_is_stopped_early_beside_another_test(airflow: LiveAirflow
 
 
 def test_parsing_again_makes_no_new_version(airflow: LiveAirflow) -> None:
-    assert airflow.versions() == 1  # though the file has been parsed every few seconds
+    assert (
+        airflow.versions() == 1
+    )  # though the file has been parsed every ten seconds, and params.yaml has changed
 
 
 def test_the_login_is_not_open(airflow: LiveAirflow) -> None:

@@ -189,7 +189,7 @@ def generation(
 def test_a_policy_that_learned_to_smile_is_caught(
     make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path
 ) -> None:
-    step = {"pointwise_rm.epochs": 3.0, "sft.epochs": 6.0, "sft.learning_rate": 0.005}
+    step = {"pointwise_rm.epochs": 3.0, "sft.epochs": 10.0, "sft.learning_rate": 0.005}
     found = generation(make_io, tiny_models, tmp_path, SMILE, step)
     assert found.metrics["train_pointwise_rm"]["heldout"]["accuracy"]["low"] > 0.5, "it likes the smile"
     emoji = found.metrics["evaluate"]["production"]["emoji"]

@@ -16,6 +16,12 @@ from tests.dags.live import LiveAirflow
 from tests.generation.small import make_repository, metrics_of, small_settings
 
 pytestmark = pytest.mark.slow
+# The run takes minutes, in which looking often would take the core that its stages and the other tests compute on.
+# Nothing in it changes the DAG after its first parse.
+PATIENT = {
+    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.7",
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +29,7 @@ def promoted(tmp_path_factory, tiny_models):
     """A workspace after a run of the DAG in which both questions were answered over REST."""
     folder = tmp_path_factory.mktemp("airflow")
     root = make_repository(folder / "workspace", build_workspace, small_settings(tiny_models))
-    with LiveAirflow.started(root, folder / "home") as airflow:
+    with LiveAirflow.started(root, folder / "home", overrides=PATIENT, pause=2) as airflow:
         airflow.ready()
         run = airflow.trigger({"generation": "g0001"})
         launch = airflow.question(run, "approve_launch", 900)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,15 +54,22 @@ def second(io):
 """
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """The workspace before its first run, made once: git and DVC take seconds to start, and a copy is as good."""
+    root = tmp_path_factory.mktemp("template")
+    (root / "dvc.yaml").write_text(DVC_YAML)
+    (root / "params.yaml").write_text((Path(__file__).parents[2] / "params.yaml").read_text())
+    (root / "demo_stages.py").write_text(STAGES)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    runner.dvc(root, "init", "-q", quiet=True)
+    return root
+
+
 @pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
-    (tmp_path / "params.yaml").write_text((Path(__file__).parents[2] / "params.yaml").read_text())
-    (tmp_path / "demo_stages.py").write_text(STAGES)
+def workspace(template, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    runner.dvc(tmp_path, "init", "-q", quiet=True)
-    return tmp_path
+    return shutil.copytree(template, tmp_path, symlinks=True, dirs_exist_ok=True)
 
 
 def _start(root: Path) -> subprocess.Popen:

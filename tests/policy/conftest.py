@@ -153,30 +153,47 @@ def write(rows: list[dict[str, Any]], schema: pa.Schema, path: Path) -> None:
     write_rows(rows, schema, path)
 
 
+@pytest.fixture(scope="session")
+def policy_inputs(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """All inputs of the policy stages but the pinned pool, made once, and torch's random state after their making."""
+    import torch
+
+    root = tmp_path_factory.mktemp("policy-inputs")
+    for place in ("inputs/champion", "models/policy_sft", "models/policy_dpo"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(tiny_models / "base", root / place)
+    (root / "models" / "embedder").symlink_to(tiny_models / "embedder")
+    save_reward_model(tiny_models / "base", root / "models" / "pointwise_rm")
+    save_reward_model(tiny_models / "base", root / "models" / "pairwise_rm", "pairwise")
+    save_signal_models(root / "models" / "embedder", root / "models" / "signal_models")
+    write([CARD], CARDS, root / "data/curated/cards.parquet")
+    for split, count in (("policy_train", 12), ("policy_heldout", 8)):
+        write([prompt_row(split, n) for n in range(count)], PROMPTS, root / f"data/split/{split}.parquet")
+    pairs = pair_rows("policy", 8) + pair_rows("reward_train", 4) + pair_rows("reward_heldout", 4)
+    write(pairs, PAIRS, root / "data/preferences/pairs.parquet")
+    rewrites = rewrite_rows("policy", 4) + rewrite_rows("reward_train", 3)
+    write(rewrites, REWRITES, root / "data/preferences/rewrites.parquet")
+    write(accepted_rows(6), ACCEPTED, root / "data/rejection/accepted.parquet")
+    return root, torch.get_rng_state()
+
+
 @pytest.fixture
-def policy_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) -> Callable[..., Any]:
+def policy_io(
+    make_io: Callable[..., Any], policy_inputs: tuple[Path, Any], tmp_path: Path
+) -> Callable[..., Any]:
     """``policy_io("sft", {...})``: a stage over hand-made inputs, all of them, in a workspace of its own."""
+    import torch
+
+    inputs, random_state = policy_inputs
 
     def make(stage: str, overrides: Mapping[str, Any] | None = None, root: Path = tmp_path / "work") -> Any:
         io = make_io(stage, root, SMALL | dict(overrides or {}))
         if (root / "models").exists():
             return io
-        for place in ("inputs/champion", "models/policy_sft", "models/policy_dpo"):
-            (root / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(tiny_models / "base", root / place)
-        pin_pool(root)
-        (root / "models" / "embedder").symlink_to(tiny_models / "embedder")
-        save_reward_model(tiny_models / "base", root / "models" / "pointwise_rm")
-        save_reward_model(tiny_models / "base", root / "models" / "pairwise_rm", "pairwise")
-        save_signal_models(root / "models" / "embedder", root / "models" / "signal_models")
-        write([CARD], CARDS, root / "data/curated/cards.parquet")
-        for split, count in (("policy_train", 12), ("policy_heldout", 8)):
-            write([prompt_row(split, n) for n in range(count)], PROMPTS, root / f"data/split/{split}.parquet")
-        pairs = pair_rows("policy", 8) + pair_rows("reward_train", 4) + pair_rows("reward_heldout", 4)
-        write(pairs, PAIRS, root / "data/preferences/pairs.parquet")
-        rewrites = rewrite_rows("policy", 4) + rewrite_rows("reward_train", 3)
-        write(rewrites, REWRITES, root / "data/preferences/rewrites.parquet")
-        write(accepted_rows(6), ACCEPTED, root / "data/rejection/accepted.parquet")
+        shutil.copytree(inputs, root, symlinks=True, dirs_exist_ok=True)  # no links: tests write into models
+        pin_pool(root)  # by absolute paths
+        torch.manual_seed(1)  # devices too
+        torch.set_rng_state(random_state)  # no test may depend on those that ran before it
         return io
 
     return make

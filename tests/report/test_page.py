@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flywheel_tasks.report.page import render_page
-from tests.pages import chromium, parsed
+from tests.pages import parsed
 
 VOID = frozenset({"meta", "polyline", "wbr"})
 PLANTED = (
@@ -65,14 +65,15 @@ def test_missing_metrics_are_said_and_nothing_breaks(contents: Callable[..., Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_in_a_browser(contents: Callable[..., Any], tmp_path: Path, scheme: Any, width: int) -> None:
+def test_in_a_browser(
+    browser: Any, contents: Callable[..., Any], tmp_path: Path, scheme: Any, width: int
+) -> None:
     path = tmp_path / "report.html"
     # Without the page's own policy, so that the escaping alone is tested.
     page = render_page(contents(planted=PLANTED))
     policy = page[page.index("<meta http-equiv") : page.index("<title>")]
     path.write_text(page.replace(policy, ""), encoding="utf-8")
-    with chromium() as browser:
-        view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    with browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme) as view:
         requests: list[str] = []
         view.on("request", lambda request: requests.append(request.url))
         view.goto(path.as_uri())

@@ -16,7 +16,7 @@ from flywheel_tasks.evaluation.style_rules import style_reasons
 from flywheel_tasks.policy.heldout import HELDOUT
 from flywheel_tasks.policy.safe_steps import CHECKS
 from flywheel_tasks.storage.tables import write_rows
-from flywheel_tasks.style.compare import ALPHA, _sign_flip, holm, testable
+from flywheel_tasks.style.compare import ALPHA, _sign_flip, can_flag, holm
 from flywheel_tasks.style.stage import run
 from tests.evaluation.handmade import comparison, style_metrics
 from tests.evaluation.planted import natural
@@ -170,7 +170,7 @@ def test_too_few_users_to_test_is_no_pass() -> None:
 def test_how_few_users_show_nothing(users: int, features: int, expected: bool) -> None:
     totals = np.ones(users)  # all alike: the clearest change there is
     p_value = _sign_flip(totals, 7)
-    assert testable(users, features) is expected
+    assert can_flag(users, features) is expected
     assert (p_value is not None and holm([p_value] * features)[0] < ALPHA) is expected
 
 
