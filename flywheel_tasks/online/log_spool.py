@@ -110,7 +110,7 @@ class LogReader:
             if (latency := more.get("latency_ms")) is not None:
                 row["milliseconds"] = round(latency)
             yield row | {"ordinal": self.counts.read, "event": self._events(name)}
-            if more.get("refused_model") is not None:  # the model's reply was not shown: it was not safe
+            if more.get("refused_model") is not None:  # unsafe: not shown, or not to its end
                 self.counts.read += 1
                 violation = {"kind": "safety_violation", "ordinal": self.counts.read}
                 yield row | violation | {"milliseconds": None, "event": self._events(f"refused {name}")}

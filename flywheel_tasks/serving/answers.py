@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 
-from flywheel_tasks.serving.exchange import Exchange, Outcome
+from flywheel_tasks.serving.exchange import Exchange
 from flywheel_tasks.serving.linking import Caller
+from flywheel_tasks.serving.outcome import Outcome
 from flywheel_tasks.serving.requests import ChatRequest
 
 

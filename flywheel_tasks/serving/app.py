@@ -1,5 +1,6 @@
 """The HTTP side: OpenAI-compatible endpoints, feedback, health, metrics, the chat page."""
 
+import asyncio
 import math
 import os
 from collections.abc import AsyncIterator
@@ -31,6 +32,8 @@ from flywheel_tasks.serving.requests import (
 from flywheel_tasks.serving.turns import owner_of
 
 ROOT, PARENT = "FLYWHEEL_SERVE_ROOT", "FLYWHEEL_SERVE_PARENT"
+# A request holds a place among max_in_flight while its body comes: a sender that dribbles must not keep it.
+_BODY_SECONDS = 10.0
 
 
 class _Json(Response):
@@ -41,18 +44,33 @@ class _Json(Response):
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """The body, read no further than allowed."""
+    """The body, read no further and waited for no longer than allowed.
+
+    Raises:
+        ApiError: it is too large, or did not come in time.
+    """
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise ApiError(413, "body_too_large", f"a body has at most {most} bytes", {"connection": "close"})
-        parts.append(part)
+    close = {"connection": "close"}
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise ApiError(413, "body_too_large", f"a body has at most {most} bytes", close)
+                parts.append(part)
+    except TimeoutError as error:
+        raise ApiError(408, "body_too_slow", f"a body comes within {_BODY_SECONDS:g} s", close) from error
     return b"".join(parts)
 
 
 def _key(gateway: Gateway, request: Request) -> Key:
-    """The key that is presented. Raises ApiError."""
+    """The key that is presented.
+
+    It is asked for before a request takes a place or its body is read: who has none costs the others nothing.
+
+    Raises:
+        ApiError: there is none, or it is wrong.
+    """
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     key = gateway.keys.find(presented.strip()) if scheme.lower() == "bearer" else None
     if key is None:
@@ -60,13 +78,12 @@ def _key(gateway: Gateway, request: Request) -> Key:
     return key
 
 
-def _caller(gateway: Gateway, request: Request, user: str | None) -> Caller:
+def _caller(key: Key, user: str | None) -> Caller:
     """Who asks.
 
     Raises:
-        ApiError: no key, a wrong one, or a user that is not the key's.
+        ApiError: no user is named, or one that is not the key's.
     """
-    key = _key(gateway, request)
     if key.user_id is None and user is None:
         raise ApiError(400, "missing_user", "this key speaks for many users: name one in the field user")
     if key.user_id is not None and user not in (None, key.user_id):
@@ -116,10 +133,10 @@ def _exchange(gateway: Gateway, caller: Caller, asked: ChatRequest) -> Exchange:
 async def _chat(gateway: Gateway, request: Request) -> Response:
     call = Call(gateway)
     try:
-        if gateway.in_flight > gateway.settings.serve.max_in_flight:
-            raise ApiError(503, "busy", "too many requests are being served", {"retry-after": "1"})
+        key = _key(gateway, request)
+        call.enter()
         asked = parse_body(await _body(request, gateway.settings.serve.max_body_bytes), ChatRequest)
-        call.caller, call.stream = _caller(gateway, request, asked.user), asked.stream
+        call.caller, call.stream = _caller(key, asked.user), asked.stream
         _take_token(gateway, call.caller)
         call.exchange = _exchange(gateway, call.caller, asked)
         if asked.stream:
@@ -174,9 +191,10 @@ async def _sse(call: Call, asked: ChatRequest, first: str, parts: AsyncIterator[
 async def _feedback(gateway: Gateway, request: Request) -> Response:
     status = 200
     try:
+        key = _key(gateway, request)
         body = await _body(request, gateway.settings.serve.max_body_bytes)
         given = parse_body(body, FeedbackRequest).checked()
-        caller = _caller(gateway, request, given.user)
+        caller = _caller(key, given.user)
         _take_token(gateway, caller)
         turn = gateway.turns.by_id(given.message_id)
         if turn is None or turn.owner != owner_of(caller.user_id) or turn.role != "assistant":

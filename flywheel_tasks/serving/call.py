@@ -53,12 +53,24 @@ class Call:
         self.caller: Caller | None = None
         self.exchange: Exchange | None = None
         self.stream = False
-        gateway.in_flight += 1
+        self._inside = False
+
+    def enter(self) -> None:
+        """Take a place among the requests that are served at once; :meth:`end` gives it back.
+
+        Raises:
+            ApiError: there is none left.
+        """
+        if self.gateway.in_flight >= self.gateway.settings.serve.max_in_flight:
+            raise ApiError(503, "busy", "too many requests are being served", {"retry-after": "1"})
+        self.gateway.in_flight += 1
+        self._inside = True
 
     def end(self, status: int, code: str | None = None) -> None:
         """Count it and write its line."""
         gateway, seconds = self.gateway, time.monotonic() - self.started
-        gateway.in_flight -= 1
+        if self._inside:
+            gateway.in_flight -= 1
         gateway.metrics.add("flywheel_requests_total", path="/v1/chat/completions", status=str(status))
         gateway.metrics.observe("flywheel_request_seconds", seconds, path="/v1/chat/completions")
         fields: dict[str, Any] = {"request": self.id, "status": status, "code": code, "stream": self.stream}
@@ -69,12 +81,12 @@ class Call:
             out = self.exchange.outcome
             if out.message is not None:
                 gateway.metrics.add("flywheel_replies_total", model=out.model or "gateway", finish=out.finish)
-            if out.model is not None:
+            if out.model_seconds is not None:
                 gateway.metrics.observe("flywheel_model_seconds", out.model_seconds, model=out.model)
+                fields["model_ms"] = round(out.model_seconds * 1000, 3)
             route = out.route
             fields |= {"model": out.model, "finish": out.finish, "fallback": out.fallback}
             fields |= {"experiment": route.experiment, "arm": route.arm} if route is not None else {}
-            fields["model_ms"] = round(out.model_seconds * 1000, 3)
         _log.info("chat", extra=fields)
 
     def fail(self, error: Exception) -> ApiError:

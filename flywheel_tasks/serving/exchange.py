@@ -11,17 +11,18 @@ from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.serving.backend import ModelError, Piece, Prompt
 from flywheel_tasks.serving.events import Event, exposure_event, message_event, signal_event
 from flywheel_tasks.serving.fleet import Fleet, NotReadyError
+from flywheel_tasks.serving.journal import JournalError
 from flywheel_tasks.serving.linking import Caller, Link
 from flywheel_tasks.serving.metrics import Metrics
+from flywheel_tasks.serving.outcome import BROKEN_OFF, FILTERED, INTERRUPTED, Outcome
 from flywheel_tasks.serving.recorder import Recorder
-from flywheel_tasks.serving.rollout import Rollout, Route
+from flywheel_tasks.serving.rollout import Rollout
 from flywheel_tasks.serving.safety import Guard, Verdict
 from flywheel_tasks.serving.speech import Speech, finished
 from flywheel_tasks.serving.turns import LoggedTurn, longer
 from flywheel_tasks.storage.registry_state import ModelRef
 
 _log = logging.getLogger(__name__)
-FILTERED = "content_filter"
 
 
 @dataclass(frozen=True)
@@ -41,33 +42,6 @@ class Services:
     recorder: Recorder
     metrics: Metrics
     refusal: str
-
-
-@dataclass
-class Outcome:
-    """How an exchange went; complete once its last part was given out.
-
-    Attributes:
-        message: the reply's turn, once it is recorded.
-        text: the reply (of a stream: what was shown of it).
-        finish: ``stop``, ``length``, ``content_filter``, or ``error`` for a stream that broke off.
-        model: the generation whose model wrote it; None if the gateway did.
-        fallback: why the arm's model did not answer: ``not_ready`` or ``failed``; None if it did.
-        route: where the request went; None if it was refused before.
-        prompt_tokens: as the model counted.
-        completion_tokens: as the model counted.
-        model_seconds: until the model had answered in full.
-    """
-
-    message: LoggedTurn | None = None
-    text: str = ""
-    finish: str = "stop"
-    model: str | None = None
-    fallback: str | None = None
-    route: Route | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    model_seconds: float = 0.0
 
 
 class Exchange:
@@ -153,7 +127,7 @@ class Exchange:
             except ModelError as error:
                 self._failed(model, error)
                 if speech.shown:
-                    self.outcome.finish = "error"
+                    self.outcome.finish = BROKEN_OFF
                     raise
             finally:
                 # Also when the client went away: the user has seen this much.
@@ -174,8 +148,8 @@ class Exchange:
                     continue
                 verdict = await self._services.guard.judge(upto)
                 if not verdict.allowed:
-                    if piece.finish is None:
-                        self._answered(model, Piece("", "stop"), started)
+                    # It may be stopped before its end: then how long the whole takes is not known.
+                    self.outcome.model = model.generation
                     self._block(verdict, speech.shown)
                     if not speech.shown:
                         await self._record(self._opening(model))
@@ -259,14 +233,18 @@ class Exchange:
         return events, [] if link.replaces else [link.turn]
 
     def _closing(self) -> tuple[list[Event], list[LoggedTurn]]:
-        """What is recorded of the reply. A refusal of the gateway's own has no model."""
+        """What is recorded of the reply.
+
+        A refusal of the gateway's own words has no model. Whose output was refused, all of it or the rest of what
+        was shown, is in ``refused_model``, so that each violation counts for the model that committed it.
+        """
         out, link = self.outcome, self.link
         turn = link.reply(out.text, datetime.now(UTC))
-        refused = out.finish == FILTERED and out.text == self._services.refusal
+        filtered = out.finish == FILTERED
         more: dict[str, Any] = {"finish_reason": out.finish, "fallback": out.fallback}
-        if out.model is not None:
+        if out.model_seconds is not None:
             more |= {"latency_ms": round(out.model_seconds * 1000, 3)}
-        if refused:
+        if filtered:
             more |= {"refused_model": out.model}
         event = message_event(
             turn,
@@ -274,7 +252,7 @@ class Exchange:
             user_id=self._caller.user_id,
             source=self._caller.source,
             card_id=self._card.card_id,
-            model=None if refused else out.model,
+            model=None if filtered and out.text == self._services.refusal else out.model,
             **more,
         )
         return [event], [turn]
@@ -287,20 +265,31 @@ class Exchange:
         return self._rollout.champion if self.outcome.fallback else route.model
 
     async def _record(self, opening: tuple[list[Event], list[LoggedTurn]] | None = None) -> None:
-        """Make the rest of the exchange durable; then its outcome has its message."""
+        """Make the rest of the exchange durable.
+
+        Raises:
+            JournalError: nothing of it was written.
+        """
         events, turns = self._closing()
         if not self._opened:
             self._opened = True
             first = opening or self._opening(self._asked())
             events, turns = first[0] + events, first[1] + turns
-        await self._services.recorder.submit(events, turns)
+        # Before the wait: what was handed over will be written, also if the client goes away meanwhile, and must
+        # not be handed over a second time then.
         self.outcome.message = turns[-1]
+        try:
+            await self._services.recorder.submit(events, turns)
+        except JournalError:
+            self.outcome.message = None
+            raise
 
     def _left_early(self, model: ModelRef, speech: Speech) -> None:
         """Record what was shown of a reply that did not come to its end."""
         out = self.outcome
         out.text, out.model = speech.shown, model.generation
-        out.finish = out.finish if out.finish == "error" else "interrupted"
+        if out.finish not in (BROKEN_OFF, FILTERED):  # a violation counts, whoever leaves after it
+            out.finish = INTERRUPTED
         events, (turn,) = self._closing()
         # How much of it arrived is not known: the conversation can be gone on with after any part.
         chains = [longer(self.link.turn.chain, "assistant", text) for text in speech.states()]

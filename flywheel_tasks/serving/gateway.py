@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,14 +57,31 @@ class _Watched:
     path: Path
     seen: tuple[int, int] | None = None
 
-    def changed(self) -> bool:
+    @contextmanager
+    def change(self) -> Iterator[bool]:
+        """Whether it changed since it was last read in such a block; one that fails does not count as read."""
         try:
             status = self.path.stat()
             now = (status.st_mtime_ns, status.st_ino)
         except FileNotFoundError:
             now = None
-        was, self.seen = self.seen, now
-        return now != was
+        yield now != self.seen
+        self.seen = now
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is done again and again.
+
+    Attributes:
+        what: it brings up to date, for the log.
+        run: does it once.
+        pause: seconds between two times.
+    """
+
+    what: str
+    run: Callable[[], Awaitable[None]]
+    pause: float
 
 
 class Gateway:
@@ -90,11 +108,11 @@ class Gateway:
         self.state.mkdir(parents=True, exist_ok=True)
         self._registry = open_registry(settings.registry.location, root)
         self._cards_file = _Watched(root / serve.cards)
-        self._cards_file.changed()
-        self.cards: Cards = load_cards(self._cards_file.path)
+        with self._cards_file.change():
+            self.cards: Cards = load_cards(self._cards_file.path)
         self._keys_file = _Watched(keys_path(self.state))
-        self._keys_file.changed()
-        self.keys = KeyRing(read_keys(self._keys_file.path))
+        with self._keys_file.change():
+            self.keys = KeyRing(read_keys(self._keys_file.path))
         self.limits = RateLimiter(
             self.state / "limits", per_minute=serve.rate.per_minute, burst=serve.rate.burst
         )
@@ -111,6 +129,11 @@ class Gateway:
         self.in_flight = 0
         self.draining = False
         self._client: aiohttp.ClientSession | None = None
+        self._looks = (
+            _Step("keys", self._look_at_keys, serve.poll_seconds),
+            _Step("cards", self._look_at_cards, serve.poll_seconds),
+            _Step("rollout", self._follow, serve.poll_seconds),
+        )
         self._watching: list[asyncio.Task[None]] = []
         self.fleet = Fleet(
             self._prepare_local if serve.backend == "local" else self._prepare_upstream,
@@ -160,25 +183,28 @@ class Gateway:
     # Changes
 
     async def look(self) -> None:
-        """Look at the registry, the cards and the keys once; take over what changed."""
-        for what, step in (
-            ("keys", self._look_at_keys),
-            ("cards", self._look_at_cards),
-            ("registry", self._follow),
-        ):
-            try:
-                await step()
-            except Exception as error:  # what was there before goes on
-                _log.error("%s could not be read again: %s: %s", what, type(error).__name__, error)
+        """Look at the keys, the cards and the registry once; take over what changed."""
+        for step in self._looks:
+            await self._try(step)
+
+    async def _try(self, step: _Step) -> None:
+        try:
+            await step.run()
+        except Exception as error:  # what was there before goes on, until a later try succeeds
+            _log.error("%s not brought up to date: %s: %s", step.what, type(error).__name__, error)
 
     async def _look_at_keys(self) -> None:
-        if self._keys_file.changed():
-            self.keys = KeyRing(read_keys(self._keys_file.path))
-            _log.info("keys read again", extra={"keys": len(self.keys)})
+        with self._keys_file.change() as changed:
+            if changed:
+                self.keys = KeyRing(read_keys(self._keys_file.path))
+                _log.info("keys read again", extra={"keys": len(self.keys)})
 
     async def _look_at_cards(self) -> None:
-        if not self._cards_file.changed():
-            return
+        with self._cards_file.change() as changed:
+            if changed:
+                await self._read_cards()
+
+    async def _read_cards(self) -> None:
         cards = await asyncio.to_thread(load_cards, self._cards_file.path)
         known = self.cards.events
         new = [event for card_id, event in cards.events.items() if known.get(card_id) != event]
@@ -208,16 +234,14 @@ class Gateway:
     async def start(self) -> None:
         """Look for the first time and keep looking."""
         await self.look()
-        pauses: tuple[tuple[Callable[[], Awaitable[None]], float], ...] = (
-            (self.look, self.settings.serve.poll_seconds),
-            (self._publish, _PUBLISH_SECONDS),
-        )
-        self._watching = [asyncio.create_task(self._repeat(step, pause)) for step, pause in pauses]
+        # A task each: a registry that hangs, or a model that takes long, must not keep a revoked key alive.
+        steps = (*self._looks, _Step("counters", self._publish, _PUBLISH_SECONDS))
+        self._watching = [asyncio.create_task(self._repeat(step)) for step in steps]
 
-    async def _repeat(self, step: Callable[[], Awaitable[None]], pause: float) -> None:
+    async def _repeat(self, step: _Step) -> None:
         while True:
-            await asyncio.sleep(pause)
-            await step()
+            await asyncio.sleep(step.pause)
+            await self._try(step)
 
     async def _publish(self) -> None:
         self.count()
@@ -239,7 +263,7 @@ class Gateway:
         elif (state := self.fleet.states().get(self.rollout.champion.generation)) != "ready":
             found.append(f"the champion is {state}")
         if not self.recorder.healthy:
-            found.append("events cannot be written")
+            found.append("events, or the index of turns, cannot be written")
         if self.draining:
             found.append("shutting down")
         return found

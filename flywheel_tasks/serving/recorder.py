@@ -45,6 +45,11 @@ class Recorder:
         window: seconds, as for :class:`Journal`.
         turn_days: older turns are forgotten at the start.
         heading: as for :class:`Journal`.
+
+    Attributes:
+        healthy: whether the last write succeeded, of the events and of their turns.
+        written: events made durable.
+        commits: syncs of a log file.
     """
 
     def __init__(
@@ -124,20 +129,30 @@ class Recorder:
             self._journal.write(lines)
             self.written += len(lines)
             self.commits += 1
-            if turns := [turn for batch in batches for turn in batch.turns]:
-                self._index.add(turns)
-        except (
-            Exception
-        ) as caught:  # whatever it was: nothing of this batch is acknowledged, and the thread goes on
+        except Exception as caught:  # of whatever kind: nothing of it is acknowledged, and the thread goes on
             error = caught
             _log.error("events were not recorded: %s: %s", type(caught).__name__, caught)
-        self.healthy = error is None
+        self.healthy = error is None and self._indexed([turn for batch in batches for turn in batch.turns])
         for loop in {batch.loop for batch in batches}:
             mine = [batch for batch in batches if batch.loop is loop]
             try:
                 loop.call_soon_threadsafe(_settle, mine, error)
             except RuntimeError:  # its loop is closed: nobody waits any more
                 _log.warning("%d batches were written after their requests had gone", len(mine))
+
+    def _indexed(self, turns: Sequence[LoggedTurn]) -> bool:
+        """Add turns to the index; False if that failed.
+
+        Their events are durable by then, so they are acknowledged all the same: a client that was told otherwise would
+        send them again, and the logs would have them twice.
+        """
+        try:
+            if turns:
+                self._index.add(turns)
+        except Exception as error:
+            _log.error("%d turns were not indexed: %s: %s", len(turns), type(error).__name__, error)
+            return False
+        return True
 
     def close(self) -> None:
         """Write what waits, seal the log file, end the thread."""

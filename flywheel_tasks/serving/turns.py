@@ -79,9 +79,10 @@ class TurnIndex:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        # A killed process loses nothing; a power cut may lose the newest turns, whose conversations then begin anew.
+        # In WAL mode NORMAL syncs at checkpoints, not at each commit: a killed process loses nothing, and a power cut
+        # may lose the newest turns, whose conversations then begin anew, but never the database itself, as OFF might.
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
 
     def add(self, turns: Sequence[LoggedTurn]) -> None:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import duckdb
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,8 +14,10 @@ from flywheel_tasks.online import log_events
 from flywheel_tasks.online.analysis import analyse_population
 from flywheel_tasks.online.exposed import PopulationError, Window, population
 from flywheel_tasks.online.log_events import EventsError, open_events
+from flywheel_tasks.online.log_spool import LogReader
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.traffic.events import parse_event
+from flywheel_tasks.traffic.lines import RawLine
 from tests.dags.small import ab_events, write_logs
 from tests.online.people import START, make_plan
 
@@ -98,6 +101,16 @@ def test_latency_and_refused_replies_of_the_gateway_count(root: Path, events: li
     assert 100 <= found["latency_ms"]["control"] <= 102
     assert found["safety_violation_per_reply"]["absent"] is None
     assert found["report_per_reply"]["absent"] == "no report in the logs"
+
+
+def test_a_reply_that_was_cut_short_is_a_reply_and_a_violation(events: list[dict]) -> None:
+    cut = next(event for event in events if event.get("role") == "assistant") | {"refused_model": "g0001"}
+    assert cut["model"] is not None  # what was shown before is the model's
+    reader = LogReader(PLAN, ())
+    reply, violation = reader.rows(iter([RawLine(1, orjson.dumps(cut))]))
+    assert (reply["kind"], violation["kind"]) == ("reply", "safety_violation")
+    assert (violation["user"], violation["time"]) == (reply["user"], reply["time"])
+    assert (violation["event"] == reply["event"], reader.counts.unreadable) == (False, 0)
 
 
 @pytest.mark.parametrize(("limit", "threads"), [("1500MB", 3), ("2 GiB", 4), ("300MB", 1), ("80%", 2)])

@@ -1,7 +1,9 @@
 """A workspace with a champion and a running experiment, a stub for the models, and a gateway before them."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,13 @@ def user_of(plan: Plan, arm: str | None) -> str:
     return next(name for name in (f"user-{n}" for n in range(10_000)) if assign(document, name) == arm)
 
 
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
 class Live:
     """A gateway that serves, in this process."""
 
@@ -159,6 +168,14 @@ class Live:
         response = self.chat(*said, stream=True, **more)
         lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
         return response, [orjson.loads(line) for line in lines if line != "[DONE]"]
+
+    @contextmanager
+    def open_stream(self, said: str) -> Iterator[Iterator[str]]:
+        """Lines of a reply to ann as they come; the client goes away at the end of the block."""
+        body = {"model": "character:mira", "messages": [{"role": "user", "content": said}], "stream": True}
+        headers = {"authorization": f"Bearer {self.keys['ann']}"}
+        with self.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+            yield (line for line in response.iter_lines() if line)
 
     def stop(self) -> None:
         self.client.close()

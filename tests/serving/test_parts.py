@@ -170,6 +170,12 @@ def test_counters_of_all_workers_are_added_up(tmp_path: Path) -> None:
     assert 'flywheel_in_flight{worker="w2"} 3' in text
 
 
+def test_a_power_cut_leaves_the_index_whole(tmp_path: Path) -> None:
+    index = TurnIndex(tmp_path / "turns.sqlite")
+    found = [index._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+    assert found == ["wal", 1]  # NORMAL: synced at each checkpoint
+
+
 def test_old_turns_are_forgotten(tmp_path: Path) -> None:
     index = TurnIndex(tmp_path / "turns.sqlite")
     chain = longer(root_chain("ann", "mira", "user"), "user", "Hi")

@@ -1,28 +1,29 @@
 """Arms, exposures, changes without a restart, broken candidates."""
 
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.serving.breaker import Breaker
-from tests.serving.conftest import Live, logged, start_experiment, user_of
+from tests.serving.conftest import Live, logged, start_experiment, user_of, wait_for
 from tests.serving.stub import REPLY, Stub
 
 Start = Callable[..., Live]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
 def answered_by(gateway: Live, user: str) -> str:
     return str(gateway.chat("Hi", user=user).headers["x-flywheel-model"])
+
+
+def no_latency(gateway: Live, reply: dict[str, Any]) -> bool:
+    """Whether neither the log nor the histogram has a time of the only reply so far."""
+    wait_for(lambda: gateway.gateway.in_flight == 0)
+    text = gateway.client.get("/metrics").text
+    return "latency_ms" not in reply and "flywheel_model_seconds_count" not in text
 
 
 def test_users_talk_to_their_arm_and_are_exposed(live: Start, root: Path, stub: Stub) -> None:
@@ -129,6 +130,7 @@ def test_a_reply_that_breaks_off_is_recorded_as_far_as_it_was_shown(
     wait_for(lambda: len(logged(root, "message")) == 2)
     reply = logged(root, "message")[-1]
     assert (reply["text"], reply["finish_reason"], reply["model"]) == ("I keep the light.", "error", "base")
+    assert no_latency(gateway, reply)
     del stub.modes["base"]
     # The turn that broke off may still be closing: until then another turn of it is told to wait (409).
     wait_for(lambda: gateway.chat("Hi", "I keep the light.", "Go on").status_code == 200)
@@ -138,23 +140,43 @@ def test_a_client_that_goes_away_has_seen_what_is_recorded(live: Start, root: Pa
     gateway = live()
     stub.replies["base"] = "First. Second sentence. Third sentence. The last."
     stub.pace = 0.1
-    body = {
-        "model": "character:mira",
-        "messages": [{"role": "user", "content": "Hi"}],
-        "user": "ann",
-        "stream": True,
-    }
-    headers = {"authorization": f"Bearer {gateway.keys['user']}"}
-    with gateway.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
-        assert '"First."' in next(response.iter_lines())
+    with gateway.open_stream("Hi") as lines:
+        assert '"First."' in next(lines)
     wait_for(lambda: len(logged(root, "message")) == 2)
     reply = logged(root, "message")[-1]
     assert reply["finish_reason"] == "interrupted"
     assert reply["text"].startswith("First.")
     assert not reply["text"].endswith("The last.")
+    assert no_latency(gateway, reply)
     wait_for(lambda: gateway.gateway.turns.by_id(reply["message_id"]) is not None)
     assert gateway.chat("Hi", "First.", "Go on").status_code == 200
     assert {row["conversation_id"] for row in logged(root, "message")} == {reply["conversation_id"]}
+
+
+def test_a_client_that_leaves_during_the_last_sync_is_recorded_once(
+    live: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = live()
+    recorder = gateway.gateway.recorder
+    commit, recording, left = recorder._commit, [], threading.Event()
+
+    def slow(batches: Any) -> None:
+        recording.append(True)
+        if len(recording) == 2:  # the first one has the message and lets the stream begin
+            left.wait(60)
+        commit(batches)
+
+    monkeypatch.setattr(recorder, "_commit", slow)
+    with gateway.open_stream("Hi") as lines:
+        assert ["keep the light" in next(lines), "calm tonight" in next(lines)] == [True, True]
+        wait_for(lambda: len(recording) == 2)
+    wait_for(lambda: gateway.gateway.in_flight == 0)
+    left.set()
+    assert gateway.chat("Hello").status_code == 200  # written after all that was handed over before
+    texts = [row["text"] for row in logged(root, "message")]
+    assert sorted(texts) == sorted(["Hi", REPLY, "Hello", REPLY])
+    assert logged(root, "message")[1]["finish_reason"] == "stop"
+    assert gateway.chat("Hi", REPLY, "Go on").status_code == 200
 
 
 def test_breaker() -> None:

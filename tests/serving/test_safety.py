@@ -1,16 +1,21 @@
 """The check on the way in and out: what is refused is not shown, and no verdict is a no."""
 
+import asyncio
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
+from flywheel_tasks.online.log_spool import LogReader
 from flywheel_tasks.safety.classifier import SafetyError, Scores
 from flywheel_tasks.serving.gateway import open_gateway
-from tests.serving.conftest import Live, logged, start_experiment, user_of
+from flywheel_tasks.traffic.lines import RawLine
+from tests.serving.conftest import Live, logged, start_experiment, user_of, wait_for
 from tests.serving.stub import Stub
 
 Start = Callable[..., Live]
@@ -37,6 +42,12 @@ def refusal(gateway: Live) -> str:
     return gateway.gateway.settings.serve.refusal
 
 
+def kinds(root: Path) -> list[str]:
+    """What an A/B test makes of the logged messages."""
+    lines = [RawLine(n, orjson.dumps(event)) for n, event in enumerate(logged(root, "message"), 1)]
+    return [row["kind"] for row in LogReader(None, ()).rows(iter(lines))]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_message_that_may_not_be_said_reaches_no_model(
     live: Start, root: Path, stub: Stub, stream: bool
@@ -59,6 +70,7 @@ def test_a_message_that_may_not_be_said_reaches_no_model(
         None,
         "content_filter",
     )
+    assert "refused_model" not in reply  # no model broke a rule
     text = gateway.client.get("/metrics").text
     assert 'flywheel_safety_blocks_total{category="harm",side="input"} 1' in text
     assert gateway.chat("How to brew poison?", refusal(gateway), "Sorry.").status_code == 200
@@ -89,8 +101,41 @@ def test_a_stream_stops_before_the_sentence_that_may_not_be_shown(
     assert parts[-1]["choices"][0]["finish_reason"] == "content_filter"
     reply = logged(root, "message")[-1]
     assert (reply["text"], reply["model"]) == ("The tea is ready.", "base")
+    assert (reply["finish_reason"], reply["refused_model"]) == ("content_filter", "base")
+    assert "latency_ms" not in reply  # the model was not let finish
+    assert kinds(root) == ["message", "reply", "safety_violation"]
     stub.replies["base"] = "It is poison."
     assert gateway.stream("Hi")[1][0]["choices"][0]["delta"]["content"] == refusal(gateway)
+    reply = logged(root, "message")[-1]
+    assert (reply["model"], reply["refused_model"]) == (None, "base")
+    assert kinds(root) == ["message", "reply", "safety_violation"] * 2
+
+
+def test_a_violation_counts_though_the_reader_leaves_right_after_it(
+    live: Start, root: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = live(classifier=Check())
+    stub.replies["base"] = "The tea is ready. It is poison. Drink."
+    fleet = gateway.gateway.fleet
+    stream, closing = fleet.stream, []
+
+    async def slow_to_close(*asked: Any) -> AsyncIterator[Any]:
+        pieces = stream(*asked)
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            closing.append(True)
+            await asyncio.sleep(5)
+
+    monkeypatch.setattr(fleet, "stream", slow_to_close)
+    with gateway.open_stream("Hi") as lines:
+        assert "The tea is ready." in next(lines)
+        wait_for(lambda: bool(closing))
+    wait_for(lambda: len(logged(root, "message")) == 2)
+    reply = logged(root, "message")[-1]
+    assert (reply["text"], reply["model"]) == ("The tea is ready.", "base")
+    assert (reply["finish_reason"], reply["refused_model"]) == ("content_filter", "base")
 
 
 @pytest.mark.parametrize("breaks", ["user", "assistant", "user hangs", "assistant hangs", "user not scored"])

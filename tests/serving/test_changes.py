@@ -1,0 +1,73 @@
+"""Keys and cards that change while the gateway runs: a look that fails is made again, and none waits for another."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from flywheel_tasks.serving import gateway as module
+from flywheel_tasks.serving.keys import revoke_key
+from tests.serving.conftest import CARDS, Live, wait_for
+
+Start = Callable[..., Live]
+
+
+def revoke_ann(gateway: Live) -> None:
+    revoke_key(gateway.root / ".flywheel/serve/keys.json", gateway.keys["ann"].split("-")[1])
+
+
+def fail_once(real: Callable[[Path], Any]) -> tuple[Callable[[Path], Any], list[Path]]:
+    calls: list[Path] = []
+
+    def read(path: Path) -> Any:
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(23, "Too many open files in system")
+        return real(path)
+
+    return read, calls
+
+
+def test_a_revoked_key_ends_though_its_first_look_failed(
+    live: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = live()
+    read, calls = fail_once(module.read_keys)
+    monkeypatch.setattr(module, "read_keys", read)
+    assert gateway.chat("Hi", role="ann").status_code == 200
+    revoke_ann(gateway)
+    wait_for(lambda: gateway.chat("Hi", role="ann").status_code == 401)
+    assert len(calls) == 2  # and not again while nothing changes
+
+
+def test_new_cards_come_though_their_first_look_failed(
+    live: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = live()
+    read, _ = fail_once(module.load_cards)
+    monkeypatch.setattr(module, "load_cards", read)
+    new = {**CARDS[0], "event_id": "e-card-nora", "card_id": "nora", "name": "Nora"}
+    (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in [*CARDS, new]))
+    wait_for(lambda: gateway.chat("Hi", model="character:nora").status_code == 200)
+
+
+def test_a_registry_that_hangs_keeps_no_key_alive(live: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = live()
+    registry = gateway.gateway._registry
+    state, hangs, ends = registry.state, threading.Event(), threading.Event()
+
+    def hang() -> Any:
+        hangs.set()
+        ends.wait(60)
+        return state()
+
+    monkeypatch.setattr(registry, "state", hang)
+    try:
+        assert hangs.wait(30)
+        revoke_ann(gateway)
+        wait_for(lambda: gateway.chat("Hi", role="ann").status_code == 401)
+    finally:
+        ends.set()
