@@ -19,7 +19,7 @@ from flywheel_tasks.annotation.label_studio import (
     values_of_record,
     values_of_result,
 )
-from flywheel_tasks.annotation.tasks import AnnotationError
+from flywheel_tasks.annotation.tasks import AnnotationError, short_id
 from flywheel_tasks.storage.documents import read_json, read_jsonl
 
 Row = dict[str, Any]
@@ -61,8 +61,9 @@ class _Entry:
 def read_files(files: Sequence[tuple[str, Path]], tasks: Sequence[Mapping[str, Any]]) -> Reading:
     """Read and judge all labels of a batch.
 
-    Of several labels by one annotator for one task the newest counts (the first, where no times are known), and the
-    others are quarantined as ``duplicate``.
+    Of several sound labels by one annotator for one task the newest counts (the first, where no times are known),
+    unless the annotator skipped the task after it; the others are quarantined as ``duplicate``. What is not sound is
+    quarantined under its own rule and takes no label's place.
 
     Args:
         files: the name to show and the path of each.
@@ -81,13 +82,15 @@ def read_files(files: Sequence[tuple[str, Path]], tasks: Sequence[Mapping[str, A
                 reading.unlabelled += 1
             else:
                 entries.append(entry)
-    first = _newest(entries)
+    newest = _newest(entries)
     for entry in entries:
-        winner = first[entry.task_id, entry.annotator]
         problem = entry.problem
-        if problem is None and winner is not entry:
+        if problem is None and (winner := newest[entry.task_id, entry.annotator]) is not entry:
             where = winner.place if winner.file == entry.file else f"{winner.file}, {winner.place}"
-            problem = Problem("duplicate", f"{entry.annotator} labelled this task in {where} already")
+            did = f"labelled this task in {where} already"
+            if winner.problem is not None:
+                did = f"skipped this task later, in {where}"
+            problem = Problem("duplicate", f"{entry.annotator} {did}")
         if problem is None and entry.label is not None:
             reading.labels.append(entry.label)
         elif problem is not None:
@@ -96,10 +99,19 @@ def read_files(files: Sequence[tuple[str, Path]], tasks: Sequence[Mapping[str, A
 
 
 def _newest(entries: Sequence[_Entry]) -> dict[tuple[str, str], _Entry]:
+    """The sound label that counts, by task and annotator, or the skip that took it back.
+
+    A skip is a decision, so a newer one counts; a draft or a broken label says nothing of an earlier sound one.
+    """
     found: dict[tuple[str, str], _Entry] = {}
     for entry in entries:
         key = (entry.task_id, entry.annotator)
-        if key not in found or entry.updated > found[key].updated:
+        if entry.problem is None and (key not in found or entry.updated > found[key].updated):
+            found[key] = entry
+    for entry in entries:
+        key = (entry.task_id, entry.annotator)
+        skipped = entry.problem is not None and entry.problem.rule == "cancelled"
+        if skipped and key in found and entry.updated > found[key].updated:
             found[key] = entry
     return found
 
@@ -145,6 +157,8 @@ def _entries(name: str, path: Path, tasks: Mapping[str, Row | Mapping[str, Any]]
 def _own_format(name: str, path: Path, tasks: Mapping[str, Any]) -> Iterator[_Entry]:
     for number, row in read_numbered(path):
         place, problem, label = f"line {number}", None, None
+        if isinstance(row.get("annotator"), str):
+            row = {**row, "annotator": annotator_of(row["annotator"])}
         try:
             label = Label.model_validate(row)
             problem = problem_of(label, tasks.get(label.task_id))
@@ -170,10 +184,15 @@ def read_numbered(path: Path) -> list[tuple[int, Row]]:
 
 
 def annotator_of(completed_by: Any) -> str:
-    """An annotator's id: of format JSON a number, or an object with one; of JSON_MIN a number or an e-mail address."""
+    """An annotator's id: of format JSON a number, or an object with one; of JSON_MIN a number or an e-mail address.
+
+    An address is an identifier, which may not leave with the labels: a hash of it stands in its place, the same
+    however the address is capitalised.
+    """
     if isinstance(completed_by, dict):
         completed_by = completed_by.get("id", completed_by.get("email"))
-    return "" if completed_by is None else str(completed_by)
+    name = "" if completed_by is None else str(completed_by)
+    return f"a-{short_id(name.strip().casefold())}" if "@" in name else name
 
 
 def _exported(name: str, place: str, row: Row, tasks: Mapping[str, Any]) -> Iterator[_Entry | None]:

@@ -70,7 +70,8 @@ def _wording(rule: Rule) -> str:
     if (rooted := rule.rooted) is not None:
         root = ", ".join(f"{column} {value}" for column, value in rooted.root_where.items())
         if rooted.only == "roots":
-            return f"have {root} if it has no {rooted.parent}"
+            rows = f", as must all rows with its {rooted.within}" if rooted.within else ""
+            return f"have {root} if it has no {rooted.parent}{rows}"
         return f"lead through {rooted.parent} to a row without one"
     if (greatest := rule.greatest) is not None:
         values = ", ".join(f"{column} {value}" for column, value in greatest.where.items())

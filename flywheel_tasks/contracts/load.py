@@ -105,7 +105,8 @@ def _columns(rule: Rule | TableRule) -> Iterator[tuple[str | None, str]]:
     if rule.constant is not None:
         yield from ((None, rule.constant.column), (None, rule.constant.within))
     if rule.rooted is not None:
-        names = (rule.rooted.parent, rule.rooted.target, *rule.rooted.root_where)
+        rooted = rule.rooted
+        names = (rooted.parent, rooted.target, *rooted.root_where, *filter(None, [rooted.within]))
         yield from ((None, name) for name in names)
     if rule.greatest is not None:
         names = (rule.greatest.column, rule.greatest.within, *rule.greatest.where)

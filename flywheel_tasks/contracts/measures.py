@@ -73,9 +73,10 @@ class MissingDays(_Measure):
 
 
 class AgeDays(_Measure):
-    """Days from the day of the newest row to the date of the newest log partition."""
+    """Days from the newest day with ``min_share`` of the median day's rows or more to that of the newest partition."""
 
     kind: Literal["age_days"]
+    min_share: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
 class VolumeChange(_Measure):
@@ -174,7 +175,7 @@ def describe(measure: Measure) -> str:
         return f"{_DISTANCES[measure.distance]} of {measure.key} from the last accepted generation"
     if isinstance(measure, Rows) and measure.where:
         words = "Number of rows with ``where``"
-    for name in ("column", "columns", "rules", "where", "min_days"):
+    for name in ("column", "columns", "rules", "where", "min_days", "min_share"):
         value = getattr(measure, name, None)
         if value:
             shown = (

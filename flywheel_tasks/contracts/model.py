@@ -84,12 +84,20 @@ class Rooted(Part):
         target: column of the id; it must be unique.
         root_where: values that a root must have.
         only: ``roots`` looks at roots alone, ``others`` at the rows that must lead to one.
+        within: of ``roots``: all rows with the same value as a root that breaks the rule break it, too.
     """
 
     parent: str
     target: str
     root_where: dict[str, Scalar]
     only: Literal["roots", "others"]
+    within: str | None = None
+
+    @model_validator(mode="after")
+    def _grouped(self) -> "Rooted":
+        if self.within is not None and self.only != "roots":
+            raise ValueError("rooted: within is for only: roots")
+        return self
 
 
 class Greatest(Part):

@@ -76,9 +76,10 @@ def _detail(rule: Rule, contract: Contract) -> tuple[str, str]:
         group = f"{literal(constant.within + ' ')}, a.{name(constant.within)}"
         return f"concat({group}, {words}, a.{name(constant.column)})", ""
     if (rooted := rule.rooted) is not None:
-        me = f"{literal(rooted.target + ' ')}, a.{name(rooted.target)}"
+        it = rooted.within or rooted.target
+        me = f"{literal(f'{it} ')}, a.{name(it)}"
         wanted = ", ".join(f"{column} {value}" for column, value in sorted(rooted.root_where.items()))
-        roots = f" has no {rooted.parent}, but not {wanted}"
+        roots = f" has {'a row with ' if rooted.within else ''}no {rooted.parent}, but not {wanted}"
         words = roots if rooted.only == "roots" else f" leads to no first message through {rooted.parent}"
         return f"concat({me}, {literal(words)})", ""
     if (greatest := rule.greatest) is not None:

@@ -185,9 +185,13 @@ class Relations:
         )
 
     def _bad_roots(self, table: str, relation: Rooted) -> np.ndarray:
-        """Roots that are not as they should be."""
+        """Roots that are not as they should be, or all rows of the groups that have one."""
         root = f"{name(relation.parent)} IS NULL AND NOT coalesce({matching(relation.root_where)}, false)"
-        return self._numbers(f"SELECT {ROW} FROM {self._left(table)} WHERE {root}")  # noqa: S608
+        left = self._left(table)
+        if relation.within is not None:
+            within = name(relation.within)
+            root = f"({root}) OR {within} IN (SELECT {within} FROM {left} WHERE {root})"  # noqa: S608
+        return self._numbers(f"SELECT {ROW} FROM {left} WHERE {root}")  # noqa: S608
 
     def _lost(self, table: str, relation: Rooted) -> np.ndarray:
         """Rows whose parents lead to no root: each looks twice as far as before, until all are decided."""

@@ -131,10 +131,13 @@ def _missing_days(rule: TableRule, of: Measured) -> float:
 
 
 def _age(rule: TableRule, of: Measured) -> float:
-    days = sorted(of.profile["days"])
+    assert isinstance(rule.measure, measures.AgeDays)
+    days = of.profile["days"]
     if of.as_of is None or not days:
         raise NotApplicable("not judged: no log partitions" if days else "not judged: no rows")
-    return (of.as_of - date.fromisoformat(days[-1])).days
+    least = rule.measure.min_share * median(days.values())
+    newest = max(day for day, count in days.items() if count >= least)
+    return (of.as_of - date.fromisoformat(newest)).days
 
 
 def _volume(rule: TableRule, of: Measured) -> float:

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 _SAMPLE = 100_000  # ids that the ranges are chosen from
-_OPEN = 256  # ranges, at most: each has an open file
+_OPEN = 256  # files open at once; with more ranges the table is read several times
 _BATCH_ROWS = 65_536
 
 
@@ -27,7 +28,7 @@ def boundaries(path: Path, column: str, rows_a_bucket: int) -> list[str]:
     """
     file = pq.ParquetFile(path)
     count = file.metadata.num_rows
-    wanted = min(-(-count // rows_a_bucket), _OPEN)
+    wanted = -(-count // rows_a_bucket)
     if wanted < 2:
         return []
     step, sample = max(1, count // _SAMPLE), []
@@ -64,14 +65,16 @@ class Buckets:
     def _spill(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-        files = [pa.ipc.new_stream(self._path(k), self.schema, options=options) for k in range(len(self))]
-        try:
-            for batch in pq.ParquetFile(self._source).iter_batches(_BATCH_ROWS):
-                for bucket, rows in self._split(batch):
-                    files[bucket].write_batch(rows)
-        finally:
-            for file in files:
-                file.close()
+        for first in range(0, len(self), _OPEN):
+            with ExitStack() as stack:
+                files = {
+                    k: stack.enter_context(pa.ipc.new_stream(self._path(k), self.schema, options=options))
+                    for k in range(first, min(first + _OPEN, len(self)))
+                }
+                for batch in pq.ParquetFile(self._source).iter_batches(_BATCH_ROWS):
+                    for bucket, rows in self._split(batch):
+                        if bucket in files:
+                            files[bucket].write_batch(rows)
 
     def _split(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         """A batch's rows by bucket, in their order."""

@@ -49,13 +49,6 @@ SIBLINGS = pa.schema(
     ]
 )
 
-# How a preference between siblings is known, the strongest first.
-KNOWN_BY = {
-    "edited": "the rejected reply was replaced by another text",
-    "answered": "the user went on from the chosen reply",
-    "regenerated": "nobody went on; the chosen reply is the last one that was asked for",
-}
-
 # One event a row that is in no conversation, and why.
 PROBLEMS = pa.schema(
     [

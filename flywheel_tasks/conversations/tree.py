@@ -56,16 +56,6 @@ def _numbered(values: pa.Array) -> Ints:
     return values.dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
-def _implied_parents(conversation: Ints, user: Bools) -> Ints:
-    """Parents where the log names none: a reply answers the last user turn before it, a turn what came last."""
-    rows = np.arange(len(user))
-    starts = np.flatnonzero(np.diff(conversation, prepend=-1))
-    first = starts[np.searchsorted(starts, rows, side="right") - 1] if len(rows) else rows
-    before = np.where(rows > first, rows - 1, NONE)
-    asked = np.maximum.accumulate(np.where(user, rows, NONE))
-    return np.where(user | (asked < first), before, asked)
-
-
 def _paths(parent: Ints, user: Bools) -> tuple[Ints, Ints, Bools]:
     """Messages and user turns on each path to a root, and the rows whose path is a circle.
 
@@ -110,8 +100,6 @@ def plant(messages: pa.Table) -> Tree:
     missing = answers & ((parent < 0) | (conversation[parent] != conversation))
     parent[missing] = NONE
     named = pc.is_valid(column["replaces"]).to_numpy(zero_copy_only=False)
-    unnamed = np.bincount(conversation[answers | named], minlength=count)[conversation] == 0
-    parent = np.where(unnamed, _implied_parents(conversation, user), parent)
     depth, turn, circular = _paths(parent, user)
 
     replaces = _rows_of(column["replaces"], ids)

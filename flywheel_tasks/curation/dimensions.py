@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
-DIMENSIONS = ("source", "character", "topic", "depth", "length", "script", "cohort")
 OTHER = "(other)"
 _DEPTHS = ((1, "1"), (2, "2"), (4, "3-4"), (8, "5-8"))
 _LENGTHS = ((4, "0-4"), (9, "5-9"), (19, "10-19"), (49, "20-49"))
@@ -73,12 +72,13 @@ def merge_rare(values: Sequence[str], most: int, named: Collection[str] = ()) ->
     """Values with all but the ``most - 1`` commonest ones as ``(other)``, if there are more than ``most``.
 
     Args:
-        values: of one dimension.
+        values: of one dimension; those that are empty (the topic of a prompt that was filtered out) are no value
+            and stay empty.
         most: distinct values of the result, those that are named not counted.
         named: values that stay in any case.
     """
-    counts = Counter(values)
+    counts = Counter(value for value in values if value)
     if len(counts) <= most:
         return list(values)
-    kept = {*named, *sorted(counts, key=lambda value: (-counts[value], value))[: most - 1]}
+    kept = {"", *named, *sorted(counts, key=lambda value: (-counts[value], value))[: most - 1]}
     return [value if value in kept else OTHER for value in values]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from flywheel_tasks.settings import Safety
 
 UNSCORED = "unscored"
+BLOCKED = "blocked"  # category of curate.blocked_words
 Scores = Mapping[str, float]
 Row = dict[str, Any]
 
@@ -38,25 +39,28 @@ def open_classifier(settings: Safety, word_lists: Path, *, blocked: Sequence[str
     Args:
         settings: the section.
         word_lists: the folder ``safety_words`` of the workspace.
-        blocked: further words, of the category ``blocked``; only for the word lists.
+        blocked: further words, of the category ``blocked``, whatever else judges.
 
     Raises:
         SafetyError: it cannot be opened.
     """
+    from flywheel_tasks.safety.words import BlockedWords, WordLists, read_word_lists
+
+    if settings.classifier == "words":
+        lists = read_word_lists(word_lists)
+        return WordLists({**lists, BLOCKED: [*lists.get(BLOCKED, ()), *blocked]} if blocked else lists)
+    model = _open_model(settings)
+    return BlockedWords(model, blocked) if blocked else model
+
+
+def _open_model(settings: Safety) -> SafetyClassifier:
     if settings.classifier == "local":
         from flywheel_tasks.safety.local import LocalClassifier
 
         return LocalClassifier(str(settings.model), settings.safe_labels, settings.batch_size)
-    if settings.classifier == "http":
-        from flywheel_tasks.safety.endpoint import HttpClassifier
+    from flywheel_tasks.safety.endpoint import HttpClassifier
 
-        return HttpClassifier(
-            str(settings.url), settings.timeout_seconds, settings.retries, settings.batch_size
-        )
-    from flywheel_tasks.safety.words import WordLists, read_word_lists
-
-    lists = read_word_lists(word_lists)
-    return WordLists({**lists, "blocked": [*lists.get("blocked", ()), *blocked]} if blocked else lists)
+    return HttpClassifier(str(settings.url), settings.timeout_seconds, settings.retries, settings.batch_size)
 
 
 def _category(scores: Any, threshold: float) -> str | None:

@@ -1,5 +1,6 @@
 """A text classifier from a Hugging Face folder or hub id, on this machine."""
 
+import math
 from collections.abc import Sequence
 
 from flywheel_tasks.safety.classifier import SafetyError, Scores
@@ -69,7 +70,7 @@ class LocalClassifier:
             scores = torch.sigmoid(logits) if self._independent else torch.softmax(logits, dim=-1)
             for owner, row in zip(owners[start:stop], scores.tolist(), strict=True):
                 for number, name in self._harms.items():
-                    # NaN compares as false: it must win, so that it is seen.
+                    # NaN compares as false: it must win over any number, so that it is seen.
                     known = found[owner].get(name, 0.0)
-                    found[owner][name] = row[number] if not row[number] <= known else known
+                    found[owner][name] = known if math.isnan(known) or row[number] <= known else row[number]
         return found

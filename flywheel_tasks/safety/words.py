@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from flywheel_tasks.privacy.folding import fold
-from flywheel_tasks.safety.classifier import SafetyError, Scores
+from flywheel_tasks.safety.classifier import BLOCKED, SafetyClassifier, SafetyError, Scores
 from flywheel_tasks.storage.fast_yaml import load_yaml
 
 _CATEGORY = re.compile(r"[a-z][a-z0-9_]*")
@@ -87,3 +88,30 @@ class WordLists:
             }
             for plain in map(_plain, texts)
         ]
+
+
+class BlockedWords:
+    """Scores of another classifier, and 1 (the highest score there is) for ``blocked`` where a text has such a word.
+
+    Args:
+        classifier: judges the texts.
+        words: whole words and phrases, as of :class:`WordLists`.
+    """
+
+    def __init__(self, classifier: SafetyClassifier, words: Sequence[str]) -> None:
+        self._classifier, self._words = classifier, WordLists({BLOCKED: words})
+
+    def classify(self, texts: Sequence[str]) -> Sequence[Scores]:
+        """See :class:`flywheel_tasks.safety.classifier.SafetyClassifier`."""
+        answers = self._classifier.classify(texts)
+        if len(answers) != len(texts):
+            return answers  # whoever asked notices, and stops
+        listed = self._words.classify(texts)
+        return [_higher(scores, found) for scores, found in zip(answers, listed, strict=True)]
+
+
+def _higher(scores: Any, listed: Scores) -> Any:
+    """The higher score of each category; a text without a usable score has none because no word was found, too."""
+    if not isinstance(scores, Mapping) or not scores:
+        return scores
+    return {**scores, **{category: score for category, score in listed.items() if score > 0}}

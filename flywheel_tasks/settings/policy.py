@@ -80,7 +80,7 @@ class Watch(Section):
 class Vllm(Section):
     """Rollouts by vLLM. ``server``: at ``url``, on GPUs of its own; ``colocate``: on the trainer's GPUs.
 
-    ``max_ratio``: a completion whose trainer-to-sampler ratio of probabilities is above it is left out.
+    ``max_ratio``: the trainer-to-sampler ratio of probabilities, by which a token is weighed, counts up to it.
     """
 
     mode: Literal["server", "colocate"]

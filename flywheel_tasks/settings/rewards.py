@@ -10,6 +10,8 @@ from flywheel_tasks.settings.training import Training
 TrainableSignal = Literal["continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback"]
 TRAINABLE_SIGNALS: tuple[str, ...] = get_args(TrainableSignal)
 SIGNALS = (*TRAINABLE_SIGNALS, "report")
+# What rejection sampling has a threshold for, and RL a term.
+SelectingSignal = Literal["continue", "thumb_up"]
 
 
 class EarlierPairs(Section):
@@ -42,7 +44,7 @@ class SignalModels(Section):
     """Classifiers of user signals; only ``used`` may select data."""
 
     signals: tuple[TrainableSignal, ...]
-    used: tuple[str, ...]
+    used: tuple[SelectingSignal, ...]
     l2: PositiveFloat
 
     @model_validator(mode="after")

@@ -7,7 +7,8 @@ from flywheel_tasks.annotation.delivery import pin_labels
 from flywheel_tasks.annotation.label import run
 from flywheel_tasks.annotation.progress import LabelsNotReadyError
 from flywheel_tasks.annotation.reading import message_of, read_files
-from flywheel_tasks.annotation.tasks import AnnotationError
+from flywheel_tasks.annotation.tasks import AnnotationError, short_id
+from flywheel_tasks.privacy.outgoing import scan
 from flywheel_tasks.simulation.cards import load_cards
 from flywheel_tasks.storage.documents import read_jsonl, write_jsonl
 from tests.annotation.tasks_of_tests import label, task
@@ -117,6 +118,36 @@ def test_line_numbers_count_blank_lines_and_repeats_are_quarantined(tmp_path):
     reading = read_files([("labels.jsonl", path)], [task()])
     assert len(reading.labels) == 1
     assert message_of(reading.quarantined[0]) == "labels.jsonl:3: a1 labelled this task in line 1 already"
+
+
+def test_a_corrected_label_counts_and_the_broken_one_before_it_is_named(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    write_jsonl([broken(lambda row: row["ranking"].pop()), label(task()), label(task())], path)
+    reading = read_files([("labels.jsonl", path)], [task()])
+    assert reading.labels == [label(task())]
+    assert [(row["place"], row["rule"]) for row in reading.quarantined] == [
+        ("line 1", "ranking"),
+        ("line 3", "duplicate"),
+    ]
+
+
+def test_an_annotator_named_by_an_address_has_an_id_that_does_not_tell_it(make_io, tmp_path):
+    tasks = [task("t1", reviews=2), task("t2")]
+    rows = [
+        label(tasks[0], annotator="mo@example.org"),
+        label(tasks[0], annotator="Mo@Example.org "),
+        label(tasks[1], annotator="mo@example.org"),
+        label(tasks[0], annotator="tu"),
+        label(task("t9"), annotator="tu@example.org"),
+    ]
+    settings = {"label.max_quarantine_share": 0.5}
+    io = delivered(make_io, tmp_path, tasks, {"mo.jsonl": rows}, settings)
+    metrics = run(io)
+    assert (metrics["annotators"], metrics["quarantined"]) == (2, {"duplicate": 1, "unknown_task": 1})
+    out = io.out("data/annotation/labels.jsonl")
+    mo = f"a-{short_id('mo@example.org')}"
+    assert [row["annotator"] for row in read_jsonl(out)] == [mo, mo, "tu"]
+    assert scan(out) == scan(io.out("data/annotation/quarantine.jsonl")) == []
 
 
 FILES = {"label.annotator": "files", "label.location": "people/{generation}", "label.min_done": 0.5}

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_studio_sdk.label_interface import LabelInterface
 from lxml import html
@@ -9,7 +9,7 @@ from lxml import html
 from flywheel_tasks.annotation.interface import EQUAL, NO_VIOLATION, interface_id, interface_of
 from flywheel_tasks.annotation.label_studio import card_html, rule_choices, task_data
 from flywheel_tasks.annotation.reading import read_files
-from flywheel_tasks.annotation.tasks import AnnotationError
+from flywheel_tasks.annotation.tasks import AnnotationError, short_id
 from tests.annotation.exports import annotation, exported, filled, json_min, result_of
 from tests.annotation.tasks_of_tests import CARD, task
 
@@ -256,6 +256,35 @@ def test_of_several_annotations_by_one_person_the_newest_counts(tmp_path):
     ]
 
 
+def test_what_is_broken_or_half_done_takes_no_labels_place_and_a_later_skip_does(tmp_path):
+    def later(hour, **also):
+        return annotation(PAIR, also.pop("values", filled(PAIR)), updated=f"2026-11-09T{hour}:00:00Z", **also)
+
+    sound = later(10, number=1)
+    draft = later(13, number=4) | {"user": 7}
+    broken = later(12, number=3, values={})
+    early, late = (later(hour, number=2, cancelled=True) for hour in ("09", "11"))
+    for others, drafts, rules in (
+        ([broken], [draft], {3: "empty", 4: "draft"}),
+        ([early], [], {2: "cancelled"}),
+        ([late, broken], [draft], {1: "duplicate", 2: "cancelled", 3: "empty", 4: "draft"}),
+        ([late, later(12, number=5)], [], {1: "duplicate", 2: "cancelled"}),
+    ):
+        reading = reading_of(tmp_path, [exported(PAIR, sound, *others, drafts=drafts)])
+        found = {int(row["place"].rsplit(" ", 1)[1]): row["rule"] for row in reading.quarantined}
+        assert found == rules
+        used = [1, *(item["id"] for item in others), *(item["id"] for item in drafts)]
+        assert len(reading.labels) == len(set(used) - set(rules))
+    reading = reading_of(tmp_path, [exported(PAIR, sound, late)])
+    assert reading.quarantined[0]["detail"] == "7 skipped this task later, in entry 0, annotation 2"
+
+
+@pytest.mark.parametrize("by", ["mo@example.org", {"email": "MO@example.org", "first_name": "Mo"}])
+def test_an_address_is_no_annotators_id(tmp_path, by):
+    reading = reading_of(tmp_path, [exported(PAIR, annotation(PAIR, filled(PAIR), by=by))])
+    assert [row["annotator"] for row in reading.labels] == [f"a-{short_id('mo@example.org')}"]
+
+
 def test_the_same_export_delivered_twice_counts_once(tmp_path):
     row = [exported(PAIR, annotation(PAIR, filled(PAIR)))]
     for name in ("a.json", "b.json"):
@@ -278,6 +307,7 @@ def test_other_json_is_an_error_that_names_the_file(tmp_path, document):
         reading_of(tmp_path, document)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_counts_add_up_whatever_is_entered(tmp_path_factory, data):
     names = [*filled(PAIR, rewrite="x"), "mood_0"]

@@ -112,6 +112,22 @@ def test_contracts_allow_the_values_that_parsing_allows():
             "distance jensen_shannon is for categories",
         ),
         (
+            lambda d: d["row_rules"].append(
+                {
+                    "name": "r",
+                    "why": "-",
+                    "rooted": {
+                        "parent": "name",
+                        "target": "name",
+                        "root_where": {},
+                        "only": "roots",
+                        "within": "talk",
+                    },
+                }
+            ),
+            "no column talk",
+        ),
+        (
             lambda d: (d["table_rules"].append(table_rule(kind="age_days")), d.pop("time")),
             "needs the contract's time",
         ),

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -148,13 +149,11 @@ def test_constant_breaks_all_rows_of_a_mixed_group(tmp_path):
         assert sorted(removed["books"]) == broken
 
 
-def tree(folder: Path, rows: list[dict], only: str) -> dict[int, str]:
-    rule = {
-        "name": "r",
-        "rooted": {"parent": "parent", "target": "id", "root_where": {"kind": "ok"}, "only": only},
-    }
-    schema = pa.schema([("id", pa.string()), ("parent", pa.string()), ("kind", pa.string())])
-    contracts = {"t": contract("t", [{"id": "", "parent": "", "kind": ""}], "id", rule, unique="id")}
+def tree(folder: Path, rows: list[dict], only: str, **also) -> dict[int, str]:
+    rooted = {"parent": "parent", "target": "id", "root_where": {"kind": "ok"}, "only": only, **also}
+    schema = pa.schema([(name, pa.string()) for name in ("id", "parent", "kind", "talk")])
+    empty = dict.fromkeys(schema.names, "")
+    contracts = {"t": contract("t", [empty], "id", {"name": "r", "rooted": rooted}, unique="id")}
     removed, _ = settled(folder, contracts, {"t": pa.Table.from_pylist(rows, schema=schema)})
     return {row: detail for row, (_, detail) in removed["t"].items()}
 
@@ -166,6 +165,22 @@ def test_roots_must_be_as_they_should(tmp_path):
         {"id": "c", "parent": "a", "kind": "no"},
     ]
     assert tree(tmp_path, rows, "roots") == {1: "id b has no parent, but not kind ok"}
+
+
+def test_a_bad_root_takes_its_group_with_it(tmp_path):
+    rows = [
+        {"id": "0", "parent": None, "kind": "ok", "talk": "x"},
+        {"id": "1", "parent": None, "kind": "no", "talk": "x"},
+        {"id": "2", "parent": None, "kind": "ok", "talk": "y"},
+        {"id": "3", "parent": "2", "kind": "no", "talk": "y"},
+        {"id": "4", "parent": None, "kind": "ok", "talk": None},
+        {"id": "5", "parent": None, "kind": "no", "talk": None},
+    ]
+    words = "talk x has a row with no parent, but not kind ok"
+    found = tree(tmp_path, rows, "roots", within="talk")
+    assert (sorted(found), found[0], found[1]) == ([0, 1, 5], words, words)
+    with pytest.raises(ValueError, match="within is for only: roots"):
+        tree(tmp_path, rows, "others", within="talk")
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -247,9 +262,9 @@ def naive(tables: dict[str, list[dict]], contracts: dict[str, Contract]) -> dict
             same = [o for o in left[table].values() if o[c.within] == row[c.within]]
             return len({o[c.column] for o in same}) > 1
         parents = {o[rule.rooted.target]: o[rule.rooted.parent] for o in left[table].values()}
-        if rule.rooted.only == "roots":
-            wrong = any(row[c] != v for c, v in rule.rooted.root_where.items())
-            return row[rule.rooted.parent] is None and wrong
+        if (r := rule.rooted).only == "roots":
+            group = [o for o in left[table].values() if o[r.within] == row[r.within]] if r.within else [row]
+            return any(o[r.parent] is None and any(o[c] != v for c, v in r.root_where.items()) for o in group)
         node = row[rule.rooted.target]
         for _ in range(len(parents) + 1):
             node = parents.get(node)

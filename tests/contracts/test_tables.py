@@ -176,6 +176,16 @@ def test_too_few_days_or_no_partitions_are_not_judged(tmp_path):
     assert age == ("not_applicable", None, "not judged: no log partitions")
 
 
+def test_a_few_events_neither_make_a_log_old_or_early_nor_hide_that_it_is(tmp_path):
+    fresh, bounds = {"kind": "age_days"}, {"min_value": -2, "max_value": 3}
+    ahead, trickle = rows([20, 20, 20, 0, 0, 0, 0, 0, 1]), rows([20, 20, 20, 0, 0, 0, 0, 1])
+    assert outcome(tmp_path, fresh, bounds, ahead, as_of=date(2026, 11, 5)) == ("pass", 1, "")
+    assert outcome(tmp_path, fresh, bounds, trickle, as_of=date(2026, 11, 9))[:2] == ("block", 5)
+    every = {**fresh, "min_share": 0.001}
+    assert outcome(tmp_path, every, bounds, ahead, as_of=date(2026, 11, 5))[:2] == ("block", -5)
+    assert outcome(tmp_path, every, bounds, trickle, as_of=date(2026, 11, 9))[:2] == ("pass", 0)
+
+
 def test_lengths_beyond_the_exact_ones_are_kept_within_five_percent(tmp_path):
     table = [
         {**row, "text": "x" * size} for row, size in zip(rows([5]), (0, 64, 100, 1000, 50_000), strict=True)

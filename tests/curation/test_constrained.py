@@ -48,6 +48,22 @@ def test_rare_values_are_one():
     assert merge_rare(list("ab"), 2) == ["a", "b"]
 
 
+def test_a_prompt_without_a_value_is_in_no_group_of_rare_ones():
+    assert merge_rare(["a", "", "b"], 2) == ["a", "", "b"]
+    assert merge_rare(["", "", "a", "b", "c"], 2) == ["", "", "a", "(other)", "(other)"]
+
+
+def test_the_topics_of_prompts_that_were_filtered_out_are_not_counted():
+    table = traffic(125)
+    table.dimensions["topic"] = [f"{row // 10:02d}" if row < 120 else "" for row in range(125)]
+    for row in range(120, 125):
+        table.reasons[row] = ("safety", "")
+    wanted = settings(max_prompts_per_user=125, sample={"match": ["topic"], "max_values": 10})
+    topics = {row.value: row for row in draw(table, wanted, 1)}
+    assert len(topics) == 10
+    assert (topics["(other)"].raw, topics["(other)"].target, topics["(other)"].achieved) == (30, 25, 25)
+
+
 def traffic(count=400, order=None):
     """Prompts of 50 users, 3 of 10 internal, five characters of uneven size."""
     random = np.random.default_rng(0)

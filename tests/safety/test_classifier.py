@@ -4,11 +4,13 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flywheel_tasks.safety import endpoint
 from flywheel_tasks.safety.classifier import SafetyError, open_classifier, unsafe, unsafe_prompts
+from flywheel_tasks.safety.words import BlockedWords
 from flywheel_tasks.settings import load_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -80,6 +82,23 @@ def test_the_worst_category_from_the_threshold_on_is_named():
         unsafe(Fixed({"a": 0.0}), ["one", "two"], 0.5)
 
 
+@pytest.mark.parametrize("scores", [*UNUSABLE, {"harm": 0.1}])
+def test_blocked_words_are_found_whatever_else_judges_and_make_no_text_safe(scores):
+    with_words = BlockedWords(Fixed(scores, scores), ["gun"])
+    plain = unsafe(Fixed(scores, scores), ["a GUN", "a text"], 0.5)
+    found = unsafe(with_words, ["a GUN", "a text"], 0.5)
+    assert found == {**plain, "a GUN": plain.get("a GUN", "blocked")}
+    assert with_words.classify(["a GUN", "a text"])[1] == pytest.approx(scores, nan_ok=True)
+
+
+def test_of_two_scores_for_blocked_the_higher_one_counts():
+    answers = {"blocked": 0.2, "harm": 0.7}, {"blocked": 0.9, "harm": 0.1}
+    found = BlockedWords(Fixed(*answers), ["gun"]).classify(["a gun", "a text"])
+    assert found == [{"blocked": 1.0, "harm": 0.7}, {"blocked": 0.9, "harm": 0.1}]
+    with pytest.raises(SafetyError, match="asked about 1 texts and answered 2"):
+        unsafe(BlockedWords(Fixed(*answers), ["gun"]), ["a gun"], 0.5)
+
+
 def test_prompts_are_judged_by_every_turn_and_by_the_reply():
     def row(name, first, reply):
         return {"prompt_id": name, "history": [{"role": "user", "content": first}], "reply": reply}
@@ -128,6 +147,28 @@ def test_the_end_of_a_long_text_is_judged_too(local):
     long, start = classifier.classify([filler + "knife blood fight", filler])
     assert long != start
     assert all(long[name] >= 0 for name in ("violence", "self_harm"))
+
+
+def test_blocked_words_are_found_with_a_local_model(local):
+    classifier = open_with(classifier="local", model=str(local), blocked=["gun"])
+    gun, plain = classifier.classify(["the gun", "hello there"])
+    assert gun["blocked"] == 1.0
+    assert set(plain) == {"violence", "self_harm"}
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_without_a_score_leaves_the_whole_text_unscored(local, monkeypatch, window):
+    import torch
+
+    classifier = open_with(classifier="local", model=str(local))
+
+    def forward(input_ids, **_):
+        logits = torch.tensor([[9.0, 0.0, 0.0]]).repeat(len(input_ids), 1)
+        logits[window] = math.nan
+        return SimpleNamespace(logits=logits)
+
+    monkeypatch.setattr(classifier._model, "forward", forward)
+    assert unsafe(classifier, ["word " * 200], 0.5) == {"word " * 200: "unscored"}
 
 
 def test_a_local_model_that_will_not_do_is_an_error(local, tmp_path):
@@ -181,7 +222,8 @@ def test_an_endpoint_is_asked_in_batches_with_its_token(server, monkeypatch):
     server.plan = plan
     monkeypatch.setenv("FLYWHEEL_SAFETY_TOKEN", "let me in")
     assert ask(server, ["a", "bad b", "c", "a"]) == {"bad b": "harm"}
-    assert seen == [(2, "Bearer let me in"), (1, "Bearer let me in")]
+    assert ask(server, ["a", "bad b", "a gun"], blocked=["gun"]) == {"bad b": "harm", "a gun": "blocked"}
+    assert seen[:2] == [(2, "Bearer let me in"), (1, "Bearer let me in")]
 
 
 def test_an_endpoint_that_recovers_is_asked_again(server):
