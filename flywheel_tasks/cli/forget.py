@@ -53,9 +53,9 @@ def _raw_logs(root: Path, settings: Any, key: Any, who: str, rewrite: bool) -> l
             continue
         if location != settings.logs.location and not any(open_logs(location, root).names()):
             continue
-        found = forget_logs.find(location, root, key, who)
+        found = forget_logs.find(location, root, key, who, settings.ingest.rename)
         if rewrite:
-            forget_logs.rewrite(location, root, list(found), key, who)
+            forget_logs.rewrite(location, root, list(found), key, who, settings.ingest.rename)
         rows += [(f"{location}/{name}", str(lines)) for name, lines in sorted(found.items())]
     return rows
 
@@ -92,7 +92,7 @@ def forget(
     from flywheel_tasks.pipeline.generation import write_users
     from flywheel_tasks.pipeline.trained_on import checkpoints_of
     from flywheel_tasks.privacy import forget as tables
-    from flywheel_tasks.privacy.forget_labels import remove_labels
+    from flywheel_tasks.privacy.forget_labels import local_files, remove_labels
     from flywheel_tasks.privacy.stored_copies import places
     from flywheel_tasks.settings import load_settings
     from flywheel_tasks.storage.documents import read_json
@@ -101,6 +101,9 @@ def forget(
     root = root.resolve()
     settings = load_settings(root / "params.yaml")
     key, who = _hash(user, hashed, settings.logs.source)
+    labels = settings.label.location
+    apart = [root / place for place in _log_places(settings) if "://" not in place]
+    apart += local_files(labels, root)  # refuses a location that cannot be searched, before anything changes
     done = "would be removed" if dry_run else "removed"
     checkpoints = checkpoints_of(root, who)  # before the splits change
     if not dry_run:
@@ -108,10 +111,6 @@ def forget(
         open_forgotten(settings.registry.location, root).add(key.fingerprint, who)
         if (root / "inputs/users.json").exists():
             write_users(root, read_json(root / "inputs/users.json")["key"])
-    labels = settings.label.location
-    apart = [
-        root / place for place in [*_log_places(settings), labels.split("{", 1)[0]] if "://" not in place
-    ]
     paths = [*tables.tables(root, apart), *sorted((root / earlier_pairs.FOLDER).glob("*.parquet"))]
     ids, journal = tables.Ids(who), tables.Journal(root, who)
     for path in paths:

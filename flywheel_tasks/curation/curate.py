@@ -20,7 +20,7 @@ from flywheel_tasks.curation.tables import CARDS, CurationError
 from flywheel_tasks.curation.traffic import Traffic, read_traffic
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.privacy.detector import Detector
-from flywheel_tasks.privacy.policy import protect, protect_card
+from flywheel_tasks.privacy.policy import protect, protect_card, still_identified
 from flywheel_tasks.safety.classifier import open_classifier, unsafe_prompts
 from flywheel_tasks.storage.tables import read_rows, write_rows, write_table
 
@@ -58,6 +58,8 @@ class _Rules:
         self._count(protected.counts)
         out |= protected.reasons
         rows = [row for row in protected.rows if row["prompt_id"] not in out]
+        out |= still_identified(rows, self._privacy)
+        rows = [row for row in rows if row["prompt_id"] not in out]
         out |= unsafe_prompts(rows, self._classifier, self._safety.threshold)
         return [row for row in rows if row["prompt_id"] not in out], out
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import ibis
 import numpy as np
-from ruamel.yaml import YAML
 
 from flywheel_tasks.online.exposed import Population, Sums, Window, population, sums_by
 from flywheel_tasks.online.log_events import Events, open_events
 from flywheel_tasks.online.metrics import METRICS, Estimate, Metric, absent, pairs
+from flywheel_tasks.pipeline.params_file import write_setting
 from flywheel_tasks.settings import Settings, load_settings
-from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.documents import finite, write_json
 from flywheel_tasks.storage.registry_state import Rule
 
@@ -215,12 +214,5 @@ def make_design(root: Path, *, lift_percent: float, power: float) -> dict[str, A
 
 
 def write_planned_users(root: Path, users: int) -> None:
-    """Set ``ab.planned_users`` in params.yaml, comments kept."""
-    path = root / "params.yaml"
-    yaml_file = YAML()
-    yaml_file.preserve_quotes = True
-    yaml_file.width = 200
-    document = yaml_file.load(path.read_text(encoding="utf-8"))
-    document["ab"]["planned_users"] = users
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yaml_file.dump(document, file)
+    """Set ``ab.planned_users`` in params.yaml; nothing else there changes."""
+    write_setting(root, "ab.planned_users", users)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, registry_of
-from flywheel_tasks.online.log_events import read_from
+from flywheel_tasks.online.event_source import read_from
 from flywheel_tasks.online.model_card import keep_evidence
 from flywheel_tasks.pipeline import earlier_pairs, lineage, reward_model_pin
 from flywheel_tasks.pipeline.stage_io import StageIO

@@ -21,6 +21,7 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 
+from flywheel_tasks.online.event_source import shown
 from flywheel_tasks.online.log_spool import LogReader, write_spool
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.engine import threads_within
@@ -148,21 +149,6 @@ def _raw(
     )
 
 
-def _shown(place: str) -> str:
-    """A place without the name and password that a URL may hold."""
-    return place.split("?")[0].rsplit("@", 1)[-1]
-
-
-def read_from(settings: Settings) -> str:
-    """Where the settings say that a test's events come from, in words; no password."""
-    if settings.ab.events != "logs":
-        return f"events {_shown(settings.ab.events)}"
-    logs = f"{settings.logs.source} logs {settings.logs.location}"
-    if settings.logs.source == "simulated":  # the test's length is theirs
-        logs += f" of {settings.simulation.days} days"
-    return logs
-
-
 def _columns(name: str, table: ir.Table) -> ir.Table:
     if missing := [column for column in TABLES[name] if column not in table.columns]:
         raise EventsError(f"ab.events: table {name} lacks the columns {', '.join(missing)}")
@@ -189,7 +175,7 @@ def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table]) ->
             exposures, arm=exposures.arm, source=exposures.source, **{name: exposures[name] for name in extra}
         ),
         activity=activity,
-        description={"from": _shown(location)},
+        description={"from": shown(location)},
         segment_columns=extra,
     )
 

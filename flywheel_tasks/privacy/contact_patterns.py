@@ -19,12 +19,14 @@ _EMAIL = re.compile(
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 _IP = re.compile(rf"(?<![\w.]){_OCTET}(?:{IP_DOT}{_OCTET}){{3}}(?![\w]|\.\d)", re.IGNORECASE)
 _VERSION = re.compile(r"(?:\bv|version|release|build|firmware|section|chapter|patch)[\s:#]*$", re.IGNORECASE)
+# "me...555", "Tel.555": a dot before a number is no decimal point behind a letter or another dot.
 _PHONE_RUN = re.compile(
-    r"(?<![\w.,$€£])(?:\+|\()?[ ]?\(?\d(?:[ .\-_/()*\u00b7\u2022]{0,3}\d){6,17}(?![\w%]|,\d)"
+    r"(?:(?<![\w.,$€£])|(?<=[^\W\d_]\.)|(?<=\.\.))"
+    r"(?:\+|\()?[ ]?\(?\d(?:[ .\-_/()*\u00b7\u2022]{0,3}\d){6,17}(?![\w%]|,\d)"
 )
 _PHONE_SHAPE = re.compile(
     r"(?<![\w+])\+\d{1,3}[ .-]{1,2}\(?\d{2,4}\)?(?:[ .-]{1,2}\d{2,4}){2,4}(?!\w)"
-    r"|\(\d{3}\)[ .-]{0,2}\d{3}[ .-]\d{4}(?!\w)|(?<![\w.-])\d{3}[.-]\d{3}[.-]\d{4}(?![\w-])"
+    r"|\(\d{3}\)[ .-]{0,2}\d{3}[ .-]\d{4}(?!\w)|(?<![\w-])(?<!\d\.)\d{3}[.-]\d{3}[.-]\d{4}(?![\w-])"
 )
 _PHONE_SAID = re.compile(
     r"\b(?:call|phone|tele?phone|tel|cell|mobile|whats\s?app|text\s+me|reach\s+me|ring|number|fax|sms|signal)\b",

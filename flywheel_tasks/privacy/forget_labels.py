@@ -1,28 +1,72 @@
 """Finds a user's tasks in delivered labels, in a folder or on S3, and rewrites the files without them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from flywheel_tasks.pipeline.generation_ids import GenerationError, number_of
 from flywheel_tasks.privacy.forget import Ids
+from flywheel_tasks.settings import SettingsError
 from flywheel_tasks.traffic.log_store import FolderStore, LogStore, open_logs
 
 _SUFFIXES = (".json", ".jsonl")
+_GENERATION = "{generation}"
 
 
-def _open(location: str, root: Path) -> tuple[LogStore, list[str]]:
-    """The store of ``label.location`` of all generations, and its label files."""
-    home = location.split("{", 1)[0]
+def _split(location: str) -> tuple[str, re.Pattern[str] | None]:
+    """The folder of all generations' labels, and the form of the names in it that are theirs (None: all are)."""
+    if _GENERATION not in location:
+        return location.rstrip("/"), None
+    path = location.partition("://")[2] or location
+    if _GENERATION in next(part for part in path.split("/") if part not in ("", ".", "..")):
+        raise SettingsError(
+            f"params.yaml: label.location: {location}: {_GENERATION} is in the first part of the path, so that the "
+            f"labels of all generations have no folder of their own; name one before it, e.g. labels/{_GENERATION}"
+        )
+    home = location.partition(_GENERATION)[0].rpartition("/")[0]
+    first, second, *others = map(re.escape, location[len(home) + 1 :].rstrip("/").split(_GENERATION))
+    rest = "".join(f"(?P=generation){one}" for one in others)
+    return home, re.compile(rf"{first}(?P<generation>[^/]+){second}{rest}(?:/.*)?")
+
+
+def _delivered_to(form: re.Pattern[str], name: str) -> bool:
+    found = form.fullmatch(name)
+    try:
+        return found is not None and number_of(found["generation"]) >= 0
+    except GenerationError:
+        return False
+
+
+def _open(location: str, root: Path) -> tuple[LogStore, Path, list[str]]:
+    """The store of ``label.location`` of all generations, its folder if it is one, and the files delivered there."""
+    home, form = _split(location)
+    store, folder = open_logs(home, root), root / home
     if "://" not in home:
-        path = root / home
-        if path.is_file():
-            return FolderStore(path.parent), [path.name]
-        if not path.is_dir():
-            return FolderStore(path), []
-    store = open_logs(home.rstrip("/"), root)
-    return store, sorted(name for name in store.names() if name.endswith(_SUFFIXES))
+        if form is None and folder.is_file():
+            return FolderStore(folder.parent), folder.parent, [folder.name]
+        if not folder.is_dir():
+            return store, folder, []
+    return store, folder, sorted(name for name in store.names() if form is None or _delivered_to(form, name))
+
+
+def local_files(location: str, root: Path) -> list[Path]:
+    """Files that are delivered labels, no tables of stages.
+
+    Args:
+        location: the setting ``label.location``.
+        root: the workspace.
+
+    Raises:
+        SettingsError: ``{generation}`` is in the first part of the location's path.
+    """
+    if "://" in location:
+        _split(location)
+        return []
+    _, folder, names = _open(location, root)
+    return [folder / name for name in names]
 
 
 def _theirs(row: Any, ids: Ids) -> bool:
@@ -57,10 +101,15 @@ def remove_labels(location: str, root: Path, ids: Ids, dry_run: bool) -> dict[st
 
     Returns:
         labels by file, files without any left out.
+
+    Raises:
+        SettingsError: ``{generation}`` is in the first part of the location's path.
     """
-    store, names = _open(location, root)
+    store, _, names = _open(location, root)
     found = {}
     for name in names:
+        if not name.endswith(_SUFFIXES):
+            continue
         try:
             data, count = _without(name, b"".join(store.chunks(name)), ids)
         except orjson.JSONDecodeError:

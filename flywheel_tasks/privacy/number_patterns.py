@@ -20,7 +20,8 @@ _SECRET = re.compile(
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{40,}|\bglpat-[\w-]{20,}"
     r"|\bxox[abprs]-[\w-]{10,}|\bAIza[\w-]{35}|\bhf_[A-Za-z0-9]{30,}|\bnpm_[A-Za-z0-9]{36}"
     r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}|\bSG\.[\w-]{16,}\.[\w-]{16,}"
-    r"|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
+    # With its body, which is the secret; a cut one goes on to the end of the text.
+    r"|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*-----|\Z)"
 )
 _NAMED_SECRET = re.compile(
     r"\b(?:api[ _-]?key|access[ _-]?token|secret[ _-]?key|bearer)\b[\s:=]*(?:is\s+)?((?=[\w-]*\d)[\w-]{16,})",

@@ -8,7 +8,7 @@ here (``meta.private``), so that a new stage cannot forget it (:mod:`flywheel_ta
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,16 +115,46 @@ def identifiers_in(text: str) -> list[str]:
     Args:
         text: any text.
     """
-    if not text.isascii():
-        text = _HIDDEN.sub("", unicodedata.normalize("NFKC", text))
+    return sorted({kind for kind, _ in _matches(_normal(text))})
+
+
+def without_identifiers(text: str, allowed: Iterable[str], placeholder: Callable[[str, str], str]) -> str:
+    """A text without what this scan sees in it: in its place, a placeholder.
+
+    Whole words go: of a link, for example, the expressions see the beginning only.
+
+    Args:
+        text: any text.
+        allowed: types that may stay.
+        placeholder: of a type and the words; in it this scan must see nothing.
+
+    Returns:
+        the text as it is if there is nothing to replace; otherwise in the form that this scan reads (NFKC).
+    """
+    plain, kept, changed = _normal(text), frozenset(allowed), False
+    while hit := next((hit for hit in _matches(plain) if hit[0] not in kept), None):
+        kind, (start, end) = hit[0], hit[1].span()
+        while start and not plain[start - 1].isspace():
+            start -= 1
+        while end < len(plain) and not plain[end].isspace():
+            end += 1
+        plain = plain[:start] + placeholder(kind, plain[start:end]) + plain[end:]
+        changed = True
+    return plain if changed else text
+
+
+def _normal(text: str) -> str:
+    return text if text.isascii() else _HIDDEN.sub("", unicodedata.normalize("NFKC", text))
+
+
+def _matches(text: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """Identifiers in a normal text, with their types."""
     if _POSSIBLE.search(text) is None:
-        return []
-    found = {
-        kind
-        for kind, expression, holds in _COMPILED
-        if any(holds(match[0]) for match in expression.finditer(text))
-    }
-    return sorted(found)
+        return
+    for kind, expression, holds in _COMPILED:
+        for match in expression.finditer(text):
+            if holds(match[0]):
+                yield kind, match
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -180,6 +210,11 @@ def scan(path: Path, allowed: Iterable[str] = ()) -> list[Hit]:
     return hits
 
 
+def kept_types(policy: Mapping[str, str]) -> list[str]:
+    """The types that may leave by ``privacy.policy``."""
+    return [kind for kind, action in policy.items() if action == "keep"]
+
+
 def check(paths: Mapping[str, Path], policy: Mapping[str, str]) -> None:
     """Scan outputs before they appear.
 
@@ -190,8 +225,7 @@ def check(paths: Mapping[str, Path], policy: Mapping[str, str]) -> None:
     Raises:
         OutgoingError: there is a hit in one of them.
     """
-    allowed = [kind for kind, action in policy.items() if action == "keep"]
-    found = []
+    allowed, found = kept_types(policy), []
     for name, path in paths.items():
         files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
         for file in files:

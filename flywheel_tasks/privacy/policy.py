@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flywheel_tasks.privacy.detector import Detector
+from flywheel_tasks.privacy.outgoing import identifiers_in, kept_types, without_identifiers
 from flywheel_tasks.privacy.types import TYPES, Finding
 
 Row = dict[str, Any]
@@ -113,19 +114,48 @@ def _rewritten(row: Row, changed: Mapping[str, str]) -> Row:
     return {**row, "history": history, "reply": changed.get(row["reply"], row["reply"])}
 
 
+def still_identified(rows: Sequence[Row], policy: Policy) -> dict[str, tuple[str, str]]:
+    """Prompts in which the outgoing scan sees what the detector let through: it costs a prompt, not the generation.
+
+    Args:
+        rows: prompts, as :func:`protect` leaves them.
+        policy: what to do about each type; a type that is not kept is a reason to drop the prompt.
+
+    Returns:
+        prompt id to reason (``privacy:EMAIL``) and where; never the text.
+    """
+    kept = frozenset(kept_types(policy))
+    seen: dict[str, str | None] = {}  # histories repeat the same turns
+    reasons: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        # The table of duplicates shows the last two turns in one line, which may join the halves of a number.
+        last = " ".join(" ".join(turn["content"] for turn in row["history"][-2:]).split())
+        for where, text in (*_turns(row), ("the last turns together", last)):
+            if text not in seen:
+                seen[text] = next((kind for kind in identifiers_in(text) if kind not in kept), None)
+            if (kind := seen[text]) is not None:
+                reasons.setdefault(row["prompt_id"], (f"privacy:{kind}", f"in {where}, by the outgoing scan"))
+    return reasons
+
+
 def protect_card(card: Row, detector: Detector, policy: Policy) -> Row:
     """A card without identifiers: whatever the policy does not keep is replaced, for a card cannot be dropped.
+
+    So is what the detector lets through and the outgoing scan sees, for it would stop the generation.
 
     Args:
         card: ``name``, ``traits``, ``instructions``.
         detector: finds identifiers.
         policy: what to do about each type. Names are left: they are the character's.
     """
-    placeholders = Placeholders()
+    placeholders, kept = Placeholders(), kept_types(policy)
+
+    def unseen(kind: str, words: str) -> str:
+        return placeholders.of(Finding(0, len(words), kind, words))
 
     def clean(text: str) -> str:
         hits = [hit for hit in detector.find(text) if policy[hit.type] != "keep" and hit.type != "NAME"]
-        return replace(text, hits, placeholders)
+        return without_identifiers(replace(text, hits, placeholders), kept, unseen)
 
     return {
         **card,

@@ -39,7 +39,7 @@ _LEAST = {"NATIONAL_ID": 0.45, "CRYPTO": 0.9, "IP": 0.5}
 PREFILTER = re.compile(
     r"@|[:/]\s?/|\d(?:[^a-z0-9\n]{0,6}\d){5}|\d{1,3}(?:(?:[^a-z0-9\n]{1,6}|\s*\W?\s*dot\s*\W?\s*)\d{1,3}){3}"
     r"|[A-Za-z0-9+/_-]{20}|[(\[{<]\s*(?:at|dot)\s*[)\]}>]|\bdot\s+\w|[0-9a-f]{0,4}:[0-9a-f]{0,4}:"
-    r"|[a-z]{5}\d{4}[a-z]|[a-z]{6}\d\d|[a-z]\w?\W{0,3}\d(?:[^a-z0-9\n]{0,3}\d){5}|xox|=",
+    r"|[a-z]{5}\d{4}[a-z]|[a-z]{6}\d\d|[a-z]\w?\W{0,3}\d(?:[^a-z0-9\n]{0,3}\d){5}|xox|=|-----BEGIN",
     re.IGNORECASE,
 )
 

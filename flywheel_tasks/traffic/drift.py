@@ -153,13 +153,20 @@ class Profile:
         self.rows.update(other.rows)
         self.present.update(other.present)
         self.missing.update(other.missing)
+        folded = set()
         for (kind, name), count in other.unknown.items():
-            self.unknown[kind, self._name(kind, name)] += count
-        for at, of in other.types.items():
-            self.types.setdefault(at, of)
-        self.together.update(other.together)
+            at = kind, self._name(kind, name)
+            self.unknown[at] += count
+            self.types.setdefault(at, other.types[kind, name])
+            if at[1] == OTHER:
+                folded.add((kind, name))
+        # Of fields that are counted together nothing more is known, as when they are read.
+        for (kind, known, name), count in other.together.items():
+            if (kind, name) not in folded:
+                self.together[kind, known, name] += count
         for at, shapes in other.shapes.items():
-            self.shapes.setdefault(at, Counter()).update(shapes)
+            if at not in folded:
+                self.shapes.setdefault(at, Counter()).update(shapes)
 
     def to_json(self) -> dict[str, Any]:
         """The profile as a JSON object."""

@@ -8,6 +8,7 @@ its fingerprint is, so that another key is noticed before it moves every user to
 """
 
 import hmac
+import json
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,8 +29,14 @@ _LEAST_CHARACTERS = 32
 _HEX = 32  # 128 bits
 _REMEMBERED = 100_000  # hashes kept
 HASHED = re.compile(r"u_[0-9a-f]{32}")
-# The value of user_id in a line that may not be JSON: a string with escapes, possibly cut off, or a bare value.
-_USER_ID = re.compile(r'(\buser_id\\?"\s*:\s*)("(?:[^"\\]|\\(?s:.))*(?:"|\\\Z)?|[^\s,}\]"]+)')
+_USER_ID = "user_id"
+# Lines may be broken, or JSON within JSON, where quotes and white space stand behind backslashes.
+_SPACE = r"(?:\s|\\+[nrt])*"
+_QUOTE = re.compile(r"\\*[\"']")
+_PIECE = re.compile(
+    rf"(?P<quote>{_QUOTE.pattern})|(?P<open>[{{\[])|(?P<close>[}}\]])|(?P<gap>(?:[\s,:]|\\+[nrt])+)"
+    r"|(?P<bare>(?:[^\s,{}\[\]\"\\]|\\+(?![\"'\\]))+)"
+)
 
 
 class IdentityError(ValueError):
@@ -144,37 +152,89 @@ class Identity:
             found = self._known[user_id] = self.key.hashed(user_id)
         return found
 
-    def masked(self, raw: str) -> tuple[str, bool]:
-        """A line that is kept as it was read (in quarantine), with hashes in the place of user ids.
 
-        The line may be broken, so ids are found by the field's name, not by parsing.
+def user_fields(rename: Mapping[str, str]) -> list[str]:
+    """The names under which logs write a user's id.
+
+    Args:
+        rename: the setting ``ingest.rename``: old field names to new ones.
+    """
+    return [_USER_ID, *(old for old, new in rename.items() if new == _USER_ID)]
+
+
+class Mask:
+    """Puts hashes in the place of user ids in a text that is kept as it was read: a line in quarantine, its detail.
+
+    The text may be broken, so ids are found by the field's name, not by parsing. Where the value is an object or an
+    array, every string and number in it counts as an id; one that does not close goes on to the end of the text.
+
+    Args:
+        identity: hashes ids, and knows whom to forget.
+        rename: the setting ``ingest.rename``.
+    """
+
+    def __init__(self, identity: Identity, rename: Mapping[str, str]) -> None:
+        self._identity = identity
+        # Many loggers write all but ASCII as \uXXXX, in names, too; within JSON in JSON behind more backslashes.
+        forms = {form for name in user_fields(rename) for form in (name, json.dumps(name)[1:-1])}
+        names = "|".join(re.escape(form).replace(r"\\", r"\\+") for form in sorted(forms))
+        self._name = re.compile(rf"(?<!\w)(?:{names})({_QUOTE.pattern}){_SPACE}:{_SPACE}")
+
+    def __call__(self, text: str) -> tuple[str, bool]:
+        """Mask a text.
 
         Args:
-            raw: the line, not cut yet.
+            text: not cut yet, so that no cut leaves the start of an id.
 
         Returns:
-            the line, and whether it names a forgotten user.
+            the text, and whether it names a forgotten user.
         """
-        forgotten = False
+        pieces, at, forgotten = [], 0, False
+        while (name := self._name.search(text, at)) is not None:
+            value, end, theirs = self._value(text, name.end(), name[1])
+            pieces += [text[at : name.end()], value]
+            at, forgotten = end, forgotten or theirs
+        return "".join([*pieces, text[at:]]), forgotten
 
-        def replaced(match: re.Match[str]) -> str:
-            nonlocal forgotten
-            user = self.hashed(_unquoted(match[2]))
-            forgotten = forgotten or user in self.forgotten
-            return f'{match[1]}"{user}"'
+    def _value(self, text: str, at: int, quote: str) -> tuple[str, int, bool]:
+        """The masked value that starts at a place, where it ends, and whether it names a forgotten user."""
+        pieces, depth, forgotten = [], 0, False
+        while (piece := _PIECE.match(text, at)) is not None:
+            kind = piece.lastgroup
+            if not depth and kind in ("close", "gap"):
+                break  # there is no value
+            at = piece.end()
+            if kind in ("quote", "bare"):
+                mark, user = quote, piece[0]
+                if kind == "quote":
+                    mark, (user, at) = piece[0], _string(text, at, piece[0])
+                user = self._identity.hashed(user)
+                forgotten = forgotten or user in self._identity.forgotten
+                pieces.append(f"{mark}{user}{mark}")
+            else:
+                depth += {"open": 1, "close": -1}.get(str(kind), 0)
+                pieces.append(piece[0])
+            if not depth:
+                break
+        return "".join(pieces), at, forgotten
 
-        return _USER_ID.sub(replaced, raw), forgotten
 
-
-def _unquoted(value: str) -> str:
-    import orjson
-
-    if not value.startswith('"'):
-        return value
-    try:
-        return str(orjson.loads(value))
-    except orjson.JSONDecodeError:
-        return value.strip('"')
+def _string(text: str, start: int, mark: str) -> tuple[str, int]:
+    """A string behind its opening quote, decoded, and where it ends; a cut one ends with the text."""
+    escapes = len(mark) - 1
+    for closing in _QUOTE.finditer(text, start):
+        # Of JSON in a string of JSON, a string closes after 1, 5, 9, ... backslashes; after 3, 7, ... is a quote in it.
+        if closing[0][-1] == mark[-1] and (len(closing[0]) - 1) % (2 * escapes + 2) == escapes:
+            content, end = text[start : closing.end() - 1 - escapes], closing.end()
+            break
+    else:
+        content, end = text[start:], len(text)
+    for _ in range((escapes + 1).bit_length()):
+        try:
+            content = orjson.loads(f'"{content}"')
+        except orjson.JSONDecodeError:
+            break
+    return content, end
 
 
 def pin_users(fingerprint: str, forgotten: Collection[str]) -> dict[str, Any]:

@@ -34,9 +34,9 @@ from flywheel_tasks.traffic.parsed import Parsed, Parser
 from flywheel_tasks.traffic.partition import DOCUMENT, lateness, write_partition
 from flywheel_tasks.traffic.partition_cache import PartitionCache, code_version, key_of
 from flywheel_tasks.traffic.repeats import Entry, Repeats, find_repeats
+from flywheel_tasks.traffic.schemas import RAW_CHARACTERS
 
 _THREADS = 2
-_RAW_CHARACTERS = 2_000
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -164,7 +164,7 @@ def _conflict_rows(
                 "line": row["line"],
                 "rule": "conflicting_duplicate",
                 "detail": f"event_id {row['event_id']} has other content in {paths[first]} line {line}",
-                "raw": orjson.dumps(event, option=orjson.OPT_UTC_Z).decode()[:_RAW_CHARACTERS],
+                "raw": orjson.dumps(event, option=orjson.OPT_UTC_Z).decode()[:RAW_CHARACTERS],
             }
         )
     return found

@@ -16,12 +16,11 @@ import pyarrow.compute as pc
 from flywheel_tasks.traffic.columns import LineReader, Taken, take_rows
 from flywheel_tasks.traffic.drift import Profile
 from flywheel_tasks.traffic.events import TABLE_OF, EventError, decode_line, parse_event
-from flywheel_tasks.traffic.identity import Identity
+from flywheel_tasks.traffic.identity import Identity, Mask
 from flywheel_tasks.traffic.lines import Block
-from flywheel_tasks.traffic.schemas import TABLES
+from flywheel_tasks.traffic.schemas import RAW_CHARACTERS, TABLES
 from flywheel_tasks.traffic.tabular import decoded
 
-_RAW_CHARACTERS = 2_000  # of a quarantined line that are kept
 LINE = pa.field("line", pa.int64())
 
 
@@ -57,6 +56,7 @@ class Parser:
 
     def __init__(self, identity: Identity, max_line_bytes: int, rename: Mapping[str, str]) -> None:
         self._identity, self._max_bytes, self._rename = identity, max_line_bytes, dict(rename)
+        self._mask = Mask(identity, self._rename)
         self._reader = LineReader(max_line_bytes, self._rename)
 
     def lines(self, block: Block) -> Parsed:
@@ -155,11 +155,12 @@ class Parser:
 
     def _refuse(self, parsed: Parsed, number: int, line: bytes, rule: str, detail: str) -> bool:
         # Ids are masked before the line is cut, so that no cut leaves the start of one.
-        raw, forgotten = self._identity.masked(line.decode(errors="backslashreplace"))
+        raw, forgotten = self._mask(line.decode(errors="backslashreplace"))
         if forgotten:
             parsed.forgotten += 1
             return False
-        parsed.refused.append({"line": number, "rule": rule, "detail": detail, "raw": raw[:_RAW_CHARACTERS]})
+        detail, _ = self._mask(detail)  # it may quote a part of the line
+        parsed.refused.append({"line": number, "rule": rule, "detail": detail, "raw": raw[:RAW_CHARACTERS]})
         return True
 
 

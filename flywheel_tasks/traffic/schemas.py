@@ -65,6 +65,7 @@ INGEST_QUARANTINE = pa.schema(
         ("raw", pa.string()),
     ]
 )
+RAW_CHARACTERS = 2_000  # of the line itself that are kept
 
 # Where every accepted event was read, so that a later stage can still name file and line.
 ORIGINS = pa.schema([("event_id", pa.string()), ("file", pa.string()), ("line", pa.int64())])

@@ -3,8 +3,10 @@ from collections import Counter
 import pytest
 
 from flywheel_tasks.conversations.assemble import assemble
+from flywheel_tasks.conversations.schemas import CARDS as SHEETS
 from flywheel_tasks.curation.curate import run, unusable
 from flywheel_tasks.curation.tables import CurationError
+from flywheel_tasks.privacy.outgoing import check
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.traffic.schemas import CARDS, MESSAGES, SIGNALS
@@ -95,6 +97,22 @@ def test_every_prompt_is_kept_or_removed_with_a_reason(validated, tmp_path):
     assert not any("@" in row["detail"] for row in removed)
     source = metrics["sample"]["source"]["shares"]["internal"]
     assert source["achieved"] == pytest.approx(source["target"], abs=0.05)
+
+
+def test_a_message_that_only_the_outgoing_scan_objects_to_costs_its_prompt_not_the_stage(validated, tmp_path):
+    texts = ["write mira@lighthouse.sea", "VERSION 10.20.30.40", "call me...555-123-4567", "I like rain."]
+    texts += ["so 4111 1111\n1111 1111, and you?"] * 2
+    log = [message(f"d{k}", 0, "user", text, user=f"u_{k:032x}") for k, text in enumerate(texts)]
+    io = validated(tmp_path, SETTINGS, log)
+    sheet = {"card_id": "c1", "name": "Mae", "traits": ["root@server.local is hers"], "instructions": []}
+    write_rows([sheet], SHEETS, tmp_path / "data/conversations/cards.parquet")
+    metrics = run(io)
+    assert metrics["removed"] == {"privacy:CARD": 2, "privacy:EMAIL": 1, "privacy:IP": 1}
+    out = io.out("data/curated")
+    said = [row["history"][0]["content"] for row in read_rows(out / "prompts.parquet")]
+    assert sorted(said) == ["I like rain.", "call me...[PHONE_1]"]
+    assert read_rows(out / "cards.parquet")[0]["traits"] == ["[EMAIL_1] is hers"]
+    check({"data/curated": out}, io.settings.privacy.policy)
 
 
 def test_near_duplicates_are_dropped_naming_the_kept_prompt(validated, tmp_path):

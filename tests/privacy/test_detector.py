@@ -18,6 +18,9 @@ def test_the_settings_name_the_types_there_are():
     assert set(IDENTIFIERS) == set(TYPES)
 
 
+PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIICXAIBAAKBgQC7VJTUt9Us8cKj\nMzEfYyjiWA4R4\n-----END RSA PRIVATE KEY-----"
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "found"),
     [
@@ -26,6 +29,9 @@ def test_the_settings_name_the_types_there_are():
         ("it is anna at example dot co dot uk, ok", "EMAIL", "anna at example dot co dot uk"),
         ("mail аnnа@ехаmple.com now", "EMAIL", "аnnа@ехаmple.com"),
         ("Call +1 212 555 0142 when you know more.", "PHONE", "+1 212 555 0142"),
+        ("call me...555-123-4567", "PHONE", "555-123-4567"),
+        ("ring me..0171 1234567", "PHONE", "0171 1234567"),
+        ("Tel.0171 1234567", "PHONE", "0171 1234567"),
         ("My number is 0171 1234567.", "PHONE", "0171 1234567"),
         ("(212) 555-0142 works", "PHONE", "(212) 555-0142"),
         ("call 2 1 2 5 5 5 0 1 4 2", "PHONE", "2 1 2 5 5 5 0 1 4 2"),
@@ -47,6 +53,9 @@ def test_the_settings_name_the_types_there_are():
         ("pesel 44051401359", "NATIONAL_ID", "44051401359"),
         ("0x52908400098527886E0F7030069857D2E4169EE7", "CRYPTO", "0x52908400098527886E0F7030069857D2E4169EE7"),
         ("1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "CRYPTO", "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa"),
+        (f"mine: {PEM} ok?", "SECRET", PEM),
+        (f"mine: {PEM[:60]}", "SECRET", PEM[:60]),
+        ("-----BEGIN PRIVATE KEY-----\nMC4C", "SECRET", "-----BEGIN PRIVATE KEY-----\nMC4C"),
         ("AKIAIOSFODNN7EXAMPLE", "SECRET", "AKIAIOSFODNN7EXAMPLE"),
         ("api key is abcd1234efgh5678ijkl", "SECRET", "abcd1234efgh5678ijkl"),
     ],
@@ -69,6 +78,7 @@ def test_identifiers_are_found_where_they_are(detector, text, kind, found):
         "1 2 3 4 5 6 7 8 9 10, here I come!",
         "1️⃣2️⃣ 👨‍👩‍👧 🎉🎉🎉",
         "pi is 3.14159265358979",
+        "so 12.555-123-4567 it is, and .0421234567 of it",
     ],
 )
 def test_ordinary_chat_is_left_alone(detector, text):

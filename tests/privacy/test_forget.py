@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from flywheel_tasks.cli.app import app
@@ -179,6 +180,31 @@ def test_raw_logs_are_rewritten_only_when_asked(workspace):
     call(workspace, KEY.hashed(GONE), "--hashed", "--raw-logs")
     assert raw() == [one for one in before if b'"person-3"' not in one]
     assert len(raw()) == len(before) - 6
+
+
+def test_raw_logs_that_write_the_id_under_an_old_name_are_rewritten_too(workspace):
+    settings = yaml.safe_load((workspace / "params.yaml").read_text())
+    settings["ingest"]["rename"] = {"author": "user_id"}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(settings))
+    log = workspace / "data/logs/date=2026-11-02/a.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"user_id"', b'"author"'))
+    before = log.read_bytes().splitlines()
+    call(workspace, GONE, "--raw-logs")
+    kept = [one for one in before if b'"person-3"' not in one]
+    assert log.read_bytes().splitlines() == kept != before
+
+
+def test_labels_in_the_folder_of_the_tables_keep_no_table_from_being_cleaned(workspace):
+    settings = yaml.safe_load((workspace / "params.yaml").read_text())
+    settings["label"]["location"] = "data/{generation}"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(settings))
+    write_jsonl([{"task_id": f"t{n}"} for n in range(12)], workspace / "data/g0001/mine.jsonl")
+    before = everything(workspace)
+    output = call(workspace, GONE)
+    assert everything(workspace) == {
+        path: [row for row in rows if not theirs(row)] for path, rows in before.items()
+    }
+    assert "g0001/mine.jsonl" in output.split("Delivered labels")[1]
 
 
 def test_a_kill_between_two_tables_is_made_good_by_running_again(workspace, monkeypatch):

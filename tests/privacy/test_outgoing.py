@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.stage import run_stage
 from flywheel_tasks.privacy import outgoing
-from flywheel_tasks.privacy.outgoing import OutgoingError, check, identifiers_in, scan
+from flywheel_tasks.privacy.outgoing import OutgoingError, check, identifiers_in, scan, without_identifiers
 from flywheel_tasks.privacy.policy import Placeholders, replace
 from flywheel_tasks.storage.documents import write_json, write_jsonl
 from flywheel_tasks.storage.tables import write_rows, write_table
@@ -76,6 +76,25 @@ def test_what_was_replaced_passes_the_scan(detector, parts):
     text = "".join(piece + gap for piece, gap in parts)
     hits = detector.find(text)
     assert identifiers_in(replace(text, hits, Placeholders())) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from([*GAPS, "", "\u200b", "é"])), max_size=5))
+def test_a_text_without_what_it_sees_passes_the_scan(parts):
+    text = "".join(piece + gap for piece, gap in parts)
+    left = without_identifiers(text, ["IP"], lambda kind, words: f"[{kind}]")
+    assert set(identifiers_in(left)) <= {"IP"}
+    assert set(identifiers_in(text)) <= {"IP"} or left != text
+
+
+def test_whole_words_are_replaced_and_other_texts_stay_as_they_are():
+    def mark(kind, words):
+        return f"[{kind}: {len(words)}]"
+
+    text = "see\thttps://x.example.org/a/b?c, or\n4111 1111 1111 1111!"
+    assert without_identifiers(text, [], mark) == "see\t[URL: 28] or\n[CARD: 20]"
+    assert without_identifiers("①\u200b", [], mark) == "①\u200b"
+    assert without_identifiers("a@example.com", ["EMAIL"], mark) == "a@example.com"
 
 
 def test_a_hit_names_file_row_field_and_type_and_never_the_text(tmp_path):

@@ -1,9 +1,22 @@
 import itertools
 
-from flywheel_tasks.privacy.policy import protect, protect_card
+import pytest
+
+from flywheel_tasks.privacy.outgoing import identifiers_in
+from flywheel_tasks.privacy.policy import protect, protect_card, still_identified
 from tests.privacy.conftest import SETTINGS
 
 POLICY = SETTINGS.policy
+
+
+# What the detector lets through on purpose: no such domain, a version; and the outgoing scan does not.
+LET_THROUGH = [
+    ("write mira@lighthouse.sea", "EMAIL"),
+    ("ssh root@server.local", "EMAIL"),
+    ("update to firmware 10.20.30.40", "IP"),
+    ("version: 10.20.30.40", "IP"),
+    ("VERSION 10.20.30.40", "IP"),
+]
 
 
 def row(prompt, turn, texts, reply, conversation="c"):
@@ -66,3 +79,36 @@ def test_identifiers_in_cards_are_replaced_whatever_the_policy(detector):
     cleaned = protect_card(card, detector, POLICY)
     assert cleaned["traits"] == ["pays by [CARD_1]"]
     assert cleaned["instructions"] == ["Say: mail [EMAIL_1]", "Be kind."]
+
+
+@pytest.mark.parametrize(("text", "kind"), LET_THROUGH)
+def test_where_the_scans_differ_the_prompt_goes(detector, text, kind):
+    rows = [row("p1", 0, [text], "ok"), row("p2", 0, ["hello"], text), row("p3", 0, ["hello"], "ok")]
+    protected = protect(rows, detector, POLICY)
+    assert protected.reasons == {}
+    assert protected.rows == rows
+    assert still_identified(rows, POLICY) == {
+        "p1": (f"privacy:{kind}", "in turn 0 of the history, by the outgoing scan"),
+        "p2": (f"privacy:{kind}", "in the reply, by the outgoing scan"),
+    }
+    assert still_identified(rows, {**POLICY, kind: "keep"}) == {}
+
+
+def test_a_number_in_two_lines_or_turns_takes_its_prompt(detector):
+    rows = [
+        row("p1", 0, ["4111 1111\n1111 1111"], "ok"),
+        row("p2", 1, ["hello", "it starts 4111 1111", "1111 1111"], "ok"),
+        row("p3", 2, ["hello", "it starts 4111 1111", "1111 1112"], "ok"),
+    ]
+    assert protect(rows, detector, POLICY).reasons == {}
+    where = ("privacy:CARD", "in the last turns together, by the outgoing scan")
+    assert still_identified(rows, POLICY) == {"p1": where, "p2": where}
+
+
+@pytest.mark.parametrize(("text", "kind"), LET_THROUGH)
+def test_where_the_scans_differ_the_words_of_a_card_are_replaced(detector, text, kind):
+    card = {"card_id": "c", "name": "Mira", "traits": [f"Say {text}!", "calm"], "instructions": ["Be kind."]}
+    cleaned = protect_card(card, detector, POLICY)
+    assert cleaned == {**card, "traits": [f"Say {text.rpartition(' ')[0]} [{kind}_1]", "calm"]}
+    assert identifiers_in(cleaned["traits"][0]) == []
+    assert protect_card(card, detector, {**POLICY, kind: "keep"}) == card

@@ -14,8 +14,9 @@ from flywheel_tasks.cli.app import app
 from flywheel_tasks.pipeline.stage import run_stage
 from flywheel_tasks.pipeline.trained_on import SPLITS
 from flywheel_tasks.privacy.forget import Ids
-from flywheel_tasks.privacy.forget_labels import remove_labels
+from flywheel_tasks.privacy.forget_labels import local_files, remove_labels
 from flywheel_tasks.privacy.stored_copies import places
+from flywheel_tasks.settings import SettingsError
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.traffic.identity import UserKey, pin_users
@@ -168,6 +169,59 @@ def test_delivered_labels_are_rewritten_in_a_folder_and_on_s3(s3_server, tmp_pat
     body = s3_server.get_object(Bucket="labels", Key="of/g0001/export.json")["Body"].read()
     assert json.loads(body) == [{"data": {"task_id": "t2"}}]
     assert remove_labels("nothing/here", tmp_path, ids, dry_run=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("location", "delivered"),
+    [
+        ("labels/round-{generation}", "labels/round-g0001/mine.jsonl"),
+        ("labels/{generation}.jsonl", "labels/g0001.jsonl"),
+        ("labels/{generation}/of-{generation}/", "labels/g0001/of-g0001/deep/mine.json"),
+        ("labels/{team}/{generation}", "labels/{team}/g0001/mine.json"),
+        ("data/{generation}", "data/g0001/mine.jsonl"),
+        ("labels", "labels/any/mine.jsonl"),
+        ("labels/mine.json", "labels/mine.json"),
+    ],
+)
+def test_labels_are_found_by_any_form_of_their_location(s3_server, tmp_path, location, delivered):
+    ids = Ids(WHO)
+    ids.of["task"].add("t1")
+    mine = b'[{"task_id":"t1"}]' if delivered.endswith(".json") else b'{"task_id":"t1"}\n'
+    others = ("labels/round-old/x.jsonl", "labels/old-g0001/x.jsonl", "data/annotation/labels.jsonl")
+    files = {delivered: mine, **(dict.fromkeys(others, b'{"task_id":"t1"}\n') if "{" in location else {})}
+    s3_server.create_bucket(Bucket=(bucket := f"forms-{hash_of(location, 0)[:4]}"))
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+        s3_server.put_object(Bucket=bucket, Key=name, Body=data)
+    assert local_files(location, tmp_path) == [tmp_path / delivered]
+    assert list(remove_labels(location, tmp_path, ids, dry_run=False).values()) == [1]
+    left = {name: (tmp_path / name).read_bytes() for name in files}
+    assert left == {**files, delivered: left[delivered]}
+    assert b"t1" not in left[delivered]
+    if not location.endswith((".jsonl", ".json")):  # on S3 a location is a folder
+        found = remove_labels(f"s3://{bucket}/{location}", tmp_path, ids, dry_run=False)
+        assert [delivered.endswith(name) for name in found] == [True]
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "{generation}",
+        "{generation}/labels",
+        "./{generation}/x",
+        "/round-{generation}",
+        "s3://of-{generation}/x",
+    ],
+)
+def test_labels_without_a_folder_of_their_own_are_refused_before_anything_changes(checkout, location):
+    settings = yaml.safe_load((checkout / "params.yaml").read_text())
+    settings["label"]["location"] = location
+    (checkout / "params.yaml").write_text(yaml.safe_dump(settings))
+    before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
+    with pytest.raises(SettingsError, match=r"label\.location: .*\{generation\} is in the first part"):
+        call(checkout, "anna")
+    assert {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()} == before
 
 
 STAGES = ("ingest", "validate", "assemble", "curate", "split")

@@ -8,12 +8,11 @@ import orjson
 import pyarrow as pa
 
 from flywheel_tasks.traffic.events import TABLE_OF, TYPES, Event, EventError, parse_line
-from flywheel_tasks.traffic.identity import Identity
+from flywheel_tasks.traffic.identity import Identity, Mask
 from flywheel_tasks.traffic.lines import RawLine
-from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, TABLES
+from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, RAW_CHARACTERS, TABLES
 
 _BATCH_ROWS = 20_000  # rows held as Python objects before they become Arrow
-_RAW_CHARACTERS = 2_000  # of a quarantined line that are kept
 _UNKNOWN_NAMES = 50  # unknown fields counted by name; the others are counted together
 
 
@@ -66,7 +65,7 @@ class Ingestion:
         self.accepted: Counter[str] = Counter()
         self.quarantined: Counter[str] = Counter()
         self.unknown_fields: Counter[str] = Counter()
-        self._identity = identity
+        self._identity, self._mask = identity, Mask(identity, {})
         self._tables = {name: _Rows(schema) for name, schema in TABLES.items()}
         self._origins = _Rows(ORIGINS)
         self._quarantine = _Rows(INGEST_QUARANTINE)
@@ -123,14 +122,15 @@ class Ingestion:
 
     def _refuse(self, file: str, line: RawLine, error: EventError) -> None:
         # Ids are masked before the line is cut, so that no cut leaves the start of one.
-        raw, forgotten = self._identity.masked(line.data.decode(errors="backslashreplace"))
+        raw, forgotten = self._mask(line.data.decode(errors="backslashreplace"))
         if forgotten:
             self.forgotten += 1
             return
         self.quarantined[error.rule] += 1
-        raw = raw[:_RAW_CHARACTERS]
+        detail, _ = self._mask(error.detail)
+        raw = raw[:RAW_CHARACTERS]
         self._quarantine.add(
-            {"file": file, "line": line.number, "rule": error.rule, "detail": error.detail, "raw": raw}
+            {"file": file, "line": line.number, "rule": error.rule, "detail": detail, "raw": raw}
         )
 
     def tables(self) -> dict[str, pa.Table]:

@@ -1,12 +1,13 @@
 import hashlib
 import hmac
+import json
 import string
 from pathlib import Path
 
 import orjson
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel_tasks.storage.documents import write_json
@@ -16,6 +17,7 @@ from flywheel_tasks.traffic.identity import (
     HASHED,
     Identity,
     IdentityError,
+    Mask,
     UserKey,
     pin_users,
     read_identity,
@@ -92,16 +94,67 @@ def test_a_generation_is_read_with_its_own_key(tmp_path: Path):
     ascii_only=st.booleans(),
 )
 def test_ids_are_masked_in_lines_however_they_are_written(user, cut, ascii_only):
-    import json
-
     start = '{"type": "message", "user_id" : ' if ascii_only else '{"user_id":'
     value = json.dumps(user) if ascii_only else orjson.dumps(user).decode()
-    identity = Identity(KEY, frozenset([KEY.hashed(user)]))
-    whole, forgotten = identity.masked(start + value + ', "text": "hi"}')
+    mask = Mask(Identity(KEY, frozenset([KEY.hashed(user)])), {})
+    whole, forgotten = mask(start + value + ', "text": "hi"}')
     assert whole == start + f'"{KEY.hashed(user)}", "text": "hi"}}'
     assert forgotten
     shortened = start + value
     shortened = shortened[: max(len(start), len(shortened) - cut)]
-    masked, _ = identity.masked(shortened)
+    masked, _ = mask(shortened)
     kept = masked.removeprefix(start).strip('"')
     assert not kept or HASHED.fullmatch(kept) or not set(kept) & set(string.ascii_letters + string.digits)
+
+
+ALICE = "alice@corp.com"
+
+
+@pytest.mark.parametrize(
+    ("line", "masked"),
+    [
+        ('{"author":"alice@corp.com","type":5', '{"author":"ALICE","type":5'),
+        ('{"作者":"alice@corp.com"', '{"作者":"ALICE"'),
+        ('{"\\u4f5c\\u8005": "alice@corp.com"', '{"\\u4f5c\\u8005": "ALICE"'),
+        ('{"user_id":["alice@corp.com"],"text":"hi"}', '{"user_id":["ALICE"],"text":"hi"}'),
+        ('{"user_id":{"alice@corp.com":[{}]},"text":"hi"}', '{"user_id":{"ALICE":[{}]},"text":"hi"}'),
+        ('{"user_id":["alice@corp.com"', '{"user_id":["ALICE"'),
+        ('{"user_id" : [["alice@corp.com", }', '{"user_id" : [["ALICE", }'),
+        ("{'user_id': ['alice@corp.com'], 'n': 1}", "{'user_id': ['ALICE'], 'n': 1}"),
+        ('{"user_id":alice@corp.com,"n":1}', '{"user_id":"ALICE","n":1}'),
+        ('{"user_id":}, {"user_id":,"n":1}, "alice"', '{"user_id":}, {"user_id":,"n":1}, "alice"'),
+        ('{"the_user_id":"alice@corp.com"}', '{"the_user_id":"alice@corp.com"}'),
+    ],
+)
+def test_ids_are_masked_under_all_names_and_inside_of_objects_and_arrays(line, masked):
+    identity = Identity(KEY, frozenset([KEY.hashed(ALICE)]))
+    hashed = masked.replace("ALICE", KEY.hashed(ALICE))
+    mask = Mask(identity, {"author": "user_id", "作者": "user_id", "kind": "type"})
+    assert mask(line) == (hashed, "ALICE" in masked)
+
+
+def test_every_string_and_number_of_an_object_counts_as_an_id():
+    masked, _ = Mask(Identity(KEY, frozenset()), {})('{"user_id":{"id":"alice","n":42},"n":42}')
+    inside = {KEY.hashed("id"): KEY.hashed("alice"), KEY.hashed("n"): KEY.hashed("42")}
+    assert json.loads(masked) == {"user_id": inside, "n": 42}
+
+
+@settings(deadline=None)
+@given(
+    user=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    depth=st.integers(1, 3),
+    inside=st.booleans(),
+    ascii_only=st.booleans(),
+)
+def test_ids_are_masked_in_json_within_json(user, depth, inside, ascii_only):
+    """As loggers write it that encode a line twice; the string after the id stays."""
+
+    def written(name):
+        event = {"作者": [name] if inside else name, "text": 'so "he" said\\'}
+        line = json.dumps(event, ensure_ascii=ascii_only)
+        for _ in range(depth):
+            line = json.dumps(line, ensure_ascii=ascii_only)
+        return line
+
+    mask = Mask(Identity(KEY, frozenset([KEY.hashed(user)])), {"作者": "user_id"})
+    assert mask(written(user)) == (written(KEY.hashed(user)), True)

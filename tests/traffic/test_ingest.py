@@ -133,6 +133,20 @@ def test_names_of_unknown_fields_are_bounded(tmp_path, make_io):
     assert metrics["unknown_fields"]["other"] == 30
 
 
+def test_names_of_unknown_fields_are_bounded_over_partitions_too(tmp_path, make_io):
+    """Of a field that is counted with the others, no part of the report speaks by name."""
+    for day in range(3):
+        log = [
+            message(n, "user", None, event_id=f"e{day}-{n}", **{f"field{day}-{n}": f"m{n}"})
+            for n in range(40)
+        ]
+        write_log(tmp_path, map(line, log), f"date=2026-11-0{day + 2}/a.jsonl")
+    metrics, _ = ingest(tmp_path, make_io)
+    assert metrics["unknown_fields"]["other"] == 120 - 50
+    assert metrics["drift"]["new"]["message.other"] == {"share": 70 / 120, "type": "string"}
+    assert len(metrics["drift"]["new"]) == 51
+
+
 def test_a_truncated_gzip_keeps_its_whole_lines(tmp_path, make_io):
     lines = [line(message(n % 60, "user", None, event_id=f"e{n}", text=f"{n * 7919}")) for n in range(500)]
     path = write_log(tmp_path, lines, "date=2026-11-02/cut.jsonl.gz")
@@ -190,6 +204,31 @@ def test_no_table_holds_a_raw_user_id(tmp_path, make_io):
         assert "4242424242" not in text, table.name
     for name in ("messages", "signals", "exposures"):
         assert {row["user_id"] for row in read_rows(folder / f"{name}.parquet")} == {KEY.hashed(person)}
+
+
+def test_no_id_is_left_in_details_objects_or_under_an_old_name(tmp_path, make_io):
+    person, rename = "alice@corp.com", {"ingest.rename": {"author": "user_id"}}
+    odd = message(2, "user", None)
+    broken = [
+        line([{"user_id": person, "type": "message"}]),
+        line({**odd, "role": {"user_id": person}}),
+        line({**odd, "time": f"{{'author': '{person}'}}"}),
+        line({**odd, "user_id": {"id": person}}),
+        line({**odd, "user_id": [person]}),
+        line(odd)[:-2].replace(b"u1", person.encode()).replace(b"user_id", b"author") + b"\n",
+        line({**odd, "text": 5, "user_id": None, "author": person}),
+        line(line({**odd, "user_id": person}).decode()),
+    ]
+    write_log(tmp_path, [*map(line, events()), *broken])
+    metrics, folder = ingest(tmp_path, make_io, **rename)
+    rows = read_rows(folder / "quarantine.parquet")
+    assert [row["line"] for row in rows] == list(range(10, 18))
+    assert "alice" not in str(rows)
+    assert all(KEY.hashed(person) in row["raw"] for row in rows)
+    metrics, folder = ingest(tmp_path, make_io, forgotten=[person], **rename)
+    assert metrics["forgotten"] == len(broken)
+    assert metrics["quarantined"]["total"] == 0
+    assert adds_up(metrics)
 
 
 def test_lines_of_forgotten_users_are_dropped_and_counted(tmp_path, make_io):
