@@ -45,5 +45,10 @@ benchmark: setup ## Wall time of a generation through dvc and Airflow against th
 browser: ## Install Chromium for the page tests (Debian, needs root)
 	command -v chromium >/dev/null || (apt-get update -q && apt-get install -qy --no-install-recommends chromium)
 
-clean: ## Remove the environment and everything a generation made (not your logs, not the registry)
-	rm -rf $(VENV) .airflow data/ingested data/validated data/curated data/split data/annotation data/preferences data/rejection data/rl data/evaluation models metrics plots gate launch
+# What stages write (dvc.yaml), and what they keep beside it. Not inputs/, which says what is open; not data/logs and data/labels.
+MADE := $(addprefix data/,ingested validated conversations curated split annotation preferences rejection rl evaluation) \
+	models metrics plots gate launch report $(addprefix .flywheel/,cache contracts forced resume tensorboard timings tmp)
+
+clean: ## Remove the environment and what stages made; their copies in DVC's cache and remote stay, as do logs, inputs, registry
+	rm -rf $(VENV) .airflow $(MADE)
+	@echo "Left, with the text of users: data/logs, data/labels, data/served, inputs, .dvc/cache, .flywheel/remote; and the registry."

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
 from flywheel_dag.workspace import workspace
 from flywheel_tasks.storage.registry_state import Decision
+
+# After a look that could tell nothing, such as one at logs that could not be read.
+_LOOK_AGAIN = timedelta(hours=1)
 
 
 def choose_generation(params: dict[str, Any]) -> str:
@@ -31,26 +36,80 @@ def simulate_traffic(ti: Any) -> None:
 
 
 def open_generation(ti: Any, params: dict[str, Any]) -> str:
-    """Pin the champion and the newest logs."""
-    from flywheel_tasks.pipeline import generation
-
-    return generation.open_generation(workspace(), generation=_generation(ti), seed=params["seed"])
-
-
-def run_stage(stage: str, params: dict[str, Any]) -> None:
-    """Run one stage through DVC and push what it made."""
+    """Pin the champion and the newest logs, and push the champion: a worker elsewhere starts from it, too."""
     from flywheel_tasks.pipeline import generation, runner
 
-    if stage == "label":
-        generation.refresh_labels(workspace())
-    runner.run(workspace(), stage, force=stage in (params["force"] or ()))
+    root = workspace()
+    opened = generation.open_generation(root, generation=_generation(ti), seed=params["seed"])
+    runner.push(root, ["inputs/champion.dvc"])
+    return opened
 
 
-def wait_for_labels() -> bool:
+def run_stage(ti: Any, stage: str, params: dict[str, Any], run_id: str) -> dict[str, str]:
+    """Run one stage of this run's generation through DVC, on what this run has made, and push what it makes.
+
+    Returns:
+        DVC's hashes of what it made, by path: the stages after it read nothing else.
+    """
+    from flywheel_tasks.pipeline import generation, lineage, runner
+    from flywheel_tasks.pipeline.generation_ids import BusyError, GenerationError
+    from flywheel_tasks.pipeline.graph import load_graph
+    from flywheel_tasks.storage.registry_state import RegistryError
+
+    root, wanted = workspace(), _generation(ti)
+    made: dict[str, str] = {}
+    for parent in load_graph(root / "dvc.yaml")[stage].upstream:
+        made |= _made(ti, parent)
+    try:
+        generation.hold(root, wanted, params["seed"])
+        if stage == "label":
+            generation.refresh_labels(root)
+        force = run_id if stage in (params["force"] or ()) else None
+        runner.run(root, stage, force_once=force, made=made)
+    except BusyError:
+        raise  # whoever works here may be done by the next try
+    except (GenerationError, RegistryError, runner.LostDataError, runner.OtherDataError) as error:
+        raise AirflowFailException(f"this worker cannot work on {wanted}: {error}") from error
+    return lineage.stage_hashes(root, stage, "outs")
+
+
+def _made(ti: Any, stage: str) -> dict[str, str]:
+    """What a stage of this run has made, as :func:`run_stage` told."""
+    found = ti.xcom_pull(task_ids=stage)
+    if not isinstance(found, dict):
+        raise AirflowFailException(
+            f"stage {stage} has not run in this run, so nobody knows what it made: clear it, and this task"
+        )
+    return found
+
+
+def _holding(ti: Any, stage: str) -> Path:
+    """The workspace, which must hold this run's generation, and of a stage what this run has made."""
+    from flywheel_tasks.pipeline import lineage
+    from flywheel_tasks.pipeline.generation_ids import current
+
+    root, wanted = workspace(), _generation(ti)
+    here = current(root)
+    if here is None or here["generation"] != wanted:
+        other = "no generation" if here is None else here["generation"]
+        raise AirflowFailException(
+            f"{root} holds {other}, this run is of {wanted}: all workers of the queue cpu share one checkout, and only "
+            f"one generation at a time is worked on there. Trigger a new run of {wanted}"
+        )
+    found = lineage.dvc_outputs(root)
+    if others := [path for path, md5 in _made(ti, stage).items() if found.get(path, {}).get("md5") != md5]:
+        raise AirflowFailException(
+            f"{', '.join(sorted(others))} in {root} is not what stage {stage} made in this run: all workers of the "
+            "queue cpu share one checkout. Clear the stage, and this task"
+        )
+    return root
+
+
+def wait_for_labels(ti: Any) -> bool:
     """Hand out what is missing and fetch what is done; true when people have labelled enough."""
     from flywheel_tasks.annotation.round_trip import labels_ready
 
-    found = labels_ready(workspace())
+    found = labels_ready(_holding(ti, "annotation_batch"))
     print(
         f"{found['done']:.0%} of the tasks are done; {found['labels']} of {found['read']} labels are usable"
     )
@@ -58,11 +117,17 @@ def wait_for_labels() -> bool:
 
 
 def check_gate(ti: Any) -> None:
-    """Leave the question for the approver; fail at once, with the reasons, if the gate does not pass."""
-    from flywheel_tasks.online.approval import ApprovalError, launch_request
+    """Leave the question for the approver; fail at once, with the reasons, if the gate does not pass.
 
+    Whatever the gate says, whose data trained the generation's models is recorded first: they are there.
+    """
+    from flywheel_tasks.online.approval import ApprovalError, launch_request
+    from flywheel_tasks.pipeline.trained_on import record
+
+    root = _holding(ti, "gate")
+    record(root, _generation(ti))
     try:
-        request = launch_request(workspace())
+        request = launch_request(root)
     except ApprovalError as error:
         raise AirflowFailException(str(error)) from error
     if request.generation != _generation(ti):
@@ -107,7 +172,7 @@ def start_ab_test(ti: Any, run_id: str) -> str:
     """Start the approved A/B test; returns its end (ISO 8601) as the registry has it, also when retried."""
     from flywheel_tasks.online.launch import start
 
-    return start(workspace(), by=f"airflow: {run_id}").ends_at.isoformat()
+    return start(_holding(ti, "launch"), by=f"airflow: {run_id}").ends_at.isoformat()
 
 
 def simulate_ab_traffic() -> None:
@@ -121,13 +186,19 @@ def watch_ab(ti: Any, run_id: str) -> Any:
     """Look at the running test if a look is due; leaves the reason if it was stopped.
 
     Returns:
-        a :class:`flywheel_tasks.online.guardrails.Step`.
+        a :class:`flywheel_tasks.online.guardrails.Step`. A look that could tell nothing is repeated soon.
     """
-    from flywheel_tasks.online.guardrails import watch
+    from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.online.guardrails import Step, watch
 
-    step = watch(workspace(), _generation(ti), by=f"airflow: {run_id}")
+    root, generation = workspace(), _generation(ti)
+    step = watch(root, generation, by=f"airflow: {run_id}")
     if step.stopped is not None:
         ti.xcom_push(key="reason", value=step.stopped)
+        return step
+    test = registry_of(root).state().running(generation)
+    if step.until is not None and test is not None and test.checks and test.checks[-1].result == "unknown":
+        return Step(until=min(step.until, datetime.now(UTC) + _LOOK_AGAIN))
     return step
 
 

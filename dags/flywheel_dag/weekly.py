@@ -18,6 +18,9 @@ from flywheel_tasks.settings import Settings, load_settings
 
 DAG_ID = "weekly_generation"
 GPU_POOL = "gpu"
+# Of tasks that wait for days: with pauses of an hour at most they outlast any wait, so that no number of lost
+# connections ends a run and leaves a running A/B test unwatched.
+WAIT_RETRIES = 1000
 _DOC = """One generation, from raw logs to a promoted champion.
 
 The stages and their edges are those of `dvc.yaml`; each runs through DVC, so a stage whose inputs have not
@@ -144,6 +147,7 @@ def _wait_for_people(stages: dict[str, PythonOperator], settings: Settings) -> N
             mode="reschedule",
             poke_interval=timedelta(minutes=settings.label.label_studio.poll_minutes),
             timeout=timedelta(hours=settings.label.label_studio.wait_hours),
+            retries=WAIT_RETRIES,
             queue="cpu",
             doc_md="Until people have labelled enough (label.min_done); see flywheel annotation.",
         ),
@@ -159,6 +163,7 @@ def _test(launch: PythonOperator, settings: Settings) -> list[BaseOperator]:
         task_id="watch_ab",
         then="analyze_ab",
         otherwise="rollback",
+        retries=WAIT_RETRIES,
         queue="cpu",
         doc_md="Looks at the guardrails until the test ends, as the registry has it; a harmful arm ends it early.",
     )

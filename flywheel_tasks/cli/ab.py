@@ -8,9 +8,11 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(no_args_is_help=True, help="The A/B tests of candidates.")
-console = Console(highlight=False)
+# People's words (names, reasons) are shown as they are: nothing in them is markup.
+console = Console(highlight=False, markup=False, emoji=False)
 
 Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
 By = Annotated[str, typer.Option("--by", help="Your name, for the history.")]
@@ -56,7 +58,7 @@ def plan(
         f"{design['past']['users_per_day']:.4g} new users a day would be exposed to both arms."
     )
     if design["simulated"]:
-        console.print("[bold]Simulated[/]: these users are the demo's.")
+        console.print(Text.assemble(("Simulated", "bold"), ": these users are the demo's."))
     if write:
         write_planned_users(root.resolve(), design["planned_users"])
         console.print(f"params.yaml: ab.planned_users is {design['planned_users']}")

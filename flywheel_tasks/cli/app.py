@@ -78,7 +78,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, RuntimeError, OSError) as error:
-        if "--trace" in sys.argv or not type(error).__module__.startswith("flywheel_tasks"):
+        if not type(error).__module__.startswith("flywheel_tasks"):
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(
     no_args_is_help=True, help="Launches in a row on simulated people, unattended, and their table."
@@ -131,7 +132,7 @@ def status(root: Root = Path(), folder: Home = None) -> None:
     for heading in ("generation", "gate", "what became of it", "why"):
         grid.add_column(heading)
     for record in found["generations"]:
-        grid.add_row(record["generation"], record["verdict"], record["decision"], record["why"])
+        grid.add_row(record["generation"], record["verdict"], record["decision"], Text(record["why"]))
     console.print(grid)
     left = "It is over." if found["over"] else f"About {words_of(found['seconds_left'])} left."
     console.print(f"{found['launches']} of {found['wanted']} launches. {left}")

@@ -8,10 +8,12 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(no_args_is_help=True, help="The champion, the candidate, and every change of them.")
 approve_app = typer.Typer(no_args_is_help=True, help="Answer for a launch or a promotion.")
-console = Console(highlight=False)
+# People's words (names, reasons) are shown as they are: nothing in them is markup.
+console = Console(highlight=False, markup=False, emoji=False)
 
 Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
 By = Annotated[str, typer.Option("--by", help="Your name, for the history.")]
@@ -101,8 +103,10 @@ def _answer(
     shown = request_of(root.resolve(), kind, generation)
     console.print(Markdown(shown.body))
     record_answer(root.resolve(), shown, decision="reject" if reject else "approve", by=by)
-    answer = "[red]rejected[/]" if reject else "[green]approved[/]"
-    console.print(f"The {kind} of {shown.generation} is {answer}; recorded as {by}'s answer.")
+    answer = ("rejected", "red") if reject else ("approved", "green")
+    console.print(
+        Text.assemble(f"The {kind} of {shown.generation} is ", answer, f"; recorded as {by}'s answer.")
+    )
     return shown.generation
 
 
@@ -136,6 +140,7 @@ def rollback(
 ) -> None:
     """Drop the candidate and end its A/B test; with --champion, make the previous champion champion again."""
     from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.online.promotion import rollback as roll_back
     from flywheel_tasks.storage.registry_state import RegistryError
 
     registry = registry_of(root.resolve())
@@ -147,5 +152,5 @@ def rollback(
     running = registry.state().running(generation)
     if running is None:
         raise RegistryError("no experiment is running; --champion goes back to the champion before")
-    registry.rollback(running.plan.generation, reason, by=by)
+    roll_back(root.resolve(), running.plan.generation, reason, by=by)
     console.print(f"The candidate of {running.plan.generation} is dropped; the champion stays.")

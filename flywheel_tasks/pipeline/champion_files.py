@@ -35,6 +35,8 @@ def ensure_champion(root: Path) -> ModelRef:
 def place_champion(root: Path, champion: ModelRef, name: str = "champion") -> None:
     """Put a champion's files at ``inputs/champion``, from DVC's cache or its remote, and check their digest.
 
+    Files that are there already are only looked at, so it may be called at any time.
+
     Args:
         root: the workspace.
         champion: the model.
@@ -42,21 +44,22 @@ def place_champion(root: Path, champion: ModelRef, name: str = "champion") -> No
 
     Raises:
         GenerationError: the registry has no DVC hash for it, or the files are not the champion.
+        LostDataError: DVC has lost the files.
+        StageFailedError: DVC cannot bring them now.
     """
     if champion.dvc is None:
         raise GenerationError(f"the registry has no DVC hash for {name} {champion.generation}")
-    pointer = root / INPUTS / f"{name}.dvc"
+    pointer, files = root / INPUTS / f"{name}.dvc", root / INPUTS / name
     out = {"md5": champion.dvc.md5, "hash": "md5", "path": name}
     text = yaml.safe_dump({"outs": [out]}, sort_keys=False)
-    if not pointer.exists() or pointer.read_text(encoding="utf-8") != text:
-        with atomic_path(pointer) as temporary:
+    named = pointer.exists() and pointer.read_text(encoding="utf-8") == text
+    if named and files.exists() and tree_digest(files) == champion.digest:
+        return
+    if not named:
+        with atomic_path(pointer, synced=True) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    target = f"{INPUTS}/{name}.dvc"
-    try:
-        runner.dvc(root, "checkout", "--force", target, quiet=True)
-    except runner.StageFailedError:
-        runner.dvc(root, "pull", "--force", target)
-    if (found := tree_digest(root / INPUTS / name)) != champion.digest:
+    runner.bring(root, f"{INPUTS}/{name}.dvc")
+    if (found := tree_digest(files)) != champion.digest:
         raise GenerationError(
             f"{INPUTS}/{name} is {found}, but the registry's {name} ({champion.generation}) is {champion.digest}"
         )

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flywheel_tasks.pipeline import lineage
-from flywheel_tasks.pipeline.runner import StageFailedError
+from flywheel_tasks.pipeline.runner import LostDataError
 from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry import PAIRS, Registry
@@ -85,7 +85,7 @@ def pin(
     """Put the pairs of the newest launched generations in place, without those of forgotten users.
 
     A table that is here already is kept and looked through again. So one that DVC has lost since, as when a user in it
-    was forgotten, is lost to new workspaces only. One that is nowhere to be had is named in the index.
+    was forgotten, is lost to new workspaces only. One that DVC has lost is named in the index.
 
     Args:
         root: the workspace.
@@ -93,6 +93,9 @@ def pin(
         most: how many generations; 0: none.
         forgotten: hashes of users.
         place: puts a file of DVC below ``inputs/`` under a name, and checks its digest.
+
+    Raises:
+        StageFailedError: DVC cannot bring one now, as when its remote cannot be reached.
     """
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,8 +136,8 @@ def _fetch(root: Path, ref: ModelRef, place: Place) -> str | None:
         else:
             place(ref, name)
         write_table(_to_train_on(read_table(raw)), _file(root, ref.generation))
-    except StageFailedError as error:
-        _log.warning("the pairs of %s are not to be had, so none is learned from: %s", ref.generation, error)
+    except LostDataError as error:
+        _log.warning("the pairs of %s are lost, so none is learned from: %s", ref.generation, error)
         return f"DVC has lost the pairs of {ref.generation}"
     finally:
         for path in (raw, raw.with_name(f"{name}.dvc")):

@@ -13,24 +13,28 @@ One thing is never what it was: users who have asked to be forgotten since are f
 ones too.
 """
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
-from ruamel.yaml import YAML
+from filelock import FileLock
 
 from flywheel_tasks.annotation.delivery import pin_labels
-from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
+from flywheel_tasks.pipeline import dvc_locks, earlier_pairs, reward_model_pin
 from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
 from flywheel_tasks.pipeline.generation_ids import (
     INPUTS,
+    BusyError,
     GenerationError,
     before,
     current,
     next_id,
     number_of,
 )
+from flywheel_tasks.pipeline.leftovers import living_dvc
+from flywheel_tasks.pipeline.params_file import write_setting
 from flywheel_tasks.pipeline.pinned_data import (
     NO_PROFILE,
     NO_SPLITS,
@@ -40,6 +44,7 @@ from flywheel_tasks.pipeline.pinned_data import (
     pinned_logs,
 )
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
+from flywheel_tasks.pipeline.stage_io import STATE
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
@@ -50,19 +55,7 @@ from flywheel_tasks.storage.registry_state import ModelRef
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, pin_users, user_key
 
 _BUNDLE = "inputs.json"
-
-
-def set_seed(root: Path, seed: int) -> None:
-    """Write a seed into params.yaml, comments kept."""
-    path = root / "params.yaml"
-    yaml_file = YAML()
-    yaml_file.preserve_quotes = True
-    document = yaml_file.load(path.read_text(encoding="utf-8"))
-    if document["seed"] == seed:
-        return
-    document["seed"] = seed
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yaml_file.dump(document, file)
+_log = logging.getLogger(__name__)
 
 
 def _key_of(root: Path, registry: Registry) -> str:
@@ -92,44 +85,42 @@ def write_users(root: Path, fingerprint: str) -> None:
     """
     location = load_settings(root / "params.yaml").registry.location
     document = pin_users(fingerprint, open_forgotten(location, root).users(fingerprint))
-    path = root / INPUTS / "users.json"
+    _pin(root, "users.json", document)
+
+
+def _pin(root: Path, name: str, document: Any) -> None:
+    """Write a document of ``inputs/``, unless it is what stands there: DVC need not look at it again."""
+    path = root / INPUTS / name
     if not path.exists() or read_json(path) != document:
         write_json(document, path)
 
 
 def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -> None:
-    """Write ``inputs/`` (and params.yaml) as the registry keeps them."""
+    """Write ``inputs/`` (and params.yaml) as the registry keeps them, also where ``inputs/`` names this generation.
+
+    The opening of another one may have been killed after it had begun to write. The generation's name is written last.
+    """
     bundle = orjson.loads(registry.get_generation(generation, _BUNDLE))
-    if params and (root / "params.yaml").read_text(encoding="utf-8") != bundle["params"]:
-        with atomic_path(root / "params.yaml") as temporary:
-            temporary.write_text(bundle["params"], encoding="utf-8")
-    profile = root / INPUTS / "profile.json"
-    if current(root) != bundle["generation"] or not profile.exists():
-        # opened by a release that pinned none: as before the first launch
-        write_json(bundle.get("profile", NO_PROFILE), profile)
-    splits = root / INPUTS / "splits.json"
-    if current(root) != bundle["generation"] or not splits.exists():
-        write_json(bundle.get("splits", NO_SPLITS), splits)
-    if current(root) != bundle["generation"]:
-        write_json(bundle["logs"], root / INPUTS / "logs.json")
-        place_champion(root, ModelRef.model_validate(bundle["champion"]))
-        write_json(bundle["generation"], root / INPUTS / "generation.json")
-    elif not (root / INPUTS / "champion").exists():
-        place_champion(root, ModelRef.model_validate(bundle["champion"]))
     if "user_key" not in bundle:
         raise GenerationError(
             f"{generation} was opened by an earlier version, whose tables hold raw user ids: open a new generation"
         )
+    if params and (root / "params.yaml").read_text(encoding="utf-8") != bundle["params"]:
+        with atomic_path(root / "params.yaml", synced=True) as temporary:
+            temporary.write_text(bundle["params"], encoding="utf-8")
+    champion, previous = ModelRef.model_validate(bundle["champion"]), bundle.get("previous")
+    _pin(root, "logs.json", bundle["logs"])
+    # A release that pinned none of these opened it: as before the first launch.
+    _pin(root, "profile.json", bundle.get("profile", NO_PROFILE))
+    _pin(root, "splits.json", bundle.get("splits", NO_SPLITS))
     write_users(root, bundle["user_key"])
-    previous = bundle.get("previous")
+    place_champion(root, champion)
     reward_model_pin.pin(root, bundle.get("reward_models"), partial(place_champion, root))
     _pin_pairs(root, bundle.get("earlier_pairs", []))
     _pin_settings_of_inputs(
-        root,
-        generation,
-        ModelRef.model_validate(bundle["champion"]),
-        None if previous is None else ModelRef.model_validate(previous),
+        root, generation, champion, None if previous is None else ModelRef.model_validate(previous)
     )
+    _pin(root, "generation.json", bundle["generation"])
 
 
 def _pin_settings_of_inputs(
@@ -177,6 +168,37 @@ def sync(root: Path, generation: str) -> None:
     _restore(root, open_registry(settings.registry.location, root), generation, params=True)
 
 
+def hold(root: Path, generation: str, seed: int | None = None) -> None:
+    """See that ``inputs/`` holds a generation; a worker may have been left with another one, and is then synced.
+
+    Args:
+        root: the workspace.
+        generation: that is to be worked on.
+        seed: that it is worked on with, where it is not the one it was opened with.
+
+    Raises:
+        BusyError: DVC works on another generation here: its inputs are not changed under it.
+        GenerationError: it was opened by too old a version, or its champion's files are not what they should be.
+        RegistryError: the registry does not know it.
+        StageFailedError: DVC does not bring its champion.
+    """
+    locks = root / STATE / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / "generation.lock"):
+        here = current(root)
+        if here is not None and here["generation"] == generation:
+            return
+        found = "no generation" if here is None else here["generation"]
+        with dvc_locks.alone(root) as alone:
+            busy = not alone or living_dvc(root)
+        if busy:
+            raise BusyError(f"{root} holds {found}, not {generation}, and DVC is at work on it")
+        _log.warning("%s holds %s; bringing %s from the registry", root, found, generation)
+        sync(root, generation)
+        if seed is not None:
+            write_setting(root, "seed", seed)
+
+
 def open_generation(root: Path, *, generation: str | None = None, seed: int | None = None) -> str:
     """Open a generation, or return to one that was opened before.
 
@@ -198,10 +220,10 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     if name in registry.generations():
         _restore(root, registry, name, params=False)
         if seed is not None:
-            set_seed(root, seed)
+            write_setting(root, "seed", seed)
         return name
     if seed is not None:
-        set_seed(root, seed)
+        write_setting(root, "seed", seed)
     key = _key_of(root, registry)
     champion = ensure_champion(root)
     place_champion(root, champion)

@@ -15,6 +15,10 @@ class GenerationError(ValueError):
     """A generation cannot be opened; the message says why and what to do."""
 
 
+class BusyError(GenerationError):
+    """Another generation is worked on in the workspace; later it may be free."""
+
+
 def current(root: Path) -> dict[str, Any] | None:
     """The generation that ``inputs/`` holds, or None."""
     path = root / INPUTS / "generation.json"

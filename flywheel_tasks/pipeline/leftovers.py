@@ -1,7 +1,9 @@
 """What a killed DVC leaves behind, told apart from what a living one holds.
 
 DVC clears a lock whose process is gone, but not one whose process id was given to another program since (nearly
-always so in a container), nor a lock file or ``dvc.lock`` cut short by a kill. Nothing of a living DVC is touched.
+always so in a container), nor a lock file or ``dvc.lock`` cut short by a kill. Nothing of a living DVC is touched: one
+that the runner started, here or in another container, holds a lock of the kernel
+(:mod:`flywheel_tasks.pipeline.dvc_locks`); one that a person started is known by its process, where that can be seen.
 """
 
 import json
@@ -13,6 +15,7 @@ from typing import Any
 import psutil
 import yaml
 
+from flywheel_tasks.pipeline import dvc_locks
 from flywheel_tasks.storage.fast_yaml import load_yaml
 
 logger = logging.getLogger(__name__)
@@ -91,6 +94,8 @@ def clear_broken_lock_file(root: Path) -> None:
 
 
 def clear_leftovers(root: Path) -> None:
-    """Both of the above; called before every DVC command."""
-    clear_rwlock(root)
-    clear_broken_lock_file(root)
+    """Both of the above, unless a DVC is at work; called before every DVC command."""
+    with dvc_locks.alone(root) as alone:
+        if alone:
+            clear_rwlock(root)
+            clear_broken_lock_file(root)

@@ -2,8 +2,9 @@
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from flywheel_tasks.pipeline import dvc_locks
 from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.fast_yaml import load_yaml
 
@@ -20,10 +21,27 @@ def data_version(root: Path) -> str:
     return file_digest(root / "dvc.lock")
 
 
+def _locked_stages(root: Path) -> dict[str, Any]:
+    with dvc_locks.settled(root):
+        text = (root / "dvc.lock").read_text(encoding="utf-8")
+    return dict(load_yaml(text)["stages"])
+
+
 def dvc_outputs(root: Path) -> dict[str, dict[str, Any]]:
     """The entries of all outputs in ``dvc.lock``, by path: path, md5, size, nfiles."""
-    lock = load_yaml((root / "dvc.lock").read_text(encoding="utf-8"))
-    return {out["path"]: dict(out) for stage in lock["stages"].values() for out in stage.get("outs", [])}
+    return {
+        out["path"]: dict(out) for stage in _locked_stages(root).values() for out in stage.get("outs", [])
+    }
+
+
+def stage_hashes(root: Path, stage: str, kind: Literal["deps", "outs"]) -> dict[str, str]:
+    """DVC's hashes of what a stage read or made when it last ran, by path.
+
+    Raises:
+        KeyError: ``dvc.lock`` does not know the stage.
+    """
+    items = _locked_stages(root)[stage].get(kind, ())
+    return {item["path"]: item["md5"] for item in items if "md5" in item}
 
 
 def dvc_output(root: Path, path: str) -> dict[str, Any]:

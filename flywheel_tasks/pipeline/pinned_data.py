@@ -1,15 +1,15 @@
 """Data that a generation starts from: the newest logs, the profile and the splits of earlier launched generations."""
 
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from flywheel_tasks.pipeline.generation_ids import GenerationError, before
+from flywheel_tasks.pipeline.generation_ids import before
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry
-from flywheel_tasks.traffic.logs import pin_logs
+from flywheel_tasks.traffic.logs import partition_date, pin_logs
 
 NO_PROFILE: dict[str, Any] = {"generation": None, "profile": None}
 NO_SPLITS: dict[str, Any] = {"earlier": []}
@@ -29,24 +29,12 @@ def newest(pinned: dict[str, Any], days: int) -> dict[str, Any]:
     """Keep the partitions of the newest days.
 
     Args:
-        pinned: the document of :func:`flywheel_tasks.traffic.logs.pin_logs`.
+        pinned: the document of :func:`pinned_logs`, which has at least one.
         days: how many, counted back from the newest partition's date.
-
-    Raises:
-        GenerationError: there are no partitions.
     """
-    partitions = pinned["partitions"]
-    if not partitions:
-        raise GenerationError(
-            f"no logs at {pinned['location']} (logs.location): expected date=YYYY-MM-DD/*.jsonl[.gz]"
-        )
-
-    def day(partition: dict[str, Any]) -> date:
-        return date.fromisoformat(partition["path"].split("date=", 1)[1][:10])
-
-    last = max(day(partition) for partition in partitions)
-    first = last - timedelta(days=days - 1)
-    return {**pinned, "partitions": [p for p in partitions if day(p) >= first]}
+    dated = [(partition_date(partition["path"]), partition) for partition in pinned["partitions"]]
+    first = max(day for day, _ in dated) - timedelta(days=days - 1)
+    return {**pinned, "partitions": [partition for day, partition in dated if day >= first]}
 
 
 def accepted_profile(registry: Registry, generation: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from flywheel_tasks.pipeline import lineage
-from flywheel_tasks.pipeline.runner import StageFailedError
+from flywheel_tasks.pipeline.runner import LostDataError
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry import REWARD_MODELS, SPLIT, Registry
@@ -60,8 +60,9 @@ def keep(registry: Registry, root: Path, generation: str) -> None:
 def launched(registry: Registry, earlier: Iterable[str], place: Place) -> dict[str, Any]:
     """The reward models of the newest launched generation, put in place.
 
-    Models that DVC can no longer bring back are no reason to stop a generation: nothing is decided by the comparison.
-    Files that are not what they should be are.
+    Models that DVC has lost are no reason to stop a generation: nothing is decided by the comparison. A remote that
+    cannot be reached is, since it may be back tomorrow, and what is found here is kept for good. So are files that are
+    not what they should be.
 
     Args:
         registry: knows them.
@@ -71,6 +72,9 @@ def launched(registry: Registry, earlier: Iterable[str], place: Place) -> dict[s
     Returns:
         ``generation``, ``models`` by kind (as in the registry), ``split`` (salt and shares of that generation, by which
         its training users are known), and the ``reason`` where there is no model.
+
+    Raises:
+        StageFailedError: DVC cannot bring them now.
     """
     for name in earlier:
         kept = registry.find_generation(name, REWARD_MODELS)
@@ -80,11 +84,8 @@ def launched(registry: Registry, earlier: Iterable[str], place: Place) -> dict[s
         split = registry.find_generation(name, SPLIT)
         try:
             _place_all(models, place)
-        except StageFailedError as error:
-            _log.warning(
-                "the reward models of %s are not to be had, so none is compared with: %s", name, error
-            )
-            return {**NONE, "generation": name, "reason": f"no earlier model: DVC has lost those of {name}"}
+        except LostDataError as error:
+            return _lost(name, error)
         return {
             "generation": name,
             "models": models,
@@ -92,6 +93,15 @@ def launched(registry: Registry, earlier: Iterable[str], place: Place) -> dict[s
             "reason": f"no earlier model: {name} kept none of this kind",
         }
     return NONE
+
+
+def _lost(generation: str, error: LostDataError) -> dict[str, Any]:
+    _log.warning("the reward models of %s are lost, so none is compared with: %s", generation, error)
+    return {
+        **NONE,
+        "generation": generation,
+        "reason": f"no earlier model: DVC has lost those of {generation}",
+    }
 
 
 def _rule(split: dict[str, Any]) -> dict[str, Any]:
@@ -110,10 +120,15 @@ def _name(kind: str) -> str:
 def pin(root: Path, found: dict[str, Any] | None, place: Place) -> None:
     """Write ``inputs/reward_models.json``, and put the models in place where they are not yet.
 
+    Models that DVC has lost since are named there as lost; the registry still says which they were.
+
     Args:
         root: the workspace.
         found: of :func:`launched`, as the generation was opened with; None if a release opened it that pinned none.
         place: as there.
+
+    Raises:
+        StageFailedError: DVC cannot bring them now.
     """
     document = found or NONE
     missing = {
@@ -122,7 +137,10 @@ def pin(root: Path, found: dict[str, Any] | None, place: Place) -> None:
         if not (root / "inputs" / _name(kind)).is_dir()
         or tree_digest(root / "inputs" / _name(kind)) != model["digest"]
     }
-    _place_all(missing, place)
+    try:
+        _place_all(missing, place)
+    except LostDataError as error:
+        document = _lost(document["generation"], error)
     pinned = {
         **document,
         "models": {

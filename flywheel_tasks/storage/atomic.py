@@ -1,4 +1,8 @@
-"""Outputs appear whole or not at all: written under a temporary name, synced, then renamed."""
+"""Outputs appear whole or not at all: written under a temporary name, then renamed.
+
+That holds when a process is killed. After a power cut a file that was renamed shortly before may be empty, unless it
+was written with ``synced``. The registry's objects and the gateway's logs are synced where they are written.
+"""
 
 import os
 import shutil
@@ -20,12 +24,22 @@ def replace(temporary: Path, final: Path) -> None:
     temporary.replace(final)
 
 
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
-def atomic_path(final: Path) -> Iterator[Path]:
+def atomic_path(final: Path, *, synced: bool = False) -> Iterator[Path]:
     """Give a temporary path beside ``final``; rename it on success, remove it on an error.
 
     Args:
         final: the path that the finished file or folder gets.
+        synced: of a file: on the disk before it is renamed, and its name afterwards. For what a person wrote or cannot
+            be made again; not for what is written every second.
 
     Yields:
         the path to write to (it does not exist yet).
@@ -34,7 +48,11 @@ def atomic_path(final: Path) -> Iterator[Path]:
     temporary = final.with_name(f".{final.name}.tmp-{os.getpid()}")
     try:
         yield temporary
+        if synced:
+            _sync(temporary)
         replace(temporary, final)
+        if synced:
+            _sync(final.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

@@ -244,7 +244,9 @@ def promoted(state: State, generation: str) -> State:
         raise RegistryError(f"the rule of experiment {name} rejects the candidate; roll it back")
     if harm := next((item for item in experiment.checks if item.result == "stop"), None):
         why = "; ".join(harm.reasons)
-        raise RegistryError(f"a guardrail of experiment {name} said stop on day {harm.day + 1} ({why}); roll it back")
+        raise RegistryError(
+            f"a guardrail of experiment {name} said stop on day {harm.day + 1} ({why}); roll it back"
+        )
     control = experiment.plan.arms[0].digest
     if state.champion is None or state.champion.digest != control:
         found = None if state.champion is None else state.champion.digest

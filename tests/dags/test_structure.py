@@ -167,6 +167,21 @@ def test_runs_one_at_a_time_with_retries(dag: Any) -> None:
     assert stage.retry_delay == timedelta(seconds=settings.retry_delay_seconds)
 
 
+def test_what_waits_for_days_outlasts_any_number_of_lost_connections(
+    dag: Any, home: Path, tmp_path: Path
+) -> None:
+    watch = dag.get_task("watch_ab")
+    root = build_workspace(tmp_path, {"label.annotator": "label_studio", "airflow.schedule": None})
+    settings = load_settings(root / "params.yaml")
+    found = parse(home, root, "1")["dag"]["dag"]
+    retries = {task["__var"]["task_id"]: task["__var"].get("retries") for task in found["tasks"]}
+    longest = max(settings.ab.duration_minutes / 60, settings.label.label_studio.wait_hours)
+    # The pauses grow, to an hour at most.
+    assert retries["watch_ab"] == retries["wait_for_labels"] == watch.retries > 2 * longest
+    assert watch.max_retry_delay == timedelta(hours=1)
+    assert retries["rl"] in (None, settings.airflow.retries)
+
+
 @pytest.mark.parametrize("task", ["approve_launch", "approve_promotion"])
 def test_a_gate_takes_silence_for_no_and_renders_nothing(dag: Any, task: str) -> None:
     gate = dag.get_task(task)

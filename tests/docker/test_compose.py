@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,81 @@ def test_the_image_is_not_root_and_takes_pinned_releases() -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\d.]+", pin) for pin in pins if not pin.startswith("#"))
 
 
-def test_secrets_and_state_stay_out_of_the_image_and_of_git() -> None:
-    ignored = (PROJECT / ".dockerignore").read_text(encoding="utf-8").split()
-    assert {".git", ".venv", "data", "models", "registry", "docker/.env"} <= set(ignored)
+def enters_the_image(path: str) -> bool:
+    """Whether a file of the checkout is copied, by Docker's rules: the last line that matches it or a parent counts."""
+    lines = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    parts, kept = path.split("/"), True
+    for line in lines:
+        if not line or line.startswith("#"):
+            continue
+        pattern = line.removeprefix("!")
+        parents = ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
+        if pattern.startswith("**/"):
+            matched = any(fnmatch(part, pattern[3:]) for part in parts)
+        else:
+            matched = any(
+                fnmatch(item, pattern) and item.count("/") == pattern.count("/") for item in parents
+            )
+        kept = line.startswith("!") if matched else kept
+    return kept
+
+
+# Each holds, or may hold, the text of users, a model, a secret, or who approved what.
+KEPT_OUT = (
+    ".git/HEAD",
+    ".venv/bin/python",
+    ".airflow/passwords.json",
+    ".dvc/cache/files/md5/ab/cd",
+    ".dvc/tmp/rwlock",
+    ".dvc/config.local",
+    ".flywheel/remote/files/md5/ab/cd",
+    ".flywheel/cache/ingest/a.parquet",
+    "campaigns/default/workspace/data/logs/date=2026-11-02/part-000.jsonl",
+    "campaigns/cache/files/md5/ab/cd",
+    "data/logs/date=2026-11-02/part-000.jsonl",
+    "docker/.env",
+    "dvc.lock.broken",
+    "gate/report.html",
+    "inputs/champion/model.safetensors",
+    "inputs/earlier_pairs/g0001.parquet",
+    "launch/plan.json",
+    "metrics/gate.json",
+    "models/policy/model.safetensors",
+    "plots/rl.csv",
+    "registry/changes/00000001.json",
+    "report/index.html",
+    # What README.md tells people to leave at the top.
+    "replies.jsonl",
+    "pairs.parquet",
+    "my-rm/model.safetensors",
+    ".env",
+    "flywheel_tasks/__pycache__/a.pyc",
+)
+
+
+@pytest.mark.parametrize("path", KEPT_OUT)
+def test_chat_models_and_secrets_stay_out_of_the_image(path: str) -> None:
+    assert not enters_the_image(path)
+
+
+def test_what_git_ignores_stays_out_of_the_image() -> None:
+    for line in (PROJECT / ".gitignore").read_text(encoding="utf-8").splitlines():
+        assert not enters_the_image(line.strip("/").replace("*", "x") + "/a"), line
+
+
+def test_code_and_settings_enter_the_image() -> None:
+    from flywheel_tasks.pipeline.graph import load_graph, project_sources
+
+    sources = project_sources(load_graph(PROJECT / "dvc.yaml"))
+    needed = [".dvc/config", "dags/weekly_generation.py", "docker/make_bucket.py", "docker/requirements.txt"]
+    needed += ["README.md", "constraints.txt", "dvc.yaml", "params.yaml", "pyproject.toml"]
+    for source in sources:
+        inside = sorted(path for path in (PROJECT / source).rglob("*") if path.is_file())
+        inside = [path for path in inside if "__pycache__" not in path.parts]
+        needed += [path.relative_to(PROJECT).as_posix() for path in inside] or [source]
+    assert [path for path in needed if not enters_the_image(path)] == []
+
+
+def test_secrets_stay_out_of_git() -> None:
     result = subprocess.run(["git", "check-ignore", "-q", "docker/.env"], cwd=PROJECT, check=False)
     assert result.returncode == 0, "docker/.env holds secrets and must be ignored by git"

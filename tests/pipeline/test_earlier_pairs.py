@@ -7,7 +7,7 @@ import yaml
 
 from flywheel_tasks.pipeline import earlier_pairs as pins
 from flywheel_tasks.pipeline import trained_on
-from flywheel_tasks.pipeline.runner import StageFailedError
+from flywheel_tasks.pipeline.runner import LostDataError, StageFailedError
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import open_registry
@@ -43,7 +43,7 @@ def placer(root, placed):
     def place(ref, name):
         placed.append(ref.generation)
         if not (root / "dvc" / f"{ref.generation}.parquet").exists():
-            raise StageFailedError("dvc pull ended with 1")
+            raise LostDataError("neither here nor in its remote")
         assert ref.dvc.path == TABLE
         shutil.copy(root / "dvc" / f"{ref.generation}.parquet", root / "inputs" / name)
         (root / "inputs" / f"{name}.dvc").write_text("outs: []")
@@ -113,6 +113,17 @@ def test_a_table_that_is_lost_stops_nothing_but_is_named(launched):
     reasons = {row["generation"]: row["reason"] for row in read_json(root / pins.INDEX)["generations"]}
     assert reasons == {"g0003": None, "g0002": "DVC has lost the pairs of g0002", "g0001": None}
     assert not (root / pins.FOLDER / "g0002.parquet").exists()
+
+
+def test_a_remote_that_cannot_be_reached_is_no_loss(launched):
+    root, registry = launched
+
+    def unreachable(ref, name):
+        raise StageFailedError("dvc pull ended with 1: failed to connect to s3")
+
+    with pytest.raises(StageFailedError, match="failed to connect"):
+        pins.pin(root, pins.launched(registry, EARLIER), 1, (), unreachable)
+    assert not (root / pins.INDEX).exists(), "nothing is kept of it"
 
 
 def test_other_files_than_were_launched_are_an_error(launched):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from flywheel_tasks.pipeline import reward_model_pin as pins
-from flywheel_tasks.pipeline.runner import StageFailedError
+from flywheel_tasks.pipeline.runner import LostDataError, StageFailedError
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import SPLIT, open_registry
@@ -80,12 +80,44 @@ def test_models_that_are_lost_stop_nothing_but_are_named(launched):
     root, registry = launched
 
     def gone(ref, name):
-        raise StageFailedError("dvc pull ended with 1")
+        raise LostDataError("neither here nor in its remote")
 
     found = pins.launched(registry, ["g0001"], gone)
     assert found["models"] == {}
     assert found["reason"] == "no earlier model: DVC has lost those of g0001"
     pins.pin(root, found, gone)
+    assert read_json(root / pins.PIN) == found
+
+
+def test_models_that_are_lost_after_the_opening_are_named_and_may_come_back(launched):
+    root, registry = launched
+    found = pins.launched(registry, ["g0001"], placer(root, []))
+    shutil.rmtree(root / "inputs/earlier_pairwise_rm")
+
+    def gone(ref, name):
+        raise LostDataError("neither here nor in its remote")
+
+    pins.pin(root, found, gone)
+    pinned = read_json(root / pins.PIN)
+    assert (pinned["generation"], pinned["models"]) == ("g0001", {})
+    assert pinned["reason"] == "no earlier model: DVC has lost those of g0001"
+    pins.pin(root, found, placer(root, []))
+    assert sorted(read_json(root / pins.PIN)["models"]) == ["pairwise", "pointwise"]
+
+
+def test_a_remote_that_cannot_be_reached_is_no_loss(launched):
+    root, registry = launched
+
+    def unreachable(ref, name):
+        raise StageFailedError("dvc pull ended with 1: failed to connect to s3")
+
+    with pytest.raises(StageFailedError, match="failed to connect"):
+        pins.launched(registry, ["g0001"], unreachable)
+    found = pins.launched(registry, ["g0001"], placer(root, []))
+    shutil.rmtree(root / "inputs/earlier_pairwise_rm")
+    with pytest.raises(StageFailedError, match="failed to connect"):
+        pins.pin(root, found, unreachable)
+    assert not (root / pins.PIN).exists(), "nothing is kept of it"
 
 
 def test_other_files_than_were_launched_are_an_error(launched):

@@ -1,6 +1,8 @@
 """Outputs appear whole or not at all; JSON never holds NaN; digests see every byte and name."""
 
 import math
+import os
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -33,6 +35,21 @@ def test_an_error_leaves_what_was_there(tmp_path):
         fail()
     assert final.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_must_outlast_a_power_cut_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    final, seen = tmp_path / "params.yaml", []
+
+    def noted(descriptor):
+        seen.append((Path(f"/proc/self/fd/{descriptor}").readlink(), final.exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with atomic_path(final, synced=True) as temporary:
+        temporary.write_text("a")
+    assert seen == [(temporary, False), (tmp_path, True)]
+    with atomic_path(final) as temporary:
+        temporary.write_text("b")
+    assert len(seen) == 2, "what is written every second is not"
 
 
 def test_a_folder_replaces_a_folder(tmp_path):

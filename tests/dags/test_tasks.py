@@ -1,0 +1,249 @@
+"""Each task works on what its run has made, or fails: without a server, and with DVC only where it matters."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from flywheel_tasks.pipeline import generation, runner
+from flywheel_tasks.pipeline.generation_ids import BusyError, current
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.objects import open_store
+from flywheel_tasks.storage.registry_state import RegistryError
+from flywheel_tasks.storage.tables import write_rows
+from tests.conftest import PROJECT, build_workspace
+from tests.dags.small import OVERRIDES, make_small
+
+PARAMS = {"generation": None, "seed": None, "force": []}
+
+
+class Run:
+    """A run of the DAG: what its tasks have told each other."""
+
+    def __init__(self, generation: str) -> None:
+        self.told: dict[tuple[str, str], Any] = {("choose_generation", "return_value"): generation}
+
+    def xcom_pull(self, *, task_ids: str, key: str = "return_value") -> Any:
+        return self.told.get((task_ids, key))
+
+    def xcom_push(self, *, key: str, value: Any) -> None:
+        self.told["pushed", key] = value
+
+    def stage(self, name: str, **params: Any) -> dict[str, str]:
+        from flywheel_dag import tasks
+
+        made = tasks.run_stage(self, name, PARAMS | params, "run-1")
+        self.told[name, "return_value"] = made
+        return made
+
+
+@pytest.fixture(autouse=True)
+def _airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.syspath_prepend(str(PROJECT / "dags"))
+
+
+@pytest.fixture
+def failure() -> type[Exception]:
+    """What Airflow does not try again."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    return AirflowFailException
+
+
+HASHES = {"gate/verdict.json": "v1", "gate/approval.md": "a1"}
+
+
+@pytest.fixture
+def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace after the gate of g0001 has blocked its model, which was trained on one user's data."""
+    from tests.online.conftest import write_model, write_verdict
+
+    build_workspace(tmp_path)
+    write_model(tmp_path)
+    lock = yaml.safe_load((tmp_path / "dvc.lock").read_text())
+    lock["stages"]["gate"] = {"outs": [{"path": path, "md5": md5} for path, md5 in HASHES.items()]}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    write_verdict(tmp_path, "block")
+    write_json({"generation": "g0001"}, tmp_path / "inputs/generation.json")
+    (tmp_path / "data/split").mkdir(parents=True)
+    import pyarrow as pa
+
+    write_rows(
+        [{"user_id": "u_1"}],
+        pa.schema([("user_id", pa.string())]),
+        tmp_path / "data/split/policy_train.parquet",
+    )
+    monkeypatch.setenv("FLYWHEEL_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def run_after_gate(made: dict[str, str] | None = None) -> Run:
+    run = Run("g0001")
+    run.told["gate", "return_value"] = HASHES if made is None else made
+    return run
+
+
+def recorded(root: Path) -> list[str]:
+    return [key for key in open_store("registry", root).list("generations/") if "/trained-on-" in key]
+
+
+def test_whose_data_trained_a_blocked_model_is_on_record(gated: Path, failure: type[Exception]) -> None:
+    from flywheel_dag import tasks
+
+    from flywheel_tasks.pipeline.trained_on import checkpoints_of
+
+    with pytest.raises(failure, match="the gate does not pass generation g0001"):
+        tasks.check_gate(run_after_gate())
+    assert len(recorded(gated)) == 1
+    shutil.rmtree(gated / "data/split")  # the tables are gone, the record is not
+    (found,) = checkpoints_of(gated, "u_1")
+    assert (found.generation, found.digest) == ("g0001", tree_digest(gated / "models/policy"))
+
+
+def test_a_gate_of_another_checkout_or_run_is_not_asked_about(gated: Path, failure: type[Exception]) -> None:
+    from flywheel_dag import tasks
+
+    with pytest.raises(failure, match=r"gate/verdict\.json in .* is not what stage gate made in this run"):
+        tasks.check_gate(run_after_gate(HASHES | {"gate/verdict.json": "v2"}))
+    write_json({"generation": "g0002"}, gated / "inputs/generation.json")
+    with pytest.raises(failure, match="holds g0002, this run is of g0001"):
+        tasks.check_gate(run_after_gate())
+    write_json({"generation": "g0001"}, gated / "inputs/generation.json")
+    with pytest.raises(failure, match="stage launch has not run in this run"):
+        tasks.start_ab_test(run_after_gate(), "run-1")
+    assert recorded(gated) == []
+
+
+@pytest.fixture
+def stage_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What run_stage asks of the library, in a workspace with the project's dvc.yaml."""
+    shutil.copy(PROJECT / "dvc.yaml", tmp_path)
+    lock = {"stages": {"validate": {"outs": [{"path": "data/validated", "md5": "v"}]}}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    monkeypatch.setenv("FLYWHEEL_ROOT", str(tmp_path))
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(generation, "hold", lambda root, name, seed: calls.append(("hold", name, seed)))
+    monkeypatch.setattr(runner, "run", lambda root, stage, **how: calls.append(("run", stage, how)))
+    return calls
+
+
+def test_a_stage_is_run_on_its_generation_and_on_what_the_run_has_made(stage_calls: list[Any]) -> None:
+    run = Run("g0002")
+    run.told["ingest", "return_value"] = {"data/ingested": "i"}
+    assert run.stage("validate", seed=7) == {"data/validated": "v"}
+    how = {"force_once": None, "made": {"data/ingested": "i"}}
+    assert stage_calls == [("hold", "g0002", 7), ("run", "validate", how)]
+    run.stage("validate", force=["validate"])
+    assert stage_calls[-1][2]["force_once"] == "run-1"
+
+
+def test_a_stage_whose_inputs_nobody_made_does_not_run(
+    stage_calls: list[Any], failure: type[Exception]
+) -> None:
+    with pytest.raises(failure, match="stage ingest has not run in this run"):
+        Run("g0002").stage("validate")
+    assert stage_calls == []
+
+
+@pytest.mark.parametrize(
+    ("error", "for_good"),
+    [
+        (RegistryError("no generation g0002"), True),
+        (runner.LostDataError("inputs/champion.dvc: neither here nor in its remote"), True),
+        (BusyError("DVC is at work"), False),
+        (runner.StageFailedError("failed to connect to s3"), False),
+    ],
+)
+def test_a_worker_that_cannot_be_brought_there_fails_at_once_a_busy_one_later(
+    stage_calls: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    failure: type[Exception],
+    error: Exception,
+    for_good: bool,
+) -> None:
+    def fails(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(generation, "hold", fails)
+    run = Run("g0002")
+    run.told["ingest", "return_value"] = {"data/ingested": "i"}
+    with pytest.raises(failure if for_good else type(error), match=str(error)) as raised:
+        run.stage("validate")
+    assert isinstance(raised.value, failure) == for_good
+    assert not for_good or "this worker cannot work on g0002" in str(raised.value)
+    assert stage_calls == []
+
+
+@pytest.mark.parametrize(("result", "soon"), [("unknown", True), ("go_on", False)])
+def test_a_look_that_told_nothing_is_repeated_within_the_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: str, soon: bool
+) -> None:
+    from flywheel_dag import tasks
+
+    from flywheel_tasks.online import approval, guardrails
+
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    test = SimpleNamespace(checks=[SimpleNamespace(result=result)])
+    state = SimpleNamespace(running=lambda name: test)
+    monkeypatch.setattr(approval, "registry_of", lambda root: SimpleNamespace(state=lambda: state))
+    monkeypatch.setattr(guardrails, "watch", lambda root, name, by: guardrails.Step(until=tomorrow))
+    until = tasks.watch_ab(Run("g0001"), "run-1").until
+    assert (until < datetime.now(UTC) + timedelta(hours=1, minutes=1)) == soon
+    assert until == tomorrow or soon
+
+
+@pytest.mark.slow
+def test_a_stale_worker_elsewhere_works_on_the_runs_generation_and_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
+) -> None:
+    """Two checkouts with a real DVC, one remote and one registry; the second one stayed at the generation before."""
+    from flywheel_dag import tasks
+
+    settings = OVERRIDES | {"registry.location": str(tmp_path / "registry")}
+    first, second = make_small(build_workspace(tmp_path / "first", settings)), tmp_path / "second"
+    monkeypatch.setenv("PYTHONPATH", str(first))
+
+    def work_at(root: Path) -> None:
+        monkeypatch.setenv("FLYWHEEL_ROOT", str(root))
+
+    def opened(name: str) -> Run:
+        run = Run(name)
+        tasks.open_generation(run, PARAMS)
+        return run
+
+    work_at(first)
+    before = opened("g0001")
+    for stage in ("base_model", "train"):
+        before.stage(stage)
+    shutil.copytree(first, second, symlinks=True)
+    run = opened("g0002")
+    for stage in ("base_model", "train"):
+        run.stage(stage)
+    model = (first / "models/policy/model.safetensors").read_text()
+
+    work_at(second)
+    assert (current(second)["generation"], (second / "models/policy/model.safetensors").read_text()) != (
+        "g0002",
+        model,
+    )
+    run.stage("gate")
+    verdict = read_json(second / "gate/verdict.json")
+    assert (verdict["generation"], verdict["model_digest"]) == ("g0002", tree_digest(first / "models/policy"))
+    assert current(second)["generation"] == "g0002"
+
+    work_at(first)  # and back: what was made elsewhere is brought here, and asked about only then
+    with pytest.raises(failure, match="is not what stage gate made in this run"):
+        tasks.check_gate(run)
+    run.stage("gate")
+    tasks.check_gate(run)
+    assert run.told["pushed", "request"]["model_digest"] == verdict["model_digest"]
+
+    run.told["train", "return_value"] = {"models/policy": "0" * 32 + ".dir"}
+    with pytest.raises(failure, match="models/policy, but not as this run made it"):
+        run.stage("gate")

@@ -1,0 +1,136 @@
+"""Returning to a generation puts its inputs right, whatever the opening of another one has left there."""
+
+import shutil
+
+import pytest
+
+from flywheel_tasks.pipeline import champion_files, dvc_locks, runner
+from flywheel_tasks.pipeline import generation as generations
+from flywheel_tasks.pipeline.generation_ids import BusyError, GenerationError, current
+from flywheel_tasks.settings import load_settings
+from flywheel_tasks.storage import digests
+from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import read_json, write_json, write_jsonl
+from flywheel_tasks.storage.registry import open_registry
+from flywheel_tasks.storage.registry_state import DvcRef, ModelRef, RegistryError
+from tests.traffic.sample import events
+
+FIRST, SECOND = "1" * 32, "2" * 32  # DVC's hashes of two champions
+
+
+@pytest.fixture
+def brought(tmp_path, monkeypatch):
+    """Files that DVC was asked for; it takes them from ``dvc/<hash>``."""
+    asked = []
+
+    def bring(root, target):
+        pointer = (root / target).read_text()
+        asked.append(target)
+        out = root / target.removesuffix(".dvc")
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(root / "dvc" / (FIRST if FIRST in pointer else SECOND), out)
+
+    monkeypatch.setattr(runner, "bring", bring)
+    return asked
+
+
+@pytest.fixture
+def workspace(tmp_path, make_workspace, brought):
+    """A workspace in which g0001 was opened from the first champion."""
+    make_workspace(tmp_path, {"logs.source": "files"})
+    write_jsonl(events(), tmp_path / "data/logs/date=2026-11-02/part-000.jsonl")
+    for md5 in (FIRST, SECOND):
+        (tmp_path / "dvc" / md5).mkdir(parents=True)
+        (tmp_path / "dvc" / md5 / "model.safetensors").write_text(md5)
+    open_registry("registry", tmp_path).bootstrap(model(tmp_path, FIRST), by="test")
+    generations.open_generation(tmp_path)
+    brought.clear()
+    return tmp_path
+
+
+def model(root, md5):
+    return ModelRef(
+        generation="base",
+        digest=tree_digest(root / "dvc" / md5),
+        dvc=DvcRef(path="models/base", md5=md5),
+        code_version="x",
+        data_version="x",
+    )
+
+
+def champion(root):
+    return (root / "inputs/champion/model.safetensors").read_text()
+
+
+def test_a_killed_opening_leaves_no_other_champion_and_no_other_logs(workspace, brought):
+    before = {path.name: path.read_bytes() for path in (workspace / "inputs").glob("*.json")}
+    champion_files.place_champion(workspace, model(workspace, SECOND))
+    for name in ("logs.json", "profile.json", "splits.json"):
+        write_json({"of": "another generation"}, workspace / "inputs" / name)
+    assert champion(workspace) == SECOND
+    generations.open_generation(workspace, generation="g0001")
+    assert champion(workspace) == FIRST
+    assert FIRST in (workspace / "inputs/champion.dvc").read_text()
+    assert {path.name: path.read_bytes() for path in (workspace / "inputs").glob("*.json")} == before
+
+
+def test_a_pointer_that_names_another_champion_is_put_right_too(workspace):
+    pointer = workspace / "inputs/champion.dvc"
+    pointer.write_text(pointer.read_text().replace(FIRST, SECOND))
+    generations.open_generation(workspace, generation="g0001")
+    assert FIRST in pointer.read_text()
+
+
+def test_where_nothing_changed_dvc_is_not_asked_and_nothing_is_hashed_twice(workspace, brought, monkeypatch):
+    read, plain = [], digests._read_digest
+    monkeypatch.setattr(digests, "_REMEMBERED_BYTES", 1)  # each file is as large as a model
+    monkeypatch.setattr(digests, "_read_digest", lambda path: read.append(path.name) or plain(path))
+    digests._remembered.cache_clear()
+    before = {path: path.stat().st_mtime_ns for path in (workspace / "inputs").rglob("*")}
+    generations.open_generation(workspace, generation="g0001")
+    generations.open_generation(workspace, generation="g0001")
+    assert brought == []
+    assert read.count("model.safetensors") == 1
+    assert {path: path.stat().st_mtime_ns for path in (workspace / "inputs").rglob("*")} == before
+    digests._remembered.cache_clear()
+
+
+def test_a_worker_that_holds_another_generation_is_brought_to_the_runs(workspace, brought):
+    generations.open_generation(workspace, generation="g0002")
+    assert current(workspace)["generation"] == "g0002"
+    params = workspace / "params.yaml"
+    opened = params.read_text()
+    params.write_text(opened.replace("seed: 20261102", "seed: 3"))
+    generations.hold(workspace, "g0001")
+    assert current(workspace)["generation"] == "g0001"
+    assert params.read_text() == opened
+    generations.hold(workspace, "g0002", seed=9)
+    assert load_settings(params).seed == 9
+    assert read_json(workspace / "inputs/generation.json")["generation"] == "g0002"
+
+
+def test_inputs_are_not_changed_under_a_dvc_that_works(workspace):
+    generations.open_generation(workspace, generation="g0002")
+    with (
+        dvc_locks.at_work(workspace),
+        pytest.raises(BusyError, match="holds g0002, not g0001, and DVC is at work"),
+    ):
+        generations.hold(workspace, "g0001")
+    with dvc_locks.at_work(workspace):
+        generations.hold(workspace, "g0002")  # its own generation
+    assert current(workspace)["generation"] == "g0002"
+
+
+def test_a_generation_that_nobody_opened_cannot_be_held(workspace):
+    with pytest.raises(RegistryError, match="g0009"):
+        generations.hold(workspace, "g0009")
+    assert current(workspace)["generation"] == "g0001"
+
+
+def test_files_that_are_not_the_champion_are_an_error_and_the_generation_is_not_entered(workspace):
+    generations.open_generation(workspace, generation="g0002")
+    (workspace / "inputs/champion/model.safetensors").write_text("damaged")
+    (workspace / "dvc" / FIRST / "model.safetensors").write_text("damaged")
+    with pytest.raises(GenerationError, match="inputs/champion is sha256:"):
+        generations.hold(workspace, "g0001")
+    assert current(workspace)["generation"] == "g0002"
