@@ -1,6 +1,9 @@
 """Runs one stage in this process: dies with its parent, one writer at a time, outputs all or none."""
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +20,24 @@ from flywheel_tasks.storage.documents import write_json
 def _entry(stage: Stage):  # type: ignore[no-untyped-def]
     module, _, function = stage.entry.partition(":")
     return getattr(import_module(module), function)
+
+
+@contextmanager
+def one_gpu() -> Iterator[None]:
+    """Within it, this process sees one GPU, the first of those it may use: for a training that it does alone.
+
+    Where transformers sees several, it spreads a model over them by ``DataParallel``, which TRL's trainers refuse. CUDA
+    looks at the variable once, when it is first asked for GPUs, so that has to be within.
+    """
+    name = "CUDA_VISIBLE_DEVICES"
+    allowed = os.environ.get(name)
+    os.environ[name] = "0" if allowed is None else allowed.split(",")[0]
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if allowed is not None:
+            os.environ[name] = allowed
 
 
 def _hold_to_contracts(io: StageIO, settings: Settings) -> None:
@@ -41,6 +62,7 @@ def _work(io: StageIO) -> None:
 
 def _work_together(stage: Stage, root: Path) -> None:
     """A launched process's part; what it writes, the process that launched it puts in place."""
+    launcher.wait_for_all()  # gives each process its own GPU; before that, all would load their models to the first
     io = StageIO(stage, root, load_settings(root / "params.yaml"), launcher.process())
     try:
         _work(io)
@@ -75,7 +97,8 @@ def run_stage(name: str, root: Path) -> None:
         io = StageIO(stage, root, settings)
         config = launcher.configuration(settings.compute, name, root) if stage.distributed else None
         if config is None:
-            _work(io)
+            with one_gpu() if stage.distributed else nullcontext():
+                _work(io)
         else:
             io.resume_dir()  # made, and others removed, before several processes look at it
             launcher.launch(name, root, config)

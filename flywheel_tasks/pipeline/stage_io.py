@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flywheel_tasks.pipeline.graph import Stage
+from flywheel_tasks.pipeline.launcher import configuration
 from flywheel_tasks.settings import ScopedSettings, Settings
 from flywheel_tasks.storage.atomic import replace
-from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.fast_yaml import load_yaml
 
@@ -105,7 +106,11 @@ class StageIO:
         return self.root / STATE / "resume" / self.stage.name
 
     def fingerprint(self) -> str:
-        """SHA-256 over the contents of all inputs (code included), the declared settings and the training releases."""
+        """SHA-256 over the contents of all inputs (code included), declared settings, launcher and training releases.
+
+        Raises:
+            LaunchError: ``compute.launcher`` names a file that is missing.
+        """
         return self._fingerprint
 
     @cached_property  # models are large, and a stage's inputs do not change while it runs
@@ -115,8 +120,23 @@ class StageIO:
             "deps": {dep: tree_digest(self.root / dep) for dep in sorted(self.stage.deps)},
             "params": {name: params.get(name) for name in sorted(self.stage.params)},
             "releases": {name: version(name) for name in _PINNED},
+            "launcher": self._launcher(),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _launcher(self) -> list[str]:
+        """Digests of the files that say in which processes a training works, and how; none where it does alone.
+
+        A setting names them, so they are no inputs that DVC knows.
+        """
+        if not self.stage.distributed:
+            return []
+        config = configuration(self.settings.compute, self.stage.name, self.root)
+        if config is None:
+            return []
+        named = load_yaml(config.read_text(encoding="utf-8")) or {}
+        further = (named.get("deepspeed_config") or {}).get("deepspeed_config_file")
+        return [file_digest(file) for file in (config, *([self.root / further] if further else []))]
 
     def resume_dir(self) -> Path:
         """A folder for checkpoints that outlives a kill, but only for these very inputs, settings and code.

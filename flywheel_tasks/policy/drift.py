@@ -39,6 +39,13 @@ class DriftWatch(TrainerCallback):
         self._limits: dict[str, Limit] = {"kl": watch.kl, "entropy": watch.entropy}
         self._warned: set[str] = set()
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Forget a stop after the checkpoint that a killed run goes on from: it has those steps still to do."""
+        if state.is_world_process_zero and (self.stopped_at() or 0) > state.global_step:
+            self._note.unlink()
+
     def on_log(
         self,
         args: TrainingArguments,

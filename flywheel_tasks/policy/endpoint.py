@@ -19,6 +19,8 @@ from flywheel_tasks.settings import RemotePolicy, Sampling
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _SEEDS = 2**31  # what servers take
+# Reasons to end that leave a reply whole; any other (length, content_filter, tool_calls) has cut it off.
+_WHOLE = (None, "stop")
 
 
 class EndpointError(RuntimeError):
@@ -50,7 +52,8 @@ class ChatEndpoint:
             seed: sent with the requests; whether it fixes the replies is up to the server.
 
         Returns:
-            for each prompt its ``n`` replies, trimmed; one that was cut off ends with its last whole sentence.
+            for each prompt its ``n`` replies, trimmed; one that was cut off ends with its last whole sentence, and one
+            that the server's filter held back whole is empty.
 
         Raises:
             EndpointError: the key is missing, a request is refused or keeps failing, or an answer is malformed.
@@ -132,11 +135,13 @@ class ChatEndpoint:
             text, reason = choice["message"]["content"], choice.get("finish_reason")
         except (KeyError, TypeError, AttributeError) as error:
             raise EndpointError(f"{self._where()}: a choice has no message") from error
+        if text is None and reason == "content_filter":
+            text = ""  # nothing was let through: one reply less, and no reason to fail all the others
         if not isinstance(text, str):
             raise EndpointError(f"{self._where()}: a message has no text")
-        if reason == "length":
-            return Reply(whole_sentences(text) or text.strip(), None, False)
-        return Reply(text.strip(), None, True)
+        if reason in _WHOLE:
+            return Reply(text.strip(), None, True)
+        return Reply(whole_sentences(text) or text.strip(), None, False)
 
     def _where(self) -> str:
         return f"policy {self._entry.name} ({self._entry.model} at {self._entry.endpoint})"

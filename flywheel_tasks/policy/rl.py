@@ -261,7 +261,9 @@ def run(io: StageIO) -> Mapping[str, Any]:
     unit = float(np.mean([row["reward_std"] for row in selection]))
     prompts = [prompt for prompt in pool if prompt.prompt_id in selected]
     said = zip(heldout, start.rows, strict=True)
-    templates = mine_chats((prompt.prompt_id, *prompt.chat, row["reply"]) for prompt, row in said).templates
+    templates = mine_chats(
+        (prompt.conversation, *prompt.chat, row["reply"]) for prompt, row in said
+    ).templates
     trained, chosen = _train(io, scorer, sampler, prompts, unit, safe, start.folder, templates)
     checks = safe.checks()
     folder = io.out("data/rl")

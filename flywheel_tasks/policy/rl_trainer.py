@@ -25,8 +25,11 @@ def rollout_arguments(section: Rl) -> dict[str, Any]:
     """Arguments of ``GRPOConfig`` that say where completions come from.
 
     With vLLM the sampler is not the trainer: its kernels, and the top-k cut of its probabilities, make a ratio between
-    both policies. The correction masks sequences whose ratio is above ``max_ratio`` and weighs the others by it
-    (``sequence_mask`` of TRL). A pair of online DPO needs none: its loss holds for pairs that any policy drew.
+    both policies. vLLM gives a token's probability among the ``top_k`` tokens, the trainer among all of them, so where
+    both agree the ratio of a token is what those tokens have together: a little below 1. Over a whole reply these
+    multiply to next to nothing, and long replies would hardly be learned; so each token is weighed by its own ratio, at
+    most ``max_ratio`` (``token_truncate`` of TRL). A pair of online DPO needs none: its loss holds for pairs that any
+    policy drew.
 
     Args:
         section: settings.
@@ -38,7 +41,7 @@ def rollout_arguments(section: Rl) -> dict[str, Any]:
         "use_vllm": True,
         "vllm_mode": vllm.mode,
         "vllm_importance_sampling_correction": section.method == "grpo",
-        "vllm_importance_sampling_mode": "sequence_mask",
+        "vllm_importance_sampling_mode": "token_truncate",
         "vllm_importance_sampling_clip_max": vllm.max_ratio,
     }
     if vllm.mode == "server":

@@ -141,7 +141,8 @@ def write_checks(checks: Sequence[Check], path: Path) -> None:
 class SafeSteps(TrainerCallback):
     """Measures checkpoints during a run, remembers their weights and stops a run that is over-optimised.
 
-    Everything is kept in the folder of the run's checkpoints, so that a killed run goes on with it.
+    Everything is kept in the folder of the run's checkpoints, so that a killed run goes on with it. What lies after the
+    checkpoint that it goes on from is made again: rollouts need not be the same the second time.
 
     Args:
         folder: where checks and weights of checkpoints are kept.
@@ -183,13 +184,17 @@ class SafeSteps(TrainerCallback):
         steps = sorted(int(path.stem.removeprefix("check-")) for path in self._folder.glob("check-*.parquet"))
         return [Check(step, tuple(read_rows(self._rows(step)))) for step in steps]
 
-    def stopped_at(self) -> int | None:
-        """The step at which the run was, or has to be, stopped."""
-        found = self.checks()
+    def stopped_at(self, done: int | None = None) -> int | None:
+        """The step at which the run was, or has to be, stopped.
+
+        Args:
+            done: steps of the run; later checks are not looked at. None: all are.
+        """
+        found = [check for check in self.checks() if done is None or check.step <= done]
         return found[-1].step if found and over_optimised(found) else None
 
     def check(self, step: int, model: Any) -> Check:
-        """Measure a model, unless a killed run of the same inputs has done so."""
+        """Measure a model, unless this run has done so before it was killed."""
         with main_first():
             if not self._rows(step).exists():
                 self._make(step, model)
@@ -213,6 +218,15 @@ class SafeSteps(TrainerCallback):
         made = compare(step, replies, self._champion, [*judged, *unread])
         write_rows(list(made.rows), CHECKS, self._rows(step))
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Forget checks and weights of steps that a killed run did after the checkpoint it goes on from."""
+        with main_first():
+            for path in self._folder.glob("check-*") if state.is_world_process_zero else ():
+                if int(path.stem.removeprefix("check-")) > state.global_step:
+                    path.unlink()
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -225,7 +239,7 @@ class SafeSteps(TrainerCallback):
             self._keep(step, model)
         made = self.check(step, model)
         _log.info("rl: held-out check after step %d: %s", step, made.summary())
-        if self.stopped_at() is not None:
+        if self.stopped_at(step) is not None:
             _log.warning("rl: stopped after step %d: reward rises while the pairwise judge falls", step)
             control.should_training_stop = True
             control.should_save = True  # a run that is killed after this goes on from here

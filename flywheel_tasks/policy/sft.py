@@ -56,7 +56,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     champion = io.dep("inputs/champion")
     tokenizer = AutoTokenizer.from_pretrained(champion, local_files_only=True)
     rows = [encode(tokenizer, one, settings.prompt.max_tokens, section.max_tokens) for one in examples]
-    order = training_order(lengths(rows), section.batch_size, section.epochs, settings.seed)
+    names = [tuple(row["input_ids"]) for row in rows]  # the mixture repeats rows
+    order = training_order(lengths(rows), section.batch_size, section.epochs, settings.seed, names)
     steps = -(-len(order) // section.batch_size)
     arguments = SFTConfig(
         **trainer_arguments(io, section.learning_rate, section.batch_size, steps),
@@ -70,8 +71,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
         processing_class=tokenizer,
         peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
     )
-    names = [f"sft: {examples[index].mix} of prompt {examples[index].prompt.prompt_id}" for index in order]
-    endings = check_trainer(trainer, names, tokenizer.eos_token_id, section.max_tokens)
+    called = [f"sft: {examples[index].mix} of prompt {examples[index].prompt.prompt_id}" for index in order]
+    endings = check_trainer(trainer, called, tokenizer.eos_token_id, section.max_tokens)
     with vocabulary_at_labels():
         trained = train(trainer, io, curve=io.out("plots/sft.csv"), columns=CURVE, must_move=("lora_B",))
     assert isinstance(trainer.model, PeftModel)

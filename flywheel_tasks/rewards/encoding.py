@@ -119,6 +119,38 @@ def _transcript(tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequenc
     return plain_text(tokenizer, text.replace(_MARK, ""))
 
 
+def _frame(tokenizer: PreTrainedTokenizerBase, shown: str) -> tuple[list[int], list[int]]:
+    """Tokens before and after the other reply of a comparison, given the conversation."""
+    # Only the text around the mark is used: replies are put in as tokens and cannot be mistaken for it.
+    message = f"{shown}\n\nA reply: {_MARK}\n\nWrite a better reply."
+    messages = [{"role": "user", "content": message}]
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    head, tail = (_tokens(tokenizer, part) for part in text.split(_MARK))
+    return head, tail
+
+
+def _around(
+    tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequence[Turn], limits: Limits
+) -> tuple[list[int], list[int]]:
+    """:func:`_frame` of as much of the conversation as fits."""
+    turns = list(history)
+    shown = _transcript(tokenizer, card, turns)
+    head, tail = _frame(tokenizer, shown)
+    most = max(1, limits.max_tokens - limits.max_tokens // 3 - len(tail) - 1)
+    while len(turns) > 1 and (len(head) > most or len(_tokens(tokenizer, shown)) > limits.prompt_max_tokens):
+        turns = turns[1:]
+        shown = _transcript(tokenizer, card, turns)
+        head, _ = _frame(tokenizer, shown)
+    last = turns[-1]
+    words = _tokens(tokenizer, plain_text(tokenizer, last["content"].replace(_MARK, "")))
+    while words and (over := len(head) - most) > 0:
+        words = words[over:]
+        # A cut may fall inside a character.
+        text = str(tokenizer.decode(words)).lstrip("\N{REPLACEMENT CHARACTER} ")
+        head, _ = _frame(tokenizer, _transcript(tokenizer, card, [Turn(role=last["role"], content=text)]))
+    return head[-most:], tail
+
+
 def encode_comparisons(
     tokenizer: PreTrainedTokenizerBase,
     card: Card,
@@ -130,8 +162,10 @@ def encode_comparisons(
 
     The conversation and the other reply are one user message of the chat template, so any template will do; the
     judged reply is the answer to "write a better reply", and the score is read where it ends, where a model
-    trained to chat has just read that reply. The oldest turns give way until the conversation fits
-    ``prompt_max_tokens``; both replies have the same token limit.
+    trained to chat has just read that reply. Both replies have the same token limit, together a third of ``max_tokens``
+    at least. The oldest turns give way until the conversation fits ``prompt_max_tokens`` and all that stands before
+    the other reply fits the rest; then the beginning of the last turn does. The template's own words and the card stay
+    whole unless they alone are too long.
 
     Args:
         tokenizer: from :func:`reward_tokenizer`.
@@ -143,19 +177,8 @@ def encode_comparisons(
     Returns:
         the shared prompt's ids, and each comparison's ids.
     """
-    turns = list(history)
-    shown = _transcript(tokenizer, card, turns)
-    while len(turns) > 1 and len(_tokens(tokenizer, shown)) > limits.prompt_max_tokens:
-        turns = turns[1:]
-        shown = _transcript(tokenizer, card, turns)
-    # Only the text around the mark is used: replies are put in as tokens and cannot be mistaken for it.
-    message = f"{shown}\n\nA reply: {_MARK}\n\nWrite a better reply."
-    messages = [{"role": "user", "content": message}]
-    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    head, tail = (_tokens(tokenizer, part) for part in text.split(_MARK))
-    fixed = len(tail) + 1
-    head = head[-max(1, min(len(head), limits.max_tokens - fixed - limits.max_tokens // 3)) :]
-    room = max(2, (limits.max_tokens - fixed - len(head)) // 2)
+    head, tail = _around(tokenizer, card, history, limits)
+    room = max(2, (limits.max_tokens - len(tail) - 1 - len(head)) // 2)
     return head, [
         [
             *_tokens(tokenizer, plain_text(tokenizer, other))[:room],

@@ -90,23 +90,23 @@ def train_and_measure(
     rows, equal = rows_of(recipe.encode, tokenizer, [*own, *before.pairs], limits)
     if not rows:
         raise PairError(f"{path}: every reward_train pair is equal within {section.max_tokens} tokens")
+    out = io.out(f"models/{recipe.kind}_rm")
     trained = train_rows(
         io,
         section,
         rows,
         limits,
         tokenizer=tokenizer,
-        out=io.out(f"models/{recipe.kind}_rm"),
+        out=out,
         curve=io.out(f"plots/{recipe.kind}_rm.csv"),
     )
-    compute = io.settings.compute
-    scorer = recipe.scorer.from_model(trained.model, tokenizer, limits, compute)
-    margins = recipe.margins(scorer, heldout, f"{io.stage.name}: held-out pairs")
 
-    def margins_of(folder: Path, found: Sequence[Pair]) -> list[float]:
-        earlier = recipe.scorer(folder, compute=compute)
-        return recipe.margins(earlier, found, f"{io.stage.name}: the earlier model")
+    def margins_of(folder: Path, found: Sequence[Pair], what: str = "the earlier model") -> list[float]:
+        scorer = recipe.scorer(folder, compute=io.settings.compute)
+        return recipe.margins(scorer, found, f"{io.stage.name}: {what}")
 
+    # Loaded as the stages load it that use it, and as the earlier model is: in the same precision.
+    margins = margins_of(out, heldout, "held-out pairs")
     return {
         "train": trained.metrics | {"pairs": len(rows), "left_out_as_equal": len(equal)},
         "pairs": {"own": len(own), "earlier": len(before.pairs), "by_generation": before.account},

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
@@ -56,24 +55,9 @@ class _Scorer:
             resolve_dtype(compute),
             attn_implementation="sdpa",
         )
-        self._set_up(model, AutoTokenizer.from_pretrained(model_dir), limits, compute)
-
-    def _set_up(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limits: Limits, compute: Compute
-    ) -> None:
-        set_threads(compute)
         self._model = model.to(device()).eval()  # type: ignore[arg-type]
-        self._tokenizer = tokenizer
+        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_dir)
         self._limits = limits
-
-    @classmethod
-    def from_model(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limits: Limits, compute: Compute
-    ) -> Self:
-        """A scorer around a model in memory."""
-        scorer = cls.__new__(cls)
-        scorer._set_up(model, tokenizer, limits, compute)
-        return scorer
 
     def _scores(self, groups: Sequence[Group], progress: str | None) -> list[list[float]]:
         """Scores of all continuations, in the groups' order; batches are of like length."""

@@ -15,6 +15,7 @@ from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.curation.sampling import draw_order
 from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
 from flywheel_tasks.pipeline.graph import Stage
+from flywheel_tasks.pipeline.stage import one_gpu
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.base_model import save_policy
 from flywheel_tasks.rewards import pairwise, pointwise
@@ -23,6 +24,7 @@ from flywheel_tasks.rewards.pairs import PairError, parse_pairs
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.settings import Compute, load_settings
 from flywheel_tasks.storage.atomic import replace
+from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.traffic.importers import SkippedRow, read_hh_rlhf
@@ -87,10 +89,16 @@ def _prepare(
     alone = {**reward_model_pin.NONE, "reason": "no earlier model: trained outside a generation"}
     write_json(alone, work / reward_model_pin.PIN)
     earlier_pairs.write_none(work)
-    if not (work / "models/base/config.json").exists():
+    # A killed run's backbone is taken again only if it is of the same source, and was whole when its source was noted.
+    folder, note = work / "models/base", work / "models/base.json"
+    source = {"base": base, "digest": tree_digest(Path(base)) if Path(base).is_dir() else None}
+    if not note.exists() or read_json(note) != source:
+        note.unlink(missing_ok=True)
         made = work / "models/base.new"
+        shutil.rmtree(made, ignore_errors=True)
         save_policy(base, wheels, made)
-        replace(made, work / "models/base")
+        replace(made, folder)
+        write_json(source, note)
 
 
 def _alone(stage: Stage) -> Stage:
@@ -141,7 +149,8 @@ def train_model(
     io_stage = _alone(stage)
     model, curve = f"models/{kind}_rm", f"plots/{kind}_rm.csv"
     io = StageIO(io_stage, work, load_settings(work / "params.yaml"))
-    metrics = dict(_RUN[kind](io)) | {"skipped": len(skipped)}
+    with one_gpu():
+        metrics = dict(_RUN[kind](io)) | {"skipped": len(skipped)}
     write_json(metrics, io.out(model) / "metrics.json")
     replace(io.out(curve), io.out(model) / "curve.csv")
     replace(io.out(model), out)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from flywheel_tasks.rewards.packing import Group, check_packing, pack, packed_sc
 from flywheel_tasks.settings import Training
 from flywheel_tasks.training.endings import Completion, check_endings
 from flywheel_tasks.training.lora import lora_config, merge_to_full
-from flywheel_tasks.training.order import training_order
+from flywheel_tasks.training.order import batched, keep_apart, training_order
 from flywheel_tasks.training.precision import set_threads
 from flywheel_tasks.training.run import train, trainer_arguments
 
@@ -117,7 +118,10 @@ def _head(model: PreTrainedModel) -> torch.Tensor:
 
 
 def _ordered(rows: Sequence[Row], batch_size: int, epochs: float, seed: int) -> list[Row]:
-    """Rows in training order: those of one prompt beside each other, prompts of like length in one batch."""
+    """Rows in training order: those of one prompt beside each other, prompts of like length in one batch.
+
+    Where one pass over the prompts ends and the next begins, a batch may get a row of both: then the later gives way.
+    """
     prompts: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         prompts.setdefault(row.prompt, []).append(row)
@@ -127,7 +131,10 @@ def _ordered(rows: Sequence[Row], batch_size: int, epochs: float, seed: int) -> 
         for group in grouped
     ]
     per_batch = max(1, round(batch_size * len(grouped) / len(rows)))
-    return [row for index in training_order(lengths, per_batch, epochs, seed) for row in grouped[index]]
+    order = training_order(lengths, per_batch, epochs, seed)
+    batches = list(batched([row for index in order for row in grouped[index]], batch_size))
+    keep_apart(batches, lambda row: row.pair_id)
+    return list(chain.from_iterable(batches))
 
 
 def _check_ends(name: str, rows: Sequence[Row], end_id: int) -> None:
@@ -147,10 +154,8 @@ def _longest_group(rows: Sequence[Row]) -> Group:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained reward model, loaded again from the folder it was saved in."""
+    """What a reward model's training did: metrics of the run, and how far the head is from where it began."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
     metrics: dict[str, Any]
     head_moved: float
 
@@ -214,6 +219,4 @@ def train_rows(
     limits.save(out)
     moved = float((_head(loaded) - head).norm())
     # Each batch's accuracy is logged before the step that learns from it.
-    return Trained(
-        loaded, tokenizer, metrics | {"accuracy_before_step": sum(online) / len(online)}, head_moved=moved
-    )
+    return Trained(metrics | {"accuracy_before_step": sum(online) / len(online)}, head_moved=moved)

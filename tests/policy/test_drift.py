@@ -42,6 +42,16 @@ def test_a_warning_goes_on_and_a_stop_ends_the_run(tmp_path: Path, caplog: pytes
     assert summary["stopped"] == "kl is 0.6, the limit is 0.5"
 
 
+def test_a_stop_after_the_checkpoint_that_a_killed_run_goes_on_from_is_forgotten(tmp_path: Path) -> None:
+    steps = [{"loss": 0.0, "kl": kl, "entropy": 2.0} for kl in (0.0, 0.6)]
+    args = TrainingArguments(use_cpu=True, report_to="none")
+    assert follow(DriftWatch(tmp_path, WATCH), steps) == 2
+    for resumed, kept in ((2, 2), (1, None), (0, None)):
+        again = DriftWatch(tmp_path, WATCH)
+        again.on_train_begin(args, TrainerState(global_step=resumed), TrainerControl())
+        assert again.stopped_at() == kept
+
+
 def test_entropy_is_limited_from_below_and_a_number_that_is_none_stops(tmp_path: Path) -> None:
     low = Watch(kl=Limit(warn=None, stop=0.5), entropy=Limit(warn=None, stop=0.7))
     assert follow(DriftWatch(tmp_path, low), [{"loss": 0.0, "entropy": e} for e in (3.0, 0.8, 0.6)]) == 3

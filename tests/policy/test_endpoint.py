@@ -126,6 +126,23 @@ def test_a_reply_that_was_cut_off_ends_with_its_last_whole_sentence(server):
     assert (cut.text.endswith("!"), cut.ended) == (True, False)
 
 
+@pytest.mark.parametrize(
+    ("reason", "ended"), [(None, True), ("stop", True), ("length", False), ("content_filter", False)]
+)
+def test_only_a_reply_that_stopped_by_itself_is_whole(server, reason, ended):
+    server.finish = reason
+    reply = endpoint(server).draw(prompts(1), 1, seed=0)[0][0]
+    assert reply.ended is ended
+    assert reply.text.endswith("And then" if ended else "!")
+
+
+def test_a_reply_that_the_servers_filter_held_back_is_empty_and_fails_nothing(server):
+    message = {"role": "assistant", "content": None}
+    server.document = {"choices": [{"message": message, "finish_reason": "content_filter"}]}
+    reply = endpoint(server).draw(prompts(1), 1, seed=0)[0][0]
+    assert (reply.text, reply.ended) == ("", False)
+
+
 def test_no_more_requests_run_at_once_than_allowed(server):
     server.delay = 0.02
     endpoint(server, concurrency=3).draw(prompts(18), 1, seed=0)

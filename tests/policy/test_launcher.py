@@ -1,5 +1,6 @@
 """Trainings in several processes: which configuration, which command, and a real run of two processes on a CPU."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from flywheel_tasks.pipeline.graph import load_graph
-from flywheel_tasks.pipeline.launcher import LaunchError, command, configuration, processes
+from flywheel_tasks.pipeline.launcher import PATIENCE, LaunchError, command, configuration, processes
 from flywheel_tasks.pipeline.stage import run_stage
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.training.run import TrainingError, trainer_arguments
@@ -61,6 +63,116 @@ def test_accelerate_takes_the_command_and_each_shipped_configuration(config: Pat
 
     loaded = load_config_from_file(str(config))  # refuses unknown keys
     assert loaded.num_processes == yaml.safe_load(config.read_text())["num_processes"] > 1
+
+
+def test_deepspeed_keeps_float32_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate and transformers fill in what DeepSpeed is given; it need not be installed for that.
+
+    Weights that it casts to bfloat16 are not what a later process loads, and the stage would fail after its training.
+    """
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils import DeepSpeedPlugin
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    class Filled(HfDeepSpeedConfig):
+        fill_match = HfTrainerDeepSpeedConfig.__dict__["fill_match"]
+        fill_only = HfTrainerDeepSpeedConfig.__dict__["fill_only"]
+        process = HfTrainerDeepSpeedConfig.__dict__["trainer_config_process"]
+
+    launched = load_config_from_file(str(PROJECT / "launchers/deepspeed.yaml"))
+    fields = [*launched.deepspeed_config, *(["mixed_precision"] if launched.mixed_precision else [])]
+    monkeypatch.setenv("ACCELERATE_CONFIG_DS_FIELDS", ",".join(fields))  # refuses some beside a file
+    file = PROJECT / launched.deepspeed_config["deepspeed_config_file"]
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    plugin = DeepSpeedPlugin()
+    plugin.set_mixed_precision("bf16")  # what arguments with bf16 ask for
+    filled: Any = Filled(plugin.deepspeed_config)
+    filled.mismatches = []
+    filled.process(TrainingArguments(output_dir="x", use_cpu=True, bf16=True, per_device_train_batch_size=3))
+    assert filled.mismatches == []
+    assert not filled.is_true("bf16.enabled")
+    assert filled.get_value("torch_autocast") == {"enabled": True, "dtype": "bfloat16"}
+    assert filled.get_value("zero_optimization.stage") == 2
+    assert (filled.get_value("train_micro_batch_size_per_gpu"), filled.get_value("gradient_clipping")) == (
+        3,
+        1.0,
+    )
+
+
+def test_a_training_is_not_resumed_by_another_launcher_file(make_io: Any, tmp_path: Path) -> None:
+    for dep in ("models/policy_sft", "data/preferences"):
+        (tmp_path / dep).mkdir(parents=True)
+
+    def fingerprint(stage: str = "dpo") -> str:
+        return make_io(stage, tmp_path, {"compute.launcher": "mine.yaml"}).fingerprint()
+
+    with pytest.raises(LaunchError, match=r"mine\.yaml is no file"):
+        fingerprint()
+    found = []
+    for processes_, stage in ((2, 2), (4, 2), (4, 1)):
+        named = {"num_processes": processes_, "deepspeed_config": {"deepspeed_config_file": "mine.json"}}
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(named))
+        (tmp_path / "mine.json").write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+        found.append(fingerprint())
+        assert fingerprint() == found[-1]
+    assert len(set(found)) == 3
+
+
+class Seen(Exception):
+    """Ends a stage where its work would begin."""
+
+
+@pytest.mark.parametrize(
+    ("allowed", "seen"), [(None, "0"), ("2,3", "2"), ("", ""), ("GPU-1a,GPU-2b", "GPU-1a")]
+)
+def test_a_training_in_one_process_sees_one_gpu(
+    allowed: str | None, seen: str, policy_io: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it sees several, transformers spreads the model over them, and TRL refuses that."""
+    name = "CUDA_VISIBLE_DEVICES"
+    monkeypatch.delenv(name, raising=False)
+    if allowed is not None:
+        monkeypatch.setenv(name, allowed)
+
+    def work(io: Any) -> None:
+        raise Seen(os.environ.get(name))
+
+    monkeypatch.setattr("flywheel_tasks.pipeline.stage._work", work)
+    root = policy_io("dpo").root
+    with pytest.raises(Seen) as found:
+        run_stage("dpo", root)
+    assert found.value.args == (seen,)
+    assert os.environ.get(name) == allowed  # a launcher that is started later hands out all of them
+    with pytest.raises(Seen) as found:
+        run_stage("rejection_sample", root)
+    assert found.value.args == (allowed,)
+
+
+def test_each_process_has_its_gpu_before_any_model_is_loaded(
+    policy_io: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate gives a process its GPU when its state is made; a model moved to "cuda" before is on the first one."""
+    made: list[Any] = []
+
+    class State:
+        def __init__(self, **options: Any) -> None:
+            made.append(options)
+
+        def wait_for_everyone(self) -> None:
+            pass
+
+    def work(io: Any) -> None:
+        assert made == [{"timeout": PATIENCE}]
+        raise Seen
+
+    monkeypatch.setattr("accelerate.PartialState", State)
+    monkeypatch.setattr("flywheel_tasks.pipeline.stage._work", work)
+    root = policy_io("rl").root
+    for variable, value in (("FLYWHEEL_LAUNCHED_STAGE", "rl"), ("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(Seen):
+        run_stage("rl", root)
 
 
 def test_a_steps_rows_are_shared_or_the_run_is_refused(

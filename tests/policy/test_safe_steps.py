@@ -10,12 +10,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from scipy.stats import norm
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
+from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.policy import rl, safe_steps
+from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.safe_steps import Check, compare, nearest, over_optimised
 from flywheel_tasks.storage.tables import read_rows
+from flywheel_tasks.training.run import train, trainer_arguments
+from tests.training.test_run import XS, Line, inputs_of_reward_model
 
 
 def made(
@@ -88,6 +93,94 @@ def test_reward_up_and_judge_down_is_over_optimised_and_noise_is_not() -> None:
     lower = [-value for value in higher]
     assert not over_optimised([first, made(4, [0.0] * 30, lower, falls)])  # worse, but not by gaming
     assert not over_optimised([first])
+
+
+CARD = Card("c1", "Mira", ("calm",), ())
+PROMPTS = [Prompt(f"p{k}", "user", CARD, (Turn(role="user", content=f"hello {k}"),)) for k in range(12)]
+
+
+def side(reward: float) -> list[dict[str, Any]]:
+    """Replies of equal worth, which the judge likes the less the more they are worth."""
+    return [
+        {
+            "prompt_id": one.prompt_id,
+            "reply": f"{reward}",
+            "tokens": 1,
+            "ended": True,
+            "reward": reward + k / 99,
+        }
+        for k, one in enumerate(PROMPTS)
+    ]
+
+
+class Dislikes:
+    """A judge to whom a higher reward is a worse reply."""
+
+    def prefer(self, rows: Any, progress: str | None = None) -> list[float]:
+        return [0.5 - float(new) * (1 + k / 24) / 100 for k, (*_, new, _) in enumerate(rows)]
+
+
+class Killed(TrainerCallback):
+    """Ends the process after a step, before anything is saved of it."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("games", "steps"), [(True, 5), (False, 6)])
+def test_a_killed_run_measures_again_what_it_had_not_saved(
+    make_io: Callable[..., Any], tmp_path: Path, games: bool, steps: int
+) -> None:
+    """Checks are newer than checkpoints: one that said stop, of weights that are gone, must not stop the run.
+
+    Nor must it end another way where the weights are others the second time, as with rollouts that nothing fixes.
+    """
+    inputs_of_reward_model(tmp_path)
+    measured: list[tuple[int, int]] = []
+
+    def run(number: int, rewards: list[float], *callbacks: TrainerCallback) -> dict[str, Any]:
+        io = make_io("train_pointwise_rm", tmp_path, {"compute.precision": "float32"})
+
+        def measure(model: Any, step: int) -> list[dict[str, Any]]:
+            measured.append((number, step))
+            return side(rewards[step])
+
+        judge: Any = Dislikes()
+        safe = safe_steps.SafeSteps(
+            io.resume_dir(),
+            every=1,
+            prompts=PROMPTS,
+            judged=12,
+            champion=side(0.0),
+            judge=judge,
+            measure=measure,
+        )
+        safe.check(0, None)
+        arguments = trainer_arguments(io, 0.3, 4, 6, remove_unused_columns=False, save_steps=3)
+        rows = [{"x": torch.tensor([x]), "y": torch.tensor([2 * x + 1])} for x in XS]
+        trainer = Trainer(
+            model=Line(),
+            args=TrainingArguments(**arguments),
+            train_dataset=rows,
+            callbacks=[safe, *callbacks],
+        )
+        done = train(trainer, io, curve=tmp_path / "curve.csv", stopped_at=safe.stopped_at)
+        weights = load_file(io.resume_dir() / f"check-{steps}.safetensors")
+        assert torch.equal(weights["weight"], trainer.model.get_parameter("weight").detach().cpu())
+        assert [check.step for check in safe.checks()] == list(range(steps + 1))
+        assert (safe.stopped_at() is not None) is games
+        return done
+
+    gaming = [0.0, 0.0, 0.0, 0.0, 0.0, 9.0, 0.0]
+    with pytest.raises(KeyboardInterrupt):
+        run(1, gaming, Killed(after=5))
+    found = run(2, gaming if games else [0.0] * 7)
+    assert found["steps"] == steps
+    assert measured == [(1, step) for step in range(6)] + [(2, step) for step in range(4, steps + 1)]
 
 
 class LikesE:

@@ -128,7 +128,7 @@ def test_stage_learns_repeated_data_and_saves_a_plain_model(
     policy_io: Callable[..., Any], tokenizer: Any
 ) -> None:
     natural = {"rejection_user": 0.5, "rejection_internal": 0.25, "rewrites": 0.25}
-    io = policy_io("sft", {"sft.epochs": 8.0, "sft.learning_rate": 0.02, "sft.mixture": natural})
+    io = policy_io("sft", {"sft.epochs": 8.0, "sft.learning_rate": 0.03, "sft.mixture": natural})
     write(accepted_rows(6, "violin lamp violin lamp"), ACCEPTED, io.root / "data/rejection/accepted.parquet")
     write(
         rewrite_rows("policy", 2, "violin lamp violin lamp"),

@@ -8,7 +8,13 @@ from transformers import PreTrainedTokenizerBase
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
 from flywheel_tasks.rewards import pairwise, pointwise
-from flywheel_tasks.rewards.encoding import Limits, encode_comparisons, encode_replies, reward_tokenizer
+from flywheel_tasks.rewards.encoding import (
+    _MARK,
+    Limits,
+    encode_comparisons,
+    encode_replies,
+    reward_tokenizer,
+)
 from flywheel_tasks.rewards.pairs import Pair
 from flywheel_tasks.rewards.pairwise import choose_pairs
 from flywheel_tasks.rewards.recipe import rows_of
@@ -97,6 +103,42 @@ def test_old_turns_give_way_and_the_question_stays(tokenizer: PreTrainedTokenize
     assert "turn 8" in text
     assert "turn 0" not in text
     assert len(head + comparison) <= 288
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.sampled_from([200, 240, 288]))
+def test_the_judge_reads_the_template_and_the_card_whole(
+    tokenizer: PreTrainedTokenizerBase, sizes: list[int], most: int
+) -> None:
+    """Long turns give way, however long they are: the judge must know what to hold a reply to."""
+    history: list[Turn] = [
+        {"role": "assistant" if (len(sizes) - k) % 2 == 0 else "user", "content": f"turn{k}" + " word" * size}
+        for k, size in enumerate(sizes)
+    ]
+    head, (side,) = encode_comparisons(
+        tokenizer, CARD, history, [("Yes.", "No.")], Limits("pairwise", most, 160)
+    )
+    question = tokenizer.apply_chat_template([{"role": "user", "content": _MARK}], tokenize=False)
+    text = tokenizer.decode(head)
+    assert text.startswith(question.split(_MARK)[0] + CARD.system_prompt())
+    assert text.rstrip().endswith("word\n\nA reply:")
+    assert len(head) + len(side) <= most
+    assert tokenizer.decode(side).startswith("Yes.")
+
+
+def test_a_long_last_turn_loses_its_beginning_and_a_card_that_is_too_long_its_own(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    limits = Limits("pairwise", 240, 160)
+    asked = [Turn(role="user", content="first " + "word " * 200 + "last?")]
+    text = tokenizer.decode(encode_comparisons(tokenizer, CARD, asked, [("Yes.", "No.")], limits)[0])
+    assert "first" not in text
+    assert "User: word" in text
+    assert "last?" in text
+    long = Card("c1", "Mira", tuple(f"trait{k}" for k in range(200)), ("Never use lists.",))
+    head, (side,) = encode_comparisons(tokenizer, long, HISTORY, [("Yes.", "No.")], limits)
+    assert "Never use lists." in tokenizer.decode(head)
+    assert len(head) + len(side) <= 240
 
 
 def test_pairs_that_are_equal_once_cut_are_left_out_and_named(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from flywheel_tasks.chat.prompt import reply_ids
-from flywheel_tasks.rewards import encoding, pairwise, pointwise
+from flywheel_tasks.rewards import encoding, pairwise, pointwise, recipe
 from flywheel_tasks.rewards.encoding import Limits, encode_comparisons, encode_replies, reward_tokenizer
 from flywheel_tasks.rewards.pairs import PairError, load_pairs
 from flywheel_tasks.rewards.pairwise import choose_pairs
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 COMPUTE = Compute(precision="float32", threads=1)
 STAGES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "pointwise_rm": (pointwise, {"epochs": 3.0, "learning_rate": 0.01}),
+    "pointwise_rm": (pointwise, {"epochs": 5.0, "learning_rate": 0.005}),
     "pairwise_rm": (pairwise, {"epochs": 6.0, "learning_rate": 0.003, "max_pairs": 500}),
 }
 
@@ -107,6 +107,27 @@ def test_in_bfloat16_the_trained_model_is_what_is_saved(
     assert {
         value.dtype for value in load_file(io.out(f"models/{section}") / "model.safetensors").values()
     } == {torch.float32}
+
+
+def test_both_generations_models_are_measured_in_the_precision_that_they_are_used_in(
+    reward_io: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the earlier model is the very same, neither gains by rounding."""
+    found: list[list[list[float]]] = []
+
+    def same(io: Any, kind: str, pairs: Any, margins: list[float], margins_of: Any) -> dict[str, Any]:
+        found.append([margins, margins_of(io.out(f"models/{kind}_rm"), pairs)])
+        return {}
+
+    monkeypatch.setattr(recipe, "against_earlier", same)
+    rows = planted_rows(8, "reward_train") + planted_rows(8, "reward_heldout")
+    for precision in ("bfloat16", "float32"):
+        pointwise.run(
+            reward_io("train_pointwise_rm", {"compute.precision": precision}, rows, tmp_path / precision)
+        )
+    for this, earlier in found:
+        assert this == earlier
+    assert found[0] != found[1]
 
 
 def test_a_model_that_cannot_know_is_at_chance(reward_io: Callable[..., Any], tmp_path: Path) -> None:

@@ -83,6 +83,38 @@ def test_hh_rlhf_lines_are_read_and_a_kill_is_survived(
     assert (metrics["train"]["pairs"], metrics["heldout"]["pairs"], metrics["skipped"]) == (9, 3, 1)
 
 
+def test_another_base_replaces_the_backbone_that_a_killed_run_left(
+    workspace: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = transcripts(tmp_path / "pairs.jsonl.gz", 12)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_models / "base", other)
+    made: list[str] = []
+    original = standalone.save_policy
+
+    def counted(base: str, cache: Path, out: Path) -> None:
+        made.append(base)
+        original(base, cache, out)
+
+    def dies(io: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(standalone, "save_policy", counted)
+    monkeypatch.setitem(standalone._RUN, "pointwise", dies)
+    config = json.loads((other / "config.json").read_text())
+    for base, edit in (
+        (tiny_models / "base", None),
+        (other, None),
+        (other, None),
+        (other, {"rope_theta": 5e4}),
+    ):
+        if edit:
+            (other / "config.json").write_text(json.dumps(config | edit))
+        command = ["rm", "train", "--pairs", str(pairs), "--out", str(tmp_path / "rm"), "--base", str(base)]
+        runner.invoke(app, [*command, "--root", str(workspace)])
+    assert made == [str(tiny_models / "base"), str(other), str(other)]  # the third run found its own
+
+
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("a,b\n")
     with pytest.raises(PairError, match=r"pairs\.csv: neither"):
