@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import hypothesis
 import pytest
 import yaml
 from filelock import FileLock
@@ -18,6 +19,9 @@ from flywheel_tasks.pipeline.graph import Stage, load_graph, project_sources
 from flywheel_tasks.storage.fast_yaml import load_yaml
 from tests.pages import chromium
 
+# How long an example takes says how busy the machine is, and nothing else.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Words that a test looks for must not be cut by a line's end, however long the names of its folders are.

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from label_studio_sdk.label_interface import LabelInterface
 from lxml import html
@@ -307,7 +307,6 @@ def test_other_json_is_an_error_that_names_the_file(tmp_path, document):
         reading_of(tmp_path, document)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_counts_add_up_whatever_is_entered(tmp_path_factory, data):
     names = [*filled(PAIR, rewrite="x"), "mood_0"]

@@ -31,7 +31,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(PIECES, min_size=1, max_size=8).map("".join))
 def test_nobody_can_write_a_control_token(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     """A prompt has as many as one of harmless texts, and a reply the end token at its end alone."""
@@ -67,7 +67,7 @@ def test_a_turn_that_is_too_long_loses_its_beginning_and_the_card_stays(
     assert "word0 " not in text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(min_size=1, max_size=300), st.integers(20, 200))
 def test_no_prompt_is_longer_than_its_limit(
     tokenizer: PreTrainedTokenizerBase, text: str, limit: int

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
@@ -24,7 +24,6 @@ def shares(counts: dict, other: int = 0) -> dict:
     return {"of": "categories", "rows": sum(counts.values()) + other, "counts": counts, "other": other}
 
 
-@settings(deadline=None)
 @given(SMALL, SMALL)
 def test_distances_of_lengths_are_those_of_the_samples(a, b):
     now, before = lengths(a), lengths(b)
@@ -34,7 +33,6 @@ def test_distances_of_lengths_are_those_of_the_samples(a, b):
     assert distance("wasserstein", now, before) == pytest.approx(stats.wasserstein_distance(a, b))
 
 
-@settings(deadline=None)
 @given(NAMES, NAMES)
 def test_distances_of_categories_are_those_of_their_shares(a, b):
     p = np.array([a.get(name, 0) for name in "abcdef"], float)

@@ -152,7 +152,7 @@ SELECTIONS = contract(
 
 
 @pytest.mark.filterwarnings("ignore:This pattern is interpreted")
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS)
 @example([{"a": text, "b": "user", "n": 1, "x": 1.0, "t": None, "k": True} for text in SPACES])
 @example(
@@ -166,7 +166,7 @@ def test_every_rule_marks_the_rows_that_great_expectations_marks(judge, tmp_path
     assert ours == theirs
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ROWS)
 def test_every_row_condition_selects_the_rows_that_great_expectations_selects(judge, tmp_path, rows):
     ours, theirs = marks_of_both(judge, tmp_path, rows, SELECTIONS)

@@ -104,7 +104,7 @@ def test_references_of_some_rows_and_of_values_under_two_names(tmp_path):
     }
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.none() | st.integers(0, 3), st.booleans()), min_size=1, max_size=8
@@ -183,7 +183,7 @@ def test_a_bad_root_takes_its_group_with_it(tmp_path):
         tree(tmp_path, rows, "others", within="talk")
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(-1, 12), min_size=1, max_size=12))
 def test_rows_that_lead_to_no_root_are_those_found_by_following_each_for_long(tmp_path, parents):
     """Oracle: following any chain for more steps than there are rows ends at a root, or never does."""
@@ -314,7 +314,7 @@ def assert_sound(left: dict[str, list[dict]]) -> None:
         assert (reply["conversation_id"], reply["user_id"]) == (row["conversation_id"], row["user_id"])
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(logs())
 def test_the_same_rows_go_under_the_same_rules_as_when_every_rule_is_tried_anew(tmp_path, rows):
     contracts = {

@@ -87,7 +87,7 @@ ANY = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(rows=ANY, given_signals=st.lists(st.tuples(st.sampled_from("ab"), IDS), max_size=4), seed=st.randoms())
 def test_whatever_the_messages_say_every_event_is_used_or_named_and_their_order_does_not_matter(
     rows, given_signals, seed

@@ -27,7 +27,7 @@ def matched(codes, prior, total):
     return found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.floats(0.1, 1.0))
 def test_totals_are_exact_and_targets_as_near_as_an_integer_programme_gets(seed, part):
     codes, prior, available = strata(seed)
@@ -60,7 +60,7 @@ def test_totals_are_exact_and_targets_as_near_as_an_integer_programme_gets(seed,
     )  # rounding after raking costs less than a unit up and down a dimension
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(0, 8), st.integers(0, 8), st.integers(0, 40))
 def test_bounds_hold_or_are_named_and_an_error_means_there_is_no_way(seed, low, high, total):
     codes, prior, available = strata(seed)

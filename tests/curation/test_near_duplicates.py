@@ -47,7 +47,7 @@ def test_a_row_near_a_dropped_one_only_is_kept():
     assert prune(vectors, one_cell(vectors), 0.95, 1).kept.tolist() == [0, 2]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 60), st.integers(0, 99), st.integers(1, 7), st.integers(1, 5))
 def test_blocks_do_not_matter_and_one_cell_is_brute_force(rows, seed, first, block):
     vectors = clustered(rows, seed)
@@ -77,7 +77,7 @@ def test_all_probes_are_brute_force_and_one_probe_misses_across_borders_only():
         ].tolist()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(2, 120), st.integers(0, 99), st.floats(0.05, 1.0))
 def test_a_share_is_met_exactly_or_the_limit_alone_took_more(rows, seed, share):
     vectors = clustered(rows, seed)

@@ -125,7 +125,7 @@ def test_identical_short_replies() -> None:
     assert all(p >= 0.5 for p in mine(replies).probabilities[:4])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(max_size=80), max_size=8))
 def test_any_replies_have_probabilities(texts: list[str]) -> None:
     probabilities = mine(conversations(texts)).probabilities

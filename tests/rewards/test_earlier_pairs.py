@@ -148,7 +148,7 @@ def test_pairs_that_measured_then_are_refused(io: Any) -> None:
         chosen(io)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 6), max_size=4), st.floats(0, 2), st.one_of(st.none(), st.integers(0, 20)))
 def test_the_books_balance(io: Any, prompts: list[int], per_own: float, room: int | None) -> None:
     index(io, *(earlier(io.root, f"g{9 - n:04d}", count, lost=n) for n, count in enumerate(prompts)))

@@ -45,7 +45,7 @@ def test_replies_follow_the_policy_prompt_and_end(tokenizer: PreTrainedTokenizer
     assert replies == [reply_ids(tokenizer, "Rain."), reply_ids(tokenizer, "The sea and a boat.")]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(TEXT, min_size=1, max_size=6), TEXT, TEXT, st.integers(60, 200))
 def test_nothing_is_longer_than_the_limit(
     tokenizer: PreTrainedTokenizerBase, turns: list[str], first: str, second: str, most: int
@@ -105,7 +105,7 @@ def test_old_turns_give_way_and_the_question_stays(tokenizer: PreTrainedTokenize
     assert len(head + comparison) <= 288
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.sampled_from([200, 240, 288]))
 def test_the_judge_reads_the_template_and_the_card_whole(
     tokenizer: PreTrainedTokenizerBase, sizes: list[int], most: int

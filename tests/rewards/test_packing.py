@@ -34,7 +34,7 @@ def alone(model: PreTrainedModel, ids: list[int]) -> float:
     return float(model(input_ids=torch.tensor([ids])).logits[0, 0])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(TOKENS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1, max_size=4))
 def test_packed_scores_are_those_of_each_reply_alone(
     model: PreTrainedModel, groups: list[tuple[list[int], list[list[int]]]]

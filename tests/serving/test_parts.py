@@ -80,7 +80,7 @@ def test_a_bucket_fills_again_and_is_shared(tmp_path: Path) -> None:
     assert one.wait("ann") == 0.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 30), max_size=40), st.integers(1, 5))
 def test_never_more_than_the_burst_and_what_came_back(gaps: list[float], burst: int) -> None:
     import tempfile
@@ -101,7 +101,7 @@ def test_never_more_than_the_burst_and_what_came_back(gaps: list[float], burst: 
 TEXTS = st.text(alphabet="ab .!?…\"')\n3é", max_size=60)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXTS, st.lists(st.integers(1, 7), min_size=1, max_size=30), st.sampled_from(["stop", "length"]))
 def test_what_is_shown_in_parts_is_the_whole(text: str, sizes: list[int], finish: str) -> None:
     speech, parts, place = Speech(), [], 0

@@ -172,7 +172,7 @@ def test_no_concurrent_change_is_lost(store: ObjectStore) -> None:
     assert recorded == {f"g{writer}{number:03d}" for writer in range(writers) for number in range(each)}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(writers=st.lists(st.integers(1, 5), min_size=1, max_size=6))
 def test_any_mix_of_writers_keeps_every_change(
     writers: list[int], tmp_path_factory: pytest.TempPathFactory

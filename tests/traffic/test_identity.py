@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_tasks.storage.documents import write_json
@@ -139,7 +139,6 @@ def test_every_string_and_number_of_an_object_counts_as_an_id():
     assert json.loads(masked) == {"user_id": inside, "n": 42}
 
 
-@settings(deadline=None)
 @given(
     user=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
     depth=st.integers(1, 3),

@@ -269,7 +269,7 @@ BROKEN = [
 MIX = st.lists(st.one_of(st.sampled_from(GOOD), st.sampled_from(BROKEN), st.binary(max_size=30)), max_size=30)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(mix=MIX, packed=st.booleans(), cut=st.integers(0, 400))
 def test_any_mix_cut_anywhere_adds_up(mix, packed, cut):
     """Lines are counted independently: by splitting what can be unpacked of the file."""

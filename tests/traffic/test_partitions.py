@@ -119,7 +119,7 @@ LINES = st.lists(st.one_of(EVENTS.map(line), EVENTS.map(line), ODD, st.binary(ma
 NAMES = ("date=2026-11-02/a.jsonl", "date=2026-11-02/b.jsonl.gz", "date=2026-11-03/a.jsonl.gz")
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=40)
+@settings(suppress_health_check=list(HealthCheck), max_examples=40)
 @given(mixes=st.lists(LINES, min_size=3, max_size=3), cut=st.integers(0, 200), small=st.booleans())
 def test_any_events_split_and_cut_anywhere_give_what_line_by_line_gives(tmp_path, mixes, cut, small):
     shutil.rmtree(tmp_path / "data", ignore_errors=True)
@@ -310,7 +310,7 @@ def test_a_rename_is_suspected_and_takes_effect_only_when_declared(tmp_path):
     assert set(mended["drift"]["probable_rename"]) == {"message.reply_to for parent_id"}
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=40)
+@settings(suppress_health_check=list(HealthCheck), max_examples=40)
 @given(
     fields=st.lists(
         st.tuples(st.sampled_from([None, "a", "b", 5]), st.sampled_from([None, "x", "y", ["l"]])),

@@ -1,13 +1,12 @@
 import math
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_tasks.training.order import batched, keep_apart, training_order
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 300), min_size=1, max_size=80),
     st.integers(1, 9),
@@ -19,7 +18,6 @@ def test_every_row_is_used_once_an_epoch(lengths: list[int], batch_size: int, ep
     assert order == training_order(lengths, batch_size, epochs, seed=3)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 300), min_size=1, max_size=60),
     st.integers(1, 12),
