@@ -96,10 +96,9 @@ def _holding(ti: Any, stage: str) -> Path:
             f"{root} holds {other}, this run is of {wanted}: all workers of the queue cpu share one checkout, and only "
             f"one generation at a time is worked on there. Trigger a new run of {wanted}"
         )
-    found = lineage.dvc_outputs(root)
-    if others := [path for path, md5 in _made(ti, stage).items() if found.get(path, {}).get("md5") != md5]:
+    if others := lineage.others(root, _made(ti, stage)):
         raise AirflowFailException(
-            f"{', '.join(sorted(others))} in {root} is not what stage {stage} made in this run: all workers of the "
+            f"{', '.join(others)} in {root} is not what stage {stage} made in this run: all workers of the "
             "queue cpu share one checkout. Clear the stage, and this task"
         )
     return root

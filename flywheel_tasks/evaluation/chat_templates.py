@@ -12,6 +12,18 @@ from flywheel_tasks.evaluation.templates import Mined, Pattern, Reply, Template,
 LIKELY = 0.5  # from this probability on a reply counts as templated
 
 
+def conversation_key(whose: str, history: Sequence[Turn], otherwise: str) -> str:
+    """Key of a conversation where logs have none: turns of one with one first turn are of one.
+
+    Args:
+        whose: with whom, as far as it is known (user, character).
+        history: turns before the reply.
+        otherwise: its key if there are none.
+    """
+    first = history[0]["content"] if history else f"\0{otherwise}"
+    return f"{whose}\0{first}"
+
+
 def in_chat(conversation: str, card: Card, history: Sequence[Turn], reply: str) -> Reply:
     """A reply that may repeat what its card and its history say.
 

@@ -38,9 +38,12 @@ _SHORT = {
 }
 _ELIDED = {"french": {*"jcldnmts", "qu"}, "italian": {*"lcd", "un", "all", "dell", "nell"}}
 # Markers of another language that English has too, in another sense or in a name.
-_HOMOGRAPHS = (
-    "die no come a as o e me do pour met hoe ton van la el los lo per is in on was so we si che sei bin mon os um eu"
-    " den wat dat yo"
+_HOMOGRAPHS = frozenset(
+    re.findall(
+        r"\w+",
+        "die no come a as o e me do pour met hoe ton van la el los lo per is in on was so we si che sei bin mon os um"
+        " eu den wat dat yo",
+    )
 )
 _LETTERS = {
     "english": "éèêàâçïôûñ",
@@ -100,7 +103,7 @@ def _by_words(reply: str, language: str) -> bool | None:
         name
         for name in _BY_WORDS
         for word in said
-        if word not in _HOMOGRAPHS.split() and [x for x in _BY_WORDS if word in markers[x]] == [name]
+        if word not in _HOMOGRAPHS and [x for x in _BY_WORDS if word in markers[x]] == [name]
     }
     own, best = counts[language], max(counts[name] for name in _BY_WORDS if name != language)
     if any(counts[name] > own and name in certain for name in _BY_WORDS):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation import intervals, judge, templates, tone
-from flywheel_tasks.evaluation.chat_templates import LIKELY, mine_chats
+from flywheel_tasks.evaluation.chat_templates import LIKELY, conversation_key, mine_chats
 from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, unchecked
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.safety.requests import harmless
@@ -61,8 +61,7 @@ class Answered:
 
     def conversation(self) -> str:
         """Key of its conversation: a user's replies from one card after one first turn are of one."""
-        first = self.history[0]["content"] if self.history else f"\0{self.prompt_id}"
-        return f"{self.user_id}\0{self.card.card_id}\0{first}"
+        return conversation_key(f"{self.user_id}\0{self.card.card_id}", self.history, self.prompt_id)
 
     def asked(self) -> str:
         """What the user said last; empty where the history ends otherwise."""

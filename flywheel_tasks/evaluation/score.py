@@ -12,7 +12,7 @@ import orjson
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation import production, templates, tone
-from flywheel_tasks.evaluation.chat_templates import in_chat
+from flywheel_tasks.evaluation.chat_templates import conversation_key, in_chat
 from flywheel_tasks.evaluation.instructions import checks
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.safety.requests import harmless
@@ -40,8 +40,7 @@ class Row:
 
     def conversation(self) -> str:
         """Key of its conversation: rows with one card and one first turn are of one."""
-        first = self.history[0]["content"] if self.history else f"\0{self.row_id}"
-        return f"{self.card.name}\0{first}"
+        return conversation_key(self.card.name, self.history, str(self.row_id))
 
     def asked(self) -> str:
         """What the user said last; empty where the history ends otherwise."""

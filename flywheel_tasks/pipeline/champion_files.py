@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import yaml
-
 from flywheel_tasks.pipeline import lineage, runner
 from flywheel_tasks.pipeline.generation_ids import INPUTS, GenerationError
 from flywheel_tasks.settings import load_settings
@@ -50,8 +48,7 @@ def place_champion(root: Path, champion: ModelRef, name: str = "champion") -> No
     if champion.dvc is None:
         raise GenerationError(f"the registry has no DVC hash for {name} {champion.generation}")
     pointer, files = root / INPUTS / f"{name}.dvc", root / INPUTS / name
-    out = {"md5": champion.dvc.md5, "hash": "md5", "path": name}
-    text = yaml.safe_dump({"outs": [out]}, sort_keys=False)
+    text = runner.pointer(champion.dvc.md5, name)
     named = pointer.exists() and pointer.read_text(encoding="utf-8") == text
     if named and files.exists() and tree_digest(files) == champion.digest:
         return

@@ -1,6 +1,7 @@
 """Which versions of data and code a generation was made from."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,19 @@ def stage_hashes(root: Path, stage: str, kind: Literal["deps", "outs"]) -> dict[
     """
     items = _locked_stages(root)[stage].get(kind, ())
     return {item["path"]: item["md5"] for item in items if "md5" in item}
+
+
+def others(root: Path, made: Mapping[str, str]) -> list[str]:
+    """Paths that ``dvc.lock`` does not have, or has with another hash, sorted.
+
+    Args:
+        root: the workspace.
+        made: DVC's hashes, by path.
+    """
+    if not made:
+        return []
+    here = dvc_outputs(root) if (root / "dvc.lock").exists() else {}
+    return sorted(path for path, md5 in made.items() if here.get(path, {}).get("md5") != md5)
 
 
 def dvc_output(root: Path, path: str) -> dict[str, Any]:

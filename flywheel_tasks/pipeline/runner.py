@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import yaml
+
 from flywheel_tasks.pipeline import dvc_locks, lineage
 from flywheel_tasks.pipeline.graph import Stage, ancestors, load_graph
 from flywheel_tasks.pipeline.leftovers import clear_leftovers
@@ -111,6 +113,16 @@ def dvc(root: Path, *arguments: str, quiet: bool = False) -> str:
     return "\n".join(tail)
 
 
+def pointer(md5: str, name: str) -> str:
+    """The text of a DVC file that names a file or folder beside it by its hash; :func:`bring` puts that in place.
+
+    Args:
+        md5: DVC's hash.
+        name: of what stands beside the DVC file.
+    """
+    return yaml.safe_dump({"outs": [{"md5": md5, "hash": "md5", "path": name}]}, sort_keys=False)
+
+
 def bring(root: Path, target: str) -> None:
     """Put what a DVC file names in place, from the cache or else from the remote.
 
@@ -197,23 +209,15 @@ def run(
         push(root, [stage])
 
 
-def _others(root: Path, made: Mapping[str, str]) -> list[str]:
-    """Paths of ``made`` that ``dvc.lock`` does not have, or has otherwise."""
-    if not made:
-        return []
-    here = lineage.dvc_outputs(root) if (root / "dvc.lock").exists() else {}
-    return sorted(path for path, md5 in made.items() if here.get(path, {}).get("md5") != md5)
-
-
 def _restore(root: Path, graph: dict[str, Stage], stage: str, made: Mapping[str, str]) -> None:
     """Bring what a stage reads, where it is not here or is of another run."""
-    wanted = [dep for dep in graph[stage].deps if not (root / dep).exists()] + _others(root, made)
+    wanted = [dep for dep in graph[stage].deps if not (root / dep).exists()] + lineage.others(root, made)
     if not wanted:
         return
     logger.warning("inputs of %s are not here (%s); restoring them", stage, ", ".join(wanted))
     for parent in ancestors(graph, stage):
         dvc(root, "repro", "--single-item", "--pull", parent)
-    if others := _others(root, made):
+    if others := lineage.others(root, made):
         raise OtherDataError(
             f"stage {stage} would read {', '.join(others)}, but not as this run made it: DVC does not bring that here. "
             "This worker needs the same commit, the same params.yaml and the same DVC remote as the others"

@@ -20,20 +20,14 @@ from pathlib import Path
 
 import orjson
 
+from flywheel_tasks.storage.atomic import sync
+
 _OPEN, _TORN = ".open-", ".torn-"
 _log = logging.getLogger(__name__)
 
 
 class JournalError(RuntimeError):
     """Events could not be made durable; none of the batch counts as written."""
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_all(handle: int, data: bytes) -> None:
@@ -57,7 +51,7 @@ def _seal(handle: int, path: Path) -> Path:
     os.fsync(handle)
     final = path.with_name(path.name.removeprefix(_OPEN))
     path.rename(final)
-    _sync_folder(final.parent)
+    sync(final.parent)
     os.close(handle)
     return final
 
@@ -152,7 +146,7 @@ class Journal:
         day = self._folder / f"date={place[0]}"
         if not day.is_dir():
             day.mkdir(parents=True, exist_ok=True)
-            _sync_folder(self._folder)
+            sync(self._folder)
         while True:
             started = datetime.fromtimestamp(self._now(), UTC).strftime("%H%M%S%f")
             path = day / f"{_OPEN}gateway-{started}-{self._writer}.jsonl"
@@ -160,7 +154,7 @@ class Journal:
             if _owned(handle, path):
                 break
             os.close(handle)  # someone took the new file for a dead writer's
-        _sync_folder(day)
+        sync(day)
         self._handle, self._path, self._place, self._size = handle, path, place, 0
         if place[0] not in self._headed:
             self._append(b"".join(line + b"\n" for line in self._heading()))

@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-import yaml
 from filelock import FileLock
 
 from flywheel_tasks.pipeline import runner
@@ -49,14 +48,10 @@ def _bring(root: Path, kept: Path, model: ModelRef) -> None:
     _log.warning("model %s comes from DVC", model.generation)
     pointer = kept.with_name(f"{kept.name}.dvc")
     with atomic_path(pointer) as temporary:
-        out = {"md5": model.dvc.md5, "hash": "md5", "path": kept.name}
-        temporary.write_text(yaml.safe_dump({"outs": [out]}, sort_keys=False), encoding="utf-8")
+        temporary.write_text(runner.pointer(model.dvc.md5, kept.name), encoding="utf-8")
     target = str(pointer.relative_to(root))
     try:
-        try:
-            runner.dvc(root, "checkout", "--force", target, quiet=True)
-        except runner.StageFailedError:
-            runner.dvc(root, "pull", "--force", target)
+        runner.bring(root, target)
     except runner.StageFailedError as error:
         raise ModelError(f"model {model.generation}: DVC does not bring it: {error}") from error
     finally:

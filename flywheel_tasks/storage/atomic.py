@@ -24,7 +24,8 @@ def replace(temporary: Path, final: Path) -> None:
     temporary.replace(final)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk hold a file's content, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -49,10 +50,10 @@ def atomic_path(final: Path, *, synced: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         if synced:
-            _sync(temporary)
+            sync(temporary)
         replace(temporary, final)
         if synced:
-            _sync(final.parent)
+            sync(final.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

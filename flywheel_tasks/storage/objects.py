@@ -6,6 +6,8 @@ import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
+from flywheel_tasks.storage.atomic import sync
+
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*(/[A-Za-z0-9][A-Za-z0-9._=-]*)*")
 # Answers of S3 to a conditional write: the key is there; another write of it is under way.
 _PRESENT, _UNDER_WAY = "PreconditionFailed", "ConditionalRequestConflict"
@@ -80,11 +82,7 @@ class FolderStore:
                 raise Exists(key) from None
         finally:
             temporary.unlink(missing_ok=True)
-        folder = os.open(final.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(final.parent)
 
 
 class S3Store:
