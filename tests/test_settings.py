@@ -37,6 +37,11 @@ def test_the_projects_settings_are_valid():
         (lambda raw: raw["signal_models"].update(signals=["continue"]), "not trained: thumb_up"),
         (lambda raw: raw["signal_models"].update(used=["love"]), r"signal_models\.used\.0: .*'thumb_up'"),
         (lambda raw: raw["launch"].update(traffic_share=0.6), "less than or equal to 0.5"),
+        (
+            lambda raw: raw["label"].update(location="."),
+            r"label\.location: .*'\.' names no folder of its own",
+        ),
+        (lambda raw: raw["label"].update(location="{generation}"), r"label\.location: .* in the first part"),
         (lambda raw: raw.update(seed=-1), "seed"),
     ],
 )

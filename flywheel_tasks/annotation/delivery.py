@@ -12,6 +12,7 @@ from typing import Any
 from flywheel_tasks.annotation.reading import Reading, read_files
 from flywheel_tasks.annotation.tasks import AnnotationError
 from flywheel_tasks.settings import Label
+from flywheel_tasks.settings.annotation import GENERATION
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.objects import FolderStore, MissingObjectError, ObjectStore, open_store
@@ -27,7 +28,7 @@ def location_of(settings: Label, generation: str) -> str:
         settings: ``label`` of params.yaml.
         generation: stands in for ``{generation}``.
     """
-    return settings.location.replace("{generation}", generation)
+    return settings.location.replace(GENERATION, generation)
 
 
 def _store(location: str, root: Path) -> tuple[ObjectStore, str]:

@@ -103,7 +103,7 @@ def forget(
     key, who = _hash(user, hashed, settings.logs.source)
     labels = settings.label.location
     apart = [root / place for place in _log_places(settings) if "://" not in place]
-    apart += local_files(labels, root)  # refuses a location that cannot be searched, before anything changes
+    apart += local_files(labels, root)
     done = "would be removed" if dry_run else "removed"
     checkpoints = checkpoints_of(root, who)  # before the splits change
     if not dry_run:

@@ -66,7 +66,7 @@ def _wording(rule: Rule) -> str:
         also += [f"its {of.not_before} is not before that row's"] if of.not_before else []
         return "; ".join([text, *also])
     if (constant := rule.constant) is not None:
-        return f"have the {constant.column} of all rows with its {constant.within}"
+        return f"have the {constant.column} of all rows with its {' and '.join(constant.within)}"
     if (rooted := rule.rooted) is not None:
         root = ", ".join(f"{column} {value}" for column, value in rooted.root_where.items())
         if rooted.only == "roots":

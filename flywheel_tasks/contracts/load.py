@@ -103,7 +103,7 @@ def _columns(rule: Rule | TableRule) -> Iterator[tuple[str | None, str]]:
         others = (reference.target, *reference.where, *reference.equal.values(), *both)
         yield from ((reference.table, name) for name in others)
     if rule.constant is not None:
-        yield from ((None, rule.constant.column), (None, rule.constant.within))
+        yield from ((None, name) for name in (rule.constant.column, *rule.constant.within))
     if rule.rooted is not None:
         rooted = rule.rooted
         names = (rooted.parent, rooted.target, *rooted.root_where, *filter(None, [rooted.within]))

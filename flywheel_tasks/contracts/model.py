@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from flywheel_tasks.contracts.measures import Measure
 
@@ -70,10 +70,12 @@ class References(Part):
 
 
 class Constant(Part):
-    """A row rule: all rows with the same ``within`` have one ``column``; if not, all of them break it."""
+    """A row rule: all rows with the same ``within`` (column or columns) have one ``column``; if not, all break it."""
 
     column: str
-    within: str
+    within: Annotated[
+        tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)
+    ]
 
 
 class Rooted(Part):

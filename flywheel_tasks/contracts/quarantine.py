@@ -73,7 +73,7 @@ def _detail(rule: Rule, contract: Contract) -> tuple[str, str]:
         return why, f"LEFT JOIN {name(relation.table)} b ON b.{ROW} = r.other"
     if (constant := rule.constant) is not None:
         words = literal(f" has several values of {constant.column}, here ")
-        group = f"{literal(constant.within + ' ')}, a.{name(constant.within)}"
+        group = f", {literal(', ')}, ".join(f"{literal(f'{it} ')}, a.{name(it)}" for it in constant.within)
         return f"concat({group}, {words}, a.{name(constant.column)})", ""
     if (rooted := rule.rooted) is not None:
         it = rooted.within or rooted.target

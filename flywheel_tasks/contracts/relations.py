@@ -166,13 +166,14 @@ class Relations:
 
     def _varying(self, table: str, relation: Constant) -> np.ndarray:
         """Rows of groups with more than one value."""
-        within, column = name(relation.within), name(relation.column)
+        names, column = [name(one) for one in relation.within], name(relation.column)
+        within, known = ", ".join(names), " AND ".join(f"{one} IS NOT NULL" for one in names)
         left = self._left(table)
         self._database.run(
-            f"CREATE OR REPLACE TEMP TABLE mixed AS SELECT {within} AS value FROM {left} "  # noqa: S608
-            f"WHERE {within} IS NOT NULL GROUP BY {within} HAVING min({column}) <> max({column})"
+            f"CREATE OR REPLACE TEMP TABLE mixed AS SELECT {within} FROM {left} "  # noqa: S608
+            f"WHERE {known} GROUP BY {within} HAVING min({column}) <> max({column})"
         )
-        rows = f"SELECT {ROW} FROM {left} WHERE {within} IN (SELECT value FROM mixed)"  # noqa: S608
+        rows = f"SELECT {ROW} FROM {left} WHERE ({within}) IN (SELECT ({within}) FROM mixed)"  # noqa: S608
         return self._numbers(rows)
 
     def _not_greatest(self, table: str, relation: Greatest) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from flywheel_tasks.pipeline import dvc_locks, lineage
+from flywheel_tasks.pipeline.allocator import large_pages
 from flywheel_tasks.pipeline.graph import Stage, ancestors, load_graph
 from flywheel_tasks.pipeline.leftovers import clear_leftovers
 from flywheel_tasks.pipeline.process import die_with_parent
@@ -46,13 +47,14 @@ class OtherDataError(StageFailedError):
 
 
 def environment() -> dict[str, str]:
-    """This process's environment with this interpreter's scripts (``dvc``, ``flywheel``) first on the path."""
+    """This process's environment for one that computes, with this interpreter's scripts first on the path."""
     scripts = str(Path(sys.executable).parent)
     return {
         **os.environ,
         "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
         "DVC_NO_ANALYTICS": "1",
         "PYTHONUNBUFFERED": "1",
+        "GLIBC_TUNABLES": large_pages(os.environ.get("GLIBC_TUNABLES", "")),
         "TOKENIZERS_PARALLELISM": "false",
         # Bars of single files and deprecations of parts we pin say nothing to a reader of the log.
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

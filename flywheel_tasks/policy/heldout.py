@@ -8,13 +8,13 @@ import pyarrow as pa
 from scipy.stats import bootstrap
 
 from flywheel_tasks.policy.prompts import Prompt
-from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 
 HELDOUT = pa.schema(
     [
         ("prompt_id", pa.string()),
+        ("sample", pa.int64()),
         ("source", pa.string()),
         ("before_reply", pa.string()),
         ("before_reward", pa.float64()),
@@ -25,6 +25,7 @@ HELDOUT = pa.schema(
 SIDE = pa.schema(
     [
         ("prompt_id", pa.string()),
+        ("sample", pa.int64()),
         ("reply", pa.string()),
         ("tokens", pa.int64()),
         ("ended", pa.bool_()),
@@ -34,48 +35,68 @@ SIDE = pa.schema(
 
 
 def measure(
-    sampler: Sampler, scorer: PointwiseScorer, prompts: Sequence[Prompt], seed: int, label: str
+    sampler: Sampler,
+    scorer: PointwiseScorer,
+    prompts: Sequence[Prompt],
+    samples: int,
+    seed: int,
+    label: str,
 ) -> list[dict[str, Any]]:
-    """One reply to each prompt and its reward, as rows of :data:`SIDE`.
+    """Replies to each prompt and their rewards, as rows of :data:`SIDE`, prompt after prompt.
 
     Args:
         sampler: of the policy.
         scorer: of replies.
         prompts: held-out ones.
+        samples: replies to each.
         seed: of the replies; the same before and after.
         label: of the progress bar.
     """
-    drawn = sampler.sample_replies([prompt.chat for prompt in prompts], 1, seed, progress=label)
-    replies: list[Reply] = [reply for (reply,) in drawn]
-    rewards = scorer.score(
-        [(*prompt.chat, reply.text) for prompt, reply in zip(prompts, replies, strict=True)]
-    )
+    drawn = sampler.sample_replies([prompt.chat for prompt in prompts], samples, seed, progress=label)
+    answered = [
+        (prompt, sample, reply)
+        for prompt, replies in zip(prompts, drawn, strict=True)
+        for sample, reply in enumerate(replies)
+    ]
+    rewards = scorer.score([(*prompt.chat, reply.text) for prompt, _, reply in answered])
     return [
         {
             "prompt_id": prompt.prompt_id,
+            "sample": sample,
             "reply": reply.text,
             "tokens": reply.tokens,
             "ended": reply.ended,
             "reward": reward,
         }
-        for prompt, reply, reward in zip(prompts, replies, rewards, strict=True)
+        for (prompt, sample, reply), reward in zip(answered, rewards, strict=True)
     ]
 
 
-def paired_gain(before: Sequence[float], after: Sequence[float], seed: int) -> dict[str, float | int | None]:
+def paired_gain(
+    before: Sequence[float], after: Sequence[float], prompt_ids: Sequence[str], seed: int
+) -> dict[str, float | int | None]:
     """Mean gain with a 95% percentile interval of a paired bootstrap over prompts.
+
+    A prompt's replies are one observation, their mean: replies to one prompt are alike.
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
 
     Args:
-        before: reward of each prompt's reply before.
-        after: the same, after.
+        before: reward of each reply before.
+        after: the same, after, in the same order.
+        prompt_ids: the prompt of each; all have equally many replies.
         seed: of the resamples.
 
     Returns:
-        ``value``, ``low``, ``high``, ``n``; the bounds are None for fewer than two prompts.
+        ``value``, ``low``, ``high``, ``n`` (prompts); the bounds are None for fewer than two prompts.
+
+    Raises:
+        ValueError: a prompt has more replies than another.
     """
-    gains = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    _, places, counts = np.unique(np.asarray(prompt_ids), return_inverse=True, return_counts=True)
+    if len(set(counts.tolist())) != 1:
+        raise ValueError("the prompts have unequally many replies: their means would not weigh the same")
+    gains = np.bincount(places, np.asarray(after, dtype=float) - np.asarray(before, dtype=float)) / counts
     value, n = float(gains.mean()), len(gains)
     if n < 2:
         return {"value": value, "low": None, "high": None, "n": n}

@@ -102,13 +102,13 @@ def _dataset(
 
 def _start(io: StageIO, scorer: PointwiseScorer, prompts: Sequence[Prompt]) -> tuple[Start, list[Row]]:
     """The policy that RL starts from, and the champion's replies to the held-out prompts."""
-    seed, resume = _seed(io, 5), io.resume_dir()
+    seed, resume, samples = _seed(io, 5), io.resume_dir(), io.settings.rl.heldout_samples
 
     def replies(folder: Path, name: str, label: str) -> list[Row]:
         return _kept(
             resume / f"{name}.parquet",
             SIDE,
-            lambda: measure(_sampler(io, folder), scorer, prompts, seed, f"rl: {label}"),
+            lambda: measure(_sampler(io, folder), scorer, prompts, samples, seed, f"rl: {label}"),
         )
 
     champion = replies(io.dep("inputs/champion"), "champion", "the champion's held-out replies")
@@ -142,7 +142,8 @@ def _safe_steps(
         drawing = Sampler.from_model(
             model, sampler.tokenizer, sampling=settings.sampling, max_prompt_tokens=settings.prompt.max_tokens
         )
-        return measure(drawing, scorer, prompts, seed, f"rl: held-out replies after step {step}")
+        label = f"rl: held-out replies after step {step}"
+        return measure(drawing, scorer, prompts, settings.rl.heldout_samples, seed, label)
 
     steps = SafeSteps(
         io.resume_dir(),
@@ -215,16 +216,18 @@ def _train(
 
 
 def _heldout_rows(before: Check, after: Check, prompts: Sequence[Prompt]) -> list[Row]:
+    sources = {prompt.prompt_id: prompt.source for prompt in prompts}
     return [
         {
-            "prompt_id": prompt.prompt_id,
-            "source": prompt.source,
+            "prompt_id": old["prompt_id"],
+            "sample": old["sample"],
+            "source": sources[old["prompt_id"]],
             "before_reply": old["reply"],
             "before_reward": old["reward"],
             "after_reply": new["reply"],
             "after_reward": new["reward"],
         }
-        for prompt, old, new in zip(prompts, before.rows, after.rows, strict=True)
+        for old, new in zip(before.rows, after.rows, strict=True)
     ]
 
 
@@ -260,10 +263,9 @@ def run(io: StageIO) -> Mapping[str, Any]:
     # A reward model's scale is its own: penalties are counted in its spread between replies to one prompt.
     unit = float(np.mean([row["reward_std"] for row in selection]))
     prompts = [prompt for prompt in pool if prompt.prompt_id in selected]
-    said = zip(heldout, start.rows, strict=True)
-    templates = mine_chats(
-        (prompt.conversation, *prompt.chat, row["reply"]) for prompt, row in said
-    ).templates
+    asked = {prompt.prompt_id: prompt for prompt in heldout}
+    said = [(asked[row["prompt_id"]], row["reply"]) for row in start.rows]
+    templates = mine_chats((prompt.conversation, *prompt.chat, reply) for prompt, reply in said).templates
     trained, chosen = _train(io, scorer, sampler, prompts, unit, safe, start.folder, templates)
     checks = safe.checks()
     folder = io.out("data/rl")
@@ -274,6 +276,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     write_checks(checks, io.out("plots/rl_checks.csv"))
     # The last step shows what training did, also where a checkpoint before it was handed over.
     sides = {"before": checks[0], "after": chosen, "last": checks[-1]}
+    ids = [row["prompt_id"] for row in checks[0].rows]
     return {
         "selection": {
             "sampled": len(selection),
@@ -294,7 +297,9 @@ def run(io: StageIO) -> Mapping[str, Any]:
         },
         "heldout": {
             **{f"{key}_{side}": value for side, one in sides.items() for key, value in one.summary().items()},
-            "reward_gain": paired_gain(checks[0].values("reward"), chosen.values("reward"), seed),
-            "reward_gain_last": paired_gain(checks[0].values("reward"), checks[-1].values("reward"), seed),
+            "reward_gain": paired_gain(checks[0].values("reward"), chosen.values("reward"), ids, seed),
+            "reward_gain_last": paired_gain(
+                checks[0].values("reward"), checks[-1].values("reward"), ids, seed
+            ),
         },
     }

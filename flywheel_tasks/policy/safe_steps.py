@@ -10,7 +10,6 @@ target is handed over, not the last one (paper, section on offline evaluation: h
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,14 +50,14 @@ class Check:
 
     Attributes:
         step: optimiser steps done.
-        rows: of :data:`CHECKS`, one a prompt, always in the same order.
+        rows: of :data:`CHECKS`, one a reply, always in the same order.
     """
 
     step: int
     rows: tuple[Row, ...]
 
     def values(self, column: str) -> list[float]:
-        """One column; of ``judge`` only the prompts that were judged, in every check the same ones."""
+        """One column; of ``judge`` only the replies that were judged, in every check to the same prompts."""
         return [float(row[column]) for row in self.rows if row[column] is not None]
 
     def mean(self, column: str) -> float:
@@ -148,8 +147,9 @@ class SafeSteps(TrainerCallback):
         folder: where checks and weights of checkpoints are kept.
         every: steps between two checks; the last step is checked too.
         prompts: held-out ones.
-        judged: how many of them, from the first, the judge reads.
-        champion: the champion's replies to them, rows of :data:`~flywheel_tasks.policy.heldout.SIDE`.
+        judged: of how many of them, from the first, the judge reads the first reply.
+        champion: the champion's replies to them, as many of each as ``measure`` gives, rows of
+            :data:`~flywheel_tasks.policy.heldout.SIDE`.
         judge: the pairwise model.
         measure: a model to its replies, rows of the same kind (see :func:`flywheel_tasks.policy.heldout.measure`).
     """
@@ -210,12 +210,18 @@ class SafeSteps(TrainerCallback):
 
     def _make(self, step: int, model: Any) -> None:
         replies = self._measure(model, step)
-        both = zip(self._prompts, replies, self._champion, strict=True)
-        judged = self._judge.prefer(
-            [(*prompt.chat, new["reply"], old["reply"]) for prompt, new, old in islice(both, self._judged)]
+        chats = {prompt.prompt_id: prompt.chat for prompt in self._prompts[: self._judged]}
+        read = [
+            place for place, row in enumerate(replies) if row["sample"] == 0 and row["prompt_id"] in chats
+        ]
+        said = self._judge.prefer(
+            [
+                (*chats[replies[place]["prompt_id"]], replies[place]["reply"], self._champion[place]["reply"])
+                for place in read
+            ]
         )
-        unread = [None] * (len(replies) - self._judged)
-        made = compare(step, replies, self._champion, [*judged, *unread])
+        judged = dict(zip(read, said, strict=True))
+        made = compare(step, replies, self._champion, [judged.get(place) for place in range(len(replies))])
         write_rows(list(made.rows), CHECKS, self._rows(step))
 
     def on_train_begin(

@@ -9,25 +9,18 @@ import orjson
 
 from flywheel_tasks.pipeline.generation_ids import GenerationError, number_of
 from flywheel_tasks.privacy.forget import Ids
-from flywheel_tasks.settings import SettingsError
+from flywheel_tasks.settings.annotation import GENERATION
 from flywheel_tasks.traffic.log_store import FolderStore, LogStore, open_logs
 
 _SUFFIXES = (".json", ".jsonl")
-_GENERATION = "{generation}"
 
 
 def _split(location: str) -> tuple[str, re.Pattern[str] | None]:
     """The folder of all generations' labels, and the form of the names in it that are theirs (None: all are)."""
-    if _GENERATION not in location:
+    if GENERATION not in location:
         return location.rstrip("/"), None
-    path = location.partition("://")[2] or location
-    if _GENERATION in next(part for part in path.split("/") if part not in ("", ".", "..")):
-        raise SettingsError(
-            f"params.yaml: label.location: {location}: {_GENERATION} is in the first part of the path, so that the "
-            f"labels of all generations have no folder of their own; name one before it, e.g. labels/{_GENERATION}"
-        )
-    home = location.partition(_GENERATION)[0].rpartition("/")[0]
-    first, second, *others = map(re.escape, location[len(home) + 1 :].rstrip("/").split(_GENERATION))
+    home = location.partition(GENERATION)[0].rpartition("/")[0]
+    first, second, *others = map(re.escape, location[len(home) + 1 :].rstrip("/").split(GENERATION))
     rest = "".join(f"(?P=generation){one}" for one in others)
     return home, re.compile(rf"{first}(?P<generation>[^/]+){second}{rest}(?:/.*)?")
 
@@ -58,12 +51,8 @@ def local_files(location: str, root: Path) -> list[Path]:
     Args:
         location: the setting ``label.location``.
         root: the workspace.
-
-    Raises:
-        SettingsError: ``{generation}`` is in the first part of the location's path.
     """
     if "://" in location:
-        _split(location)
         return []
     _, folder, names = _open(location, root)
     return [folder / name for name in names]
@@ -101,9 +90,6 @@ def remove_labels(location: str, root: Path, ids: Ids, dry_run: bool) -> dict[st
 
     Returns:
         labels by file, files without any left out.
-
-    Raises:
-        SettingsError: ``{generation}`` is in the first part of the location's path.
     """
     store, _, names = _open(location, root)
     found = {}

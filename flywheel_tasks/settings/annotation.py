@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from flywheel_tasks.settings.models import PoolEntry, check_names
 from flywheel_tasks.settings.section import Positive, PositiveFloat, Section, Share
 
+GENERATION = "{generation}"  # in a location: the generation's id
 _PURPOSES = ("reward_train", "reward_heldout", "policy")
 # A label's answers and the controls of the labelling interface have these names already.
 _TAKEN = (
@@ -90,6 +91,20 @@ class LabelStudio(Section):
     wait_hours: PositiveFloat
 
 
+def _has_folder(location: str) -> str:
+    """Labels of all generations need a folder of their own: ``flywheel forget`` looks through it and no more."""
+    path = location.partition("://")[2] or location
+    first = next((part for part in path.split("/") if part not in ("", ".", "..")), None)
+    if first is None:
+        raise ValueError(f"{location!r} names no folder of its own")
+    if GENERATION in first:
+        raise ValueError(
+            f"{location}: {GENERATION} is in the first part of the path, so that the labels of all generations "
+            f"have no folder of their own; name one before it, e.g. labels/{GENERATION}"
+        )
+    return location
+
+
 class Label(Section):
     """Who labels: the demo's simulated annotators, files that people deliver, or people in Label Studio.
 
@@ -98,7 +113,7 @@ class Label(Section):
     """
 
     annotator: Literal["simulated", "files", "label_studio"]
-    location: str
+    location: Annotated[str, AfterValidator(_has_folder)]
     min_done: Share
     max_quarantine_share: Share
     label_studio: LabelStudio

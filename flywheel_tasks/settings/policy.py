@@ -116,6 +116,7 @@ class Rl(Section):
     rollouts: Literal["local", "vllm"]
     vllm: Vllm
     heldout_prompts: Positive
+    heldout_samples: Positive
     judge_prompts: Positive
     check_every: Positive
     start_win_rate: Share | None

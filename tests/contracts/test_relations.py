@@ -149,6 +149,21 @@ def test_constant_breaks_all_rows_of_a_mixed_group(tmp_path):
         assert sorted(removed["books"]) == broken
 
 
+def test_constant_within_several_columns_breaks_all_rows_of_a_mixed_group(tmp_path):
+    rule = {"name": "r", "constant": {"column": "value", "within": ["x", "y"]}}
+    rows = [
+        {"id": n, "x": x, "y": y, "value": value}
+        for n, (x, y, value) in enumerate(
+            [(1, 1, 5), (1, 2, 6), (1, 1, 5), (2, 1, 7), (2, 1, 8), (1, None, 9)]
+        )
+    ]
+    removed, _ = settled(tmp_path, {"t": contract("t", rows, "id", rule)}, {"t": pa.Table.from_pylist(rows)})
+    assert {row: detail for row, (_, detail) in removed["t"].items()} == {
+        3: "x 2, y 1 has several values of value, here 7",
+        4: "x 2, y 1 has several values of value, here 8",
+    }
+
+
 def tree(folder: Path, rows: list[dict], only: str, **also) -> dict[int, str]:
     rooted = {"parent": "parent", "target": "id", "root_where": {"kind": "ok"}, "only": only, **also}
     schema = pa.schema([(name, pa.string()) for name in ("id", "parent", "kind", "talk")])
@@ -259,7 +274,7 @@ def naive(tables: dict[str, list[dict]], contracts: dict[str, Contract]) -> dict
                 )
             )
         if (c := rule.constant) is not None:
-            same = [o for o in left[table].values() if o[c.within] == row[c.within]]
+            same = [o for o in left[table].values() if all(o[g] == row[g] for g in c.within)]
             return len({o[c.column] for o in same}) > 1
         parents = {o[rule.rooted.target]: o[rule.rooted.parent] for o in left[table].values()}
         if (r := rule.rooted).only == "roots":

@@ -58,7 +58,7 @@ def rejection() -> tuple[Tables, Tables]:
 
 def check_row(step: int, number: int, reward: float, **changes: Any) -> Row:
     champion = {"champion_reply": "hm", "champion_reward": 0.5, "win": float(reward > 0.5)}
-    own = {"step": step, "prompt_id": f"p{number}", "reply": "yes", "tokens": 2, "ended": True}
+    own = {"step": step, "prompt_id": f"p{number}", "sample": 0, "reply": "yes", "tokens": 2, "ended": True}
     return own | {"reward": reward, "judge": 0.6 if number == 1 else None} | champion | changes
 
 
@@ -76,7 +76,7 @@ def learned() -> tuple[Tables, Tables]:
     ]
     checks = [check_row(step, n, reward) for step, reward in ((0, 0.4), (3, 0.7)) for n in (3, 4)]
     sides = {"before_reply": "yes", "before_reward": 0.4, "after_reply": "yes", "after_reward": 0.7}
-    heldout = [{"prompt_id": f"p{n}", "source": "user", **sides} for n in (3, 4)]
+    heldout = [{"prompt_id": f"p{n}", "sample": 0, "source": "user", **sides} for n in (3, 4)]
     read = {CURATED: [asked(n) for n in range(9)], TRAIN: [asked(1), asked(2)], HELDOUT: [asked(3), asked(4)]}
     return {SELECTION: selection, CHECKS: checks, AFTER: heldout}, read
 
@@ -174,11 +174,13 @@ def test_sound_tables_pass(tmp_path: Path, stage: Callable[[], tuple[Tables, Tab
         (learned, CHECKS, 0, {"judge": 1.01}, "row 1 .* judge_no_probability"),
         (learned, CHECKS, 0, {"champion_reply": "other"}, "row 1 .*, 3 .* champion_reply_varies"),
         (learned, CHECKS, 0, {"champion_reward": 0.6}, "row 1 .*, 3 .* champion_reward_varies"),
-        (learned, CHECKS, 1, {"prompt_id": "p3"}, "row 1 .*, 2 .* repeated_step_and_prompt"),
-        (learned, CHECKS, 3, None, "every_step_has_every_prompt: observed 1"),
+        (learned, CHECKS, 1, {"prompt_id": "p3"}, "row 1 .*, 2 .* repeated_step_prompt_and_sample"),
+        (learned, CHECKS, 0, {"sample": -1}, "row 1 .* sample_below_zero"),
+        (learned, CHECKS, 3, None, "every_step_has_every_prompt_and_sample: observed 1"),
         (learned, AFTER, 0, {"after_reward": INFINITE}, "row 1 .* after_reward_not_finite"),
         (learned, AFTER, 0, {"source": "internal"}, "heldout.*row 1 .* missing_prompt"),
-        (learned, AFTER, 0, {"prompt_id": "p4"}, "row 1 .*, 2 .* repeated_prompt_id"),
+        (learned, AFTER, 0, {"prompt_id": "p4"}, "row 1 .*, 2 .* repeated_prompt_and_sample"),
+        (learned, AFTER, 0, {"sample": -1}, "row 1 .* sample_below_zero"),
         (evaluated, REPLIES, 0, {"pairwise_p": -0.1}, "row 1 .* pairwise_p_no_probability"),
         (evaluated, REPLIES, 0, {"candidate_reward": NAN}, "row 1 .* null_candidate_reward"),
         (evaluated, REPLIES, 0, {"champion_reward": INFINITE}, "row 1 .* champion_reward_not_finite"),

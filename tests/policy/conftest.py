@@ -41,6 +41,7 @@ SMALL: dict[str, Any] = {
     "rl.group_size": 3,
     "rl.select_from": 6,
     "rl.heldout_prompts": 4,
+    "rl.heldout_samples": 2,
     "rl.check_every": 2,
     "rl.length_limit": 4,
     "rl.lora": {"rank": 4, "alpha": 8, "layers": 2},

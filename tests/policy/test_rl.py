@@ -67,15 +67,22 @@ def test_the_paired_interval_covers_the_mean_and_uses_the_pairing() -> None:
     random = np.random.default_rng(0)
     base = random.normal(0, 5, 60)  # prompts differ much more than the gain
     after = base + random.normal(0.5, 0.2, 60)
-    found = paired_gain(base.tolist(), after.tolist(), 1)
+    ids = [f"p{number}" for number in range(60)]
+    found = paired_gain(base.tolist(), after.tolist(), ids, 1)
     assert found["n"] == 60
     low, high, value = found["low"], found["high"], found["value"]
     assert low is not None
     assert high is not None
     assert value is not None
     assert 0.4 < low < value < high < 0.6
-    assert paired_gain(base.tolist(), after.tolist(), 1) == found
-    assert paired_gain([1.0], [2.0], 1) == {"value": 1.0, "low": None, "high": None, "n": 1}
+    assert paired_gain(base.tolist(), after.tolist(), ids, 1) == found
+    assert paired_gain([1.0], [2.0], ["p"], 1) == {"value": 1.0, "low": None, "high": None, "n": 1}
+    # The same replies twice are no more prompts, wherever they stand.
+    assert paired_gain([*base, *base], [*after, *after], ids * 2, 1) == found
+    twice = (np.repeat(values, 2).tolist() for values in (base, after, ids))
+    assert paired_gain(*twice, 1) == pytest.approx(found)
+    with pytest.raises(ValueError, match="unequally many replies"):
+        paired_gain([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], ["p", "p", "q"], 1)
 
 
 def test_stage(policy_io: Callable[..., Any]) -> None:
@@ -88,7 +95,10 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     assert {row["prompt_id"].rpartition("-")[0] for row in selection} == {"policy_train"}
     assert {row["prompt_id"].rpartition("-")[0] for row in heldout} == {"policy_heldout"}
     gain = metrics["heldout"]["reward_gain"]
-    assert gain["n"] == len(heldout) == 4
+    assert gain["n"] == 4
+    asked = {(row["prompt_id"], row["sample"]) for row in heldout}
+    assert len(asked) == len(heldout) == 8
+    assert {sample for _, sample in asked} == {0, 1}
     before, after = ([row[f"{side}_reward"] for row in heldout] for side in ("before", "after"))
     assert gain["value"] == pytest.approx(np.mean(after) - np.mean(before))
     by_step: dict[int, list[float]] = {}
@@ -112,6 +122,8 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     with io.out("plots/rl_checks.csv").open(encoding="utf-8") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "2"]
     checks = read_rows(io.out("data/rl") / "checks.parquet")
+    judged = {(row["step"], row["sample"]): row["judge"] is not None for row in checks}
+    assert judged == {(step, sample): sample == 0 for step in (0, 2) for sample in (0, 1)}
     at_start = [row["reply"] for row in checks if row["step"] == 0]
     assert at_start == [row["champion_reply"] for row in checks if row["step"] == 0]  # the same tiny model
     handed_over = metrics["checkpoint"]["step"]

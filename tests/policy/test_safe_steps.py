@@ -104,6 +104,7 @@ def side(reward: float) -> list[dict[str, Any]]:
     return [
         {
             "prompt_id": one.prompt_id,
+            "sample": 0,
             "reply": f"{reward}",
             "tokens": 1,
             "ended": True,
@@ -273,11 +274,11 @@ def test_a_run_that_games_its_reward_stops_and_hands_over_an_earlier_checkpoint(
         rows = list(csv.DictReader(file))
     assert float(rows[-1]["reward"]) > float(rows[0]["reward"])
     assert float(rows[-1]["judge"]) < float(rows[0]["judge"])
-    read: dict[int, dict[str, bool]] = {}
+    read: dict[int, dict[tuple[str, int], bool]] = {}
     for row in read_rows(io.out("data/rl") / "checks.parquet"):
-        read.setdefault(row["step"], {})[row["prompt_id"]] = row["judge"] is not None
+        read.setdefault(row["step"], {})[row["prompt_id"], row["sample"]] = row["judge"] is not None
     first, *others = read.values()
-    assert (sum(first.values()), len(first)) == (6, 8)
+    assert (sum(first.values()), len(first)) == (6, 16)
     assert all(other == first for other in others), (
         "a judge that reads other prompts each time compares nothing"
     )
