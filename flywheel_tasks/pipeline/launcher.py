@@ -47,18 +47,22 @@ def main_first() -> AbstractContextManager[None]:
     """Within it, the main process goes first and the others wait: for files that one of them writes."""
     if processes() == 1:
         return nullcontext()
-    from accelerate import PartialState
-
-    found: AbstractContextManager[None] = PartialState(timeout=PATIENCE).main_process_first()
+    found: AbstractContextManager[None] = _together().main_process_first()
     return found
 
 
 def wait_for_all() -> None:
     """Return when every process is here."""
     if processes() > 1:
-        from accelerate import PartialState
+        _together().wait_for_everyone()
 
-        PartialState(timeout=PATIENCE).wait_for_everyone()
+
+def _together() -> Any:
+    """What the processes are to one another. On CPUs it must be told, or it takes each for the only one."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 def configuration(compute: Compute, stage: str, root: Path) -> Path | None:

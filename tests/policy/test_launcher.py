@@ -20,6 +20,7 @@ from flywheel_tasks.pipeline.stage import run_stage
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.training.run import TrainingError, trainer_arguments
 from tests.conftest import PROJECT
+from tests.ports import free_port
 
 SHIPPED = sorted((PROJECT / "launchers").glob("*.yaml"))
 
@@ -38,6 +39,41 @@ def test_one_configuration_for_all_trainings_or_one_by_stage(tmp_path: Path) -> 
     assert found == [tmp_path / "a.yaml", tmp_path / "b.yaml", None]
     with pytest.raises(LaunchError, match=r"compute\.launcher: .*c\.yaml is no file \(for stage rl\)"):
         configuration(compute("c.yaml"), "rl", tmp_path)
+
+
+WAITS = """
+import sys, time
+from pathlib import Path
+from flywheel_tasks.pipeline.launcher import main_first, process, wait_for_all
+
+file = Path(sys.argv[1])
+with main_first():
+    if process() == 0:
+        time.sleep(2)
+        file.write_text("main")
+    found = file.read_text()
+wait_for_all()
+print(found)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="two CPU processes are wanted")
+def test_others_wait_for_the_main_process_before_there_is_a_trainer(tmp_path: Path) -> None:
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environment = {**os.environ, **shared, "FLYWHEEL_LAUNCHED_STAGE": "rl", "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITS, str(tmp_path / "made")],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (1, 0)
+    ]
+    ended = [(*one.communicate(timeout=120), one.returncode) for one in running]
+    assert [(out, code) for out, _, code in ended] == [("main\n", 0)] * 2, ended
 
 
 def test_trainings_alone_are_distributed() -> None:
