@@ -82,9 +82,14 @@ def label(
 
 
 def _ab_users(plan: Mapping[str, Any], counted: float, most: int) -> int:
-    """Users of whom each arm's counted share is half as many again as an analysis needs; at least ``most``."""
+    """Users enough for an analysis in each arm, whoever the hash puts there; at least ``most``.
+
+    Half as many again as it needs; and of few so many that three standard deviations fewer (Poisson) are enough.
+    """
     share = min(float(arm["share"]) for arm in plan["arms"]) * counted
-    return max(most, math.ceil(1.5 * plan["rule"]["min_users_per_arm"] / share))
+    needed = plan["rule"]["min_users_per_arm"]
+    expected = max(1.5 * needed, ((3 + math.sqrt(9 + 4 * needed)) / 2) ** 2)
+    return max(most, math.ceil(expected / share))
 
 
 def _ab_start(out: Path, run: str, default: date) -> date:

@@ -2,9 +2,10 @@ import gzip
 
 import orjson
 import pytest
+from scipy.stats import binom
 from typer.testing import CliRunner
 
-from flywheel_tasks.cli.simulate import app
+from flywheel_tasks.cli.simulate import _ab_users, app
 from flywheel_tasks.storage.documents import read_jsonl, write_json, write_jsonl
 from flywheel_tasks.traffic.events import parse_line
 from tests.simulation.test_annotators import make_tasks
@@ -71,3 +72,10 @@ def test_label(tmp_path):
     assert [row["task_id"] for row in read_jsonl(tmp_path / "labels.jsonl")] == [
         task["task_id"] for task in tasks
     ]
+
+
+@pytest.mark.parametrize("needed", [1, 20, 130, 2000])
+def test_hardly_ever_has_an_arm_too_few_users(needed):
+    plan = {"arms": [{"share": 0.1}, {"share": 0.1}], "rule": {"min_users_per_arm": needed}}
+    users = _ab_users(plan, 0.5, 10)
+    assert binom.cdf(needed - 1, users, 0.1 * 0.5) < 0.005
