@@ -199,7 +199,7 @@ def test_each_process_has_its_gpu_before_any_model_is_loaded(
             pass
 
     def work(io: Any) -> None:
-        assert made == [{"timeout": PATIENCE}]
+        assert made == [{"cpu": not torch.cuda.is_available(), "timeout": PATIENCE}]
         raise Seen
 
     monkeypatch.setattr("accelerate.PartialState", State)
