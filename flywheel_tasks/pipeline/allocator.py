@@ -2,8 +2,9 @@
 
 A training or decoding step makes thousands of tensors and drops them again. By default glibc gives large ones back to
 the kernel each time and gets them anew, page by page of 4 KiB; and a virtual machine looks up every page twice. With
-pages of 2 MiB that stay in the process, decoding and training steps of the default model took about half the time
-(docs/policy-training.md, "On a CPU"). Where the kernel has no large pages or the C library is another, nothing changes.
+pages of 2 MiB that stay in the process, decoding with the default model took about half the time, a training step two
+thirds (docs/policy-training.md, "On a CPU"). Where the kernel has no large pages or the C library is another, nothing
+changes.
 """
 
 # https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html; the threshold is the largest

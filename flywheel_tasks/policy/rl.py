@@ -215,13 +215,12 @@ def _train(
     return trained | about, chosen
 
 
-def _heldout_rows(before: Check, after: Check, prompts: Sequence[Prompt]) -> list[Row]:
-    sources = {prompt.prompt_id: prompt.source for prompt in prompts}
+def _heldout_rows(before: Check, after: Check, prompts: Mapping[str, Prompt]) -> list[Row]:
     return [
         {
             "prompt_id": old["prompt_id"],
             "sample": old["sample"],
-            "source": sources[old["prompt_id"]],
+            "source": prompts[old["prompt_id"]].source,
             "before_reply": old["reply"],
             "before_reward": old["reward"],
             "after_reply": new["reply"],
@@ -271,12 +270,12 @@ def run(io: StageIO) -> Mapping[str, Any]:
     folder = io.out("data/rl")
     folder.mkdir(parents=True)
     write_rows(selection, SELECTION, folder / "selection.parquet")
-    write_rows(_heldout_rows(checks[0], chosen, heldout), HELDOUT, folder / "heldout.parquet")
+    write_rows(_heldout_rows(checks[0], chosen, asked), HELDOUT, folder / "heldout.parquet")
     write_rows([row for check in checks for row in check.rows], CHECKS, folder / "checks.parquet")
     write_checks(checks, io.out("plots/rl_checks.csv"))
     # The last step shows what training did, also where a checkpoint before it was handed over.
     sides = {"before": checks[0], "after": chosen, "last": checks[-1]}
-    ids = [row["prompt_id"] for row in checks[0].rows]
+    ids, rewards = [row["prompt_id"] for row in checks[0].rows], checks[0].values("reward")
     return {
         "selection": {
             "sampled": len(selection),
@@ -297,9 +296,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         },
         "heldout": {
             **{f"{key}_{side}": value for side, one in sides.items() for key, value in one.summary().items()},
-            "reward_gain": paired_gain(checks[0].values("reward"), chosen.values("reward"), ids, seed),
-            "reward_gain_last": paired_gain(
-                checks[0].values("reward"), checks[-1].values("reward"), ids, seed
-            ),
+            "reward_gain": paired_gain(rewards, chosen.values("reward"), ids, seed),
+            "reward_gain_last": paired_gain(rewards, checks[-1].values("reward"), ids, seed),
         },
     }

@@ -211,17 +211,14 @@ class SafeSteps(TrainerCallback):
     def _make(self, step: int, model: Any) -> None:
         replies = self._measure(model, step)
         chats = {prompt.prompt_id: prompt.chat for prompt in self._prompts[: self._judged]}
-        read = [
-            place for place, row in enumerate(replies) if row["sample"] == 0 and row["prompt_id"] in chats
+        read = [row["sample"] == 0 and row["prompt_id"] in chats for row in replies]
+        asked = [
+            (*chats[new["prompt_id"]], new["reply"], old["reply"])
+            for new, old, wanted in zip(replies, self._champion, read, strict=True)
+            if wanted
         ]
-        said = self._judge.prefer(
-            [
-                (*chats[replies[place]["prompt_id"]], replies[place]["reply"], self._champion[place]["reply"])
-                for place in read
-            ]
-        )
-        judged = dict(zip(read, said, strict=True))
-        made = compare(step, replies, self._champion, [judged.get(place) for place in range(len(replies))])
+        said = iter(self._judge.prefer(asked))
+        made = compare(step, replies, self._champion, [next(said) if wanted else None for wanted in read])
         write_rows(list(made.rows), CHECKS, self._rows(step))
 
     def on_train_begin(
