@@ -117,7 +117,7 @@ def _start(io: StageIO, scorer: PointwiseScorer, prompts: Sequence[Prompt]) -> t
         io.dep("models/policy_dpo"),
         io.settings.rl.start_win_rate,
         lambda folder, share: replies(
-            folder, f"start-{share:g}", f"held-out replies, {share:.0%} of the way from the champion"
+            folder, f"start-{share:g}", f"held-out replies, {share:.1%} of the way from the champion"
         ),
         champion,
         resume,

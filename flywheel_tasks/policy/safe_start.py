@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import norm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flywheel_tasks.pipeline.launcher import main_first
@@ -21,8 +23,9 @@ from flywheel_tasks.training.probe import answers, load_model, probe_ids, write_
 
 _log = logging.getLogger(__name__)
 Row = dict[str, Any]
-HALVINGS = 3  # to an eighth of the way; each costs a round of held-out replies
-CLOSE = 0.02  # a win rate so near to the limit is near enough: a few dozen prompts tell no more
+TRIES = 3  # each costs a round of held-out replies
+SHORTER = (1 / 8, 1 / 2)  # of the way before: how much, at the least and at the most, a try leaves of it
+CLOSE = 0.02  # above the limit, yet near enough: a few dozen prompts tell no more
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,12 @@ def find_start(
     champion_replies: Sequence[Row],
     work: Path,
 ) -> Start:
-    """The trained policy if it does not win too much, else one between it and the champion, found by halving.
+    """The trained policy if it does not win too much, else one so near to the champion that it does not.
+
+    On the way from the champion a policy gains about in proportion to the way, and the champion's own gain is zero
+    without any noise. So a gain that is measured says which share of its way has the gain allowed. A measured
+    win rate is noise of some points, and above the limit there would be no room left for RL to climb: the way is made
+    shorter until what is measured keeps to the limit, and never longer again.
 
     Args:
         champion: folder of its model.
@@ -103,23 +111,19 @@ def find_start(
                 interpolate(champion, policy, share, folder)
         return Start(folder, share, replies(folder, share))
 
-    tried = [Start(policy, 1.0, replies(policy, 1.0))]
-    if most is None or wins(tried[0].rows) <= most:
-        return tried[0]
-    share, step = 1.0, 0.5
-    for _ in range(HALVINGS):
-        if abs(wins(tried[-1].rows) - most) <= CLOSE:
+    trained = found = Start(policy, 1.0, replies(policy, 1.0))
+    for _ in range(TRIES):
+        if most is None or wins(found.rows) <= most + CLOSE:
             break
-        share += -step if wins(tried[-1].rows) > most else step
-        tried.append(between(share))
-        step /= 2
-    found = min(tried, key=lambda one: (abs(wins(one.rows) - most), one.share))
-    _log.info(
-        "rl: the policy before RL wins %.2f of the held-out prompts against the champion, more than %.2f: "
-        "RL starts %g of the way, at %.2f",
-        wins(tried[0].rows),
-        most,
-        found.share,
-        wins(found.rows),
-    )
+        allowed = norm.ppf(most) / norm.ppf(wins(found.rows))
+        found = between(found.share * float(np.clip(allowed, *SHORTER)))
+    if found is not trained:
+        _log.info(
+            "rl: the policy before RL wins %.2f of the held-out prompts against the champion, more than %.2f: "
+            "RL starts %.3g of the way, at %.2f",
+            wins(trained.rows),
+            most,
+            found.share,
+            wins(found.rows),
+        )
     return found

@@ -205,7 +205,7 @@ def _handed_over(checkpoint: Any) -> str:
     rate = checkpoint.get("expected_win_rate", checkpoint["win_rate"])
     share = checkpoint.get("start_share", 1.0)
     drawn_back = (
-        f"The policy won too much before RL, which started at {share:.0%} of the way from the champion to it. "
+        f"The policy won too much before RL, which started at {share:.1%} of the way from the champion to it. "
         if share < 1.0
         else ""
     )

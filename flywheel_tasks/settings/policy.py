@@ -119,7 +119,7 @@ class Rl(Section):
     heldout_samples: Positive
     judge_prompts: Positive
     check_every: Positive
-    start_win_rate: Share | None
+    start_win_rate: Annotated[float, Field(ge=0.5, le=1.0)] | None
     target_win_rate: Share
     # Which checkpoint: nearest to the target; for experiments the last one, or the policy before RL.
     hand_over: Literal["nearest", "last", "start"]

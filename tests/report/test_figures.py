@@ -58,4 +58,4 @@ def test_what_training_reached_is_told_beside_what_was_handed_over() -> None:
     told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen | {"step": 4}}})
     assert "last step" not in told
     told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen | {"start_share": 0.5}}})
-    assert "won too much before RL, which started at 50% of the way from the champion to it." in told
+    assert "won too much before RL, which started at 50.0% of the way from the champion to it." in told
