@@ -1,5 +1,6 @@
 """Runs the gateway: one process, or several that share a socket."""
 
+import gc
 import logging
 import os
 import sys
@@ -35,7 +36,12 @@ def worker_app():  # type: ignore[no-untyped-def]
     sys.setswitchinterval(_SWITCH_SECONDS)
     if os.getpid() != int(os.environ[PARENT]):
         die_with_parent()
-    return app_of_worker()
+    app = app_of_worker()
+    # A full collection walks all that lives, and every request waits meanwhile (35 ms with the modules loaded so far).
+    # What there is now stays until the end, so it need not be walked again.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def run(root: Path, *, host: str | None = None, port: int | None = None, workers: int | None = None) -> None:
