@@ -1,6 +1,6 @@
 """Contracts on any file: what ``flywheel contracts check`` does."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from flywheel_tasks.storage.tables import read_rows
 from flywheel_tasks.traffic.schemas import TABLES
 
 RAW_LOGS = "raw logs"
+_UNDATED = "date=1970-01-01"  # of a file that lies in no date's folder
 _ALONE = "not applicable: no profile to compare with (--against)"
 
 
@@ -116,6 +117,18 @@ def check(
     return outcomes
 
 
+def _link(path: Path, location: Path) -> str:
+    """Make a folder of logs that has only one file, or one date's folder, and say what that is called in it."""
+    location.mkdir()
+    if path.is_dir():
+        (location / path.name).symlink_to(path.resolve())
+        return path.name
+    day = next((part for part in path.resolve().parts if part.startswith("date=")), _UNDATED)
+    (location / day).mkdir()
+    (location / day / path.name).symlink_to(path.resolve())
+    return f"{day}/{path.name}"
+
+
 def _check_raw(
     path: Path, root: Path, scratch: Path, settings: Settings, reference: dict[str, Any] | None
 ) -> Checked:
@@ -124,20 +137,10 @@ def _check_raw(
     from flywheel_tasks.traffic.identity import pin_users, user_key
     from flywheel_tasks.traffic.logs import pin_logs
 
-    location = path
+    location, linked = path, ""
     if path.is_file() or path.name.startswith("date="):
         location = scratch / "logs"
-        day = (
-            path.name
-            if path.is_dir()
-            else next((part for part in path.resolve().parts if part.startswith("date=")), "date=1970-01-01")
-        )
-        location.mkdir()
-        if path.is_dir():
-            (location / day).symlink_to(path.resolve())
-        else:
-            (location / day).mkdir()
-            (location / day / path.name).symlink_to(path.resolve())
+        linked = _link(path, location)
     work = scratch / "workspace"
     pinned = pin_logs(str(location.resolve()), root)
     write_json(pinned, work / "inputs/logs.json")
@@ -152,7 +155,7 @@ def _check_raw(
     quarantine = read_rows(ingested / "quarantine.parquet")
     out = scratch / "out"
     out.mkdir()
-    dated = not any(item["path"].startswith("date=1970-01-01/") for item in pinned["partitions"])
+    dated = not any(item["path"].startswith(f"{_UNDATED}/") for item in pinned["partitions"])
     source = Source(
         tables={name: ingested / f"{name}.parquet" for name in TABLES},
         contracts=load_contracts(root / "data_contracts"),
@@ -163,11 +166,16 @@ def _check_raw(
         as_of=newest_date(read_json(work / "inputs/logs.json")) if dated else None,
     )
     validated = validate(source, out, scratch / "spill", settings.validate_.memory_mb)
+
+    def named(text: str) -> str:  # as it was given, not as it was linked
+        return text.replace(linked, str(path)) if linked else text
+
     lines = [
-        Unreadable(RAW_LOGS, row["file"], row["line"], f"{row['rule']}: {row['detail']}")
+        Unreadable(RAW_LOGS, named(row["file"]), row["line"], named(f"{row['rule']}: {row['detail']}"))
         for row in quarantine
     ]
-    return Checked(str(path), validated, lines, metrics, reference)
+    examples = [{**row, "file": named(row["file"])} if row["file"] else row for row in validated.examples]
+    return Checked(str(path), replace(validated, examples=examples), lines, metrics, reference)
 
 
 def read_reference(path: Path) -> dict[str, Any]:

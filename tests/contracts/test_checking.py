@@ -97,8 +97,19 @@ def test_of_raw_logs_it_says_what_ingestion_would_make_of_them(tmp_path, shape):
     assert (code, error) == (0, None)
     assert "not_json" in text
     number = len(log)
-    assert f"date=2026-11-02/part.jsonl:{number}: missing_parent: parent_id m77 is not among" in text
-    assert f"date=2026-11-02/part.jsonl:{number - 2}: blank_name" in text
+    shown = "date=2026-11-02/part.jsonl" if shape == "folder" else str(file)
+    assert f" {shown}:{number}: missing_parent: parent_id m77 is not among" in text
+    assert f" {shown}:{number - 2}: blank_name" in text
+
+
+def test_a_raw_log_that_lies_anywhere_is_called_as_it_was_given(tmp_path):
+    twice = card(name="Mira")
+    log = [*events(), "nonsense\n", twice, {**twice, "name": "Another"}]
+    file = write_jsonl(tmp_path / "export.jsonl", log)
+    _, text, _ = check(file, "--max-share", "0.9")
+    assert "1970" not in text
+    assert f" {file}:{len(log) - 2}: not_json" in text
+    assert f"has other content in {file} line" in text
 
 
 def test_a_profile_of_one_is_what_the_next_is_compared_with(tmp_path):
