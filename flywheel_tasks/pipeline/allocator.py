@@ -7,6 +7,9 @@ thirds (docs/policy-training.md, "On a CPU"). Where the kernel has no large page
 changes.
 """
 
+import os
+import sys
+
 # https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html; the threshold is the largest
 # that every version of glibc takes, and set at all so that it does not move.
 _TUNABLES = {
@@ -26,3 +29,12 @@ def large_pages(tunables: str = "") -> str:
     told = [part for part in tunables.split(":") if part]
     names = {part.partition("=")[0] for part in told}
     return ":".join([*told, *(f"{name}={value}" for name, value in _TUNABLES.items() if name not in names)])
+
+
+def begin_again_with_large_pages() -> None:
+    """Put this process in its own place, with the same arguments, unless it was begun with :func:`large_pages`."""
+    told = os.environ.get("GLIBC_TUNABLES", "")
+    if (wanted := large_pages(told)) != told:
+        os.execve(  # noqa: S606 - this very command
+            sys.executable, sys.orig_argv, {**os.environ, "GLIBC_TUNABLES": wanted}
+        )

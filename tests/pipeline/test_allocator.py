@@ -1,5 +1,6 @@
 """Processes that compute keep their memory, in large pages."""
 
+import os
 import subprocess
 import sys
 
@@ -38,3 +39,28 @@ def test_stages_do_not_give_memory_back_and_ask_for_it_anew():
     command = [sys.executable, "-c", FAULTS]
     ran = subprocess.run(command, env=runner.environment(), capture_output=True, text=True, check=True)
     assert int(ran.stdout) < 1000
+
+
+_COMMAND = """
+import os, sys
+from flywheel_tasks.cli import app, main
+print(os.getpid(), flush=True)
+app.app = lambda: print(os.environ.get("GLIBC_TUNABLES", ""))
+main()
+"""
+
+
+@pytest.mark.parametrize(("command", "times"), [("score", 2), ("settings", 1)])
+def test_a_command_that_computes_begins_again_with_them_once(command: str, times: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    said = subprocess.run(
+        [sys.executable, "-c", _COMMAND, command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *pids, tunables = said.stdout.split("\n")[:-1]
+    assert len(pids) == times
+    assert len(set(pids)) == 1
+    assert tunables == (large_pages() if times > 1 else "")
