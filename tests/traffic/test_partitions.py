@@ -1,43 +1,20 @@
 """The stage against ingestion line by line: any events, in any order, split and cut anywhere."""
 
-import gzip
 import shutil
-import threading
 from pathlib import Path
 
 import numpy as np
-import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flywheel_tasks.settings import Ingest
-from flywheel_tasks.storage.tables import read_rows
 from flywheel_tasks.traffic import merge, partition, repeats
-from flywheel_tasks.traffic.identity import DEMO_KEY, Identity, UserKey
-from flywheel_tasks.traffic.ingest import Ingestion
-from flywheel_tasks.traffic.logs import LogsError, open_partition, pin_logs
+from flywheel_tasks.traffic.identity import Identity
+from flywheel_tasks.traffic.logs import open_partition, pin_logs
 from flywheel_tasks.traffic.schemas import TABLES
+from tests.traffic.ingesting import KEY, NAMES, WHO, ingest, many
 from tests.traffic.line_by_line import Ingestion as LineByLine
-from tests.traffic.sample import card, events, exposure, line, message, signal, write_log
-
-KEY = UserKey(DEMO_KEY)
-WHO = Identity(KEY, frozenset([KEY.hashed("forgotten")]))
-
-
-def settled(**changes) -> Ingest:
-    return Ingest(**{"max_line_bytes": 500, "rename": {}, "cache_bytes": 10**9, **changes})
-
-
-def ingest(root: Path, cache: Path | None = None, name: str = "out", **changes):
-    pinned = pin_logs("data/logs", root)
-    scratch = root / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)
-    ingestion = Ingestion("data/logs", root, settled(**changes), WHO, scratch, cache)
-    metrics = ingestion.run(pinned["partitions"], root / name)
-    return metrics, {path.stem: read_rows(path) for path in (root / name).iterdir()}, ingestion.parsed
+from tests.traffic.sample import card, exposure, line, message, signal, write_log
 
 
 def line_by_line(root: Path, identity: Identity = WHO):
@@ -116,7 +93,6 @@ ODD = st.sampled_from(
     ]
 )
 LINES = st.lists(st.one_of(EVENTS.map(line), EVENTS.map(line), ODD, st.binary(max_size=20)), max_size=25)
-NAMES = ("date=2026-11-02/a.jsonl", "date=2026-11-02/b.jsonl.gz", "date=2026-11-03/a.jsonl.gz")
 
 
 @settings(suppress_health_check=list(HealthCheck), max_examples=40)
@@ -140,13 +116,6 @@ def test_any_events_split_and_cut_anywhere_give_what_line_by_line_gives(tmp_path
                 patch.setattr(module, name, value)
             patch.setattr("flywheel_tasks.traffic.columns._LEAST_LINES", 2)
         assert_alike(tmp_path)
-
-
-def many(count: int, start: int = 0):
-    for k in range(start, start + count):
-        number = (k * 7919) % 60
-        extra = {"app": "ios"} if k % 3 else {}
-        yield message(number, "user", None, event_id=f"e{k}", user_id=f"u{k % 50}", text=f"text {k}", **extra)
 
 
 def test_thousands_of_lines_with_some_that_are_broken(tmp_path):
@@ -194,81 +163,6 @@ def test_a_hash_that_two_ids_share_loses_neither(tmp_path, monkeypatch):
     assert metrics["duplicates"] == 5
     assert [row["rule"] for row in tables["quarantine"]] == ["conflicting_duplicate"]
     assert "line 4" in tables["quarantine"][0]["detail"]
-
-
-def test_only_new_and_changed_partitions_are_parsed(tmp_path):
-    cache = tmp_path / "cache"
-    write_log(tmp_path, map(line, many(30)), NAMES[0])
-    write_log(tmp_path, map(line, many(30, 20)), NAMES[2])
-    first = ingest(tmp_path, cache)
-    assert first[2] == [NAMES[0], NAMES[2]]
-    again = ingest(tmp_path, cache, name="again")
-    assert again == (first[0], first[1], [])
-    assert (tmp_path / "again/messages.parquet").read_bytes() == (
-        tmp_path / "out/messages.parquet"
-    ).read_bytes()
-    write_log(tmp_path, map(line, many(30, 25)), NAMES[2])
-    write_log(tmp_path, map(line, many(5, 90)), NAMES[1])
-    weekly = ingest(tmp_path, cache)
-    assert weekly[2] == [NAMES[1], NAMES[2]]
-    assert weekly[:2] == ingest(tmp_path)[:2]
-    renamed = ingest(tmp_path, cache, rename={"app": "model"})
-    assert len(renamed[2]) == 3, "other settings, other rows"
-
-
-def test_the_cache_is_bounded_and_another_scope_leaves_nothing(tmp_path):
-    cache = tmp_path / "cache"
-    write_log(tmp_path, map(line, many(30)))
-    ingest(tmp_path, cache)
-    assert len(list(cache.glob("*/*"))) == 1
-    ingest(tmp_path, cache, max_line_bytes=600)
-    assert len(list(cache.glob("*"))) == 1, "what was parsed with other settings or users is gone"
-    ingest(tmp_path, cache, cache_bytes=0)
-    assert not list(cache.glob("*/*"))
-
-
-def test_a_half_written_entry_is_not_used_and_a_broken_one_does_no_harm(tmp_path):
-    cache = tmp_path / "cache"
-    write_log(tmp_path, map(line, many(30)))
-    expected = ingest(tmp_path, cache)
-    entry = next(cache.glob("*/*"))
-    (entry / "partition.json").unlink()  # as a kill in the middle of a removal leaves it
-    shutil.copytree(entry, entry.with_name(".0123"))
-    metrics, tables, parsed = ingest(tmp_path, cache)
-    assert (metrics, tables) == expected[:2]
-    assert parsed == ["date=2026-11-02/part-000.jsonl"]
-
-
-def test_two_runs_at_once_and_a_third_that_empties_the_cache(tmp_path):
-    write_log(tmp_path, map(line, many(2000)), NAMES[0])
-    write_log(tmp_path, map(line, many(2000, 1500)), NAMES[1])
-    expected = ingest(tmp_path)[:2]
-    roots, found, stop = [], [], threading.Event()
-    for name in ("one", "two"):
-        root = tmp_path / name
-        root.mkdir()
-        (root / "data").symlink_to(tmp_path / "data")
-        roots.append(root)
-
-    def empty():
-        while not stop.is_set():
-            for entry in (tmp_path / "cache").glob("*/*"):
-                shutil.rmtree(entry, ignore_errors=True)
-
-    threads = [
-        threading.Thread(
-            target=lambda root=root: found.extend(ingest(root, tmp_path / "cache")[:2] for _ in range(3))
-        )
-        for root in roots
-    ]
-    remover = threading.Thread(target=empty)
-    for thread in (*threads, remover):
-        thread.start()
-    for thread in threads:
-        thread.join()
-    stop.set()
-    remover.join()
-    assert found == [expected] * 6
 
 
 def test_late_early_and_repeated_deliveries_are_counted(tmp_path):
@@ -347,94 +241,3 @@ def test_a_renamed_field_is_read_alike_in_columns_and_line_by_line(tmp_path, fie
     assert parsed.renamed.total() == renamed
     assert sum(parsed.profile.unknown.values()) == unknown
     assert len(parsed.refused) == len(lines) - len(wanted)
-
-
-def parquet(root: Path, rows, name="date=2026-11-02/part.parquet", schema=None):
-    path = root / "data/logs" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-    return path
-
-
-def test_parquet_partitions_follow_the_same_rules(tmp_path):
-    log = [
-        *events(),
-        message(8, "robot", None),
-        card(traits=None, event_id="e-c2"),
-        message(9, "user", None, text=""),
-    ]
-    write_log(tmp_path / "lines", map(line, log))
-    names = list(dict.fromkeys(name for event in log for name in event))
-    parquet(tmp_path / "rows", [{name: event.get(name) for name in names} for event in log])
-    rows, lines = ingest(tmp_path / "rows"), ingest(tmp_path / "lines")
-    for name in TABLES:
-        assert rows[1][name] == lines[1][name]
-    refused = [(row["file"], row["line"], row["rule"]) for row in rows[1]["quarantine"]]
-    assert refused == [
-        ("date=2026-11-02/part.parquet", 10, "unknown_role"),
-        ("date=2026-11-02/part.parquet", 11, "missing_field"),  # a null is an absent field
-    ]
-    assert orjson.loads(rows[1]["quarantine"][0]["raw"])["role"] == "robot"
-    assert rows[0]["accepted"] == lines[0]["accepted"]
-
-
-def test_parquet_times_may_be_timestamps_and_text_may_be_dictionaries(tmp_path):
-    from datetime import datetime
-
-    rows = [{**event, "time": datetime.fromisoformat(event["time"])} for event in many(50)]
-    table = pa.Table.from_pylist(rows)
-    table = table.set_column(
-        table.schema.get_field_index("role"),
-        "role",
-        table["role"].dictionary_encode().cast(pa.dictionary(pa.int32(), pa.string())),
-    )
-    path = parquet(tmp_path, [])
-    pq.write_table(table, path)
-    metrics, tables, _ = ingest(tmp_path)
-    assert metrics["accepted"]["message"] == 50
-    write_log(tmp_path / "lines", map(line, many(50)))
-    assert tables["messages"] == ingest(tmp_path / "lines")[1]["messages"]
-    naive = table.set_column(
-        table.schema.get_field_index("time"), "time", table["time"].cast(pa.timestamp("us"))
-    )
-    pq.write_table(naive, path)
-    assert ingest(tmp_path)[0]["quarantined"] == {"total": 50, "bad_time": 50}
-
-
-def test_a_parquet_file_that_is_none_or_has_wrong_types_is_an_error_with_its_name(tmp_path):
-    path = parquet(tmp_path, [{**event, "user_id": 5} for event in many(3)])
-    with pytest.raises(LogsError, match=r"part\.parquet: column user_id is int64"):
-        ingest(tmp_path)
-    path.write_bytes(b"PAR1 no")
-    with pytest.raises(LogsError, match=r"part\.parquet: not a Parquet file"):
-        ingest(tmp_path)
-
-
-def test_a_cached_partition_does_not_need_its_file(tmp_path):
-    """What was pinned was read: the file may since be gone or rewritten."""
-    cache = tmp_path / "cache"
-    path = write_log(tmp_path, map(line, many(30)))
-    pinned = pin_logs("data/logs", tmp_path)["partitions"]
-    expected = ingest(tmp_path, cache)[0]
-    path.unlink()
-    ingestion = Ingestion("data/logs", tmp_path, settled(), WHO, tmp_path / "scratch-2", cache)
-    assert ingestion.run(pinned, tmp_path / "out-2") == expected
-    ingestion = Ingestion("data/logs", tmp_path, settled(), WHO, tmp_path / "scratch-3", None)
-    with pytest.raises(LogsError, match="cannot be read"):
-        ingestion.run(pinned, tmp_path / "out-3")
-
-
-def test_a_damaged_partition_leaves_nothing_in_the_cache(tmp_path):
-    path = write_log(tmp_path, map(line, many(30)), NAMES[1])
-    damaged = bytearray(path.read_bytes())
-    damaged[-6] ^= 1
-    path.write_bytes(bytes(damaged))
-    with pytest.raises(LogsError, match="damaged gzip"):
-        ingest(tmp_path, tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("*/*"))
-    path.write_bytes(gzip.compress(b"{}\n"))
-    pinned = pin_logs("data/logs", tmp_path)["partitions"]
-    path.write_bytes(gzip.compress(b"{ }\n"))
-    ingestion = Ingestion("data/logs", tmp_path, settled(), WHO, tmp_path / "scratch", tmp_path / "cache")
-    with pytest.raises(LogsError, match="changed since it was pinned"):
-        ingestion.run(pinned, tmp_path / "out")

@@ -7,11 +7,12 @@ import pytest
 
 from flywheel_tasks.settings import Warehouse
 from flywheel_tasks.storage.tables import read_rows
+from flywheel_tasks.traffic.ingest import Ingestion
 from flywheel_tasks.traffic.logs import LogsError
 from flywheel_tasks.traffic.schemas import TABLES
 from flywheel_tasks.traffic.warehouse import extract
+from tests.traffic.ingesting import WHO, ingest, settled
 from tests.traffic.sample import events, exposure, line, message, signal, write_log
-from tests.traffic.test_partitions import WHO, Ingestion, ingest, settled
 
 NAMES = {"card": "cards", "message": "chat.messages", "signal": "signals", "exposure": "exposures"}
 WAREHOUSE = Warehouse(tables=NAMES, extract_to="data/warehouse")

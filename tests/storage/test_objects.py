@@ -1,0 +1,65 @@
+"""Object stores: created once, by one of many, never outside."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from flywheel_tasks.storage.objects import Exists, FolderStore, MissingObjectError, ObjectStore, open_store
+
+
+def test_an_object_is_created_once(store: ObjectStore) -> None:
+    store.create("changes/00000001.json", b"first")
+    with pytest.raises(Exists):
+        store.create("changes/00000001.json", b"second")
+    assert store.get("changes/00000001.json") == b"first"
+    store.create("generations/g0001/logs.json", b"{}")
+    assert store.list("changes/") == ["changes/00000001.json"]
+    assert store.list("") == ["changes/00000001.json", "generations/g0001/logs.json"]
+    assert store.list("none/") == []
+
+
+def test_a_missing_object_is_named(store: ObjectStore) -> None:
+    with pytest.raises(MissingObjectError, match=r"changes/00000009\.json"):
+        store.get("changes/00000009.json")
+
+
+@pytest.mark.parametrize("key", ["../x", "/x", "a//b", "a/../b", "", ".hidden", "a/.b"])
+def test_keys_stay_inside(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="not an object key"):
+        FolderStore(tmp_path / "store").create(key, b"")
+
+
+@pytest.mark.parametrize("location", ["gs://bucket/x", "s3://", "s3:///x"])
+def test_other_places_are_refused(location: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a place for objects"):
+        open_store(location, tmp_path)
+
+
+def test_one_of_many_creators_wins(store: ObjectStore) -> None:
+    def create(number: int) -> bool:
+        try:
+            store.create("changes/00000001.json", str(number).encode())
+        except Exists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(create, range(8)))
+    assert won.count(True) == 1
+    assert store.get("changes/00000001.json") == str(won.index(True)).encode()
+    assert store.list("") == ["changes/00000001.json"]  # no leftovers
+
+
+def test_a_put_repeated_after_a_lost_answer_is_no_refusal(s3: None, tmp_path: Path) -> None:
+    store = open_store("s3://flywheel/lost", tmp_path)
+    send = store._client.put_object
+
+    def answer_lost(**request):
+        send(**request)
+        return send(**request)  # what botocore does when the first answer does not arrive
+
+    store._client.put_object = answer_lost
+    store.create("changes/00000001.json", b"mine")
+    with pytest.raises(Exists):
+        store.create("changes/00000001.json", b"other")
