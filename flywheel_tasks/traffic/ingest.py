@@ -47,14 +47,18 @@ class CountError(RuntimeError):
 
 
 def _in_order(pool: Executor, work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """``map`` that runs only a few items ahead."""
+    """``map`` that runs only a few items ahead, and begins no more of them after an error."""
     ahead: deque[Future[Made]] = deque()
-    for item in items:
-        ahead.append(pool.submit(work, item))
-        if len(ahead) > _THREADS + 1:
+    try:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > _THREADS + 1:
+                yield ahead.popleft().result()
+        while ahead:
             yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
+    finally:
+        for future in ahead:
+            future.cancel()
 
 
 class Ingestion:
@@ -131,11 +135,11 @@ class Ingestion:
             CountError: the books do not balance.
         """
         out.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            entries = [
-                self.entry(number, partition, pool)
-                for number, partition in enumerate(track(partitions, "Reading logs", transient=True))
-            ]
+        # While the rows of one partition are sorted and written, the lines of the next are parsed.
+        with ThreadPoolExecutor(_THREADS) as pool, ThreadPoolExecutor(_THREADS) as reading:
+            made = _in_order(reading, lambda item: self.entry(*item, pool), enumerate(partitions))
+            entries = list(track(made, "Reading logs", total=len(partitions), transient=True))
+            self.parsed.sort()
             repeats = find_repeats(entries)
             merged = {kind: pool.submit(write_events, kind, entries, repeats, out) for kind in TYPES}
             origins = pool.submit(write_origins, entries, repeats, out)
