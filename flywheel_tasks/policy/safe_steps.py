@@ -30,7 +30,7 @@ from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.training.run import write_curve
 
 _log = logging.getLogger(__name__)
-_FALL = 0.025
+_CHANCE = 0.025
 Row = dict[str, Any]
 CHECKS = pa.schema(
     [
@@ -59,6 +59,14 @@ class Check:
     def values(self, column: str) -> list[float]:
         """One column; of ``judge`` only the replies that were judged, in every check to the same prompts."""
         return [float(row[column]) for row in self.rows if row[column] is not None]
+
+    def by_prompt(self, column: str) -> list[float]:
+        """The mean of each prompt's values of one column; replies to one prompt are alike."""
+        found: dict[str, list[float]] = {}
+        for row in self.rows:
+            if row[column] is not None:
+                found.setdefault(row["prompt_id"], []).append(float(row[column]))
+        return [float(np.mean(values)) for values in found.values()]
 
     def mean(self, column: str) -> float:
         """Mean of one column."""
@@ -109,16 +117,23 @@ def compare(
 def over_optimised(checks: Sequence[Check]) -> bool:
     """Whether the last check has more reward than the one that the judge liked best, and the judge likes it less.
 
-    The judge's fall must be more than noise: a paired t-test over prompts, one-sided at 2.5%, which holds for
-    the few prompts of a small run too.
+    Both must be more than noise: paired t-tests over prompts, one-sided at 2.5%, which hold for the few prompts of a
+    small run too. A judge of few prompts often falls a little by chance, and then the reward has hardly risen.
     """
     *earlier, last = checks
     if not earlier:
         return False
     best = max(earlier, key=lambda check: (check.mean("judge"), -check.step))
-    if last.mean("reward") <= best.mean("reward") or last.values("judge") == best.values("judge"):
-        return False
-    return bool(ttest_rel(last.values("judge"), best.values("judge"), alternative="less").pvalue < _FALL)
+    return _more(last.by_prompt("reward"), best.by_prompt("reward")) and _more(
+        best.by_prompt("judge"), last.by_prompt("judge")
+    )
+
+
+def _more(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether the values of one are greater than the other's of the same prompts, and not by chance."""
+    if float(np.mean(one)) <= float(np.mean(other)):
+        return False  # also where all are alike, of which a test knows nothing
+    return bool(ttest_rel(one, other, alternative="greater").pvalue < _CHANCE)
 
 
 def nearest(checks: Sequence[Check], target: float) -> Check:

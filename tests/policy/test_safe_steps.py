@@ -28,8 +28,8 @@ def made(
 ) -> Check:
     rewards, judge = rewards or [0.0] * len(wins), judge or [0.5] * len(wins)
     rows = [
-        {"win": w, "reward": r, "champion_reward": 0.0, "judge": j}
-        for w, r, j in zip(wins, rewards, judge, strict=True)
+        {"prompt_id": f"p{k}", "win": w, "reward": r, "champion_reward": 0.0, "judge": j}
+        for k, (w, r, j) in enumerate(zip(wins, rewards, judge, strict=True))
     ]
     return Check(step, tuple(rows))
 
@@ -90,6 +90,8 @@ def test_reward_up_and_judge_down_is_over_optimised_and_noise_is_not() -> None:
     first = made(0, [0.5] * 30, [0.0] * 30, start.tolist())
     assert over_optimised([first, made(4, [1.0] * 30, higher, falls)])
     assert not over_optimised([first, made(4, [1.0] * 30, higher, noise)])
+    hardly = random.normal(0.1, 1.0, 30).tolist()
+    assert not over_optimised([first, made(4, [1.0] * 30, hardly, falls)])
     lower = [-value for value in higher]
     assert not over_optimised([first, made(4, [0.0] * 30, lower, falls)])  # worse, but not by gaming
     assert not over_optimised([first])
