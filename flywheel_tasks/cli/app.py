@@ -9,9 +9,7 @@ from typing import Annotated
 import typer
 
 from flywheel_tasks.cli import forget, registry, score
-from flywheel_tasks.pipeline.allocator import begin_again_with_large_pages
 
-_COMPUTE = ("rm", "score", "serve")  # with a model, in this process; what runs through DVC is begun so
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
@@ -77,8 +75,6 @@ def stages(root: Root = Path()) -> None:
 
 def main() -> None:
     """Entry point: a known kind of error becomes its message on standard error, and exit code 1."""
-    if sys.argv[1:2] and sys.argv[1] in _COMPUTE:
-        begin_again_with_large_pages()
     try:
         app()
     except (ValueError, RuntimeError, OSError) as error:

@@ -72,6 +72,23 @@ def measure(
     ]
 
 
+def prompt_means(values: Sequence[float], prompt_ids: Sequence[str]) -> np.ndarray:
+    """The mean of each prompt's values, by prompt id: replies to one prompt are alike, and count as one.
+
+    Args:
+        values: one a reply.
+        prompt_ids: the prompt of each; all have equally many replies.
+
+    Raises:
+        ValueError: a prompt has more replies than another.
+    """
+    _, places, counts = np.unique(np.asarray(prompt_ids), return_inverse=True, return_counts=True)
+    if len(set(counts.tolist())) != 1:
+        raise ValueError("the prompts have unequally many replies: their means would not weigh the same")
+    means: np.ndarray = np.bincount(places, np.asarray(values, dtype=float)) / counts
+    return means
+
+
 def paired_gain(
     before: Sequence[float], after: Sequence[float], prompt_ids: Sequence[str], seed: int
 ) -> dict[str, float | int | None]:
@@ -93,10 +110,8 @@ def paired_gain(
     Raises:
         ValueError: a prompt has more replies than another.
     """
-    _, places, counts = np.unique(np.asarray(prompt_ids), return_inverse=True, return_counts=True)
-    if len(set(counts.tolist())) != 1:
-        raise ValueError("the prompts have unequally many replies: their means would not weigh the same")
-    gains = np.bincount(places, np.asarray(after, dtype=float) - np.asarray(before, dtype=float)) / counts
+    gained = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    gains = prompt_means(gained.tolist(), prompt_ids)
     value, n = float(gains.mean()), len(gains)
     if n < 2:
         return {"value": value, "low": None, "high": None, "n": n}

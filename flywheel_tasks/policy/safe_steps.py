@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from flywheel_tasks.evaluation.win_rate import pointwise_score
 from flywheel_tasks.pipeline.launcher import main_first
-from flywheel_tasks.policy.heldout import SIDE
+from flywheel_tasks.policy.heldout import SIDE, prompt_means
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.rewards.scoring import PairwiseScorer
 from flywheel_tasks.storage.atomic import atomic_path
@@ -60,13 +60,10 @@ class Check:
         """One column; of ``judge`` only the replies that were judged, in every check to the same prompts."""
         return [float(row[column]) for row in self.rows if row[column] is not None]
 
-    def by_prompt(self, column: str) -> list[float]:
-        """The mean of each prompt's values of one column; replies to one prompt are alike."""
-        found: dict[str, list[float]] = {}
-        for row in self.rows:
-            if row[column] is not None:
-                found.setdefault(row["prompt_id"], []).append(float(row[column]))
-        return [float(np.mean(values)) for values in found.values()]
+    def by_prompt(self, column: str) -> np.ndarray:
+        """The mean of each prompt's values of one column."""
+        prompts = [row["prompt_id"] for row in self.rows if row[column] is not None]
+        return prompt_means(self.values(column), prompts)
 
     def mean(self, column: str) -> float:
         """Mean of one column."""
@@ -129,9 +126,9 @@ def over_optimised(checks: Sequence[Check]) -> bool:
     )
 
 
-def _more(one: Sequence[float], other: Sequence[float]) -> bool:
+def _more(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether the values of one are greater than the other's of the same prompts, and not by chance."""
-    if float(np.mean(one)) <= float(np.mean(other)):
+    if one.mean() <= other.mean():
         return False  # also where all are alike, of which a test knows nothing
     return bool(ttest_rel(one, other, alternative="greater").pvalue < _CHANCE)
 

@@ -3,8 +3,8 @@
 Every line (or row) read ends in exactly one place: a table, the quarantine, the count of repeated events, or the count
 of lines of users to forget. The stage fails if these do not add up to the number of lines read.
 
-Partitions are parsed one by one into sorted runs on disk (kept for later generations), then merged; memory grows with
-neither.
+Partitions are parsed, a few at a time, into sorted runs on disk (kept for later generations), then merged; memory grows
+with neither.
 """
 
 from collections import Counter, deque

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from flywheel_tasks.storage.objects import ObjectStore, open_store
 from flywheel_tasks.storage.registry import Registry, RegistryConflict
-from flywheel_tasks.storage.registry_state import (
-    RegistryError,
-)
+from flywheel_tasks.storage.registry_state import RegistryError
 from tests.storage.registry_parts import (
     BASE,
     NEW,
