@@ -21,8 +21,9 @@ from scipy.stats import binom
 
 from flywheel_tasks.online.checks import SRM_PVALUE, sample_ratio
 from flywheel_tasks.online.design import users_needed
-from flywheel_tasks.online.exposed import COUNTED, Sums
+from flywheel_tasks.online.exposed import COUNTED
 from flywheel_tasks.online.metrics import ESTIMATES, METRICS, Estimate, Metric, always_valid, compare, pairs
+from flywheel_tasks.online.sums import Sums
 from tests.online.people import columns, make_plan, sums_of
 
 ALPHA, DAYS, USERS = 0.05, 7, 2_000

@@ -14,9 +14,10 @@ from flywheel_tasks.online import checks
 from flywheel_tasks.online.approval import analysis_name, registry_of
 from flywheel_tasks.online.decision import advise, harms, segment_lifts
 from flywheel_tasks.online.event_source import read_from
-from flywheel_tasks.online.exposed import Population, Sums, Window, log_window, population, sums_by
+from flywheel_tasks.online.exposed import Population, Window, log_window, population
 from flywheel_tasks.online.log_events import open_events
 from flywheel_tasks.online.metrics import METRICS, compare, decisive, figures, lift_percent, pairs
+from flywheel_tasks.online.sums import Sums, sums_by
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest

@@ -8,8 +8,9 @@ import ibis
 import numpy as np
 import tea_tasting as tt
 
-from flywheel_tasks.online.exposed import Population, Sums
+from flywheel_tasks.online.exposed import Population
 from flywheel_tasks.online.metrics import BALANCE
+from flywheel_tasks.online.sums import Sums
 from flywheel_tasks.storage.experiment_records import Plan
 
 # Below this the two arms' sizes are taken as wrongly drawn or wrongly logged (sample ratio mismatch). The same

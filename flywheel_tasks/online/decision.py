@@ -5,8 +5,8 @@ from typing import Any
 
 import tea_tasting as tt
 
-from flywheel_tasks.online.exposed import Sums
 from flywheel_tasks.online.metrics import METRICS, Estimate, always_valid, compare, decisive, lift_percent
+from flywheel_tasks.online.sums import Sums
 from flywheel_tasks.storage.documents import finite
 from flywheel_tasks.storage.experiment_records import Advice, Rule
 

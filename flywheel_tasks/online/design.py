@@ -8,9 +8,10 @@ from typing import Any
 import ibis
 import numpy as np
 
-from flywheel_tasks.online.exposed import Population, Sums, Window, population, sums_by
+from flywheel_tasks.online.exposed import Population, Window, population
 from flywheel_tasks.online.log_events import Events, open_events
 from flywheel_tasks.online.metrics import METRICS, Estimate, Metric, absent, pairs
+from flywheel_tasks.online.sums import Sums, sums_by
 from flywheel_tasks.pipeline.params_file import write_setting
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.documents import finite, write_json

@@ -10,7 +10,8 @@ import tea_tasting as tt
 from scipy.stats import norm
 
 from flywheel_tasks.online import sequential
-from flywheel_tasks.online.exposed import COUNTED, Sums
+from flywheel_tasks.online.exposed import COUNTED
+from flywheel_tasks.online.sums import Sums
 from flywheel_tasks.storage.documents import finite
 from flywheel_tasks.storage.experiment_records import Rule
 

@@ -8,8 +8,9 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from flywheel_tasks.online.exposed import COUNTED, Population, Sums, Window
+from flywheel_tasks.online.exposed import COUNTED, Population, Window
 from flywheel_tasks.online.metrics import pairs
+from flywheel_tasks.online.sums import Sums
 from flywheel_tasks.storage.registry_state import Arm, Plan, Rule
 
 DIGEST = "sha256:" + "0" * 64

@@ -11,8 +11,8 @@ from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from flywheel_tasks.online.analysis import arm_sums
 from flywheel_tasks.online.decision import adjusted
-from flywheel_tasks.online.exposed import sums_by
 from flywheel_tasks.online.metrics import METRICS, absent, compare, figures, pairs
+from flywheel_tasks.online.sums import sums_by
 from flywheel_tasks.settings import AB_METRICS
 from tests.online.people import RULE, drawn, population, sums_of
 
