@@ -13,13 +13,9 @@ import numpy as np
 import torch
 
 from flywheel_tasks.curation.cells import Cells
-from flywheel_tasks.training.precision import cpu_has_bfloat16
 
 _FIRST_BLOCK, _BLOCK = 8_192, 65_536  # the first is small: a dense group has no kept row yet
 _ROWS_AT_ONCE = 4_096  # of one comparison: bounds its matrix
-# Rounding unit vectors to bfloat16 changes each number by at most 2^-9 of it, so a product by at most 2^-8 (Cauchy and
-# Schwarz), and rounding the product by at most 2^-9 of it.
-_ROUGH_ERROR = 2**-8 + 2**-9 + 2**-12
 
 
 @dataclass(frozen=True)
@@ -73,31 +69,14 @@ class _Greedy:
         self, vectors: np.ndarray, cells: Cells, limit: float, workers: Callable[..., Iterable[Any]]
     ):
         self._vectors, self._cells, self._limit, self._map = torch.from_numpy(vectors), cells, limit, workers
-        # A first look where cores multiply it some times faster; what it lets through is compared exactly.
-        self._rough = self._vectors.bfloat16() if cpu_has_bfloat16() else None
         self._kept: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(cells.centroids)
         self.keeper = np.full(len(vectors), -1, dtype=np.int64)
         self.cosine = np.full(len(vectors), -2.0, dtype=np.float32)
-
-    def _near(self, asked: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Those asked rows that may be above the limit to one of the others: all, if there is no first look.
-
-        Both are in ascending order.
-        """
-        if self._rough is None:
-            return asked
-        cosines = self._rough[asked] @ self._rough[others].T
-        place = np.searchsorted(others, asked)
-        itself = np.flatnonzero(others.take(place, mode="clip") == asked)
-        cosines[itself, place[itself]] = -2.0
-        # Not compared in bfloat16, to which the limit would be rounded.
-        return asked[(cosines.amax(dim=1).float() > self._limit - _ROUGH_ERROR).numpy()]
 
     def _compare(self, task: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs (row, other, cosine) above the limit: for each row the closest of the others only."""
         asked, others = task
         with torch.inference_mode():
-            asked = self._near(asked, others)
             cosines = self._vectors[asked] @ self._vectors[others].T
             hit = torch.nonzero(cosines.amax(dim=1) > self._limit).flatten()
             best, place = cosines[hit].max(dim=1)
@@ -107,7 +86,6 @@ class _Greedy:
         """All pairs (row, earlier row, cosine) above the limit."""
         asked, others = task
         with torch.inference_mode():
-            asked = self._near(asked, others)
             cosines = self._vectors[asked] @ self._vectors[others].T
             row, other = torch.nonzero(cosines > self._limit, as_tuple=True)
             values = cosines[row, other].numpy()

@@ -77,25 +77,6 @@ def test_all_probes_are_brute_force_and_one_probe_misses_across_borders_only():
         ].tolist()
 
 
-def test_a_first_look_in_bfloat16_changes_nothing(monkeypatch):
-    """Of rows whose cosines to another lie close to the limit on both sides, the same are dropped."""
-    random = np.random.default_rng(2)
-    base = random.standard_normal((600, 384))
-    copies = base + random.uniform(0.30, 0.36, (600, 1)) * random.standard_normal(base.shape)
-    vectors = np.concatenate([base, copies])
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    cosines = (vectors[:600] * vectors[600:]).sum(axis=1)
-    limit = float(np.median(cosines))
-    assert (np.abs(cosines - limit) < 0.004).sum() > 100  # what bfloat16 cannot tell apart
-    found = []
-    for first_look in (True, False):
-        monkeypatch.setattr(near_duplicates, "cpu_has_bfloat16", lambda first_look=first_look: first_look)
-        found.append(prune(vectors, make_cells(vectors, 4, 4, 0, 1), limit, 2))
-    assert found[0].keeper.tolist() == found[1].keeper.tolist()
-    assert found[0].kept.tolist() == brute(vectors, limit)
-    assert np.allclose(found[0].cosine, found[1].cosine, atol=1e-6)
-
-
 @settings(max_examples=15)
 @given(st.integers(2, 120), st.integers(0, 99), st.floats(0.05, 1.0))
 def test_a_share_is_met_exactly_or_the_limit_alone_took_more(rows, seed, share):
