@@ -20,7 +20,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.traffic.drift import Profile
 from flywheel_tasks.traffic.events import TABLE_OF
 from flywheel_tasks.traffic.parsed import LINE, Parsed
@@ -36,6 +36,7 @@ _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 ORIGIN = pa.schema([("event_id", pa.string()), LINE])
 REFUSED = pa.schema([INGEST_QUARANTINE.field(name) for name in ("line", "rule", "detail", "raw")])
+_STREAMS = {"origins.arrow": ORIGIN, "quarantine.arrow": REFUSED}
 
 
 def run_schema(kind: str) -> pa.Schema:
@@ -96,7 +97,7 @@ class PartitionWriter:
         self._files = ExitStack()
         self._origins, self._quarantine = (
             self._files.enter_context(pa.ipc.new_stream(folder / name, schema, options=_LZ4))
-            for name, schema in (("origins.arrow", ORIGIN), ("quarantine.arrow", REFUSED))
+            for name, schema in _STREAMS.items()
         )
 
     def add(self, parsed: Parsed) -> None:
@@ -184,6 +185,16 @@ def write_partition(parsed: Iterable[Parsed], folder: Path, day: date) -> dict[s
     for block in parsed:
         writer.add(block)
     return writer.close()
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder has the document of a partition, and every file that goes with it."""
+    try:
+        document = read_json(folder / DOCUMENT)
+    except FileNotFoundError:
+        return False
+    names = [*_STREAMS, *(run["file"] for run in document["runs"]), *document["keys"]]
+    return all((folder / name).exists() for name in names)
 
 
 def read_stream(path: Path) -> Iterator[pa.RecordBatch]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from flywheel_tasks.traffic.partition import DOCUMENT
+from flywheel_tasks.traffic.partition import DOCUMENT, is_whole
 
 # What reads and writes partitions: another release of it may do so in another way.
 _LIBRARIES = ("pyarrow", "duckdb", "numpy", "orjson")
@@ -76,7 +76,8 @@ class PartitionCache:
         except FileNotFoundError:  # removed meanwhile
             shutil.rmtree(into, ignore_errors=True)
             return False
-        if not (into / DOCUMENT).exists():
+        # Whoever removes it by hand may do so while it is listed: then some files are missing, and no link failed.
+        if not is_whole(into):
             shutil.rmtree(into, ignore_errors=True)
             return False
         return True
