@@ -22,8 +22,8 @@ _DAY = 86_400
 MOST_DAYS = 60
 # Three counts of up to two million share a 64-bit number.
 _SHARE, _BITS = 3, 21
-# Kinds of activity, by their code.
-_KINDS = ("message", "reply", *COUNTED)
+# Kinds of activity, by their code, and what their counts are called.
+_KINDS, _COUNTS = ("message", "reply", *COUNTED), ("messages", "replies", *COUNTED)
 # Cohorts by messages in the days before the test: the last that applies.
 _COHORTS = (("new", 0), ("occasional", 1), ("regular", 20))
 
@@ -144,16 +144,17 @@ def _cells(events: Events, exposed: ir.Table, window: Window, rule: Rule) -> ir.
     for place, kind in reversed(list(enumerate(_KINDS))):
         code = ibis.ifelse(acts.kind == kind, ibis.literal(place, "int8"), code)
     acts = acts.filter(before | since).mutate(code=code, before=before, day=_day_of(acts.time, start))
-    after = ibis.ifelse(acts.code == 0, acts.day, window.days - 1 + acts.code)
-    cell = ibis.ifelse(acts.before, window.days + len(COUNTED) + 1 + acts.code, after)
+    cells = _names(window.days)
+    after = ibis.ifelse(acts.code == 0, acts.day, cells.index(_COUNTS[1]) - 1 + acts.code)
+    cell = ibis.ifelse(acts.before, cells.index(f"pre_{_COUNTS[0]}") + acts.code, after)
     # A small cell makes the rows of the grouping small, and they are most of an analysis' memory.
     return acts.filter(acts.code >= 0).select("user", "milliseconds", cell=cell.cast("int8"))
 
 
 def _names(days: int) -> list[str]:
     """Names of the counts, a cell each."""
-    names = ("messages", "replies", *COUNTED)
-    return [*(f"messages_{day}" for day in range(days)), *names[1:], *(f"pre_{name}" for name in names)]
+    by_day = (f"messages_{day}" for day in range(days))
+    return [*by_day, *_COUNTS[1:], *(f"pre_{name}" for name in _COUNTS)]
 
 
 def _totals(events: Events, exposed: ir.Table, window: Window, rule: Rule) -> ir.Table:
@@ -162,12 +163,12 @@ def _totals(events: Events, exposed: ir.Table, window: Window, rule: Rule) -> ir
     Events are counted by user and cell; then a user's counts, a few rows, become columns. In one step each event would
     carry a sum for each of the two dozen counts through the grouping, which made an analysis take nearly twice as long.
     """
-    events_of = _cells(events, exposed, window, rule)
+    cells = _cells(events, exposed, window, rule)
     counts = computed(
-        events_of.group_by("user", "cell").aggregate(
-            n=events_of.count(),
-            timed=events_of.milliseconds.count(),
-            milliseconds=events_of.milliseconds.sum().cast("int64"),
+        cells.group_by("user", "cell").aggregate(
+            n=cells.count(),
+            timed=cells.milliseconds.count(),
+            milliseconds=cells.milliseconds.sum().cast("int64"),
         )
     )
     names = _names(window.days)

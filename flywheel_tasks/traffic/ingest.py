@@ -98,12 +98,14 @@ class Ingestion:
         """A partition's runs, from the cache or parsed now."""
         folder, path = self._scratch / f"{number}", partition["path"]
         key = key_of({"path": path, "sha256": partition["sha256"]})
-        if self._cache is None or not self._cache.get(key, folder):
+        document = self._cache.get(key, folder) if self._cache else None
+        if document is None:
             self.parsed.append(path)
             write_partition(self._parse(partition, pool), folder, partition_date(path))
             if self._cache is not None:
                 self._cache.put(key, folder)
-        return Entry(number, path, folder, read_json(folder / DOCUMENT))
+            document = read_json(folder / DOCUMENT)
+        return Entry(number, path, folder, document)
 
     def _parse(self, partition: Mapping[str, Any], pool: Executor) -> Iterator[Parsed]:
         if partition["path"].endswith(".parquet"):

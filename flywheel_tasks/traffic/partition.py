@@ -187,14 +187,14 @@ def write_partition(parsed: Iterable[Parsed], folder: Path, day: date) -> dict[s
     return writer.close()
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder has the document of a partition, and every file that goes with it."""
+def read_whole(folder: Path) -> dict[str, Any] | None:
+    """The document of a partition; None if it, or a file that goes with it, is not in the folder."""
     try:
-        document = read_json(folder / DOCUMENT)
+        document: dict[str, Any] = read_json(folder / DOCUMENT)
     except FileNotFoundError:
-        return False
-    names = [*_STREAMS, *(run["file"] for run in document["runs"]), *document["keys"]]
-    return all((folder / name).exists() for name in names)
+        return None
+    names = (*_STREAMS, *(run["file"] for run in document["runs"]), *document["keys"])
+    return document if all((folder / name).exists() for name in names) else None
 
 
 def read_stream(path: Path) -> Iterator[pa.RecordBatch]:

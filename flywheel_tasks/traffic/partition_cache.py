@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from flywheel_tasks.traffic.partition import DOCUMENT, is_whole
+from flywheel_tasks.traffic.partition import DOCUMENT, read_whole
 
 # What reads and writes partitions: another release of it may do so in another way.
 _LIBRARIES = ("pyarrow", "duckdb", "numpy", "orjson")
@@ -65,22 +65,22 @@ class PartitionCache:
     def __init__(self, folder: Path, scope: str, most: int) -> None:
         self._all, self._folder, self._most = folder, folder / scope, most
 
-    def get(self, key: str, into: Path) -> bool:
-        """Put an entry's files into a new folder; False if there is no such entry."""
+    def get(self, key: str, into: Path) -> dict[str, Any] | None:
+        """Put an entry's files into a new folder, and give its document; None if there is no such entry."""
         entry = self._folder / key
         if not (entry / DOCUMENT).exists():
-            return False
+            return None
         try:
             _link(entry, into)
             os.utime(entry)
         except FileNotFoundError:  # removed meanwhile
             shutil.rmtree(into, ignore_errors=True)
-            return False
+            return None
         # Whoever removes it by hand may do so while it is listed: then some files are missing, and no link failed.
-        if not is_whole(into):
+        document = read_whole(into)
+        if document is None:
             shutil.rmtree(into, ignore_errors=True)
-            return False
-        return True
+        return document
 
     def put(self, key: str, folder: Path) -> None:
         """Keep a folder's files as an entry, if it can be done: to parse again later costs only time."""

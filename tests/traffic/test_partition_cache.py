@@ -48,16 +48,16 @@ def test_a_half_written_entry_is_not_used_and_a_broken_one_does_no_harm(tmp_path
     write_log(tmp_path, map(line, many(30)))
     expected = ingest(tmp_path, cache)
     entry = next(cache.glob("*/*"))
-    shutil.copytree(entry, entry.with_name(".0123"))
-    for name in sorted(
-        file.name for file in entry.iterdir()
-    ):  # as a kill in the middle of a removal leaves it
-        (entry / name).unlink()
+    names = sorted(file.name for file in entry.iterdir())
+    assert "partition.json" in names
+    for name in names:
+        (entry / name).unlink()  # as a kill in the middle of a removal leaves it
+        shutil.copytree(entry, entry.with_name(f".{name}"))
         metrics, tables, parsed = ingest(tmp_path, cache)
         assert (metrics, tables) == expected[:2]
         assert parsed == ["date=2026-11-02/part-000.jsonl"]
         shutil.rmtree(entry)
-        shutil.copytree(entry.with_name(".0123"), entry)
+        assert ingest(tmp_path, cache)[2] == parsed  # whole again
 
 
 def test_two_runs_at_once_and_a_third_that_empties_the_cache(tmp_path):
