@@ -17,11 +17,9 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 torch.set_num_threads(1)
-for _ in range(3):
-    torch.ones(4_000_000)  # 16 MB
 before = faults()
-for _ in range(50):
-    torch.ones(4_000_000)
+for megabytes in range(1, 31):
+    torch.ones(megabytes * 250_000)
 print(faults() - before)
 """
 
@@ -33,12 +31,22 @@ def test_what_is_set_already_stays():
     assert large_pages(large_pages()) == large_pages()
 
 
+def _faults(environment: dict[str, str]) -> int:
+    ran = subprocess.run(
+        [sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True
+    )
+    return int(ran.stdout)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library is another")
 def test_stages_do_not_give_memory_back_and_ask_for_it_anew():
-    """Page faults of fifty tensors of 16 MB: 27,000 by glibc's defaults, a few with pages that stay."""
-    command = [sys.executable, "-c", FAULTS]
-    ran = subprocess.run(command, env=runner.environment(), capture_output=True, text=True, check=True)
-    assert int(ran.stdout) < 1000
+    """Page faults of tensors of 1 to 30 MB: 100,000 by glibc's defaults, few with pages that stay.
+
+    How few depends on the machine: where its memory is in pieces there are no large pages to be had, and a block that
+    lands elsewhere on the heap costs thousands of small ones once.
+    """
+    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    assert _faults(runner.environment()) < _faults(plain) / 4
 
 
 _COMMAND = """
