@@ -4,7 +4,7 @@ import sys
 
 from flywheel_tasks.pipeline.allocator import begin_again_with_large_pages
 
-_COMPUTE = ("rm", "score", "serve")  # with a model, in this process; what runs through DVC is begun so
+_COMPUTE = ("rm", "score", "serve", "simulate", "stage")  # with a model, in this process
 
 __all__ = ["main"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.evaluation import intervals, judge, templates, tone
+from flywheel_tasks.evaluation import intervals, judge, tone
 from flywheel_tasks.evaluation.chat_templates import LIKELY, conversation_key, mine_chats
 from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, unchecked
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
@@ -16,6 +16,7 @@ from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.style import text
 
 WALL_WORDS = 60
+TEMPLATE_SET = 100  # about so many replies are mined together: more of them share more patterns
 SHARES = (
     "refusal",
     "false_refusal",
@@ -89,13 +90,23 @@ def wall_of_text(reply: str) -> bool:
     return any(len(text.words(paragraph)) > WALL_WORDS for paragraph in reply.splitlines())
 
 
-def templated(rows: Sequence[Answered]) -> templates.Mined:
-    """The templates among the replies of one policy; the users' turns are the background.
+def templated(rows: Sequence[Answered]) -> list[float]:
+    """How likely each reply of one policy is templated; the users' turns are the background.
+
+    A pattern is found when enough replies share it, so the share of templated ones would grow with the number of
+    replies. They are dealt to equal sets of about ``TEMPLATE_SET``, each mined by itself (rarefaction): the gate's
+    limit means the same whatever ``evaluate.prompts`` and ``evaluate.samples`` are.
 
     Args:
-        rows: all evaluated replies of one policy.
+        rows: all evaluated replies of one policy, those to one prompt beside each other.
     """
-    return mine_chats((row.conversation(), row.card, row.history, row.reply) for row in rows)
+    sets = max(1, round(len(rows) / TEMPLATE_SET))
+    probabilities = [0.0] * len(rows)
+    for first in range(sets):
+        dealt = rows[first::sets]
+        mined = mine_chats((row.conversation(), row.card, row.history, row.reply) for row in dealt)
+        probabilities[first::sets] = mined.probabilities
+    return probabilities
 
 
 _ROW: dict[str, Callable[[str], bool]] = {
@@ -118,13 +129,13 @@ def measure(
     """All metrics of each reply of one policy: 0 or 1, a share or a count; None where one is not measured.
 
     Args:
-        rows: all evaluated replies of one policy ("templated" looks at them together).
+        rows: all evaluated replies of one policy ("templated" looks at many together).
         answers: of the judge, one mapping a row (:func:`flywheel_tasks.evaluation.judge.judged`); none without one.
         detector: of refusals; the rules by default.
     """
     refusing = (detector or Rules()).probabilities([(row.asked(), row.reply) for row in rows])
     by_card: dict[Card, list[InstructionCheck]] = {row.card: checks(row.card) for row in rows}
-    recurring = templated(rows).probabilities
+    recurring = templated(rows)
     measured: list[dict[str, float | None]] = []
     for row, template, refusal, answer in zip(
         rows, recurring, refusing, answers or [{}] * len(rows), strict=True

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.evaluation import production
 from flywheel_tasks.evaluation.judge import QUESTIONS
+from flywheel_tasks.evaluation.labelled_lines import written_lines
 from flywheel_tasks.evaluation.production import Answered
+from tests.evaluation.planted import natural
 
 CARD = Card("c", "Mae", ("sailor",), ("Never use emoji.", "Answer in at most 4 words.", "Be kind."))
 FREE = Card("f", "Tom", (), ("Be kind.",))
@@ -59,6 +63,33 @@ def test_templates_are_mined_over_prompts_with_the_users_turns_as_background() -
     assert [row["templated"] for row in production.measure([rows[0]] * 5)] == [0] * 5
     rows = answered([f"{phrase}, {i}!" for i in range(5)], said=f"Is it true that {phrase}?")
     assert not any(row["templated"] for row in production.measure(rows))
+
+
+@pytest.mark.parametrize(("every", "found"), [(51, False), (11, True)])
+def test_more_replies_of_one_kind_are_not_more_templated(every: int, found: bool) -> None:
+    """A phrase in 2 or 10 of a hundred replies: of 400 replies of the same kind 8 have it, which would be many."""
+    said = list(dict.fromkeys(line.reply for line in written_lines()))[:400]
+    with_phrase = range(0, 400, every)
+    phrase = "Somewhere a brass kettle hums my name."
+    planted = [f"{text} {phrase}" if i in with_phrase else text for i, text in enumerate(said)]
+    for count in (100, 400):
+        plain = production.templated(answered(said[:count]))
+        new = [
+            i for i, likely in enumerate(production.templated(answered(planted[:count]))) if likely > plain[i]
+        ]
+        assert new == ([i for i in with_phrase if i < count] if found else [])
+
+
+def test_replies_to_one_prompt_go_to_different_sets() -> None:
+    """Each phrase is a prompt's own, in all of its four replies, so in no set more than once."""
+    rows = [
+        replace(row, prompt_id=f"p{i // 4}", user_id=f"u{i // 4}")
+        for i, row in enumerate(
+            answered([f"The clock of {text}" for text in natural()[0][:100] for _ in range(4)])
+        )
+    ]
+    alone = production.templated(rows[::4])
+    assert production.templated(rows) == [probability for probability in alone for _ in range(4)]
 
 
 def test_wall_of_text_is_one_long_paragraph() -> None:

@@ -58,7 +58,7 @@ main()
 """
 
 
-@pytest.mark.parametrize(("command", "times"), [("score", 2), ("settings", 1)])
+@pytest.mark.parametrize(("command", "times"), [("score", 2), ("stage", 2), ("settings", 1)])
 def test_a_command_that_computes_begins_again_with_them_once(command: str, times: int) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     said = subprocess.run(
