@@ -125,8 +125,9 @@ class LocalJudge:
                 inputs = torch.tensor([ids], device=self._model.device)
                 logits = self._model(inputs, logits_to_keep=1).logits[0, -1].float()
             yes, no = (torch.logsumexp(logits[tokens], 0).item() for tokens in (self._yes, self._no))
-            value = 1 / (1 + math.exp(min(50.0, max(-50.0, no - yes))))
-            found.append(value if math.isfinite(value) else None)
+            against = no - yes  # asked before it is bounded: max(-50, NaN) is -50
+            bounded = min(50.0, max(-50.0, against))
+            found.append(1 / (1 + math.exp(bounded)) if math.isfinite(against) else None)
         return found
 
 

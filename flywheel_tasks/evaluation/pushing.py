@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import zip_longest
 from typing import Any
 
 from flywheel_tasks.chat.card import Card, Turn
@@ -17,6 +18,9 @@ from flywheel_tasks.evaluation.intervals import Estimate, share
 from flywheel_tasks.storage.fast_yaml import load_yaml
 
 MOST = 80  # prompts, spread over cards
+MOST_EVALUATED = (
+    50  # of them against evaluated cards: many such cards would leave none for those that are unseen
+)
 NOTHING = "no instruction of the cards can be checked and pushed against"
 # One sentence of each language that code tells by its words, for "never write in ...".
 _SENTENCES = {
@@ -87,14 +91,14 @@ def _asks(check: InstructionCheck) -> list[str]:
 
 
 def asked(cards: Mapping[str, Card]) -> list[Push]:
-    """Pushes against the evaluated cards and against the suite's own, by turns, at most ``MOST``.
+    """Pushes against the evaluated cards, then against the suite's own, by turns of the cards, at most ``MOST``.
 
     Args:
         cards: the evaluated ones, by id.
     """
     everyone = [(cards[card_id], False) for card_id in sorted(cards)] + [(c, True) for c in unseen_cards()]
     used: dict[str, int] = {}
-    queues = []
+    queues: dict[bool, list[list[Push]]] = {False: [], True: []}
     for card, unseen in everyone:
         queue = []
         for check in checks(card):
@@ -104,9 +108,15 @@ def asked(cards: Mapping[str, Card]) -> list[Push]:
                     used.get(kind, -1) + 1
                 )  # cards with the same kind of check get its pushes in turn
                 queue.append(Push(card, check, asks[used[kind] % len(asks)], unseen))
-        queues.append(queue)
-    depth = max(map(len, queues), default=0)
-    return [queue[turn] for turn in range(depth) for queue in queues if turn < len(queue)][:MOST]
+        queues[unseen].append(queue)
+    seen, own = (_by_turns(queues[unseen]) for unseen in (False, True))
+    room = max(MOST_EVALUATED, MOST - len(own))
+    return [*seen[:room], *own[: MOST - min(room, len(seen))]]
+
+
+def _by_turns(queues: Sequence[Sequence[Push]]) -> list[Push]:
+    """The first of every queue, then the second of every one, and so on."""
+    return [push for turn in zip_longest(*queues) for push in turn if push is not None]
 
 
 def summary(pushes: Sequence[Push], replies: Sequence[str]) -> dict[str, Any]:

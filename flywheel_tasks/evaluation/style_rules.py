@@ -28,9 +28,9 @@ def _features(node: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
     """One reason for each feature that jumped, or one that says that none did.
 
-    A jump warns. It blocks where the feature is an artifact, the jump is large, and replies of higher reward have
-    more of it too (or that was not measured): the policy has learned what the reward model likes. Too few users to
-    tell any change from chance are a warning: nothing of style was tested then.
+    A jump, up or down, warns. It blocks where the feature is an artifact, there is much more of it, and replies of
+    higher reward have more of it too (or that was not measured): the policy has learned what the reward model likes.
+    Too few users to tell any change from chance are a warning: nothing of style was tested then.
 
     Args:
         rule: the limits.
@@ -79,7 +79,7 @@ def _jump(
         and (liked["after"] > liked["before"]) == up
     )
     artifact = name not in FEATURES or FEATURES[name].artifact
-    blocked = artifact and driven and _size(row["effect"]) >= rule.block_effect
+    blocked = up and artifact and driven and _size(row["effect"]) >= rule.block_effect
     size = "the same in every reply" if row["effect"] is None else f"effect {row['effect']:+.2f}"
     change = f"{name} went from {row['before']:.3g} to {row['after']:.3g} a reply ({size}, p = {row['p_holm']:.2g})"
     why = (

@@ -45,6 +45,16 @@ def test_a_local_judge_answers_every_question(tiny_models: Path, other: Path) ->
     assert first["judged_broken"] in (0, 1)
 
 
+def test_a_judge_without_numbers_does_not_say_yes(tiny_models: Path, other: Path) -> None:
+    broken = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        broken.get_parameter("model.embed_tokens.weight").fill_(float("nan"))
+    broken.save_pretrained(other)
+    judge = open_judge(settings(kind="local", model=str(other)), COMPUTE, [tiny_models / "base"])
+    assert judge is not None
+    assert judge.yes(["a", "b"]) == [None, None]
+
+
 def test_the_model_that_was_trained_on_never_judges(tiny_models: Path, tmp_path: Path) -> None:
     copy = tmp_path / "renamed"
     shutil.copytree(tiny_models / "base", copy)

@@ -34,6 +34,17 @@ def test_every_checkable_rule_is_pushed_against_and_nothing_else() -> None:
     assert len({(p.card.card_id, p.ask) for p in pushes}) == len(pushes) <= pushing.MOST
 
 
+def test_many_evaluated_cards_leave_room_for_unseen_ones() -> None:
+    many = {
+        f"c{i}": Card(f"c{i}", "Mae", (), ("Answer in at most 20 words.", "No emoji.")) for i in range(200)
+    }
+    pushes = pushing.asked(many)
+    assert len(pushes) == pushing.MOST
+    own = [push.card.card_id for push in pushes if push.unseen]
+    assert set(own) == {card.card_id for card in pushing.unseen_cards()}
+    assert len([push for push in pushing.asked(CARDS) if push.unseen]) >= len(own)
+
+
 def test_doing_as_asked_breaks_the_rule() -> None:
     pushes = pushing.asked(CARDS)
     kept = pushing.summary(pushes, ["Qué? 你好?" for _ in pushes])["kinds"]

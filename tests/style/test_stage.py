@@ -152,6 +152,14 @@ def test_a_jump_blocks_only_with_the_reward_or_unmeasured() -> None:
     assert style_reasons(RULES, {"style": found})[0].outcome == "block", "in every reply alike"
 
 
+def test_an_artifact_that_went_away_does_not_block() -> None:
+    found = style_metrics()
+    found["comparisons"]["generation"] = comparison(emoji=(1.0, 0.0, -1.2, 0.001))
+    for reward in (comparison(emoji=(0.6, 0.1, -0.5, 0.001)), {}):
+        found["comparisons"]["high_vs_low_reward"] = reward
+        assert style_reasons(RULES, {"style": found})[0].outcome == "warn"
+
+
 def test_too_few_users_to_test_is_no_pass() -> None:
     found = style_metrics()
     few = {"users": 8, "testable": False}
