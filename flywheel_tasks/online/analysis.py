@@ -13,7 +13,7 @@ import orjson
 from flywheel_tasks.online import checks
 from flywheel_tasks.online.approval import analysis_name, registry_of
 from flywheel_tasks.online.decision import advise, harms, segment_lifts
-from flywheel_tasks.online.event_source import read_from
+from flywheel_tasks.online.event_source import of_simulated_users, read_from
 from flywheel_tasks.online.exposed import Population, Window, log_window, population
 from flywheel_tasks.online.log_events import open_events
 from flywheel_tasks.online.metrics import METRICS, compare, decisive, figures, lift_percent, pairs
@@ -62,7 +62,7 @@ def look_at(root: Path, settings: Settings, experiment: Experiment, now: datetim
             f"params.yaml: test {plan.experiment} was started on {plan.read_from}; now it says {now_says}. "
             "Put it back: a test is judged by the events that it was started on"
         )
-    by_logs = settings.logs.source == "simulated"  # their days are not the days on which the test runs
+    by_logs = of_simulated_users(settings)
     window = Window(experiment.started_at, experiment.ends_at).until(now)
     days: tuple[date, date] | None = None
     if not by_logs:
@@ -233,7 +233,7 @@ def analyse(root: Path, generation: str, by: str, now: datetime | None = None) -
         document = analyse_population(
             experiment.plan,
             look.population,
-            simulated=settings.logs.source == "simulated",
+            simulated=of_simulated_users(settings),
             segments=settings.ab.segments,
         )
     if not look.over:

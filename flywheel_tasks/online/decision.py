@@ -1,5 +1,6 @@
 """The decision rule: what a valid analysis advises, from the figures and the rule that the plan fixed."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,12 +66,16 @@ def harms(arms: Mapping[str, Sums], rule: Rule) -> tuple[dict[str, Any], list[st
     for name in watched:
         metric = METRICS[name]
         view = always_valid(metric, arms, _estimate(name, arms, rule), rule.planned_users, level)
+        # Without any spread (every reply of one arm was refused, say) there is no p-value, and no doubt: but of two or
+        # three users all may be alike by chance.
+        if math.isinf(view["z"]) and min(sums.n for sums in arms.values()) >= rule.min_users_per_arm:
+            view["pvalue"] = 0.0
         found[name] = view
         worse = view["z"] > 0 if metric.better == "lower" else view["z"] < 0
         if worse and view["pvalue"] < level:
+            change = f"worse by {view['value']:+.1f}%" if math.isfinite(view["value"]) else "worse than none"
             sentences.append(
-                f"{metric.title}: worse by {view['value']:+.1f}% "
-                f"(always-valid p = {view['pvalue']:.2g} < {level:.2g})"
+                f"{metric.title}: {change} (always-valid p = {view['pvalue']:.2g} < {level:.2g})"
             )
     return finite(found), sentences
 

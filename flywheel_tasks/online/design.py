@@ -8,6 +8,7 @@ from typing import Any
 import ibis
 import numpy as np
 
+from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import Population, Window, population
 from flywheel_tasks.online.log_events import Events, open_events
 from flywheel_tasks.online.metrics import METRICS, Estimate, Metric, absent, pairs
@@ -197,7 +198,7 @@ def make_design(root: Path, *, lift_percent: float, power: float) -> dict[str, A
             "power": power,
             "alpha": options["alpha"],
             "rule": rule.model_dump(mode="json"),
-            "simulated": settings.logs.source == "simulated",
+            "simulated": of_simulated_users(settings),
             "past": {
                 "users": past.n,
                 "days": made.window.days,

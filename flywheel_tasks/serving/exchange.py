@@ -19,7 +19,7 @@ from flywheel_tasks.serving.recorder import Recorder
 from flywheel_tasks.serving.rollout import Rollout
 from flywheel_tasks.serving.safety import Guard, Verdict
 from flywheel_tasks.serving.speech import Speech, finished
-from flywheel_tasks.serving.turns import LoggedTurn, longer
+from flywheel_tasks.serving.turns import REFUSAL, LoggedTurn, longer
 from flywheel_tasks.storage.registry_state import ModelRef
 
 _log = logging.getLogger(__name__)
@@ -72,9 +72,11 @@ class Exchange:
     ) -> None:
         self._services, self._rollout = services, rollout
         self._caller, self._card, self.link = caller, card, link
-        self._prompt = Prompt(card, history, max_tokens)
+        # What was refused on its way in, or never judged, reaches no model with a later message either.
+        shown = [turn for place, turn in enumerate(history) if place not in link.refused]
+        self._prompt = Prompt(card, shown, max_tokens)
         self._arm = arm
-        self._opened = False
+        self._opened = self._refused = False
         self.outcome = Outcome()
 
     # The two ways to answer
@@ -89,8 +91,8 @@ class Exchange:
         out = self.outcome
         if await self._input_refused():
             return out
-        started = time.monotonic()
         for model in self._models():
+            started = time.monotonic()  # of this model: one that failed before it may have taken a minute
             try:
                 piece = await self._services.fleet.complete(model, self._prompt)
             except ModelError as error:
@@ -117,9 +119,8 @@ class Exchange:
         if await self._input_refused():
             yield self.outcome.text
             return
-        started = time.monotonic()
         for model in self._models():
-            speech = Speech()
+            speech, started = Speech(), time.monotonic()
             try:
                 async for text in self._spoken(model, speech, started):
                     yield text
@@ -174,6 +175,7 @@ class Exchange:
         if verdict.allowed:
             return False
         self._note_block(verdict, "input")
+        self._refused = True
         self.outcome.text, self.outcome.finish = self._services.refusal, FILTERED
         await self._record()
         return True
@@ -255,7 +257,7 @@ class Exchange:
             model=None if filtered and out.text == self._services.refusal else out.model,
             **more,
         )
-        return [event], [turn]
+        return [event], [replace(turn, role=REFUSAL) if self._refused else turn]
 
     def _asked(self) -> ModelRef | None:
         """The model that answered."""

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from flywheel_tasks.serving.backend import Backend, ModelError, Piece, Prompt, RequestRefusedError
 from flywheel_tasks.serving.breaker import Breaker
 from flywheel_tasks.settings import ServeBreaker
 from flywheel_tasks.storage.registry_state import ModelRef
 
+_GRACE_SECONDS = 5.0  # longer than a safety check, after which a request asks its model
 Prepare = Callable[[ModelRef], Awaitable[Backend]]
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ class Fleet:
     def __init__(self, prepare: Prepare, *, breaker: ServeBreaker, timeout_seconds: float) -> None:
         self._prepare, self._breaker, self._timeout = prepare, breaker, timeout_seconds
         self._slots: dict[str, _Slot] = {}
+        self._leaving: dict[str, _Slot] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = asyncio.Event()
 
     def want(self, models: Sequence[ModelRef]) -> None:
         """Begin to prepare these models; those that could not be are tried again after the breaker's pause."""
@@ -68,15 +73,30 @@ class Fleet:
         loading = [slot.loading for slot in self._slots.values() if slot.loading is not None]
         await asyncio.gather(*loading)
 
-    async def keep(self, models: Sequence[ModelRef]) -> None:
-        """Let go of all other models; call it after requests are routed to these only."""
+    def keep(self, models: Sequence[ModelRef]) -> None:
+        """Let go of all other models, in the background: one that is still being loaded may take long.
+
+        For some seconds the others still answer requests that were routed to them before.
+
+        Args:
+            models: that requests are routed to from now on.
+        """
         kept = {model.digest for model in models}
         for digest in [digest for digest in self._slots if digest not in kept]:
-            slot = self._slots.pop(digest)
-            if slot.loading is not None:
-                await slot.loading
-            if slot.backend is not None:
-                await slot.backend.close()
+            slot = self._leaving[digest] = self._slots.pop(digest)
+            task = asyncio.create_task(self._let_go(slot))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _let_go(self, slot: _Slot) -> None:
+        if slot.loading is not None:
+            await slot.loading
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), _GRACE_SECONDS)
+        if self._leaving.get(slot.model.digest) is slot:
+            del self._leaving[slot.model.digest]
+        if slot.backend is not None:
+            await slot.backend.close()
 
     def ready(self, model: ModelRef) -> bool:
         """Whether a model has been prepared."""
@@ -94,7 +114,7 @@ class Fleet:
         return found
 
     def _asked(self, model: ModelRef) -> tuple[_Slot, Backend]:
-        slot = self._slots.get(model.digest)
+        slot = self._slots.get(model.digest) or self._leaving.get(model.digest)
         if slot is None or slot.backend is None:
             raise NotReadyError(f"model {model.generation} is not ready")
         if not slot.breaker.allows():
@@ -152,4 +172,6 @@ class Fleet:
 
     async def close(self) -> None:
         """Let go of all models."""
-        await self.keep([])
+        self._closed.set()
+        self.keep([])
+        await asyncio.gather(*self._closing)

@@ -1,10 +1,10 @@
 """The gateway's parts, put together, and the watch that picks up changes without a restart."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from flywheel_tasks.storage.registry_state import ModelRef
 
 _log = logging.getLogger(__name__)
 _PUBLISH_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 2.0
 # Word lists take microseconds; a model in this process is asked by one thread at a time.
 _SAFETY_THREADS = {"words": 0, "local": 1, "http": 32}
 # Written into a folder of simulated traffic; real conversations never go there.
@@ -57,7 +58,7 @@ class _Watched:
     path: Path
     seen: tuple[int, int] | None = None
 
-    @contextmanager
+    @contextlib.contextmanager
     def change(self) -> Iterator[bool]:
         """Whether it changed since it was last read in such a block; one that fails does not count as read."""
         try:
@@ -229,7 +230,7 @@ class Gateway:
                 "experiments": [experiment.name for experiment in rollout.running],
             }
             _log.info("rollout", extra=fields)
-            await self.fleet.keep(rollout.models())
+            self.fleet.keep(rollout.models())
 
     async def start(self) -> None:
         """Look for the first time and keep looking."""
@@ -273,6 +274,11 @@ class Gateway:
         self.draining = True
         for task in self._watching:
             task.cancel()
+        # Requests that were cancelled at the end of the drain still record what their users have seen.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                while self.in_flight:
+                    await asyncio.sleep(0.01)
         await asyncio.to_thread(self.recorder.close)
         await self.fleet.close()
         if self._client is not None:

@@ -14,7 +14,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -85,17 +85,19 @@ def _adopt(handle: int, path: Path) -> Path | None:
     return _seal(handle, path)
 
 
-def recover(folder: Path) -> list[Path]:
+def recover(folder: Path, dates: Collection[str] = ("*",)) -> list[Path]:
     """Seal the open files of writers that are dead.
 
     Args:
         folder: of raw logs; several processes may do this at once.
+        dates: whose folders are looked through; all by default, which takes long where there are many files.
 
     Returns:
         the files that were sealed.
     """
     sealed = []
-    for path in sorted(folder.glob(f"date=*/{_OPEN}*.jsonl")):
+    paths = {path for date in dates for path in folder.glob(f"date={date}/{_OPEN}*.jsonl")}
+    for path in sorted(paths):
         try:
             handle = os.open(path, os.O_RDWR)
         except FileNotFoundError:
@@ -199,15 +201,16 @@ class Journal:
             raise JournalError(f"{self._folder}: events cannot be written: {error}") from error
 
     def roll(self) -> None:
-        """Seal the open file if its window is over, and those of writers that died.
+        """Seal the open file if its window is over, and those of its day and of today whose writers died.
 
         Raises:
             OSError: the folder cannot be written.
         """
         if self._handle is None or self._place == self._current():
             return
+        day = self._place[0]
         self.close()
-        recover(self._folder)
+        recover(self._folder, {day, self._current()[0]})
 
     def close(self) -> None:
         """Seal the open file, if there is one."""

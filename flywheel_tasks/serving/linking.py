@@ -35,11 +35,13 @@ class Link:
         turn: the user's message that is answered.
         replaces: the reply that is tried again; then ``turn`` is in the logs already.
         time: of the request, not before what it follows.
+        refused: places in the history of messages that were refused and of the refusals: no model sees them.
     """
 
     turn: LoggedTurn
     replaces: LoggedTurn | None
     time: datetime
+    refused: frozenset[int] = frozenset()
 
     def reply(self, text: str, now: datetime) -> LoggedTurn:
         """The turn of a reply, right after what it answers at the earliest."""
@@ -87,15 +89,20 @@ def link(
     """
     now = datetime.now(UTC)
     chain = root_chain(caller.user_id, card_id, caller.source)
+    chains: list[bytes] = []
     for before in history[:-1]:
-        chain = longer(chain, before["role"], before["content"])
+        chains.append(chain := longer(chain, before["role"], before["content"]))
+    refusals = index.refusals(chains)
+    refused = frozenset(
+        place for end, one in enumerate(chains) if one in refusals for place in (end - 1, end)
+    )
     said = longer(chain, "user", history[-1]["content"])
     if regenerate is not None:
         reply = index.by_id(regenerate)
         asked = index.by_id(reply.parent_id) if reply is not None and reply.parent_id else None
-        if reply is None or asked is None or reply.role != "assistant" or asked.chain != said:
+        if reply is None or asked is None or reply.role == "user" or asked.chain != said:
             raise _unknown()
-        return Link(asked, reply, max(now, reply.time + _TICK))
+        return Link(asked, reply, max(now, reply.time + _TICK), refused)
     parent = None
     if len(history) > 1 or conversation_id is not None:
         parent = index.by_chain(chain, conversation_id)
@@ -111,4 +118,4 @@ def link(
         chain=said,
         time=time,
     )
-    return Link(turn, None, time)
+    return Link(turn, None, time, refused)

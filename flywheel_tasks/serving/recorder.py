@@ -15,6 +15,7 @@ from flywheel_tasks.serving.journal import Journal, JournalError, recover
 from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex
 
 _MOST_AT_ONCE = 1000
+_PROBE_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +48,7 @@ class Recorder:
         heading: as for :class:`Journal`.
 
     Attributes:
-        healthy: whether the last write succeeded, of the events and of their turns.
+        healthy: whether the last write succeeded, of the events and of their turns; tried again each second.
         written: events made durable.
         commits: syncs of a log file.
     """
@@ -95,8 +96,12 @@ class Recorder:
                 self._commit(work)
             else:
                 self._roll()
+                if not self.healthy:
+                    self._probe()
             if stop:
                 break
+        if late := [batch for batch in self._left() if batch is not None]:
+            self._commit(late)
         try:
             self._journal.close()
             recover(self._folder)
@@ -107,9 +112,18 @@ class Recorder:
     def _waiting(self) -> list[_Batch | None]:
         """All batches that wait; none if the window ended first."""
         batches: list[_Batch | None] = []
+        seconds = self._journal.seconds_left() + 0.001
         try:
-            batches.append(self._queue.get(timeout=self._journal.seconds_left() + 0.001))
-            while len(batches) < _MOST_AT_ONCE:
+            batches.append(self._queue.get(timeout=seconds if self.healthy else min(seconds, _PROBE_SECONDS)))
+        except queue.Empty:
+            return batches
+        return batches + self._left(_MOST_AT_ONCE - 1)
+
+    def _left(self, most: int | None = None) -> list[_Batch | None]:
+        """What lies in the queue, without waiting."""
+        batches: list[_Batch | None] = []
+        try:
+            while most is None or len(batches) < most:
                 batches.append(self._queue.get_nowait())
         except queue.Empty:
             pass
@@ -121,6 +135,16 @@ class Recorder:
         except OSError as error:
             self.healthy = False
             _log.error("a log file could not be sealed: %s", error)
+
+    def _probe(self) -> None:
+        """See whether events can be written again: a worker that is not ready gets no requests that would tell."""
+        try:
+            self._journal.write([])
+            self._index.add([])
+        except Exception as error:
+            _log.debug("still not writable: %s", error)
+        else:
+            self.healthy = True
 
     def _commit(self, batches: list[_Batch]) -> None:
         error: Exception | None = None

@@ -21,6 +21,8 @@ CREATE INDEX IF NOT EXISTS by_chain ON turns (chain);
 CREATE INDEX IF NOT EXISTS by_time ON turns (time);
 """
 _BUSY_SECONDS = 10.0
+_AT_ONCE = 500  # of SQLite's places for values in a statement
+REFUSAL = "refusal"  # role of the gateway's own words in place of a reply to what no model may see
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class LoggedTurn:
         message_id: its id.
         conversation_id: its conversation.
         parent_id: the message that it answers, or None.
-        role: user or assistant.
+        role: user, assistant or :data:`REFUSAL`.
         owner: digest of its user's id.
         chain: digest of the conversation up to and including it.
         time: of its event.
@@ -112,6 +114,19 @@ class TurnIndex:
         return _turn(
             self._db.execute("SELECT * FROM turns WHERE message_id = ? LIMIT 1", (message_id,)).fetchone()
         )
+
+    def refusals(self, chains: Sequence[bytes]) -> set[bytes]:
+        """Those of the chains that end in a refusal of the user's message."""
+        found: set[bytes] = set()
+        for start in range(0, len(chains), _AT_ONCE):
+            some = chains[start : start + _AT_ONCE]
+            places = ", ".join("?" * len(some))
+            rows = self._db.execute(
+                f"SELECT chain FROM turns WHERE chain IN ({places}) AND role = ?",  # noqa: S608 - places only
+                (*some, REFUSAL),
+            )
+            found |= {chain for (chain,) in rows}
+        return found
 
     def forget(self, days: int) -> int:
         """Drop turns that are older; how many."""

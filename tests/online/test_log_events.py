@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flywheel_tasks.online import log_events
-from flywheel_tasks.online.analysis import analyse_population
+from flywheel_tasks.online import launch, log_events
+from flywheel_tasks.online.analysis import analyse_population, look_at
+from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import PopulationError, Window, population
 from flywheel_tasks.online.log_events import EventsError, open_events
 from flywheel_tasks.online.log_spool import LogReader
@@ -19,7 +20,9 @@ from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.traffic.events import parse_event
 from flywheel_tasks.traffic.lines import RawLine
 from tests.dags.small import ab_events, write_logs
+from tests.online.conftest import approve
 from tests.online.people import START, make_plan
+from tests.online.test_launch import run_launch
 
 PLAN = make_plan()
 WINDOW = Window(START, START + timedelta(days=1))
@@ -66,6 +69,23 @@ def test_parquet_and_a_warehouse_give_what_the_raw_logs_give(root: Path, events:
         for name in ("exposures", "messages", "signals"):
             con.execute(f"create table {name} as from '{root}/tables/{name}/*.parquet'")
     assert figures(root, events=f"duckdb://{root}/house.duckdb") == raw
+
+
+def test_a_warehouse_has_the_tests_own_days_whatever_the_logs_are(root: Path, events: list[dict]) -> None:
+    """The shipped settings say simulated logs; a test that is judged by other events still ends when it ends."""
+    settings = settings_of(root, events="tables")
+    assert settings.logs.source == "simulated"
+    assert not of_simulated_users(settings)
+    assert of_simulated_users(settings_of(root))
+    write_tables(root / "tables", events)
+    approve(root)
+    run_launch(root)
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("events: logs", "events: tables"))
+    started = launch.start(root, by="ada")
+    with look_at(root, load_settings(params), started, started.started_at + timedelta(days=1)) as look:
+        assert not look.over
+        assert look.ends_at == started.ends_at
 
 
 def test_a_column_of_the_exposures_is_a_segment(root: Path, events: list[dict]) -> None:

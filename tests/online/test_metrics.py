@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from flywheel_tasks.online.analysis import arm_sums
-from flywheel_tasks.online.decision import adjusted
+from flywheel_tasks.online.decision import adjusted, harms
 from flywheel_tasks.online.metrics import METRICS, absent, compare, figures, pairs
 from flywheel_tasks.online.sums import sums_by
 from flywheel_tasks.settings import AB_METRICS
@@ -126,6 +126,24 @@ def test_a_metric_that_the_logs_lack_says_so(users) -> None:
     report = figures(METRICS["report_per_reply"], sums, RULE)
     assert report["lift_percent"]["value"] is None
     assert report["absent"] == "no report in the logs"
+
+
+@pytest.mark.parametrize("times", [1, 7])
+def test_an_arm_whose_every_reply_is_refused_is_harmed(users, times: int) -> None:
+    """Then nothing spreads, and there is no p-value; with three in seven floats take the variance for negative."""
+    arm, found = users
+    refused = found["replies"] * (1 if times == 1 else 3)
+    total = found | {
+        "replies": found["replies"] * times,
+        "safety_violation": np.where(arm == "candidate", refused, 0),
+    }
+    sums = {name: sums_of(total, arm == name) for name in ("control", "candidate")}
+    rule = RULE.model_copy(update={"guardrails": ("safety_violation_per_reply",), "estimate": "raw"})
+    view, harm = harms(sums, rule)
+    assert harm[0].startswith("Safety violations per reply: worse than none (always-valid p = 0 <")
+    assert view["safety_violation_per_reply"]["pvalue"] == 0
+    few = {name: sums_of(total, np.flatnonzero(arm == name)[:3]) for name in ("control", "candidate")}
+    assert harms(few, rule)[1] == []
 
 
 def test_without_a_past_there_is_no_cuped(users) -> None:

@@ -48,6 +48,21 @@ def test_readers_see_a_file_only_when_its_window_is_over(tmp_path: Path) -> None
     assert files(tmp_path, "date=*/.open-*") == []
 
 
+def test_a_writer_looks_for_dead_ones_of_its_own_days_only(tmp_path: Path) -> None:
+    """The whole of a long history is looked through at the start, not while requests wait."""
+    clock = Clock()
+    for day in ("2026-10-01", "2026-11-02"):
+        (tmp_path / f"date={day}").mkdir()
+        (tmp_path / f"date={day}/.open-dead.jsonl").write_bytes(LINES[0] + b"\n")
+    writer = Journal(tmp_path, 60, now=clock)
+    writer.write(LINES)
+    clock.now += 60
+    writer.roll()
+    assert files(tmp_path, "date=*/.open-*") == ["date=2026-10-01/.open-dead.jsonl"]
+    writer.close()
+    assert len(recover(tmp_path)) == 1
+
+
 def test_a_new_day_is_a_new_folder_and_its_first_file_has_the_heading(tmp_path: Path) -> None:
     clock = Clock()
     writer = Journal(tmp_path, 3600, heading=lambda: [b'{"card":1}'], now=clock)

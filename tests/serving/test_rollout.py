@@ -86,6 +86,7 @@ def test_a_broken_candidate_falls_back_and_says_so(
     assert response.headers["x-flywheel-model"] == "base"
     reply = logged(root, "message")[-1]
     assert (reply["text"], reply["model"], reply["fallback"]) == (REPLY, "base", "failed")
+    assert reply["latency_ms"] < 900  # the champion's own time: the other hung for a second
     assert logged(root, "exposure") == []
     text = gateway.client.get("/metrics").text
     assert 'flywheel_fallbacks_total{model="g0001",reason="failed"} 1' in text
