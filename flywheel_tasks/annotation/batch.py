@@ -11,7 +11,14 @@ from itertools import chain
 from typing import Any
 
 from flywheel_tasks.annotation.gold import gold_tasks, load_gold, mixed
-from flywheel_tasks.annotation.tasks import SPLIT_OF, AnnotationError, Question, questions, short_id
+from flywheel_tasks.annotation.tasks import (
+    SPLIT_OF,
+    AnnotationError,
+    Question,
+    id_of_task,
+    questions,
+    short_id,
+)
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.curation.sampling import draw_order, stratified
 from flywheel_tasks.evaluation.instructions import share_kept
@@ -84,9 +91,12 @@ class TaskMaker:
         """
         # A rewrite task may be about a prompt that has a task of its own.
         apart = (kind,) if kind == "rewrite" else ()
-        task_id = f"t-{short_id(purpose, prompt['prompt_id'], *apart)}"
+        # The order is drawn by the prompt, not by the id: that comes of what is shown, and in which order.
+        key = f"t-{short_id(purpose, prompt['prompt_id'], *apart)}"
         shown = list(range(len(replies)))
-        random.Random(f"order|{self._seed}|{task_id}").shuffle(shown)
+        random.Random(f"order|{self._seed}|{key}").shuffle(shown)
+        card, history = self._cards[prompt["card_id"]], prompt["history"]
+        task_id = id_of_task(key, card, history, [replies[k][1] for k in shown])
         return {
             "task_id": task_id,
             "kind": kind,
@@ -95,8 +105,8 @@ class TaskMaker:
             "user_id": prompt["user_id"],
             "source": prompt["source"],
             "reviews": reviews_of(self._settings, purpose, prompt["prompt_id"], self._seed),
-            "card": self._cards[prompt["card_id"]],
-            "history": prompt["history"],
+            "card": card,
+            "history": history,
             "candidates": [
                 {
                     "candidate_id": f"{task_id}-c{place}",

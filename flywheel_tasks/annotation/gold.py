@@ -16,7 +16,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
 
 from flywheel_tasks.annotation.consensus import score
-from flywheel_tasks.annotation.tasks import GOLD, AnnotationError, short_id
+from flywheel_tasks.annotation.tasks import GOLD, AnnotationError, id_of_task, short_id
 from flywheel_tasks.curation.sampling import draw_order
 from flywheel_tasks.evaluation.intervals import share
 from flywheel_tasks.settings import GoldItems
@@ -168,9 +168,12 @@ def gold_tasks(items: Sequence[GoldItem], tasks: Sequence[Row], part: float, see
 
 def _task(item: GoldItem, model: Row, seed: int) -> Row:
     """An item as a task that looks like ``model``."""
-    task_id = f"t-{short_id(GOLD, seed, item.gold_id)}"
+    key = f"t-{short_id(GOLD, seed, item.gold_id)}"
     shown = list(range(len(item.replies)))
-    random.Random(f"order|{seed}|{task_id}").shuffle(shown)
+    random.Random(f"order|{seed}|{key}").shuffle(shown)
+    card = {"card_id": f"gold-{item.gold_id}", **item.card.model_dump(mode="json")}
+    history = [turn.model_dump() for turn in item.history]
+    task_id = id_of_task(key, card, history, [item.replies[k] for k in shown])
     ids = {k: f"{task_id}-c{place}" for place, k in enumerate(shown)}
     asked = {question["name"] for question in model["questions"]}
     if unknown := sorted(set(item.answers) - asked):
@@ -186,8 +189,8 @@ def _task(item: GoldItem, model: Row, seed: int) -> Row:
         "user_id": None,
         "source": "internal",
         "reviews": model["reviews"],
-        "card": {"card_id": f"gold-{item.gold_id}", **item.card.model_dump(mode="json")},
-        "history": [turn.model_dump() for turn in item.history],
+        "card": card,
+        "history": history,
         "candidates": [
             {"candidate_id": ids[k], "policy": GOLD, "text": item.replies[k], "drawn": k} for k in shown
         ],

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+import orjson
+
 # Purpose of a task, and the split its prompts come from.
 SPLIT_OF = {"reward_train": "reward_train", "reward_heldout": "reward_heldout", "policy": "policy_train"}
 GOLD = "gold"  # purpose of a task whose answers are known
@@ -76,6 +78,21 @@ def rules_of(card: Mapping[str, Any]) -> list[dict[str, str]]:
 def short_id(*parts: object) -> str:
     """A stable id of 16 hexadecimal digits."""
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def id_of_task(
+    key: str, card: Mapping[str, Any], history: Sequence[Mapping[str, Any]], shown: Sequence[str]
+) -> str:
+    """A task's id, made of what annotators see of it: labels of other replies name a task that is not in the batch.
+
+    Args:
+        key: what the task is for, and of which prompt.
+        card: its row.
+        history: the turns before the reply.
+        shown: the replies in the order shown.
+    """
+    seen = orjson.dumps([card, history, shown], option=orjson.OPT_SORT_KEYS)
+    return f"t-{short_id(key, seen.decode())}"
 
 
 def texts_of(task: Mapping[str, Any]) -> dict[str, str]:

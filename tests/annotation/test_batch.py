@@ -2,14 +2,17 @@ import pytest
 
 from flywheel_tasks.annotation import batch
 from flywheel_tasks.annotation.interface import interface_id
+from flywheel_tasks.annotation.reading import read_files
 from flywheel_tasks.annotation.tasks import AnnotationError
 from flywheel_tasks.curation.tables import CARDS, PROMPTS
 from flywheel_tasks.policy.pool import PoolError
 from flywheel_tasks.policy.reply import Reply
-from flywheel_tasks.settings import SPLITS
+from flywheel_tasks.settings import SPLITS, load_settings
 from flywheel_tasks.storage.digests import tree_digest
-from flywheel_tasks.storage.documents import read_jsonl, write_json
+from flywheel_tasks.storage.documents import read_jsonl, write_json, write_jsonl
 from flywheel_tasks.storage.tables import write_rows
+from tests.annotation.tasks_of_tests import label
+from tests.conftest import PROJECT
 from tests.curation.rows import prompt
 
 CARD = {"card_id": "c1", "name": "Mae", "traits": ["dry"], "instructions": ["Never use emoji."]}
@@ -132,6 +135,45 @@ def test_replies_are_shown_in_an_order_that_the_seed_draws_and_that_is_recorded(
     assert list(read_jsonl(io.out("data/annotation/batch.jsonl"))) == tasks
 
 
+def made(kind, replies, card=CARD, history="Hello?"):
+    """A task of the same prompt, of whatever was drawn for it."""
+    settings = load_settings(PROJECT / "params.yaml").annotation_batch
+    maker = batch.TaskMaker(settings, 1, {"c1": card})
+    row = prompt("p1", history, "u1", "user")
+    return maker.make(kind, "policy", row, [(f"policy-{k}", text) for k, text in enumerate(replies)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [
+        ("comparison", {"replies": ["one", "two"]}, {"replies": ["one", "three"]}),
+        ("comparison", {"replies": ["one", "two"]}, {"replies": ["two", "one"]}),  # the places are swapped
+        ("rewrite", {"replies": ["bad"]}, {"replies": ["worse"]}),
+        ("rewrite", {"replies": ["bad"]}, {"replies": ["bad"], "history": "Goodbye?"}),
+        (
+            "comparison",
+            {"replies": ["one", "two"]},
+            {"replies": ["one", "two"], "card": {**CARD, "traits": []}},
+        ),
+    ],
+)
+def test_labels_of_what_was_shown_before_are_not_joined_to_what_is_shown_now(tmp_path, kind, old, new):
+    old, new = made(kind, **old), made(kind, **new)
+    write_jsonl([label(old, rewrite=(0, "better") if kind == "rewrite" else None)], tmp_path / "mo.jsonl")
+    files = [("mo.jsonl", tmp_path / "mo.jsonl")]
+    assert len(read_files(files, [old]).labels) == 1
+    reading = read_files(files, [new])
+    assert reading.labels == []
+    assert [row["rule"] for row in reading.quarantined] == ["unknown_task"]
+    ids = [{candidate["candidate_id"] for candidate in of["candidates"]} for of in (old, new)]
+    assert not ids[0] & ids[1]
+
+
+def test_the_same_replies_in_the_same_order_are_the_same_task():
+    assert made("comparison", ["one", "two"]) == made("comparison", ["one", "two"])
+    assert made("comparison", ["a"])["task_id"] != made("rewrite", ["a"])["task_id"]
+
+
 def test_a_pool_of_two_shares_the_candidates_out_and_each_records_its_policy(make_io, tiny_models, tmp_path):
     io = workspace(make_io, tmp_path, tiny_models / "base")
     (tmp_path / "inputs/previous").symlink_to(tiny_models / "talker")
@@ -196,9 +238,6 @@ def test_rewritten_is_what_users_disliked_and_then_what_breaks_the_card():
 
 
 def test_the_share_of_overlap_is_drawn_by_prompt(make_io):
-    from flywheel_tasks.settings import load_settings
-    from tests.conftest import PROJECT
-
     settings = load_settings(PROJECT / "params.yaml").annotation_batch
     drawn = [batch.reviews_of(settings, "reward_train", f"p{k}", 1) for k in range(4000)]
     share = sum(reviews == settings.overlap.reviews for reviews in drawn) / len(drawn)

@@ -63,6 +63,14 @@ def test_gold_tasks_are_the_share_asked_for_and_look_like_the_others():
     assert mixed(tasks, [], seed=3) == tasks
 
 
+def test_an_item_with_other_replies_is_another_task():
+    item = ITEMS[0]
+    other = item.model_copy(update={"replies": (*item.replies[:-1], "Quite another reply.")})
+    [first], [second] = (gold_tasks([one], batch(), 0.01, seed=1) for one in (item, other))
+    assert first["task_id"] != second["task_id"]
+    assert [one["drawn"] for one in first["candidates"]] == [one["drawn"] for one in second["candidates"]]
+
+
 def test_items_that_would_stand_out_are_not_used():
     with pytest.raises(AnnotationError, match=r"no item has as many replies .*4"):
         gold_tasks(ITEMS, batch(texts=("a", "b", "c", "d")), 0.1, seed=1)
