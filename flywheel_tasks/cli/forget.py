@@ -89,6 +89,7 @@ def forget(
 ) -> None:
     """Remove a user from every table that later runs read, for good, and list the models trained on their data."""
     from flywheel_tasks.pipeline import earlier_pairs
+    from flywheel_tasks.pipeline.forgetting import check_key
     from flywheel_tasks.pipeline.generation import write_users
     from flywheel_tasks.pipeline.trained_on import checkpoints_of
     from flywheel_tasks.privacy import forget as tables
@@ -101,6 +102,7 @@ def forget(
     root = root.resolve()
     settings = load_settings(root / "params.yaml")
     key, who = _hash(user, hashed, settings.logs.source)
+    check_key(root, key)
     labels = settings.label.location
     apart = [root / place for place in _log_places(settings) if "://" not in place]
     apart += local_files(labels, root)

@@ -58,18 +58,24 @@ _BUNDLE = "inputs.json"
 _log = logging.getLogger(__name__)
 
 
+def newest_key(registry: Registry) -> tuple[str, str] | None:
+    """The newest generation and the fingerprint of its key for user ids; None where there is no generation."""
+    generations = registry.generations()
+    if not generations:
+        return None
+    bundle = orjson.loads(registry.get_generation(generations[-1], _BUNDLE))
+    return generations[-1], bundle.get("user_key", DEMO_FINGERPRINT)
+
+
 def _key_of(root: Path, registry: Registry) -> str:
     """The fingerprint of the environment's key for user ids, which must be that of the generation before."""
     settings = load_settings(root / "params.yaml")
     found = user_key(settings.logs.source).fingerprint
-    earlier = registry.generations()
-    if not earlier:
-        return found
-    before = orjson.loads(registry.get_generation(earlier[-1], _BUNDLE)).get("user_key", DEMO_FINGERPRINT)
+    earlier = newest_key(registry)
     # From simulated users to real ones nobody moves: they are other people.
-    if before not in (found, DEMO_FINGERPRINT):
+    if earlier is not None and earlier[1] not in (found, DEMO_FINGERPRINT):
         raise IdentityError(
-            f"the key for user ids is {found}, but {earlier[-1]} used {before}: users would move between training "
+            f"the key for user ids is {found}, but {earlier[0]} used {earlier[1]}: users would move between training "
             "and evaluation, and forgotten ones would come back. Set the old key; if it is lost, start anew with "
             "another registry.location and delete old tables"
         )

@@ -93,7 +93,8 @@ DEMO_FINGERPRINT = UserKey(DEMO_KEY).fingerprint
 
 
 def _secret(environ: Mapping[str, str]) -> str | None:
-    text, file = environ.get(KEY), environ.get(KEY_FILE)
+    # Without white space around it, as the file's: the same key by either way is the same key.
+    text, file = environ.get(KEY, "").strip(), environ.get(KEY_FILE)
     if text and file:
         raise IdentityError(f"{KEY} and {KEY_FILE} are both set: unset one")
     if not file:

@@ -19,7 +19,7 @@ from flywheel_tasks.privacy import forget
 from flywheel_tasks.storage.documents import read_json, read_jsonl, write_json, write_jsonl
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.tables import read_rows, write_rows
-from flywheel_tasks.traffic.identity import UserKey, pin_users
+from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, UserKey, pin_users
 from flywheel_tasks.traffic.logs import pin_logs
 from tests.conftest import build_workspace
 from tests.curation.rows import prompt
@@ -113,6 +113,10 @@ def everything(root):
     return found
 
 
+def contents(root):
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
 def call(root, *words):
     done = CliRunner().invoke(app, ["forget", *words, "--root", str(root)], catch_exceptions=False)
     assert done.exit_code == 0
@@ -161,10 +165,36 @@ def test_a_later_run_from_the_same_logs_does_not_bring_them_back(workspace):
 
 
 def test_a_dry_run_shows_the_same_and_changes_nothing(workspace):
-    before = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
+    before = contents(workspace)
     output = call(workspace, GONE, "--dry-run", "--raw-logs")
     assert "would be removed" in output
-    assert {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()} == before
+    assert contents(workspace) == before
+
+
+OTHER = UserKey(SECRET + "x")
+
+
+@pytest.mark.parametrize("words", [(GONE,), (GONE, "--dry-run"), (OTHER.hashed(GONE), "--hashed")])
+def test_another_key_than_the_workspaces_is_refused_before_anything_is_changed(workspace, monkeypatch, words):
+    before = contents(workspace)
+    monkeypatch.setenv("FLYWHEEL_USER_KEY", SECRET + "x")
+    with pytest.raises(IdentityError, match=f"{KEY.fingerprint}.*{OTHER.fingerprint}.*set FLYWHEEL") as error:
+        call(workspace, *words)
+    assert SECRET not in str(error.value)
+    assert contents(workspace) == before
+
+
+def test_the_key_is_that_of_the_newest_generation_where_none_is_pinned(workspace):
+    (workspace / "inputs/users.json").unlink()
+    call(workspace, GONE, "--dry-run")
+    bundle = b'{"user_key": "%s", "generation": {"champion": {"model": "base"}}}'
+    for generation, fingerprint in (("g0001", KEY.fingerprint), ("g0002", DEMO_FINGERPRINT)):
+        registry = open_registry("registry", workspace)
+        registry.put_generation(generation, "inputs.json", bundle % fingerprint.encode())
+        if generation == "g0001":
+            call(workspace, GONE, "--dry-run")
+    with pytest.raises(IdentityError, match=r"g0002 hashes user ids with .*demo's published key"):
+        call(workspace, GONE)
 
 
 def test_raw_logs_are_rewritten_only_when_asked(workspace):

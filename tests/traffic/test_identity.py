@@ -55,6 +55,9 @@ def test_simulated_users_need_no_key_and_real_ones_do(tmp_path):
     file = tmp_path / "key"
     file.write_text(SECRET + "\n")
     assert user_key("files", {"FLYWHEEL_USER_KEY_FILE": str(file)}).fingerprint == KEY.fingerprint
+    assert user_key("files", {"FLYWHEEL_USER_KEY": f" {SECRET}\n"}).fingerprint == KEY.fingerprint
+    with pytest.raises(IdentityError, match="there is no key"):
+        user_key("files", {"FLYWHEEL_USER_KEY": "\n"})
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,7 @@ def test_simulated_users_need_no_key_and_real_ones_do(tmp_path):
     [
         ({"FLYWHEEL_USER_KEY": "short"}, "at least 32"),
         ({"FLYWHEEL_USER_KEY": DEMO_KEY}, "published key of the demo"),
+        ({"FLYWHEEL_USER_KEY": DEMO_KEY + "\n"}, "published key of the demo"),
         ({"FLYWHEEL_USER_KEY": SECRET, "FLYWHEEL_USER_KEY_FILE": "x"}, "both set"),
         ({"FLYWHEEL_USER_KEY_FILE": "no/such/file"}, "cannot be read"),
     ],
