@@ -1,6 +1,7 @@
 """``flywheel forget``: remove a user from everything that later runs read."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,21 +89,29 @@ def forget(
     root: Annotated[Path, typer.Option("--root", help="Workspace.", file_okay=False)] = Path(),
 ) -> None:
     """Remove a user from every table that later runs read, for good, and list the models trained on their data."""
-    from flywheel_tasks.pipeline import earlier_pairs
-    from flywheel_tasks.pipeline.forgetting import check_key
-    from flywheel_tasks.pipeline.generation import write_users
-    from flywheel_tasks.pipeline.trained_on import checkpoints_of
-    from flywheel_tasks.privacy import forget as tables
-    from flywheel_tasks.privacy.forget_labels import local_files, remove_labels
-    from flywheel_tasks.privacy.stored_copies import places
+    from flywheel_tasks.pipeline.forgetting import check_key, nobody_else
     from flywheel_tasks.settings import load_settings
-    from flywheel_tasks.storage.documents import read_json
-    from flywheel_tasks.storage.forgotten import open_forgotten
 
     root = root.resolve()
     settings = load_settings(root / "params.yaml")
     key, who = _hash(user, hashed, settings.logs.source)
     check_key(root, key)
+    with nullcontext() if dry_run else nobody_else(root):
+        _forget(root, settings, key, who, raw_logs, remotes, dry_run)
+
+
+def _forget(
+    root: Path, settings: Any, key: Any, who: str, raw_logs: bool, remotes: bool, dry_run: bool
+) -> None:
+    from flywheel_tasks.pipeline import earlier_pairs
+    from flywheel_tasks.pipeline.generation import write_users
+    from flywheel_tasks.pipeline.trained_on import checkpoints_of
+    from flywheel_tasks.privacy import forget as tables
+    from flywheel_tasks.privacy.forget_labels import local_files, remove_labels
+    from flywheel_tasks.privacy.stored_copies import places
+    from flywheel_tasks.storage.documents import read_json
+    from flywheel_tasks.storage.forgotten import open_forgotten
+
     labels = settings.label.location
     apart = [root / place for place in _log_places(settings) if "://" not in place]
     apart += local_files(labels, root)

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock, Timeout
 from typer.testing import CliRunner
 
 from flywheel_tasks.cli.app import app
 from flywheel_tasks.contracts.load import load_contracts
 from flywheel_tasks.conversations.schemas import PROMPTS
 from flywheel_tasks.curation.tables import DUPLICATES
-from flywheel_tasks.pipeline import trained_on
+from flywheel_tasks.pipeline import dvc_locks, trained_on
+from flywheel_tasks.pipeline.generation_ids import BusyError
 from flywheel_tasks.pipeline.stage import run_stage
 from flywheel_tasks.privacy import forget
 from flywheel_tasks.storage.documents import read_json, read_jsonl, write_json, write_jsonl
@@ -171,6 +173,12 @@ def test_a_dry_run_shows_the_same_and_changes_nothing(workspace):
     assert contents(workspace) == before
 
 
+def locks(root):
+    folder = root / ".flywheel/locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 OTHER = UserKey(SECRET + "x")
 
 
@@ -195,6 +203,40 @@ def test_the_key_is_that_of_the_newest_generation_where_none_is_pinned(workspace
             call(workspace, GONE, "--dry-run")
     with pytest.raises(IdentityError, match=r"g0002 hashes user ids with .*demo's published key"):
         call(workspace, GONE)
+
+
+@pytest.mark.parametrize(
+    ("lock", "why"),
+    [
+        (lambda root: FileLock(locks(root) / "split.lock"), "stage split is at work"),
+        (lambda root: FileLock(locks(root) / "generation.lock"), "another generation is brought"),
+        (dvc_locks.at_work, "DVC is at work"),
+    ],
+)
+def test_nobody_is_forgotten_while_tables_are_written(workspace, lock, why):
+    with lock(workspace):
+        before = everything(workspace)
+        with pytest.raises(BusyError, match=f"{why}, and would write the user back"):
+            call(workspace, GONE)
+        assert everything(workspace) == before
+        assert read_json(workspace / "inputs/users.json")["forgotten"] == []
+        call(workspace, GONE, "--dry-run")
+    call(workspace, GONE)
+    assert everything(workspace) != before
+
+
+def test_nobody_writes_tables_while_a_user_is_forgotten(workspace, monkeypatch):
+    held = []
+
+    def tried(path, ids):
+        with dvc_locks.alone(workspace) as alone:
+            held.append(not alone)
+        with pytest.raises(Timeout):
+            FileLock(locks(workspace) / "ingest.lock", timeout=0).acquire()
+
+    monkeypatch.setattr(forget, "remove", tried)
+    call(workspace, GONE)
+    assert set(held) == {True}
 
 
 def test_raw_logs_are_rewritten_only_when_asked(workspace):
