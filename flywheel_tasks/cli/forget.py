@@ -1,6 +1,6 @@
 """``flywheel forget``: remove a user from everything that later runs read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,22 +43,36 @@ def _log_places(settings: Any) -> list[str]:
     return list(dict.fromkeys([location, settings.serve.logs]))
 
 
-def _raw_logs(root: Path, settings: Any, key: Any, who: str, rewrite: bool) -> list[tuple[str, str]]:
-    """Files of raw logs that hold the user, with their lines; rewritten without them if asked for."""
+def _find_logs(root: Path, settings: Any, key: Any, who: str) -> dict[str, Any]:
+    """Where the user is in raw logs, by location."""
     from flywheel_tasks.traffic import forget_logs
-    from flywheel_tasks.traffic.log_store import open_logs
 
-    rows = []
-    for location in _log_places(settings):
-        if "://" not in location and not (root / location).is_dir():
-            continue
-        if location != settings.logs.location and not any(open_logs(location, root).names()):
-            continue
-        found = forget_logs.find(location, root, key, who, settings.ingest.rename)
-        if rewrite:
-            forget_logs.rewrite(location, root, list(found), key, who, settings.ingest.rename)
-        rows += [(f"{location}/{name}", str(lines)) for name, lines in sorted(found.items())]
-    return rows
+    return {
+        location: forget_logs.find(location, root, key, who, settings.ingest.rename)
+        for location in _log_places(settings)
+        if "://" in location or (root / location).is_dir()
+    }
+
+
+def _rewrite_logs(root: Path, settings: Any, key: Any, who: str, found: Mapping[str, Any]) -> None:
+    from flywheel_tasks.traffic import forget_logs
+
+    for location, of in found.items():
+        forget_logs.rewrite(location, root, list(of.lines), key, who, settings.ingest.rename)
+
+
+def _show_logs(found: Mapping[str, Any], what: str) -> None:
+    lines = [
+        (f"{location}/{name}", str(count))
+        for location, of in found.items()
+        for name, count in sorted(of.lines.items())
+    ]
+    _table(what, ("file", "lines"), lines, "none")
+    broken = [
+        (f"{location}/{name}", why) for location, of in found.items() for name, why in of.broken.items()
+    ]
+    if broken:
+        _table("Raw logs that cannot be read to their end", ("file", "what is wrong"), broken, "none")
 
 
 def _left(settings: Any, remotes: Sequence[str], raw_logs: bool) -> None:
@@ -103,44 +117,90 @@ def forget(
 def _forget(
     root: Path, settings: Any, key: Any, who: str, raw_logs: bool, remotes: bool, dry_run: bool
 ) -> None:
-    from flywheel_tasks.pipeline import earlier_pairs
-    from flywheel_tasks.pipeline.generation import write_users
     from flywheel_tasks.pipeline.trained_on import checkpoints_of
     from flywheel_tasks.privacy import forget as tables
-    from flywheel_tasks.privacy.forget_labels import local_files, remove_labels
+    from flywheel_tasks.privacy.forget_labels import remove_labels
     from flywheel_tasks.privacy.stored_copies import places
-    from flywheel_tasks.storage.documents import read_json
-    from flywheel_tasks.storage.forgotten import open_forgotten
 
-    labels = settings.label.location
-    apart = [root / place for place in _log_places(settings) if "://" not in place]
-    apart += local_files(labels, root)
-    done = "would be removed" if dry_run else "removed"
-    checkpoints = checkpoints_of(root, who)  # before the splits change
-    if not dry_run:
-        # First, so that whatever happens next, no later run takes them in again.
-        open_forgotten(settings.registry.location, root).add(key.fingerprint, who)
-        if (root / "inputs/users.json").exists():
-            write_users(root, read_json(root / "inputs/users.json")["key"])
-    paths = [*tables.tables(root, apart), *sorted((root / earlier_pairs.FOLDER).glob("*.parquet"))]
+    logs = _find_logs(root, settings, key, who)  # before anything is changed, for it may fail
     ids, journal = tables.Ids(who), tables.Journal(root, who)
+    # Before the splits change; those that an earlier run found it found before, too.
+    checkpoints = sorted({*journal.read(ids), *checkpoints_of(root, who)})
+    if not dry_run:
+        journal.complete(ids, checkpoints)
+        _list_as_forgotten(root, settings, key, who)
+    paths = _tables_of(root, settings)
     for path in paths:
         for row in tables.rows_of(path):
             ids.learn(row)
     copies, left = places(root, remotes)
     for place in copies:
         place.look(ids)  # tables of earlier runs name what this workspace has no row of any more
-    if dry_run:
-        journal.read(ids)
-    else:
-        journal.complete(ids)
+    if not dry_run:
+        journal.complete(ids, checkpoints)
+    shown = _clean(root, paths, ids, dry_run)
+    given = [
+        (name, str(count))
+        for name, count in remove_labels(settings.label.location, root, ids, dry_run).items()
+    ]
+    stored = _drop_copies(copies, ids, dry_run)
+    if not dry_run:
+        tables.drop_kept(root)
+        if raw_logs:
+            _rewrite_logs(root, settings, key, who, logs)
+        _pin_labels_again(root, settings)
+    done = "would be removed" if dry_run else "removed"
+    console.print(
+        f"User {who}" + (" (dry run: nothing is changed)" if dry_run else " is on the list of the forgotten")
+    )
+    _table(f"Rows {done}", ("table", "rows"), shown, "none")
+    _table(f"Delivered labels {done}", ("file", "labels"), given, "none")
+    _table(f"Copies {done} from DVC", ("place", "tables", "pages", "listings and runs"), stored, "none")
+    kept = "Raw logs that hold the user (kept; --raw-logs rewrites them)"
+    _show_logs(logs, f"Raw logs: lines {done}" if raw_logs else kept)
+    headings = ("generation", "model", "splits")
+    _table("Models trained on the user's data", headings, checkpoints, "none")
+    _left(settings, left, raw_logs)
+    if not dry_run:
+        journal.close()  # now that all of it has been said
+
+
+def _list_as_forgotten(root: Path, settings: Any, key: Any, who: str) -> None:
+    """Before any row goes, so that whatever happens next, no later run takes them in again."""
+    from flywheel_tasks.pipeline.generation import write_users
+    from flywheel_tasks.storage.documents import read_json
+    from flywheel_tasks.storage.forgotten import open_forgotten
+
+    open_forgotten(settings.registry.location, root).add(key.fingerprint, who)
+    if (root / "inputs/users.json").exists():
+        write_users(root, read_json(root / "inputs/users.json")["key"])
+
+
+def _tables_of(root: Path, settings: Any) -> list[Path]:
+    from flywheel_tasks.pipeline import earlier_pairs
+    from flywheel_tasks.privacy import forget as tables
+    from flywheel_tasks.privacy.forget_labels import local_files
+
+    apart = [root / place for place in _log_places(settings) if "://" not in place]
+    apart += local_files(settings.label.location, root)
+    return [*tables.tables(root, apart), *sorted((root / earlier_pairs.FOLDER).glob("*.parquet"))]
+
+
+def _clean(root: Path, paths: Sequence[Path], ids: Any, dry_run: bool) -> list[tuple[str, str]]:
+    """Take the user's rows out of tables; give each table that had some, and how many."""
+    from flywheel_tasks.privacy import forget as tables
+
     shown = []
     for path in paths:
         if rows := tables.count(path, ids):
             shown.append((str(path.relative_to(root) if path.is_relative_to(root) else path), str(rows)))
             if not dry_run:
                 tables.remove(path, ids)
-    given = [(name, str(count)) for name, count in remove_labels(labels, root, ids, dry_run).items()]
+    return shown
+
+
+def _drop_copies(copies: Sequence[Any], ids: Any, dry_run: bool) -> list[tuple[str, ...]]:
+    """Delete the user's tables from DVC's cache and remotes; give what went, by place."""
     stored = []
     for place in copies:
         owned = place.owned(ids)
@@ -150,27 +210,7 @@ def _forget(
         if not dry_run:
             # What points at an object goes first: a run that is killed must not leave entries that restore nothing.
             place.drop([*pointing, *quoting, *owned])
-    if not dry_run:
-        tables.drop_kept(root)
-    logs = _raw_logs(root, settings, key, who, raw_logs and not dry_run)
-    if not dry_run:
-        _pin_labels_again(root, settings)
-        journal.close()
-    console.print(
-        f"User {who}" + (" (dry run: nothing is changed)" if dry_run else " is on the list of the forgotten")
-    )
-    _table(f"Rows {done}", ("table", "rows"), shown, "none")
-    _table(f"Delivered labels {done}", ("file", "labels"), given, "none")
-    _table(f"Copies {done} from DVC", ("place", "tables", "pages", "listings and runs"), stored, "none")
-    what = (
-        f"Raw logs: lines {done}"
-        if raw_logs
-        else "Raw logs that hold the user (kept; --raw-logs rewrites them)"
-    )
-    _table(what, ("file", "lines"), logs, "none")
-    headings = ("generation", "model", "splits")
-    _table("Models trained on the user's data", headings, checkpoints, "none")
-    _left(settings, left, raw_logs)
+    return stored
 
 
 def _pin_labels_again(root: Path, settings: Any) -> None:

@@ -7,7 +7,7 @@ run that was killed goes on where it stopped.
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ _KIND = {
 }
 BATCH_ROWS = 5000
 _SUFFIXES = (".parquet", ".jsonl")
+_MODELS = "models"  # in the journal, beside the kinds of ids
 
 
 @dataclass
@@ -125,7 +126,7 @@ def remove(path: Path, ids: Ids) -> None:
 
 
 class Journal:
-    """The ids of a user whose rows are being removed, kept until all are.
+    """What is known of a user whose rows are being removed, kept until all are.
 
     Args:
         root: the workspace.
@@ -135,16 +136,25 @@ class Journal:
     def __init__(self, root: Path, user: str) -> None:
         self._path = root / STATE / "forget" / f"{user}.json"
 
-    def read(self, ids: Ids) -> None:
-        """Add what an earlier run learnt."""
-        if self._path.exists():
-            for kind, known in json.loads(self._path.read_text(encoding="utf-8")).items():
-                ids.of.setdefault(kind, set()).update(known)
+    def read(self, ids: Ids) -> list[tuple[str, ...]]:
+        """Add what an earlier run learnt, and give the models that it knew to be trained on the user's data."""
+        if not self._path.exists():
+            return []
+        found = json.loads(self._path.read_text(encoding="utf-8"))
+        models = found.pop(_MODELS, [])
+        for kind, known in found.items():
+            ids.of.setdefault(kind, set()).update(known)
+        return [tuple(model) for model in models]
 
-    def complete(self, ids: Ids) -> None:
-        """Add what an earlier run learnt, and keep it all."""
-        self.read(ids)
-        write_json({kind: sorted(known) for kind, known in ids.of.items()}, self._path)
+    def complete(self, ids: Ids, models: Iterable[Sequence[str]]) -> None:
+        """Add what an earlier run learnt, and keep it all.
+
+        Args:
+            ids: of the user.
+            models: generation, digest and reason of each model that was trained on their data.
+        """
+        known = sorted({*self.read(ids), *map(tuple, models)})
+        write_json({_MODELS: known, **{kind: sorted(ids.of[kind]) for kind in ids.of}}, self._path)
 
     def close(self) -> None:
         """Everything is removed."""

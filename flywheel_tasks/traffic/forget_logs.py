@@ -3,23 +3,53 @@
 import gzip
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel_tasks.traffic.identity import Identity, Mask, UserKey, user_fields
+from flywheel_tasks.traffic.lines import CorruptGzipError, TruncatedGzipError, gzip_chunks
 from flywheel_tasks.traffic.log_store import open_logs
-from flywheel_tasks.traffic.logs import LogsError, partition_copy, pin_logs
+from flywheel_tasks.traffic.logs import partition_copy, partitions_of, pin_logs
+
+_TRAILER = 8  # bytes at the end of a gzip stream, without which it counts as cut
+
+
+class Found(NamedTuple):
+    """Where a user is in raw logs.
+
+    Attributes:
+        lines: the number of their lines, by file.
+        broken: files that could not be read to their end, and what that means for the user.
+    """
+
+    lines: dict[str, int]
+    broken: dict[str, str]
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
-    try:
-        yield from gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise LogsError(
-            f"{name}: the gzip file is cut or damaged ({error}): mend or delete it yourself"
-        ) from error
+    """The lines of a file with their ends; of a broken one those that can be read, then the error."""
+    if not name.endswith(".gz"):
+        yield from file
+        return
+    chunks, begun, error = gzip_chunks(file), list[bytes](), None
+    while True:
+        try:
+            chunk = next(chunks, None)
+        except (TruncatedGzipError, CorruptGzipError) as found:
+            chunk, error = None, found
+        if chunk is None:
+            break
+        *ended, last = chunk.split(b"\n")
+        for line in ended:
+            yield b"".join([*begun, line, b"\n"])
+            begun = []
+        begun.append(last)
+    if any(begun):
+        yield b"".join(begun)
+    if error is not None:
+        raise error
 
 
 class _Theirs:
@@ -44,8 +74,8 @@ class _Theirs:
         return found
 
 
-def find(location: str, root: Path, key: UserKey, user: str, rename: Mapping[str, str]) -> dict[str, int]:
-    """Files of raw logs that hold a user, with the number of their lines.
+def find(location: str, root: Path, key: UserKey, user: str, rename: Mapping[str, str]) -> Found:
+    """Files of raw logs that hold a user.
 
     Args:
         location: the setting ``logs.location``.
@@ -55,19 +85,29 @@ def find(location: str, root: Path, key: UserKey, user: str, rename: Mapping[str
         rename: the setting ``ingest.rename``: old field names to new ones.
 
     Raises:
-        LogsError: there are no logs, or they cannot be read.
+        LogsError: the logs cannot be listed, or a file changed meanwhile.
     """
-    theirs = _Theirs(key, user, rename)
-    found = {}
-    for partition in pin_logs(location, root)["partitions"]:
-        name = partition["path"]
+    theirs, found = _Theirs(key, user, rename), Found({}, {})
+    for partition in pin_logs(location, root)["partitions"] if partitions_of(location, root) else ():
+        name, lines, damage = partition["path"], 0, None
         with partition_copy(location, root, partition) as file:
-            if name.endswith(".parquet"):
-                lines = sum(theirs.rows(pq.read_table(file)))
-            else:
-                lines = sum(map(theirs.line, _lines(file, name)))
-        if lines:
-            found[name] = lines
+            try:
+                if name.endswith(".parquet"):
+                    lines = sum(theirs.rows(pq.read_table(file)))
+                else:
+                    for line in _lines(file, name):
+                        lines += theirs.line(line)
+            except TruncatedGzipError:
+                found.broken[name] = "is cut: what can be read of it was searched"
+            except (CorruptGzipError, pa.ArrowException) as error:
+                damage = error
+        if damage is not None:
+            found.broken[name] = (
+                f"is damaged ({damage}), with {lines} lines of the user before that: it is not rewritten, "
+                "mend or delete it yourself"
+            )
+        elif lines:
+            found.lines[name] = lines
     return found
 
 
@@ -79,7 +119,7 @@ def rewrite(
     Args:
         location: the setting ``logs.location``: a folder, or ``s3://bucket/prefix``.
         root: the workspace.
-        names: files, as :func:`find` gives them.
+        names: files, as :func:`find` gives them in ``lines``.
         key: of user ids.
         user: the hash.
         rename: the setting ``ingest.rename``.
@@ -87,19 +127,37 @@ def rewrite(
     Raises:
         LogsError: a file changed meanwhile or cannot be read.
     """
+    if not names:
+        return
     theirs, store = _Theirs(key, user, rename), open_logs(location, root)
-    for partition in pin_logs(location, root)["partitions"]:
+    for partition in pin_logs(location, root, names.__contains__)["partitions"]:
         name = partition["path"]
-        if name not in names:
-            continue
         with partition_copy(location, root, partition) as file:
             if name.endswith(".parquet"):
-                table = pq.read_table(file)
-                kept: Any = table.filter(pa.array([not one for one in theirs.rows(table)], pa.bool_()))
-                sink = pa.BufferOutputStream()
-                pq.write_table(kept, sink)
-                data = sink.getvalue().to_pybytes()
+                data = _table_without(pq.read_table(file), theirs)
             else:
-                data = b"".join(line for line in _lines(file, name) if not theirs.line(line))
-                data = gzip.compress(data, mtime=0) if name.endswith(".gz") else data
+                data = _lines_without(file, name, theirs)
         store.replace(name, data)
+
+
+def _table_without(table: pa.Table, theirs: _Theirs) -> bytes:
+    kept: Any = table.filter(pa.array([not one for one in theirs.rows(table)], pa.bool_()))
+    sink = pa.BufferOutputStream()
+    pq.write_table(kept, sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _lines_without(file: BinaryIO, name: str, theirs: _Theirs) -> bytes:
+    kept, cut = [], False
+    try:
+        for line in _lines(file, name):
+            if not theirs.line(line):
+                kept.append(line)
+    except TruncatedGzipError:
+        cut = True
+    data = b"".join(kept)
+    if not name.endswith(".gz"):
+        return data
+    packed = gzip.compress(data, mtime=0)
+    # A cut file stays one, so that whoever reads it is told that its last line is not whole.
+    return packed[:-_TRAILER] if cut else packed

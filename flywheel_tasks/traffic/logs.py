@@ -101,6 +101,19 @@ def partition_date(path: str) -> date:
     return date.fromisoformat(path.split("date=", 1)[1][:10])
 
 
+def partitions_of(location: str, root: Path) -> list[str]:
+    """The paths of a location's partitions, sorted; there may be none.
+
+    Args:
+        location: a folder (relative to ``root`` or absolute) or ``s3://bucket/prefix``.
+        root: the workspace.
+
+    Raises:
+        LogsError: there is no such folder, it cannot be listed, or a log file is in the wrong place.
+    """
+    return _partitions(open_logs(location, root).names(), location)
+
+
 def pin_logs(
     location: str,
     root: Path,
@@ -121,8 +134,7 @@ def pin_logs(
     Raises:
         LogsError: there are no partitions, a log file is in the wrong place, or something cannot be read.
     """
-    place = open_logs(location, root)
-    names = _partitions(place.names(), location)
+    place, names = open_logs(location, root), partitions_of(location, root)
     if not names:
         raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
     if newest_days is not None:

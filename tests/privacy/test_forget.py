@@ -22,7 +22,7 @@ from flywheel_tasks.storage.documents import read_json, read_jsonl, write_json, 
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, UserKey, pin_users
-from flywheel_tasks.traffic.logs import pin_logs
+from flywheel_tasks.traffic.logs import LogsError, pin_logs
 from tests.conftest import build_workspace
 from tests.curation.rows import prompt
 from tests.traffic.sample import card, line, message, signal, write_log
@@ -299,6 +299,43 @@ def test_a_kill_between_two_tables_is_made_good_by_running_again(workspace, monk
     }
     assert not list((workspace / ".flywheel/forget").iterdir())
     assert next(left) == 0
+
+
+def test_models_that_a_killed_run_found_are_listed_by_the_next(workspace, monkeypatch):
+    """The splits that they were found by are clean by then."""
+
+    def killed(root):
+        raise KeyboardInterrupt
+
+    assert "workspace" in call(workspace, GONE, "--dry-run")
+    monkeypatch.setattr(forget, "drop_kept", killed)
+    CliRunner().invoke(app, ["forget", GONE, "--root", str(workspace)])
+    assert trained_on.checkpoints_of(workspace, KEY.hashed(GONE)) == []
+    monkeypatch.undo()
+    monkeypatch.setenv("FLYWHEEL_USER_KEY", SECRET)
+    assert "policy_train" in call(workspace, GONE).split("Models trained on")[1]
+    assert not list((workspace / ".flywheel/forget").iterdir())
+
+
+def test_raw_logs_that_are_cut_or_gone_keep_nothing_from_being_forgotten(workspace):
+    log = workspace / "data/logs/date=2026-11-03/b.jsonl.gz"
+    log.write_bytes(log.read_bytes()[:-8])
+    output = call(workspace, GONE, "--raw-logs")
+    assert "date=2026-11-03/b.jsonl.gz" in output.split("cannot be read to their end")[1]
+    assert "policy_train" in output.split("Models trained on")[1]
+    assert not any(theirs(row) for rows in everything(workspace).values() for row in rows)
+    shutil.rmtree(workspace / "data/logs")
+    (workspace / "data/logs").mkdir()
+    assert "Raw logs that hold the user (kept; --raw-logs rewrites them): none" in call(workspace, USERS[4])
+
+
+def test_logs_that_cannot_be_listed_are_an_error_before_anything_is_changed(workspace):
+    (workspace / "data/logs/astray.jsonl").write_text("{}")
+    before = contents(workspace / "data")
+    with pytest.raises(LogsError, match=r"astray\.jsonl is not where logs belong"):
+        call(workspace, GONE)
+    assert contents(workspace / "data") == before
+    assert read_json(workspace / "inputs/users.json")["forgotten"] == []
 
 
 def test_tables_of_earlier_runs_go_from_the_cache(workspace):
