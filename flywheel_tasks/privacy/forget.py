@@ -64,8 +64,8 @@ class Ids:
             return bool(named == self.user)
         if any(row.get(column) in self.of[kind] for column, kind in _KIND.items() if row.get(column)):
             return True
-        # Lines in quarantine are text that holds the hash.
-        return any(isinstance(value, str) and self.user in value for value in row.values())
+        # Lines in quarantine are text that holds the hash, or list it where the text is cut before it.
+        return any(isinstance(value, str | list) and self.user in value for value in row.values())
 
 
 def tables(root: Path, others: Iterable[Path]) -> list[Path]:

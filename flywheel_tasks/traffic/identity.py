@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -163,6 +163,20 @@ def user_fields(rename: Mapping[str, str]) -> list[str]:
     return [_USER_ID, *(old for old, new in rename.items() if new == _USER_ID)]
 
 
+class Masked(NamedTuple):
+    """A text with hashes in the place of user ids.
+
+    Attributes:
+        text: that is left.
+        users: the hashes, sorted; of a cut text only those of ids that are surely whole and the line's own.
+        forgotten: whether it names a forgotten user.
+    """
+
+    text: str
+    users: list[str]
+    forgotten: bool
+
+
 class Mask:
     """Puts hashes in the place of user ids in a text that is kept as it was read: a line in quarantine, its detail.
 
@@ -190,16 +204,31 @@ class Mask:
         Returns:
             the text, and whether it names a forgotten user.
         """
-        pieces, at, forgotten = [], 0, False
-        while (name := self._name.search(text, at)) is not None:
-            value, end, theirs = self._value(text, name.end(), name[1])
-            pieces += [text[at : name.end()], value]
-            at, forgotten = end, forgotten or theirs
-        return "".join([*pieces, text[at:]]), forgotten
+        masked = self.masked(text)
+        return masked.text, masked.forgotten
 
-    def _value(self, text: str, at: int, quote: str) -> tuple[str, int, bool]:
-        """The masked value that starts at a place, where it ends, and whether it names a forgotten user."""
-        pieces, depth, forgotten = [], 0, False
+    def masked(self, text: str, *, cut: bool = False) -> Masked:
+        """Mask a text, and tell whom it names.
+
+        Args:
+            text: as above.
+            cut: it is the start of a line. An id at its end may be a part of one, and one in a string (JSON in JSON)
+                may be what somebody wrote, while the line's own is cut off.
+        """
+        pieces, at, named, whole = [], 0, set[str](), set[str]()
+        while (name := self._name.search(text, at)) is not None:
+            value, end, users = self._value(text, name.end(), name[1])
+            pieces += [text[at : name.end()], value]
+            named.update(users)
+            if not cut or (end < len(text) and len(name[1]) == 1):
+                whole.update(users)
+            at = end
+        forgotten = not named.isdisjoint(self._identity.forgotten)
+        return Masked("".join([*pieces, text[at:]]), sorted(whole), forgotten)
+
+    def _value(self, text: str, at: int, quote: str) -> tuple[str, int, list[str]]:
+        """The masked value that starts at a place, where it ends, and the hashes in it."""
+        pieces, depth, users = [], 0, list[str]()
         while (piece := _PIECE.match(text, at)) is not None:
             kind = piece.lastgroup
             if not depth and kind in ("close", "gap"):
@@ -210,14 +239,14 @@ class Mask:
                 if kind == "quote":
                     mark, (user, at) = piece[0], _string(text, at, piece[0])
                 user = self._identity.hashed(user)
-                forgotten = forgotten or user in self._identity.forgotten
+                users.append(user)
                 pieces.append(f"{mark}{user}{mark}")
             else:
                 depth += {"open": 1, "close": -1}.get(str(kind), 0)
                 pieces.append(piece[0])
             if not depth:
                 break
-        return "".join(pieces), at, forgotten
+        return "".join(pieces), at, users
 
 
 def _string(text: str, start: int, mark: str) -> tuple[str, int]:

@@ -171,6 +171,7 @@ def _conflict_rows(
                 "rule": "conflicting_duplicate",
                 "detail": f"event_id {row['event_id']} has other content in {paths[first]} line {line}",
                 "raw": orjson.dumps(event, option=orjson.OPT_UTC_Z).decode()[:RAW_CHARACTERS],
+                "user_ids": [event["user_id"]] if event.get("user_id") else [],
             }
         )
     return found

@@ -32,7 +32,7 @@ class Parsed:
         read: lines.
         forgotten: lines of users to forget.
         tables: good rows by event type, with the column ``line``.
-        refused: quarantined lines: ``line``, ``rule``, ``detail``, ``raw``.
+        refused: quarantined lines: ``line``, ``rule``, ``detail``, ``raw``, ``user_ids``.
         renamed: lines with a field under its old name, by that name.
         profile: fields seen.
     """
@@ -64,9 +64,8 @@ class Parser:
         if block.problem is not None:
             last = f"line {block.number - 1}" if block.number > 1 else "none"
             parsed = Parsed(read=1)
-            self._refuse(
-                parsed, block.number, block.data, block.problem, f"ends early; last good line: {last}"
-            )
+            detail = f"ends early; last good line: {last}"
+            self._refuse(parsed, block.number, block.data, block.problem, detail, cut=True)
             return parsed
         taken = self._reader.read(block.data, block.number)
         parsed = self._begun(taken)
@@ -117,7 +116,7 @@ class Parser:
         for number, line in lines:
             if len(line) > self._max_bytes:
                 detail = "longer than ingest.max_line_bytes"
-                self._refuse(parsed, number, line[: self._max_bytes], "line_too_long", detail)
+                self._refuse(parsed, number, line[: self._max_bytes], "line_too_long", detail, cut=True)
                 continue
             try:
                 events.append((number, decode_line(line), line))
@@ -153,14 +152,22 @@ class Parser:
             schema = TABLES[TABLE_OF[kind]].append(LINE)
             parsed.tables.setdefault(kind, []).append(pa.Table.from_pylist(found, schema=schema))
 
-    def _refuse(self, parsed: Parsed, number: int, line: bytes, rule: str, detail: str) -> bool:
+    def _refuse(
+        self, parsed: Parsed, number: int, line: bytes, rule: str, detail: str, *, cut: bool = False
+    ) -> bool:
+        """Put a line (or, ``cut``, the start of one) into quarantine; False if it is a forgotten user's."""
         # Ids are masked before the line is cut, so that no cut leaves the start of one.
-        raw, forgotten = self._mask(line.decode(errors="backslashreplace"))
-        if forgotten:
+        found = self._mask.masked(line.decode(errors="backslashreplace"), cut=cut)
+        if found.forgotten:
             parsed.forgotten += 1
             return False
-        detail, _ = self._mask(detail)  # it may quote a part of the line
-        parsed.refused.append({"line": number, "rule": rule, "detail": detail, "raw": raw[:RAW_CHARACTERS]})
+        # Whose words the start of a line is that names nobody cannot be told, and so not be forgotten either.
+        raw = found.text[:RAW_CHARACTERS] if found.users or not cut else ""
+        told = self._mask.masked(detail)  # it may quote a part of the line
+        users = sorted({*found.users, *told.users})
+        parsed.refused.append(
+            {"line": number, "rule": rule, "detail": told.text, "raw": raw, "user_ids": users}
+        )
         return True
 
 

@@ -35,7 +35,7 @@ _DAY = 86_400_000_000  # microseconds
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 ORIGIN = pa.schema([("event_id", pa.string()), LINE])
-REFUSED = pa.schema([INGEST_QUARANTINE.field(name) for name in ("line", "rule", "detail", "raw")])
+REFUSED = pa.schema([INGEST_QUARANTINE.field(name) for name in ("line", "rule", "detail", "raw", "user_ids")])
 _STREAMS = {"origins.arrow": ORIGIN, "quarantine.arrow": REFUSED}
 
 

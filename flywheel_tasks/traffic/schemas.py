@@ -55,7 +55,8 @@ TABLES: dict[str, pa.Schema] = {
     "exposures": EXPOSURES,
 }
 
-# Lines that became no row: where, under which rule, why, and the start of the line itself.
+# Lines that became no row: where, under which rule, why, the start of the line itself, and the users whom it names
+# (hashes; also those that stand behind the start).
 INGEST_QUARANTINE = pa.schema(
     [
         ("file", pa.string()),
@@ -63,6 +64,7 @@ INGEST_QUARANTINE = pa.schema(
         ("rule", pa.string()),
         ("detail", pa.string()),
         ("raw", pa.string()),
+        ("user_ids", _STRINGS),
     ]
 )
 RAW_CHARACTERS = 2_000  # of the line itself that are kept

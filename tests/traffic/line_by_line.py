@@ -122,15 +122,22 @@ class Ingestion:
 
     def _refuse(self, file: str, line: RawLine, error: EventError) -> None:
         # Ids are masked before the line is cut, so that no cut leaves the start of one.
-        raw, forgotten = self._mask(line.data.decode(errors="backslashreplace"))
-        if forgotten:
+        cut = line.problem is not None
+        found = self._mask.masked(line.data.decode(errors="backslashreplace"), cut=cut)
+        if found.forgotten:
             self.forgotten += 1
             return
         self.quarantined[error.rule] += 1
-        detail, _ = self._mask(error.detail)
-        raw = raw[:RAW_CHARACTERS]
+        told = self._mask.masked(error.detail)
         self._quarantine.add(
-            {"file": file, "line": line.number, "rule": error.rule, "detail": detail, "raw": raw}
+            {
+                "file": file,
+                "line": line.number,
+                "rule": error.rule,
+                "detail": told.text,
+                "raw": found.text[:RAW_CHARACTERS] if found.users or not cut else "",
+                "user_ids": sorted({*found.users, *told.users}),
+            }
         )
 
     def tables(self) -> dict[str, pa.Table]:

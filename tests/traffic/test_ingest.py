@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flywheel_tasks.privacy.forget import Ids
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import read_rows, read_table
 from flywheel_tasks.traffic.identity import DEMO_KEY, Identity, UserKey, pin_users
@@ -229,6 +230,53 @@ def test_no_id_is_left_in_details_objects_or_under_an_old_name(tmp_path, make_io
     assert metrics["forgotten"] == len(broken)
     assert metrics["quarantined"]["total"] == 0
     assert adds_up(metrics)
+
+
+def test_a_row_in_quarantine_is_its_users_also_where_the_text_is_cut_before_the_id(tmp_path, make_io):
+    person, of = "maria", {"text": "secret words " * 300}
+    said = {
+        name: value for name, value in message(1, "robot", None).items() if name not in ("text", "user_id")
+    }
+    same = {**message(2, "user", None, event_id="twice"), "user_id": person, "conversation_id": "c" * 3000}
+    log = [
+        line({**of, **said, "user_id": person}),
+        line({"user_id": person, **said, "text": "secret words " * 1000}),
+        line(same),
+        line({**same, "text": "secret words"}),
+    ]
+    write_log(tmp_path, [*map(line, events()), *log])
+    _, folder = ingest(tmp_path, make_io, **{"ingest.max_line_bytes": 8000})
+    rows = read_rows(folder / "quarantine.parquet")
+    rules = [(row["line"], row["rule"]) for row in rows]
+    assert rules == [(10, "unknown_role"), (11, "line_too_long"), (13, "conflicting_duplicate")]
+    assert [row["user_ids"] for row in rows] == [[KEY.hashed(person)]] * 3
+    assert KEY.hashed(person) not in rows[0]["raw"]
+    assert "secret words" in rows[1]["raw"]
+    assert all(Ids(KEY.hashed(person)).owns(row) for row in rows)
+    assert not any(Ids(KEY.hashed("u1")).owns(row) for row in rows)
+
+
+def test_of_a_cut_line_that_may_be_anybodys_no_text_is_kept(tmp_path, make_io):
+    said = {
+        name: value for name, value in message(1, "user", None).items() if name not in ("text", "user_id")
+    }
+    long = "secret words " * 1000
+    log = [
+        line({**said, "text": long, "user_id": "maria"}),
+        line({**said, "text": '{"user_id":"another"} ' + long, "user_id": "maria"}),
+    ]
+    write_log(tmp_path, [*map(line, events()), *log])
+    last = line({**said, "text": "secret words", "user_id": "maria"})
+    packed = [
+        gzip.compress(last[:end], mtime=0)[:-8] for end in (-10, -4)
+    ]  # without the id, with a part of it
+    for number, data in enumerate(packed):
+        path = write_log(tmp_path, [], f"date=2026-11-03/{number}.jsonl.gz")
+        path.write_bytes(data)
+    _, folder = ingest(tmp_path, make_io, **{"ingest.max_line_bytes": 8000})
+    rows = read_rows(folder / "quarantine.parquet")
+    assert [row["rule"] for row in rows] == ["line_too_long"] * 2 + ["truncated_gzip"] * 2
+    assert [(row["raw"], row["user_ids"]) for row in rows] == [("", [])] * 4
 
 
 def test_lines_of_forgotten_users_are_dropped_and_counted(tmp_path, make_io):
