@@ -71,6 +71,14 @@ def _always(text: str) -> bool:
 # Type, expression, and what else must hold of a match.
 _RULES = (
     ("EMAIL", r"[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}", _always),
+    # As it is said: "anna at example[.]com", "anna (at) example.com".
+    (
+        "EMAIL",
+        r"(?i:(?<![a-z0-9._%+-])[a-z0-9][a-z0-9._%+-]{0,63}"
+        r"(?:(?: at | ?[(\[{](?:at|@)[)\]}] ?| ?@ ?)(?:[a-z0-9-]+ ?[(\[{](?:dot|\.)[)\]}] ?)+"
+        r"| ?[(\[{](?:at|@)[)\]}] ?(?:[a-z0-9-]+\.)+)[a-z]{2,})",
+        _always,
+    ),
     ("CARD", r"(?<!\w)\d(?:[ .-]?\d){12,18}(?!\w)", _card),
     ("IBAN", r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)", _iban),
     ("NATIONAL_ID", r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])", _always),
@@ -100,13 +108,22 @@ _RULES = (
         r"|-----BEGIN (?:RSA |EC |OPENSSH )?PRIVATE KEY-----",
         _always,
     ),
+    (
+        "SECRET",
+        r"(?<!\w)(?i:(?:api|secret)[ _-]?key|access[ _-]?token|bearer)[ :=]{1,3}(?:is )?"
+        r"(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}",
+        _always,
+    ),
 )  # fmt: skip
 _COMPILED = [(kind, re.compile(expression), holds) for kind, expression, holds in _RULES]
 # Ids are long numbers often enough; an address in one is no accident.
 _IN_IDS = frozenset({"EMAIL", "URL", "URL_SECRET"})
 _HASHED = re.compile(r"u_[0-9a-f]{32}")
 # A text without any of these has none of the above.
-_POSSIBLE = re.compile(r"@|\d{3}|\d \d|\d\.\d|://|-----BEGIN|[A-Z]{2} ?\d\d|sk-|gh[pousr]_|AIza|AKIA")
+_POSSIBLE = re.compile(
+    r"@|[(\[{](?i:at|dot|\.)[)\]}]|\d{3}|\d[ .-]\d|://|[A-Z]{2} ?\d\d|0x|-----BEGIN|sk-|gh[pousr]_|AIza|AKIA"
+    r"|(?i:(?:api|secret)[ _-]?key|access[ _-]?token|bearer)"
+)
 
 
 def identifiers_in(text: str) -> list[str]:

@@ -28,18 +28,36 @@ from presidio_analyzer.predefined_recognizers import (
 )
 
 from flywheel_tasks.privacy.contact_patterns import emails, ip_addresses, links, phones
-from flywheel_tasks.privacy.number_patterns import cards, ibans, secrets, uk_numbers, us_numbers, wallets
+from flywheel_tasks.privacy.number_patterns import (
+    NAMED_SECRET,
+    cards,
+    ibans,
+    secrets,
+    uk_numbers,
+    us_numbers,
+    wallets,
+)
+from flywheel_tasks.privacy.spelling import GAP
 
 # What Presidio's recognisers are given besides the text; patterns do not read it.
 NO_MODEL = cast(NlpArtifacts, None)
 # Presidio's score of a finding must be above this: "::" alone is an IP address of 0.1, nine digits an SSN of 0.05.
 _LEAST = {"NATIONAL_ID": 0.45, "CRYPTO": 0.9, "IP": 0.5}
 
-# One pass that most chat does not survive; whatever it lets go is looked at by all recognisers.
+# One pass in which most chat ends; a text with a match is looked at by all recognisers. What one of them could find must
+# match here, so each part is the loosest form of some rules, or a rule as it is.
 PREFILTER = re.compile(
-    r"@|[:/]\s?/|\d(?:[^a-z0-9\n]{0,6}\d){5}|\d{1,3}(?:(?:[^a-z0-9\n]{1,6}|\s*\W?\s*dot\s*\W?\s*)\d{1,3}){3}"
-    r"|[A-Za-z0-9+/_-]{20}|[(\[{<]\s*(?:at|dot)\s*[)\]}>]|\bdot\s+\w|[0-9a-f]{0,4}:[0-9a-f]{0,4}:"
-    r"|[a-z]{5}\d{4}[a-z]|[a-z]{6}\d\d|[a-z]\w?\W{0,3}\d(?:[^a-z0-9\n]{0,3}\d){5}|xox|=|-----BEGIN",
+    # links and addresses, as they are and said: "anna at example[.]com", "1 dot 2 dot 3 dot 4"
+    r"@|[:/]\s?/|=|[(\[{<]\s*(?:at|dot|\.)\s*[)\]}>]|\bdot\s+[\w-]"
+    r"|\d(?:\s{0,2}\.\s{0,2}\d{1,3}){3}|[0-9a-f]{0,4}:[0-9a-f]{0,4}:"
+    # six digits: phones, cards, most national ids
+    r"|\d(?:[^a-z0-9\n]{0,6}\d){5}"
+    # accounts, whose digits may have letters between them
+    rf"|(?<![a-z0-9])[a-z]{{2}}{GAP}\d{GAP}\d(?:(?:{GAP}[a-z]){{0,28}}{GAP}\d){{4}}"
+    # India's tax numbers and Italy's, in which letters may stand for digits
+    r"|[a-z]{5}\d{4}[a-z]|[a-z]{6}[\dl-np-v]{2}[a-eh-mpr-t][\dl-np-v]{2}[a-z][\dl-np-v]{3}[a-z]"
+    # wallets and keys
+    r"|[A-Za-z0-9+/_-]{20}|xox|-----BEGIN|\beyj[\w-]{8,}\.eyj|\bsg\.[\w-]{16}|" + NAMED_SECRET.pattern,
     re.IGNORECASE,
 )
 

@@ -27,6 +27,7 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIICXAIBAAKBgQC7VJTUt9Us8cKj\nMzEfYyjiWA
         ("Write to anna7@example.com if this breaks.", "EMAIL", "anna7@example.com"),
         ("anna (at) example [dot] com", "EMAIL", "anna (at) example [dot] com"),
         ("it is anna at example dot co dot uk, ok", "EMAIL", "anna at example dot co dot uk"),
+        ("anna at example[.]com", "EMAIL", "anna at example[.]com"),
         ("mail аnnа@ехаmple.com now", "EMAIL", "аnnа@ехаmple.com"),
         ("Call +1 212 555 0142 when you know more.", "PHONE", "+1 212 555 0142"),
         ("call me...555-123-4567", "PHONE", "555-123-4567"),
@@ -58,6 +59,11 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIICXAIBAAKBgQC7VJTUt9Us8cKj\nMzEfYyjiWA
         ("-----BEGIN PRIVATE KEY-----\nMC4C", "SECRET", "-----BEGIN PRIVATE KEY-----\nMC4C"),
         ("AKIAIOSFODNN7EXAMPLE", "SECRET", "AKIAIOSFODNN7EXAMPLE"),
         ("api key is abcd1234efgh5678ijkl", "SECRET", "abcd1234efgh5678ijkl"),
+        ("api key: 9f3a7b2c1d8e4f6a", "SECRET", "9f3a7b2c1d8e4f6a"),
+        ("SG.0123456789abcdef.0123456789abcdef", "SECRET", "SG.0123456789abcdef.0123456789abcdef"),
+        ("eyJhbGciOiJ.eyJzdWIiOiI.c2lnbmF0", "SECRET", "eyJhbGciOiJ.eyJzdWIiOiI.c2lnbmF0"),
+        ("it is 192.\n168.2.\n4", "IP", "192.\n168.2.\n4"),
+        ("mt 64 malt 0 mt malt 1 mt malt 2 malt 4 mt m", "IBAN", "mt 64 malt 0 mt malt 1 mt malt 2 malt 4 mt m"),
     ],
 )  # fmt: skip
 def test_identifiers_are_found_where_they_are(detector, text, kind, found):
@@ -78,6 +84,7 @@ def test_identifiers_are_found_where_they_are(detector, text, kind, found):
         "1 2 3 4 5 6 7 8 9 10, here I come!",
         "1️⃣2️⃣ 👨‍👩‍👧 🎉🎉🎉",
         "pi is 3.14159265358979",
+        "x = 1, at 98 in the morning with me",  # the length and the remainder of an Austrian account
         "so 12.555-123-4567 it is, and .0421234567 of it",
     ],
 )

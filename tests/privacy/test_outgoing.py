@@ -27,16 +27,23 @@ USER = "u_" + "0" * 32
     [
         ("to anna.b@mail.example.com.", "EMAIL"),
         ("anna\u200b@example.com", "EMAIL"),
+        ("anna at example[.]com", "EMAIL"),
+        ("Anna (at) mail.example.com", "EMAIL"),
+        ("anna [AT] example (dot) co [dot] uk", "EMAIL"),
         ("4111 1111-1111 1111", "CARD"),
+        ("41-11-11-11-11-11-11-11", "CARD"),
         ("DE89 3704 0044 0532 0130 00", "IBAN"),
         ("536-22-8745", "NATIONAL_ID"),
         ("AB 12 34 56 C", "NATIONAL_ID"),
         ("+1 212 555 0142", "PHONE"),
+        ("+32-47-12-34-56-78", "PHONE"),
         ("(212) 555-0142", "PHONE"),
         ("10.0.0.12", "IP"),
         ("http://www.example.org", "URL"),
         ("0x52908400098527886E0F7030069857D2E4169EE7", "CRYPTO"),
+        ("0xabcdefabcdefabcdefabcdefabcdefabcdefabcd", "CRYPTO"),
         ("AKIAIOSFODNN7EXAMPLE", "SECRET"),
+        ("API key: 9f3a7b2c1d8e4f6a", "SECRET"),
     ],
 )
 def test_strict_shapes_are_hits(text, kind):
@@ -52,6 +59,8 @@ def test_strict_shapes_are_hits(text, kind):
         "version 1.2.3.4, on 2026-11-02 at 12:30",
         "[EMAIL_1] and [CARD_2] were here 🎉",
         "000-12-3456",
+        "look at this [.] or at that (dot) there",
+        "the api key is secret-and-very-long, bearer of news: 2026",
     ],
 )
 def test_others_are_not(text):
@@ -67,6 +76,7 @@ def test_the_scan_shares_no_code_with_the_first():
 
 PIECES = ["anna@example.com", "4111 1111 1111 1111", "+1 212 555 0142", "+1 555 123 4567", "(555) 123-4567"]
 PIECES += ["10.0.0.12", "DE89370400440532013000", "536-22-8745", "AB123456C", "https://x.org/a", "SE123456A"]
+PIECES += ["anna at example[.]com", "jo (at) example (dot) org", "api key: 9f3a7b2c1d8e4f6a"]
 GAPS = [" ", ", ", "\n", " 12 ", " ok "]
 
 
