@@ -182,7 +182,8 @@ class TableRule(Part):
         severity: ``block`` stops the generation, ``warn`` is reported.
         measure: the number.
         allowed: its bounds.
-        min_rows: with fewer rows, now or in the generation compared with, the rule does not judge.
+        min_rows: with fewer rows, now or in the generation compared with, the rule does not judge. A share that was set
+            aside needs them among the rows read, a change of volume in the generation compared with only.
     """
 
     name: Name

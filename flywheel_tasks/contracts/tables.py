@@ -1,4 +1,8 @@
-"""Table rules: what is measured on the rows that are left, and whether it is within its bounds."""
+"""Table rules: what is measured on the rows that are left, and whether it is within its bounds.
+
+A rule that judges a loss must judge most of all when little is left, so what it needs is counted before the loss: a
+share that was set aside needs rows read, a change of volume needs rows in the generation compared with.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,8 +61,9 @@ def measure(rule: TableRule, of: Measured) -> float:
         return _rows(rule.measure, of) if rule.measure.where else rows
     if rule.measure.compares and of.reference is None:
         raise NotApplicable(of.alone)
-    if rows < rule.min_rows:
-        raise NotApplicable(f"not judged: {rows:,} rows, the rule needs {rule.min_rows:,}")
+    counted = {"quarantined_share": of.read, "volume_change": rule.min_rows}.get(rule.measure.kind, rows)
+    if counted < rule.min_rows:
+        raise NotApplicable(f"not judged: {counted:,} rows, the rule needs {rule.min_rows:,}")
     return _MEASURES[rule.measure.kind](rule, of)
 
 

@@ -106,12 +106,14 @@ def test_what_is_measured_is_judged_by_its_bounds(tmp_path, measure, table, obse
     assert found[:2] == ("warn", observed)
 
 
-def test_the_share_that_was_set_aside_is_of_the_rows_read(tmp_path):
-    of = contract(
+def set_aside(**also) -> Contract:
+    """A contract that sets all kinds but ``a`` aside, and judges the share."""
+    return contract(
         {
             "name": "r",
             "measure": {"kind": "quarantined_share", "rules": ["known"]},
             "allowed": {"max_value": 0.2},
+            **also,
         },
         row_rules=(
             {
@@ -122,13 +124,37 @@ def test_the_share_that_was_set_aside_is_of_the_rows_read(tmp_path):
             },
         ),
     )
-    validated = run(tmp_path, of, [*rows([3]), *rows([0, 1], kind="b")])
+
+
+def test_the_share_that_was_set_aside_is_of_the_rows_read(tmp_path):
+    validated = run(tmp_path, set_aside(), [*rows([3]), *rows([0, 1], kind="b")])
     assert validated.problems() == [
         "table t breaks the rule r (Share of the rows read that were set aside under known): "
         "observed 0.25, allowed at most 0.2. because"
     ]
     assert validated.report["result"] == "block"
     assert validated.quarantined() == 1
+
+
+@pytest.mark.parametrize(
+    ("left", "lost", "status"),
+    [(0, 10, "block"), (1, 9, "block"), (9, 1, "pass"), (0, 9, "not_applicable"), (8, 1, "not_applicable")],
+)
+def test_a_loss_is_judged_however_few_rows_are_left(tmp_path, left, lost, status):
+    table = [*rows([left]), *rows([0, lost], kind="b")]
+    validated = run(tmp_path, set_aside(min_rows=10), table)
+    ((_, rule),) = validated.outcomes("pass", "warn", "block", "not_applicable")
+    assert rule["status"] == status
+
+
+@pytest.mark.parametrize("now", [[], [1]])
+def test_a_fall_in_volume_is_judged_however_few_rows_are_left(tmp_path, now):
+    measure, allowed = {"kind": "volume_change"}, {"min_value": 0.4}
+    before = profile(tmp_path, measure, rows([10, 10]))
+    found = outcome(tmp_path / "now", measure, allowed, rows(now), reference=before, min_rows=20)
+    assert found[:2] == ("block", len(now) / 10)
+    few = outcome(tmp_path / "few", measure, allowed, rows(now), reference=before, min_rows=21)
+    assert few == ("not_applicable", None, "not judged: 20 rows then, the rule needs 21")
 
 
 LENGTHS = {"kind": "drift", "of": "lengths", "column": "text", "distance": "kolmogorov_smirnov"}
@@ -160,8 +186,9 @@ def test_without_enough_rows_or_a_generation_before_a_rule_says_that_it_does_not
     allowed = {"max_value": 0}
     first = outcome(tmp_path, measure, allowed, rows([10]))
     assert first == ("not_applicable", None, "not applicable: first generation")
-    few = outcome(tmp_path, measure, allowed, rows([9]), reference=before, min_rows=10)
-    assert few == ("not_applicable", None, "not judged: 9 rows, the rule needs 10")
+    if measure["kind"] != "volume_change":  # it judges most of all when few are left
+        few = outcome(tmp_path, measure, allowed, rows([9]), reference=before, min_rows=10)
+        assert few == ("not_applicable", None, "not judged: 9 rows, the rule needs 10")
     status, _, note = outcome(tmp_path, measure, allowed, rows([20]), reference=before, min_rows=11)
     assert status == "not_applicable"
     assert "10" in note
