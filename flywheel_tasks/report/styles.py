@@ -11,9 +11,10 @@ COLUMNS = {
     "chosen_vs_rejected": "chosen against rejected",
     "high_vs_low_reward": "high against low reward",
     "accepted_vs_rejected": "accepted against others",
-    "champion_to_dpo": "champion to DPO",
-    "dpo_to_rl": "DPO to RL",
+    "champion_to_start": "champion to before RL",
+    "start_to_rl": "before RL to after RL",
 }
+POLICIES = ("champion_to_start", "start_to_rl")  # what the points of the trend differ by
 MOST_TRENDS = 9
 
 

@@ -147,8 +147,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
         "chosen_vs_rejected": preference_pairs(read_rows(io.dep("data/preferences/pairs.parquet"))),
         "high_vs_low_reward": rewarded_pairs(candidates, trained),
         "accepted_vs_rejected": accepted_pairs(candidates, trained),
-        "champion_to_dpo": policy_pairs(start, heldout, "champion_reply", "reply"),
-        "dpo_to_rl": policy_pairs(rl, heldout, "before_reply", "after_reply"),
+        "champion_to_start": policy_pairs(start, heldout, "champion_reply", "reply"),
+        "start_to_rl": policy_pairs(rl, heldout, "before_reply", "after_reply"),
         "generation": generation_pairs(evaluated),
     }
     features = {**FEATURES, **found_features(*_searched(sets))}
@@ -181,8 +181,15 @@ def _searched(sets: Mapping[str, Pairs]) -> tuple[list[Reply], list[str]]:
 def _points(
     start: Sequence[Row], rl: Sequence[Row], prompts: Mapping[str, Row]
 ) -> list[tuple[str, list[tuple[Sequence[Turn], str]]]]:
-    """Champion, DPO and RL on the held-out prompts of RL; none where RL kept no replies."""
-    columns = (("champion", start, "champion_reply"), ("DPO", rl, "before_reply"), ("RL", rl, "after_reply"))
+    """Champion, and the policy before and after RL, on RL's held-out prompts; none where RL kept no replies.
+
+    What RL starts from is the DPO model only if it was not drawn back to the champion, so it is not called that.
+    """
+    columns = (
+        ("champion", start, "champion_reply"),
+        ("before RL", rl, "before_reply"),
+        ("after RL", rl, "after_reply"),
+    )
     return [
         (name, [(prompts[row["prompt_id"]]["history"], row[column]) for row in rows])
         for name, rows, column in columns

@@ -56,7 +56,7 @@ def style_metrics() -> dict[str, Any]:
         "absent": {"sft_to_dpo": "no replies are kept"},
         "found": [],
         "trend": {
-            "points": ["champion", "DPO", "RL"],
+            "points": ["champion", "before RL", "after RL"],
             "features": {"words": [26.4, 24.0, 21.8], "emoji": [0.05, 0.1, 0.2], "list": [0.0, 0.0, 0.0]},
         },
     }

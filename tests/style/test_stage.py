@@ -105,10 +105,17 @@ def style_io(make_io: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 def test_a_planted_overfit_is_seen_and_blocked(style_io: Callable[..., Any]) -> None:
     found = run(style_io(likes_emoji=True))
     emoji = {name: item["features"]["emoji"] for name, item in found["comparisons"].items()}
-    for name in ("high_vs_low_reward", "accepted_vs_rejected", "champion_to_dpo", "dpo_to_rl", "generation"):
+    for name in (
+        "high_vs_low_reward",
+        "accepted_vs_rejected",
+        "champion_to_start",
+        "start_to_rl",
+        "generation",
+    ):
         assert emoji[name]["flagged"], name
         assert emoji[name]["effect"] is None or emoji[name]["effect"] > 0.3, name
     assert not emoji["chosen_vs_rejected"]["flagged"], "people did not prefer them"
+    assert found["trend"]["points"] == ["champion", "before RL", "after RL"]
     before, middle, after = found["trend"]["features"]["emoji"]
     assert before < middle < after
     reasons = style_reasons(RULES, {"style": found})
@@ -130,8 +137,8 @@ def test_replies_that_are_not_there_are_named(style_io: Callable[..., Any]) -> N
     io = style_io(likes_emoji=False)
     write_rows([], HELDOUT, io.root / "data/rl/heldout.parquet")
     found = run(io)
-    assert "dpo_to_rl" not in found["comparisons"]
-    assert "no such replies" in found["absent"]["dpo_to_rl"]
+    assert "start_to_rl" not in found["comparisons"]
+    assert "no such replies" in found["absent"]["start_to_rl"]
 
 
 def test_a_jump_blocks_only_with_the_reward_or_unmeasured() -> None:
