@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from flywheel_tasks.report.contents import Contents, most_different
-from flywheel_tasks.report.figures import MISSING, estimate_note, get, is_estimate, percent, rl_gain, words
+from flywheel_tasks.report.figures import (
+    MISSING,
+    compared,
+    estimate_note,
+    get,
+    is_estimate,
+    percent,
+    rl_gain,
+    words,
+)
 from flywheel_tasks.report.reward_models import against_earlier
 
 EXAMPLES = 3
@@ -81,11 +90,12 @@ def _win_rates(metrics: Mapping[str, Any]) -> str:
         lines.append(f"| {judge} model | {' | '.join(cells)} |")
     accuracy = _cell(get(metrics, "train_pointwise_rm", "heldout", "accuracy"))
     note = (
-        f"Share of prompts, with 95% interval. Accuracy of the pointwise model on held-out pairs: {accuracy}."
+        f"Share of replies{compared(metrics)}, with 95% interval. "
+        f"Accuracy of the pointwise model on held-out pairs: {accuracy}."
     )
     models = " ".join(map(escape, against_earlier(metrics)))
-    compared = f"Against the last launched generation's models: {models}" if models else ""
-    sentences = " ".join(filter(None, [note, compared, rl_gain(metrics)]))
+    earlier = f"Against the last launched generation's models: {models}" if models else ""
+    sentences = " ".join(filter(None, [note, earlier, rl_gain(metrics)]))
     return "## Win rates\n\n" + "\n".join(lines) + "\n\n" + sentences
 
 

@@ -60,6 +60,7 @@ class Chart:
         low: least value, as text.
         high: greatest value, as text.
         last: last value, as text.
+        first: first step, as text.
         steps: last step, as text.
     """
 
@@ -68,6 +69,7 @@ class Chart:
     low: str
     high: str
     last: str
+    first: str
     steps: str
 
 
@@ -238,7 +240,17 @@ def _chart(title: str, pairs: Sequence[tuple[float, float]]) -> Chart:
         f"{100 * (step - steps[0]) / width:.2f},{97 - 94 * (value - low) / height:.2f}"
         for step, value in pairs
     )
-    return Chart(title, points, show(low), show(high), show(values[-1]), show(steps[-1]))
+    return Chart(title, points, show(low), show(high), show(values[-1]), show(steps[0]), show(steps[-1]))
+
+
+def compared(metrics: Mapping[str, Any]) -> str:
+    """How many prompts of how many users the win rates are from, such as `` (60 prompts of 9 users)``; maybe empty.
+
+    What an estimate counts are replies: a prompt has as many as ``evaluate.samples``.
+    """
+    prompts = get(metrics, "evaluate", "prompts", "all")
+    users = get(metrics, "evaluate", "win_rate", "pointwise", "all", "clusters")
+    return f" ({show(prompts)} prompts of {show(users)} users)" if prompts and users else ""
 
 
 def win_rate_bars(contents: Contents) -> dict[str, list[Bar]]:

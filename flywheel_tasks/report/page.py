@@ -44,6 +44,7 @@ def render_page(contents: Contents) -> str:
         "badge": BADGES[contents.outcome],
         "note": contents.simulation_note(),
         "win_rates": figures.win_rate_bars(contents),
+        "compared": figures.compared(contents.metrics),
         "gap": (evaluate.get("divergence") or {}).get("pointwise"),
         "rl_gain": figures.rl_gain(contents.metrics),
         "accuracy": figures.accuracy_bars(contents.metrics),

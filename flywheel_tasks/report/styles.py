@@ -38,12 +38,14 @@ class StyleTable:
     """All comparisons.
 
     Attributes:
-        columns: headings.
+        columns: headings; where too few users answered to show any difference, they say so.
+        tested: how many comparisons could show a difference.
         flagged: rows of features that some comparison flags, name and cells.
         quiet: the other rows.
     """
 
     columns: list[str]
+    tested: int
     flagged: list[tuple[str, list[Cell]]]
     quiet: list[tuple[str, list[Cell]]]
 
@@ -57,6 +59,15 @@ def _cell(row: Any) -> Cell:
     return Cell("all" if effect is None else f"{effect:+.2f}", note, bool(row.get("flagged")))
 
 
+def _testable(comparison: Mapping[str, Any]) -> bool:
+    return bool(comparison.get("testable", True))
+
+
+def _heading(name: str, comparison: Mapping[str, Any]) -> str:
+    untested = "" if _testable(comparison) else f"; not tested: {comparison['users']} users are too few"
+    return f"{COLUMNS[name]} ({comparison['rows']}{untested})"
+
+
 def style_table(metrics: Mapping[str, Any]) -> StyleTable:
     """The table of ``metrics/style.json``; without any comparison it has no columns."""
     found = figures.get(metrics, "style", "comparisons") or {}
@@ -66,7 +77,8 @@ def style_table(metrics: Mapping[str, Any]) -> StyleTable:
         (feature, [_cell(found[name]["features"].get(feature)) for name in names]) for feature in features
     ]
     return StyleTable(
-        [f"{COLUMNS[name]} ({found[name]['rows']})" for name in names],
+        [_heading(name, found[name]) for name in names],
+        sum(_testable(found[name]) for name in names),
         [row for row in rows if any(cell.flagged for cell in row[1])],
         [row for row in rows if not any(cell.flagged for cell in row[1])],
     )
@@ -80,7 +92,7 @@ class Trend:
         name: of the feature.
         points: of a polyline.
         values: policy and value, as text.
-        flagged: whether a comparison flags the feature.
+        flagged: whether a comparison of two of these policies flags the feature.
     """
 
     name: str
@@ -95,7 +107,8 @@ def style_trends(metrics: Mapping[str, Any]) -> list[Trend]:
     names, features = found.get("points") or [], found.get("features") or {}
     if len(names) < 2:
         return []
-    flagged = {name for name, _ in style_table(metrics).flagged}
+    policies = [figures.get(metrics, "style", "comparisons", pair, "features") or {} for pair in POLICIES]
+    flagged = {name for rows in policies for name, row in rows.items() if row.get("flagged")}
 
     def spread(values: list[float]) -> float:
         return (max(values) - min(values)) / (max(map(abs, values)) or 1.0)

@@ -67,6 +67,7 @@ def test_verdict_reasons_figures_and_digests_are_there(contents: Callable[..., A
     assert "**Simulated.** The annotators and the users of this generation are simulated" in text
     assert "| pointwise model | 70.7% (60.7–80.7, n = 30) | 43.7% (33.7–53.7, n = 30) |" in text
     assert "| instruction following | 31.0% (21.0–41.0, n = 60) | 44.0% (34.0–54.0, n = 60) |" in text
+    assert "Share of replies (60 prompts of 9 users), with 95% interval." in text
     assert "- model: `sha256:1212" in text
     assert "- verdict: `sha256:efef" in text
 

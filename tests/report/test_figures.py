@@ -38,6 +38,10 @@ def test_charts_scale_to_their_values() -> None:
     (chart,) = figures.charts([Curve("sft", [1, 2, 3], {"loss": [3.0, None, 1.0], "lr": [1, 1, 1]})])
     assert chart.points == "0.00,3.00 100.00,97.00"
     assert (chart.title, chart.low, chart.high, chart.last) == ("SFT: loss", "1", "3", "1")
+    (chart,) = figures.charts([Curve("rl_checks", [0, 4, 8], {"reward": [None, 0.1, 0.2]})])
+    assert (chart.first, chart.steps) == ("4", "8"), "the first step with a value"
+    (chart,) = figures.charts([Curve("rl_checks", [0, 8], {"reward": [0.1, 0.2]})])
+    assert (chart.first, chart.steps) == ("0", "8")
     assert figures.charts([Curve("sft", [1], {"loss": [1.0]})]) == []
 
 

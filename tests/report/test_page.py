@@ -1,9 +1,11 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flywheel_tasks.report.contents import Curve
 from flywheel_tasks.report.page import render_page
 from tests.pages import parsed
 
@@ -47,6 +49,33 @@ def test_figures_reach_the_page(contents: Callable[..., Any]) -> None:
     assert "PASS" in page
     assert 'polyline points="0.00,3.00 50.00,50.00 100.00,97.00"' in page
     assert "learned 210 pairs of this generation, and of earlier ones 90 of 200 of g0007." in page
+
+
+def test_a_chart_begins_where_its_curve_does(contents: Callable[..., Any]) -> None:
+    checks = Curve("rl_checks", [0.0, 4.0], {"reward": [0.1, 0.3]})
+    page = render_page(replace(contents(), curves=[checks]))
+    assert "<span>step 0 to 4</span>" in page
+    assert "step 1 to" not in page
+
+
+def test_shares_are_of_replies_and_say_of_how_many_prompts(contents: Callable[..., Any]) -> None:
+    full = contents()
+    page = render_page(full)
+    assert "to the champion's to the same prompt (60 prompts of 9 users), with" in page
+    assert "Share of evaluation prompts" not in page
+    evaluate = {name: value for name, value in full.metrics["evaluate"].items() if name != "prompts"}
+    page = render_page(replace(full, metrics={**full.metrics, "evaluate": evaluate}))
+    assert "to the champion's to the same prompt, with" in page
+
+
+def test_who_reads_the_instructions_that_code_cannot_check(contents: Callable[..., Any]) -> None:
+    full = contents()
+    told = "Code checks 38 of 40 instructions of the evaluated cards; "
+    assert told + "the others count neither as obeyed nor as broken." in render_page(full)
+    evaluate = full.metrics["evaluate"] | {"judge": "some-model"}
+    page = render_page(replace(full, metrics={**full.metrics, "evaluate": evaluate}))
+    assert told + "the judge reads the others." in page
+    assert "neither as obeyed" not in page
 
 
 def test_planted_markup_stays_text(contents: Callable[..., Any]) -> None:
