@@ -71,12 +71,13 @@ def _always(text: str) -> bool:
 # Type, expression, and what else must hold of a match.
 _RULES = (
     ("EMAIL", r"[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}", _always),
-    # As it is said: "anna at example[.]com", "anna (at) example.com".
+    # As it is said: "anna at example[.]com", "anna (at) example (dot) com". A plain "at" needs dots without spaces.
     (
         "EMAIL",
         r"(?i:(?<![a-z0-9._%+-])[a-z0-9][a-z0-9._%+-]{0,63}"
-        r"(?:(?: at | ?[(\[{](?:at|@)[)\]}] ?| ?@ ?)(?:[a-z0-9-]+ ?[(\[{](?:dot|\.)[)\]}] ?)+"
-        r"| ?[(\[{](?:at|@)[)\]}] ?(?:[a-z0-9-]+\.)+)[a-z]{2,})",
+        r"(?:(?: ?[(\[{](?:at|@)[)\]}] ?| ?@ ?)(?:[a-z0-9-]+ ?[(\[{](?:dot|\.)[)\]}] ?)+"
+        r"| ?[(\[{](?:at|@)[)\]}] ?(?:[a-z0-9-]+\.)+"
+        r"| at (?:[a-z0-9-]+[(\[{](?:dot|\.)[)\]}])+)[a-z]{2,})",
         _always,
     ),
     ("CARD", r"(?<!\w)\d(?:[ .-]?\d){12,18}(?!\w)", _card),

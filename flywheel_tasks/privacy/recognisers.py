@@ -44,8 +44,8 @@ NO_MODEL = cast(NlpArtifacts, None)
 # Presidio's score of a finding must be above this: "::" alone is an IP address of 0.1, nine digits an SSN of 0.05.
 _LEAST = {"NATIONAL_ID": 0.45, "CRYPTO": 0.9, "IP": 0.5}
 
-# One pass in which most chat ends; a text with a match is looked at by all recognisers. What one of them could find must
-# match here, so each part is the loosest form of some rules, or a rule as it is.
+# One pass in which most chat ends; a text with a match is looked at by all recognisers. What one of them could find
+# must match here, so each part is the loosest form of some rules, or a rule as it is.
 PREFILTER = re.compile(
     # links and addresses, as they are and said: "anna at example[.]com", "1 dot 2 dot 3 dot 4"
     r"@|[:/]\s?/|=|[(\[{<]\s*(?:at|dot|\.)\s*[)\]}>]|\bdot\s+[\w-]"
