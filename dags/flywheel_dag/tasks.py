@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,32 @@ from flywheel_tasks.storage.registry_state import Decision
 
 # After a look that could tell nothing, such as one at logs that could not be read.
 _LOOK_AGAIN = timedelta(hours=1)
+
+
+@contextmanager
+def _refusals_end_the_task() -> Iterator[None]:
+    """Fail at once on what is refused at every try; all else, as a registry out of reach, is tried again."""
+    from pydantic import ValidationError
+
+    from flywheel_tasks.online.approval import ApprovalError
+    from flywheel_tasks.online.launch import LaunchError
+    from flywheel_tasks.online.model_card import CardError
+    from flywheel_tasks.online.promotion import PromotionError
+    from flywheel_tasks.storage.registry_state import OvertakenError, RegistryError
+
+    try:
+        yield
+    except OvertakenError:
+        raise  # the next try starts from what the registry says then
+    except (
+        ApprovalError,
+        CardError,
+        LaunchError,
+        PromotionError,
+        RegistryError,
+        ValidationError,
+    ) as error:
+        raise AirflowFailException(str(error)) from error
 
 
 def choose_generation(params: dict[str, Any]) -> str:
@@ -150,17 +178,15 @@ def record_decision(ti: Any, approval: str, then: str) -> str:
     Returns:
         id of the task that follows: ``then`` after a yes, ``rollback`` after a no.
     """
-    from flywheel_tasks.online.approval import ApprovalError, Request, record_answer
+    from flywheel_tasks.online.approval import Request, record_answer
 
     shown = ti.xcom_pull(task_ids=approval, key="shown")
     answer = ti.xcom_pull(task_ids=approval)
     if not shown or not answer:
         raise AirflowFailException(f"{approval} has left no answer")
     decision, by = _answer(answer)
-    try:
+    with _refusals_end_the_task():
         record_answer(workspace(), Request(**shown), decision=decision, by=by, at=answer["responded_at"])
-    except ApprovalError as error:
-        raise AirflowFailException(str(error)) from error
     if decision == "approve":
         return then
     ti.xcom_push(key="reason", value=f"{shown['kind']} not approved: {decision} by {by}")
@@ -171,7 +197,8 @@ def start_ab_test(ti: Any, run_id: str) -> str:
     """Start the approved A/B test; returns its end (ISO 8601) as the registry has it, also when retried."""
     from flywheel_tasks.online.launch import start
 
-    return start(_holding(ti, "launch"), by=f"airflow: {run_id}").ends_at.isoformat()
+    with _refusals_end_the_task():
+        return start(_holding(ti, "launch"), by=f"airflow: {run_id}").ends_at.isoformat()
 
 
 def simulate_ab_traffic() -> None:
@@ -202,7 +229,9 @@ def watch_ab(ti: Any, run_id: str) -> Any:
 
 
 def analyze_ab(ti: Any, run_id: str) -> str:
-    """Analyse the A/B test and leave the question for the approver; an invalid test asks nobody.
+    """Analyse the A/B test and leave the question for the approver.
+
+    An invalid test asks nobody, nor does one whose rule rejects the candidate: the registry would refuse a yes.
 
     Returns:
         id of the task that follows.
@@ -211,19 +240,36 @@ def analyze_ab(ti: Any, run_id: str) -> str:
     from flywheel_tasks.online.approval import promotion_request
 
     root, generation = workspace(), _generation(ti)
-    found = analyse(root, generation, by=f"airflow: {run_id}")
-    if found["result"] != "valid":
-        ti.xcom_push(key="reason", value=f"invalid A/B test: {'; '.join(found['reasons'])}")
-        return "rollback"
-    ti.xcom_push(key="request", value=asdict(promotion_request(root, generation)))
+    with _refusals_end_the_task():
+        found = analyse(root, generation, by=f"airflow: {run_id}")
+        if found["result"] != "valid":
+            ti.xcom_push(key="reason", value=f"invalid A/B test: {'; '.join(found['reasons'])}")
+            return "rollback"
+        if found["advice"] == "reject":
+            why = "; ".join(found["advice_reasons"])
+            ti.xcom_push(key="reason", value=f"the A/B test rejects the candidate: {why}")
+            return "rollback"
+        ti.xcom_push(key="request", value=asdict(promotion_request(root, generation)))
     return "approve_promotion"
 
 
 def promote(ti: Any, run_id: str) -> str:
-    """Make the candidate champion; returns its digest."""
-    from flywheel_tasks.online import promotion
+    """Make the candidate champion; returns its digest.
 
-    return promotion.promote(workspace(), _generation(ti), by=f"airflow: {run_id}").digest
+    The task ``rollback`` is skipped by now. So a candidate whose promotion the registry refuses is rolled back here,
+    and the task fails with the reason: nobody is served what will not become champion.
+    """
+    from flywheel_tasks.online import promotion
+    from flywheel_tasks.storage.registry_state import RegistryError
+
+    root, generation, by = workspace(), _generation(ti), f"airflow: {run_id}"
+    with _refusals_end_the_task():
+        try:
+            return promotion.promote(root, generation, by=by).digest
+        except RegistryError as refusal:
+            reason = f"the promotion is refused: {refusal}"
+            promotion.rollback(root, generation, reason, by=by)
+            raise AirflowFailException(f"{reason}. The candidate is rolled back") from refusal
 
 
 def rollback(ti: Any, run_id: str) -> str:
@@ -235,7 +281,8 @@ def rollback(ti: Any, run_id: str) -> str:
     reason = next((found for found in reasons if found), None)
     if reason is None:
         raise AirflowFailException("no task has left a reason to roll back")
-    promotion.rollback(workspace(), _generation(ti), reason, by=f"airflow: {run_id}")
+    with _refusals_end_the_task():
+        promotion.rollback(workspace(), _generation(ti), reason, by=f"airflow: {run_id}")
     return str(reason)
 
 

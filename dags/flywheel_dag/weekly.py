@@ -18,8 +18,9 @@ from flywheel_tasks.settings import Settings, load_settings
 
 DAG_ID = "weekly_generation"
 GPU_POOL = "gpu"
-# Of tasks that wait for days: with pauses of an hour at most they outlast any wait, so that no number of lost
-# connections ends a run and leaves a running A/B test unwatched.
+# Of tasks that wait for days, and of those that act on an A/B test, or on an answer about one: with pauses of an hour
+# at most they outlast any outage, so that no number of lost connections ends a run and leaves a running test unwatched
+# or a harmful arm served. What is refused for good fails at once (flywheel_dag.tasks).
 WAIT_RETRIES = 1000
 _DOC = """One generation, from raw logs to a promoted champion.
 
@@ -93,6 +94,7 @@ def _decision(kind: str, then: str) -> PythonOperator:
         "Who answered what, and when, with the digests shown, goes into the registry.",
         BranchPythonOperator,
         calls=tasks.record_decision,
+        retries=WAIT_RETRIES,
         op_kwargs={"approval": f"approve_{kind}", "then": then},
     )
 
@@ -157,7 +159,12 @@ def _wait_for_people(stages: dict[str, PythonOperator], settings: Settings) -> N
 
 def _test(launch: PythonOperator, settings: Settings) -> list[BaseOperator]:
     """Running test to champion; returns the tasks that may decide to roll back."""
-    analysed = _step("analyze_ab", "Lifts with intervals; an invalid test asks nobody.", BranchPythonOperator)
+    analysed = _step(
+        "analyze_ab",
+        "Lifts with intervals; a test that is invalid or rejects the candidate asks nobody.",
+        BranchPythonOperator,
+        retries=WAIT_RETRIES,
+    )
     recorded = _decision("promotion", "promote")
     watched = WatchTest(
         task_id="watch_ab",
@@ -169,13 +176,21 @@ def _test(launch: PythonOperator, settings: Settings) -> list[BaseOperator]:
     )
     chain(
         launch,
-        _step("start_ab_test", "The registry checks the approval again and starts the test."),
+        _step(
+            "start_ab_test",
+            "The registry checks the approval again and starts the test.",
+            retries=WAIT_RETRIES,
+        ),
         *_simulated(settings, "simulate_ab_traffic", "Simulated users talk to both arms."),
         watched,
         analysed,
         _approval("promotion", "analyze_ab", settings),
         recorded,
-        _step("promote", "The candidate becomes champion."),
+        _step(
+            "promote",
+            "The candidate becomes champion; one that the registry refuses is dropped.",
+            retries=WAIT_RETRIES,
+        ),
     )
     return [watched, analysed, recorded]
 
@@ -216,6 +231,7 @@ def weekly_generation(root: Path) -> DAG:
         deciders >> _step(
             "rollback",
             "The candidate is dropped and the reason recorded; the champion stays.",
+            retries=WAIT_RETRIES,
             trigger_rule="none_failed_min_one_success",
         )
     return dag

@@ -36,6 +36,7 @@ __all__ = [
     "ModelRef",
     "Name",
     "Override",
+    "OvertakenError",
     "Plan",
     "Record",
     "RegistryError",
@@ -49,6 +50,10 @@ Kind = Literal["launch", "promotion"]
 
 class RegistryError(ValueError):
     """A change that the registry's rules refuse; the message names the rule."""
+
+
+class OvertakenError(RegistryError):
+    """A change that another one came before; made anew, from what the registry says now, it may be taken."""
 
 
 class Approval(Record):
@@ -181,7 +186,7 @@ def started(
     beside = {e.plan.draw for e in state.all_running() if e.plan.layer == plan.layer}
     if beside != set(plan.excludes):
         names = ", ".join(sorted(draw.experiment for draw in beside)) or "none"
-        raise RegistryError(
+        raise OvertakenError(
             f"the tests that run in layer {plan.layer} have changed (now: {names}); start again"
         )
     state.require_approval("launch", plan.generation, plan.model_digest, plan.verdict_digest)

@@ -180,6 +180,10 @@ def test_what_waits_for_days_outlasts_any_number_of_lost_connections(
     assert retries["watch_ab"] == retries["wait_for_labels"] == watch.retries > 2 * longest
     assert watch.max_retry_delay == timedelta(hours=1)
     assert retries["rl"] in (None, settings.airflow.retries)
+    of_a_test = ("start_ab_test", "analyze_ab", "record_promotion_decision", "promote", "rollback")
+    assert {retries[task] for task in of_a_test} == {watch.retries}, (
+        "an outage leaves no arm unwatched or served"
+    )
 
 
 @pytest.mark.parametrize("task", ["approve_launch", "approve_promotion"])

@@ -19,6 +19,7 @@ from flywheel_tasks.storage.tables import write_rows
 from tests.conftest import PROJECT, build_workspace
 from tests.dags.small import OVERRIDES, make_small
 
+pytestmark = pytest.mark.usefixtures("airflow_home")
 PARAMS = {"generation": None, "seed": None, "force": []}
 
 
@@ -40,20 +41,6 @@ class Run:
         made = tasks.run_stage(self, name, PARAMS | params, "run-1")
         self.told[name, "return_value"] = made
         return made
-
-
-@pytest.fixture(autouse=True)
-def _airflow(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.syspath_prepend(str(PROJECT / "dags"))
-
-
-@pytest.fixture
-def failure() -> type[Exception]:
-    """What Airflow does not try again."""
-    from airflow.sdk.exceptions import AirflowFailException
-
-    return AirflowFailException
 
 
 HASHES = {"gate/verdict.json": "v1", "gate/approval.md": "a1"}

@@ -10,6 +10,7 @@ from flywheel_tasks.storage.registry_state import (
     Analysis,
     GuardrailCheck,
     Override,
+    OvertakenError,
     Plan,
     RegistryError,
     State,
@@ -68,7 +69,7 @@ def second(registry: Registry) -> Plan:
 def test_tests_of_a_layer_run_side_by_side_only_if_they_share_no_users(registry: Registry) -> None:
     launched(registry)
     approve_launch(registry, generation="g0002", model_digest=OTHER)
-    with pytest.raises(RegistryError, match=r"layer policy have changed \(now: g0001\)"):
+    with pytest.raises(OvertakenError, match=r"layer policy have changed \(now: g0001\)"):
         registry.start_experiment(plan("g0002", OTHER), model("g0002", OTHER), by="ada", duration=WEEK)
     beside = second(registry)
     assert [(draw.experiment, draw.below) for draw in beside.excludes] == [("g0001", 0.2)]
