@@ -121,9 +121,10 @@ class State(Record):
         return found[-1] if found else None
 
     def approval(self, kind: Kind, generation: str) -> Approval | None:
-        """The last answer given for a generation: a later no undoes an earlier yes."""
+        """The last answer given for a generation: a later no undoes an earlier yes, also one recorded after it."""
         matching = [a for a in self.approvals if a.kind == kind and a.generation == generation]
-        return matching[-1] if matching else None
+        # Of answers given at the same moment, the one recorded last.
+        return max(reversed(matching), key=lambda answer: answer.at, default=None)
 
     def require_approval(
         self, kind: Kind, generation: str, model_digest: str, evidence_digest: str

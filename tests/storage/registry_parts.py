@@ -1,6 +1,6 @@
 """A model, a plan, and the steps of a generation in a registry."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.registry import Registry
@@ -42,9 +42,11 @@ def plan(generation: str = "g0001", digest: str = NEW, control: str = BASE) -> P
     )
 
 
-def approve_launch(registry: Registry, decision: str = "approve", **changes: str) -> None:
+def approve_launch(
+    registry: Registry, decision: str = "approve", at: datetime | None = None, **changes: str
+) -> None:
     shown = {"generation": "g0001", "model_digest": NEW, "verdict_digest": VERDICT} | changes
-    registry.record_approval("launch", decision=decision, by="ada", **shown)
+    registry.record_approval("launch", decision=decision, by="ada", at=at, **shown)
 
 
 def approve_promotion(registry: Registry, decision: str = "approve", **changes: str) -> None:

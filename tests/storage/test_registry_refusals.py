@@ -66,6 +66,20 @@ def second(registry: Registry) -> Plan:
     return beside
 
 
+def test_an_older_yes_that_is_recorded_late_undoes_no_newer_no(registry: Registry) -> None:
+    registry.bootstrap(model("base", BASE), by="setup")
+    first, then = datetime(2026, 11, 2, 9, tzinfo=UTC), datetime(2026, 11, 2, 10, tzinfo=UTC)
+    approve_launch(registry, "reject", at=then)
+    approve_launch(registry, "approve", at=first)
+    with pytest.raises(RegistryError, match="not approved: reject by ada"):
+        registry.start_experiment(plan(), model("g0001", NEW), by="ada", duration=WEEK)
+    approve_launch(registry, "approve", at=then)
+    assert registry.state().approval("launch", "g0001").decision == "approve", (
+        "of one moment, the last recorded"
+    )
+    assert registry.state().approval("promotion", "g0001") is None
+
+
 def test_tests_of_a_layer_run_side_by_side_only_if_they_share_no_users(registry: Registry) -> None:
     launched(registry)
     approve_launch(registry, generation="g0002", model_digest=OTHER)
