@@ -115,8 +115,10 @@ def _holding(ti: Any, stage: str) -> Path:
     """The workspace, which must hold this run's generation, and of a stage what this run has made."""
     from flywheel_tasks.pipeline import lineage
     from flywheel_tasks.pipeline.generation_ids import current
+    from flywheel_tasks.pipeline.leftovers import clear_leftovers
 
     root, wanted = workspace(), _generation(ti)
+    clear_leftovers(root)
     here = current(root)
     if here is None or here["generation"] != wanted:
         other = "no generation" if here is None else here["generation"]

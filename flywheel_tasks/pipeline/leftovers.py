@@ -94,7 +94,7 @@ def clear_broken_lock_file(root: Path) -> None:
 
 
 def clear_leftovers(root: Path) -> None:
-    """Both of the above, unless a DVC is at work; called before every DVC command."""
+    """Both of the above, unless a DVC is at work; called before every DVC command, and before ``dvc.lock`` is read."""
     with dvc_locks.alone(root) as alone:
         if alone:
             clear_rwlock(root)

@@ -198,6 +198,7 @@ def run(
         StageFailedError: DVC or the stage failed.
         OtherDataError: inputs here are not those of ``made``.
     """
+    clear_leftovers(root)  # dvc.lock is read before DVC is first called
     graph = load_graph(root / "dvc.yaml")
     _restore(root, graph, stage, made or {})
     note = root / STATE / "forced" / stage

@@ -107,6 +107,17 @@ def test_a_gate_of_another_checkout_or_run_is_not_asked_about(gated: Path, failu
     assert recorded(gated) == []
 
 
+def test_a_lock_file_that_a_kill_cut_short_says_which_stage_to_clear(
+    gated: Path, failure: type[Exception]
+) -> None:
+    from flywheel_dag import tasks
+
+    (gated / "dvc.lock").write_text("stages:\n  gate:\n    outs:\n    - {")
+    with pytest.raises(failure, match=r"is not what stage gate made in this run.*Clear the stage"):
+        tasks.check_gate(run_after_gate())
+    assert (gated / "dvc.lock.broken").exists()
+
+
 @pytest.fixture
 def stage_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What run_stage asks of the library, in a workspace with the project's dvc.yaml."""

@@ -105,6 +105,14 @@ def test_inputs_of_another_run_are_replaced_by_those_of_this_one(dvc):
     assert dvc.called == ["repro --single-item --pull first", REPRO, PUSH]
 
 
+@pytest.mark.parametrize("left", ["", "stages:\n  first:\n    outs:\n    - {", "schema: '2.0'"])
+def test_a_lock_file_that_a_kill_cut_short_is_put_aside_and_its_stages_are_restored(dvc, left):
+    (dvc.root / "dvc.lock").write_text(left)
+    runner.run(dvc.root, "second", made={"data/first": "b"})
+    assert dvc.called == ["repro --single-item --pull first", REPRO, PUSH]
+    assert (dvc.root / "dvc.lock.broken").read_text() == left
+
+
 def test_inputs_that_cannot_be_had_are_an_error_and_nothing_runs(dvc):
     with pytest.raises(runner.OtherDataError, match="data/first, but not as this run made it"):
         runner.run(dvc.root, "second", made={"data/first": "c"})
