@@ -110,7 +110,8 @@ def _generation(folder: Folder, plan: Campaign, name: str, clock: Clock, say: Sa
     with step("logs, data, training, evaluation, gate"):
         champion = ensure_champion(root)
         tested = registry_of(root).state().experiments.get(name)
-        if tested is None:
+        # A kill right after the start of the test may have left its records unkept: the launch is gone through again.
+        if tested is None or tested.status == "running":
             outcome = run_generation(root, generation=name, seed=None, say=say)
             if outcome.status not in ("launched", "blocked"):
                 raise CampaignError(f"{name} is {outcome.status}: a campaign has nobody to wait for")

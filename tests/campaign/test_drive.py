@@ -153,6 +153,18 @@ def test_a_kill_before_any_step_changes_nothing_of_the_result(folder, tmp_path, 
         assert _kept(other) == _kept(folder)
 
 
+@pytest.mark.parametrize(("status", "again"), [("running", True), ("promoted", False)])
+def test_a_test_that_runs_is_launched_again_as_a_kill_may_have_left_its_records_unkept(
+    folder, monkeypatch, status, again
+):
+    world = World(folder, monkeypatch)
+    control = SimpleNamespace(model="base", digest=digest("a"))
+    world.experiments["g0001"] = SimpleNamespace(status=status, plan=SimpleNamespace(arms=[control]))
+    run(folder, lambda line: None)
+    assert (("run", "g0001", 6) in world.calls) == again
+    assert ("test", "g0001") in world.calls
+
+
 def test_a_campaign_ends_although_the_gate_blocks_everything(folder, monkeypatch):
     write_json(PLAN | {"overlay": {"rl.steps": 16}, "counterfactuals": False}, folder.plan)
     world = World(folder, monkeypatch)

@@ -52,6 +52,27 @@ def test_an_approved_model_gets_a_plan_and_a_test(root: Path) -> None:
     assert len(registry_of(root).history()) == changes
 
 
+def test_a_repeated_start_keeps_what_a_kill_left_unkept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    approve(root)
+    run_launch(root)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(launch, "_keep_records", killed)
+        with pytest.raises(KeyboardInterrupt):
+            launch.start(root, by="ada")
+    registry = registry_of(root)
+    kept = ("profile.json", "split.json", "reward_models.json", "evidence.json")
+    assert [registry.find_generation("g0001", name) for name in kept] == [None] * 4
+    launch.start(root, by="retry")
+    assert None not in [registry.find_generation("g0001", name) for name in kept]
+    before = {path: path.read_bytes() for path in (root / "registry").rglob("*.json")}
+    launch.start(root, by="retry")
+    assert {path: path.read_bytes() for path in (root / "registry").rglob("*.json")} == before
+
+
 def test_another_model_draws_other_users(root: Path) -> None:
     approve(root)
     run_launch(root)
