@@ -154,8 +154,11 @@ def _tested(root: Path, name: str, plan: Campaign) -> dict[str, Any]:
         decision, why = online.answer_of(analysis, plan.inconclusive)
         if decision != experiment.status or analysis["generation"] != name:
             raise CampaignError(f"{name} is {experiment.status}, but launch/analysis.json says otherwise")
+        # A kill in between may have left no model card; all else is done, and is not done again.
         if decision == "promoted":
-            online.promote(root, name, by=online.BY)  # a kill in between may have left no model card
+            online.promote(root, name, by=online.BY)
+        else:
+            online.rollback(root, name, why, by=online.BY)
     approvals = [a for a in registry.state().approvals if a.generation == name]
     given = [{"kind": a.kind, "decision": a.decision, "by": a.by} for a in approvals]
     return {"analysis": _kept(analysis), "decision": decision, "why": why, "approvals": given}

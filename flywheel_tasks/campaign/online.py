@@ -108,15 +108,11 @@ def answer(root: Path, generation: str, analysis: Mapping[str, Any], inconclusiv
 
 
 def decline(root: Path, generation: str, verdict: Mapping[str, Any]) -> str:
-    """Record, once, that a blocked generation is not launched; return why."""
+    """Record that a blocked generation is not launched, and keep its card, once; return why."""
     why = "the gate blocks: " + "; ".join(
         str(reason["reason"]) for reason in verdict["reasons"] if reason["outcome"] == "block"
     )
-    known = {
-        change.detail.get("generation") for change in registry_of(root).history() if change.kind == "declined"
-    }
-    if generation not in known:
-        rollback(root, generation, why, by=BY)
+    rollback(root, generation, why, by=BY)
     return why
 
 

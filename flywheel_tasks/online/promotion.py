@@ -58,7 +58,9 @@ def promote(root: Path, generation: str, by: str) -> ModelRef:
 
 
 def rollback(root: Path, generation: str, reason: str, by: str) -> State:
-    """Drop a generation's candidate and say why; the champion stays. Called again, it changes nothing.
+    """Drop a generation's candidate and say why; the champion stays.
+
+    Called again, it changes nothing, but keeps the card that a kill in between has left unkept.
 
     Args:
         root: the workspace.
@@ -73,14 +75,24 @@ def rollback(root: Path, generation: str, reason: str, by: str) -> State:
     state = registry.state()
     tests = [item for item in state.experiments.values() if item.plan.generation == generation]
     if not tests:
-        declined = registry.decline(generation, reason, by=by)
+        if not _is_declined(registry, generation, reason):
+            state = registry.decline(generation, reason, by=by)
         _keep_declined(root, registry, generation)
-        return declined
-    if tests[-1].status == "rolled_back":
         return state
-    dropped = registry.rollback(generation, reason, by=by)
+    if tests[-1].status != "rolled_back":
+        state = registry.rollback(generation, reason, by=by)
     keep_card(registry, generation)
-    return dropped
+    return state
+
+
+def _is_declined(registry: Registry, generation: str, reason: str) -> bool:
+    """Whether a generation was declined for this reason, and for no other since."""
+    told = [
+        change.detail.get("reason")
+        for change in registry.history()
+        if change.kind == "declined" and change.detail.get("generation") == generation
+    ]
+    return told[-1:] == [reason]
 
 
 def _keep_declined(root: Path, registry: Registry, generation: str) -> None:

@@ -165,6 +165,19 @@ def test_a_test_that_runs_is_launched_again_as_a_kill_may_have_left_its_records_
     assert ("test", "g0001") in world.calls
 
 
+@pytest.mark.parametrize(("lift", "decision"), [(5.0, "promoted"), (-5.0, "rolled_back")])
+def test_a_kill_right_after_a_tests_end_costs_no_card(tmp_path, monkeypatch, lift, decision):
+    found, called = analysis(lift, "inconclusive"), []
+    (tmp_path / "launch").mkdir()
+    write_json(found | {"generation": "g0001"}, tmp_path / "launch/analysis.json")
+    state = SimpleNamespace(experiments={"g0001": SimpleNamespace(status=decision)}, approvals=())
+    monkeypatch.setattr(drive, "registry_of", lambda root: SimpleNamespace(state=lambda: state))
+    monkeypatch.setattr(drive.online, "promote", lambda *_, by: called.append("promoted"))
+    monkeypatch.setattr(drive.online, "rollback", lambda *_, by: called.append("rolled_back"))
+    assert drive._tested(tmp_path, "g0001", Campaign.model_validate(PLAN))["decision"] == decision
+    assert called == [decision], "each keeps the card, and does nothing again"
+
+
 def test_a_campaign_ends_although_the_gate_blocks_everything(folder, monkeypatch):
     write_json(PLAN | {"overlay": {"rl.steps": 16}, "counterfactuals": False}, folder.plan)
     world = World(folder, monkeypatch)

@@ -86,6 +86,37 @@ def test_a_generation_that_the_gate_blocked_has_a_card(root: Path) -> None:
     assert make_card(registry_of(root), "g0001") == card.content
 
 
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_card_that_a_kill_left_unkept_is_kept_by_the_repeat(
+    root: Path, monkeypatch: pytest.MonkeyPatch, launched: bool
+) -> None:
+    if launched:
+        launch_and_analyse(root, 200)
+    else:
+        write_verdict(root, "block")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(promotion, "keep_card", killed)
+        with pytest.raises(KeyboardInterrupt):
+            promotion.rollback(root, "g0001", "harm", by="ada")
+    changes = registry_of(root).history()
+    for _ in range(2):
+        state = promotion.rollback(root, "g0001", "harm", by="retry")
+        assert len(list((root / "registry/generations/g0001").glob("README-*.md"))) == 1
+        assert registry_of(root).history() == changes
+        assert state == registry_of(root).state()
+
+
+def test_another_reason_to_decline_is_recorded_too(root: Path) -> None:
+    for reason in ("no answer", "no by ada", "no by ada"):
+        promotion.rollback(root, "g0001", reason, by="airflow")
+    told = [change.detail["reason"] for change in registry_of(root).history() if change.kind == "declined"]
+    assert told == ["no answer", "no by ada"]
+
+
 def test_a_model_that_never_was_leaves_no_card(root: Path) -> None:
     promotion.rollback(root, "g0002", "nobody answered", by="ada")
     assert not list((root / "registry/generations").glob("g0002/README-*.md"))
