@@ -30,6 +30,7 @@ from flywheel_tasks.pipeline.generation_ids import (
     GenerationError,
     before,
     current,
+    leave,
     next_id,
     number_of,
 )
@@ -104,13 +105,15 @@ def _pin(root: Path, name: str, document: Any) -> None:
 def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -> None:
     """Write ``inputs/`` (and params.yaml) as the registry keeps them, also where ``inputs/`` names this generation.
 
-    The opening of another one may have been killed after it had begun to write. The generation's name is written last.
+    The opening of another one may have been killed after it had begun to write. The generation's name is written last,
+    and another's is removed first: what has a name is whole.
     """
     bundle = orjson.loads(registry.get_generation(generation, _BUNDLE))
     if "user_key" not in bundle:
         raise GenerationError(
             f"{generation} was opened by an earlier version, whose tables hold raw user ids: open a new generation"
         )
+    leave(root, generation)
     if params and (root / "params.yaml").read_text(encoding="utf-8") != bundle["params"]:
         with atomic_path(root / "params.yaml", synced=True) as temporary:
             temporary.write_text(bundle["params"], encoding="utf-8")
@@ -177,13 +180,15 @@ def sync(root: Path, generation: str) -> None:
 def hold(root: Path, generation: str, seed: int | None = None) -> None:
     """See that ``inputs/`` holds a generation; a worker may have been left with another one, and is then synced.
 
+    The seed is looked at in any case: a kill, or another run of the generation, may have left another one.
+
     Args:
         root: the workspace.
         generation: that is to be worked on.
         seed: that it is worked on with, where it is not the one it was opened with.
 
     Raises:
-        BusyError: DVC works on another generation here: its inputs are not changed under it.
+        BusyError: DVC works on another generation here, or with another seed: nothing is changed under it.
         GenerationError: it was opened by too old a version, or its champion's files are not what they should be.
         RegistryError: the registry does not know it.
         StageFailedError: DVC does not bring its champion.
@@ -192,15 +197,18 @@ def hold(root: Path, generation: str, seed: int | None = None) -> None:
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / "generation.lock"):
         here = current(root)
-        if here is not None and here["generation"] == generation:
+        held = here is not None and here["generation"] == generation
+        if held and seed in (None, load_settings(root / "params.yaml").seed):
             return
         found = "no generation" if here is None else here["generation"]
         with dvc_locks.alone(root) as alone:
             busy = not alone or living_dvc(root)
         if busy:
-            raise BusyError(f"{root} holds {found}, not {generation}, and DVC is at work on it")
-        _log.warning("%s holds %s; bringing %s from the registry", root, found, generation)
-        sync(root, generation)
+            other = f"with a seed that is not {seed}" if held else f"not {generation}"
+            raise BusyError(f"{root} holds {found}, {other}, and DVC is at work on it")
+        if not held:
+            _log.warning("%s holds %s; bringing %s from the registry", root, found, generation)
+            sync(root, generation)
         if seed is not None:
             write_setting(root, "seed", seed)
 
@@ -231,13 +239,14 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     if seed is not None:
         write_setting(root, "seed", seed)
     key = _key_of(root, registry)
+    logs = newest(pinned_logs(settings, root), settings.logs.newest_days)
     champion = ensure_champion(root)
+    leave(root, name)
     place_champion(root, champion)
     previous = registry.state().previous
     place = partial(place_champion, root)
     reward_models = reward_model_pin.launched(registry, before(registry, name), place)
     pairs = earlier_pairs.launched(registry, before(registry, name))
-    logs = newest(pinned_logs(settings, root), settings.logs.newest_days)
     description = {
         "generation": name,
         "champion": {"model": champion.generation, "digest": champion.digest},

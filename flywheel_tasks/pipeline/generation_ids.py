@@ -25,6 +25,20 @@ def current(root: Path) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
+def leave(root: Path, generation: str) -> None:
+    """Take another generation's name off ``inputs/``, before anything there is changed for this one.
+
+    After a kill in between they hold no generation, and not this one's champion under the other's name.
+
+    Args:
+        root: the workspace.
+        generation: whose inputs are about to be written; if they have its name, it stays.
+    """
+    here = current(root)
+    if here is not None and here["generation"] != generation:
+        (root / INPUTS / "generation.json").unlink()
+
+
 def number_of(generation: str) -> int:
     """The number in a generation's id (``g0002`` is 2).
 

@@ -12,7 +12,7 @@ from flywheel_tasks.online.approval import LAUNCHABLE
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
 from flywheel_tasks.pipeline.generation import open_generation
-from flywheel_tasks.pipeline.generation_ids import INPUTS, current, next_id, number_of
+from flywheel_tasks.pipeline.generation_ids import INPUTS, current, leave, next_id, number_of
 from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.trained_on import record
 from flywheel_tasks.settings import Settings, load_settings
@@ -66,6 +66,7 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     if _is_simulated(location, start):
         return
     champion = ensure_champion(root)
+    leave(root, generation)
     place_champion(root, champion)
     say(f"Simulated users talk to the champion ({champion.generation}) for the week of {start} ...")
     command = [sys.executable, "-m", "flywheel_tasks.cli", "simulate", "traffic"]

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from flywheel_tasks.pipeline import champion_files, dvc_locks, runner
+from flywheel_tasks.pipeline import champion_files, dvc_locks, local, runner
 from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline.generation_ids import BusyError, GenerationError, current
 from flywheel_tasks.settings import load_settings
@@ -109,6 +109,16 @@ def test_a_worker_that_holds_another_generation_is_brought_to_the_runs(workspace
     assert read_json(workspace / "inputs/generation.json")["generation"] == "g0002"
 
 
+def test_a_simulation_that_is_killed_leaves_no_other_generations_name(workspace, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local.subprocess, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        local.simulate_traffic(workspace, "g0002", print)  # its users talk to inputs/champion
+    assert current(workspace) is None
+
+
 def test_inputs_are_not_changed_under_a_dvc_that_works(workspace):
     generations.open_generation(workspace, generation="g0002")
     with (
@@ -118,7 +128,46 @@ def test_inputs_are_not_changed_under_a_dvc_that_works(workspace):
         generations.hold(workspace, "g0001")
     with dvc_locks.at_work(workspace):
         generations.hold(workspace, "g0002")  # its own generation
+        generations.hold(workspace, "g0002", seed=load_settings(workspace / "params.yaml").seed)
+        with pytest.raises(BusyError, match="with a seed that is not 9, and DVC is at work"):
+            generations.hold(workspace, "g0002", seed=9)
     assert current(workspace)["generation"] == "g0002"
+    assert load_settings(workspace / "params.yaml").seed != 9
+
+
+def test_the_runs_seed_is_written_where_the_generation_is_held_already(workspace):
+    generations.hold(workspace, "g0001", seed=9)
+    assert load_settings(workspace / "params.yaml").seed == 9
+    generations.hold(workspace, "g0001")
+    assert load_settings(workspace / "params.yaml").seed == 9, "none was asked for"
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_a_worker_that_is_killed_on_its_way_to_another_generation_holds_none(workspace, monkeypatch, seed):
+    generations.open_generation(workspace, generation="g0002")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(generations.reward_model_pin, "pin", killed)  # the champion is in place by then
+        with pytest.raises(KeyboardInterrupt):
+            generations.hold(workspace, "g0001", seed)
+    assert current(workspace) is None
+    generations.hold(workspace, "g0002", seed)
+    assert current(workspace)["generation"] == "g0002"
+
+
+def test_an_opening_that_is_killed_leaves_no_other_generations_name(workspace, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(generations.reward_model_pin, "launched", killed)
+        with pytest.raises(KeyboardInterrupt):
+            generations.open_generation(workspace, generation="g0002")
+    assert current(workspace) is None
+    assert generations.open_generation(workspace) == "g0002"
 
 
 def test_a_generation_that_nobody_opened_cannot_be_held(workspace):
@@ -133,4 +182,4 @@ def test_files_that_are_not_the_champion_are_an_error_and_the_generation_is_not_
     (workspace / "dvc" / FIRST / "model.safetensors").write_text("damaged")
     with pytest.raises(GenerationError, match="inputs/champion is sha256:"):
         generations.hold(workspace, "g0001")
-    assert current(workspace)["generation"] == "g0002"
+    assert current(workspace) is None
