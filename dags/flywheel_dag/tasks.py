@@ -16,6 +16,7 @@ from flywheel_tasks.storage.registry_state import Decision
 
 # After a look that could tell nothing, such as one at logs that could not be read.
 _LOOK_AGAIN = timedelta(hours=1)
+_LABELS = "labels"  # inputs/labels.json as the stage label has read it
 
 
 @contextmanager
@@ -81,17 +82,21 @@ def run_stage(ti: Any, stage: str, params: dict[str, Any], run_id: str) -> dict[
     """
     from flywheel_tasks.pipeline import generation, lineage, runner
     from flywheel_tasks.pipeline.generation_ids import BusyError, GenerationError
-    from flywheel_tasks.pipeline.graph import load_graph
+    from flywheel_tasks.pipeline.graph import ancestors, load_graph
     from flywheel_tasks.storage.registry_state import RegistryError
 
     root, wanted = workspace(), _generation(ti)
+    graph = load_graph(root / "dvc.yaml")
     made: dict[str, str] = {}
-    for parent in load_graph(root / "dvc.yaml")[stage].upstream:
+    for parent in graph[stage].upstream:
         made |= _made(ti, parent)
     try:
         generation.hold(root, wanted, params["seed"])
         if stage == "label":
-            generation.refresh_labels(root)
+            ti.xcom_push(key=_LABELS, value=generation.refresh_labels(root))
+        elif "label" in ancestors(graph, stage) and (pinned := ti.xcom_pull(task_ids="label", key=_LABELS)):
+            # A checkout of its own may know of other labels: DVC would not find there what was made of these.
+            generation.take_labels(root, pinned)
         force = run_id if stage in (params["force"] or ()) else None
         runner.run(root, stage, force_once=force, made=made)
     except BusyError:

@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 from filelock import FileLock
 
-from flywheel_tasks.annotation.delivery import pin_labels
+from flywheel_tasks.annotation.delivery import PIN, pin_labels
 from flywheel_tasks.pipeline import dvc_locks, earlier_pairs, reward_model_pin
 from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
 from flywheel_tasks.pipeline.generation_ids import (
@@ -165,6 +165,16 @@ def refresh_labels(root: Path) -> dict[str, Any]:
     if here is None:
         raise GenerationError(f"no generation is open in {root}: flywheel generation open")
     return pin_labels(load_settings(root / "params.yaml").label, here["generation"], root)
+
+
+def take_labels(root: Path, pinned: dict[str, Any]) -> None:
+    """Pin the labels that were pinned elsewhere, where a run's stage ``label`` has read them.
+
+    Args:
+        root: the workspace.
+        pinned: of :func:`refresh_labels`.
+    """
+    _pin(root, Path(PIN).name, pinned)
 
 
 def sync(root: Path, generation: str) -> None:

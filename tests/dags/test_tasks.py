@@ -11,6 +11,7 @@ import yaml
 
 from flywheel_tasks.pipeline import generation, runner
 from flywheel_tasks.pipeline.generation_ids import BusyError, current
+from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.objects import open_store
@@ -36,10 +37,13 @@ class Run:
         self.told["pushed", key] = value
 
     def stage(self, name: str, **params: Any) -> dict[str, str]:
+        """Run a stage; what it pushes is told under its name."""
         from flywheel_dag import tasks
 
         made = tasks.run_stage(self, name, PARAMS | params, "run-1")
         self.told[name, "return_value"] = made
+        if name == "label":
+            self.told["label", "labels"] = self.told["pushed", "labels"]
         return made
 
 
@@ -139,6 +143,27 @@ def test_a_stage_is_run_on_its_generation_and_on_what_the_run_has_made(stage_cal
     assert stage_calls == [("hold", "g0002", 7), ("run", "validate", how)]
     run.stage("validate", force=["validate"])
     assert stage_calls[-1][2]["force_once"] == "run-1"
+
+
+def test_the_labels_of_a_run_are_pinned_in_every_checkout_that_comes_after(
+    stage_calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin = tmp_path / "inputs/labels.json"
+    delivered = {"annotator": "files", "files": [{"path": "a.jsonl", "digest": "d", "bytes": 1}]}
+    nothing = {"annotator": "files", "files": []}  # as a checkout that was synced before people had labelled
+    lock = {"stages": {name: {"outs": []} for name in load_graph(PROJECT / "dvc.yaml")}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    monkeypatch.setattr(generation, "refresh_labels", lambda root: delivered)
+    run = Run("g0002")
+    run.told |= {(name, "return_value"): {} for name in lock["stages"]}
+    write_json(nothing, pin)
+    run.stage("ingest")
+    run.stage("label")
+    run.stage("annotation_batch")
+    assert read_json(pin) == nothing, "neither is after the labels"
+    run.stage("train_pointwise_rm")
+    assert read_json(pin) == delivered
+    assert [call[1] for call in stage_calls if call[0] == "run"][-1] == "train_pointwise_rm"
 
 
 def test_a_stage_whose_inputs_nobody_made_does_not_run(
