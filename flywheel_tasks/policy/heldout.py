@@ -1,12 +1,12 @@
 """Replies to held-out prompts before and after training, and what the training gained on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import bootstrap
 
+from flywheel_tasks.evaluation.intervals import Estimate, mean
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.rewards.scoring import PointwiseScorer
@@ -90,33 +90,26 @@ def prompt_means(values: Sequence[float], prompt_ids: Sequence[str]) -> np.ndarr
 
 
 def paired_gain(
-    before: Sequence[float], after: Sequence[float], prompt_ids: Sequence[str], seed: int
-) -> dict[str, float | int | None]:
-    """Mean gain with a 95% percentile interval of a paired bootstrap over prompts.
+    before: Sequence[float], after: Sequence[float], prompt_ids: Sequence[str], users: Mapping[str, str]
+) -> Estimate:
+    """Mean gain over prompts, with a 95% interval clustered by user.
 
-    A prompt's replies are one observation, their mean: replies to one prompt are alike.
-
-    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+    A prompt's replies are one observation, their mean: replies to one prompt are alike. So are prompts of one user,
+    which may even be turns of one conversation: the interval knows only as much as there are users.
 
     Args:
         before: reward of each reply before.
         after: the same, after, in the same order.
         prompt_ids: the prompt of each; all have equally many replies.
-        seed: of the resamples.
+        users: whose prompt it is, by prompt id.
 
     Returns:
-        ``value``, ``low``, ``high``, ``n`` (prompts); the bounds are None for fewer than two prompts.
+        the estimate (see :func:`flywheel_tasks.evaluation.intervals.mean`): ``n`` prompts in ``clusters`` users; the
+        bounds are None for fewer than two users.
 
     Raises:
-        ValueError: a prompt has more replies than another.
+        ValueError: a prompt has more replies than another, or a gain is not a finite number.
     """
     gained = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
     gains = prompt_means(gained.tolist(), prompt_ids)
-    value, n = float(gains.mean()), len(gains)
-    if n < 2:
-        return {"value": value, "low": None, "high": None, "n": n}
-    random = np.random.default_rng(seed)
-    found = bootstrap(
-        (gains,), np.mean, n_resamples=4000, method="percentile", rng=random
-    ).confidence_interval
-    return {"value": value, "low": float(found.low), "high": float(found.high), "n": n}
+    return mean(gains.tolist(), [users[prompt_id] for prompt_id in sorted(set(prompt_ids))])

@@ -35,6 +35,7 @@ class Prompt:
         card: the character.
         history: turns, the last one the user's.
         conversation_id: that it is a turn of; empty where the prompt stands alone.
+        user_id: who said it; empty where nobody known did, as in sets.
     """
 
     prompt_id: str
@@ -42,6 +43,7 @@ class Prompt:
     card: Card
     history: tuple[Turn, ...]
     conversation_id: str = ""
+    user_id: str = ""
 
     @property
     def chat(self) -> tuple[Card, tuple[Turn, ...]]:
@@ -52,6 +54,11 @@ class Prompt:
     def conversation(self) -> str:
         """Key of its conversation: what a policy says in every turn of one chat is no template."""
         return self.conversation_id or self.prompt_id
+
+    @property
+    def user(self) -> str:
+        """Key of its user: what one user's prompts show is no independent evidence."""
+        return self.user_id or self.prompt_id
 
     def context(self) -> dict[str, Any]:
         """The columns of :data:`CONTEXT`."""
@@ -81,7 +88,14 @@ def prompt_of(row: Mapping[str, Any], card: Card, where: str) -> Prompt:
     history = tuple(Turn(role=turn["role"], content=turn["content"]) for turn in row["history"] or ())
     if not history or history[-1]["role"] != "user":
         raise PromptError(f"{where}: history does not end with a user's turn")
-    return Prompt(row["prompt_id"], row["source"], card, history, row.get("conversation_id") or "")
+    return Prompt(
+        row["prompt_id"],
+        row["source"],
+        card,
+        history,
+        row.get("conversation_id") or "",
+        row.get("user_id") or "",
+    )
 
 
 def card_from_context(row: Mapping[str, Any]) -> Card:

@@ -276,6 +276,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     # The last step shows what training did, also where a checkpoint before it was handed over.
     sides = {"before": checks[0], "after": chosen, "last": checks[-1]}
     ids, rewards = [row["prompt_id"] for row in checks[0].rows], checks[0].values("reward")
+    users = checks[0].users
     return {
         "selection": {
             "sampled": len(selection),
@@ -296,7 +297,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         },
         "heldout": {
             **{f"{key}_{side}": value for side, one in sides.items() for key, value in one.summary().items()},
-            "reward_gain": paired_gain(rewards, chosen.values("reward"), ids, seed),
-            "reward_gain_last": paired_gain(rewards, checks[-1].values("reward"), ids, seed),
+            "reward_gain": paired_gain(rewards, chosen.values("reward"), ids, users),
+            "reward_gain_last": paired_gain(rewards, checks[-1].values("reward"), ids, users),
         },
     }

@@ -51,19 +51,27 @@ class Check:
     Attributes:
         step: optimiser steps done.
         rows: of :data:`CHECKS`, one a reply, always in the same order.
+        users: whose prompt it is, by prompt id.
     """
 
     step: int
     rows: tuple[Row, ...]
+    users: Mapping[str, str]
 
     def values(self, column: str) -> list[float]:
         """One column; of ``judge`` only the replies that were judged, in every check to the same prompts."""
         return [float(row[column]) for row in self.rows if row[column] is not None]
 
-    def by_prompt(self, column: str) -> np.ndarray:
-        """The mean of each prompt's values of one column."""
+    def by_user(self, column: str) -> np.ndarray:
+        """The mean of each user's prompts in one column, by user id; a prompt counts with the mean of its replies.
+
+        Prompts of one user, which may be turns of one conversation, are alike as replies to one prompt are.
+        """
         prompts = [row["prompt_id"] for row in self.rows if row[column] is not None]
-        return prompt_means(self.values(column), prompts)
+        users = [self.users[prompt] for prompt in sorted(set(prompts))]
+        _, places, counts = np.unique(np.asarray(users), return_inverse=True, return_counts=True)
+        means: np.ndarray = np.bincount(places, prompt_means(self.values(column), prompts)) / counts
+        return means
 
     def mean(self, column: str) -> float:
         """Mean of one column."""
@@ -92,7 +100,11 @@ class Check:
 
 
 def compare(
-    step: int, replies: Sequence[Row], champion: Sequence[Row], judged: Sequence[float | None]
+    step: int,
+    replies: Sequence[Row],
+    champion: Sequence[Row],
+    judged: Sequence[float | None],
+    users: Mapping[str, str],
 ) -> Check:
     """Put a checkpoint's replies beside the champion's.
 
@@ -101,6 +113,7 @@ def compare(
         replies: rows of :data:`~flywheel_tasks.policy.heldout.SIDE`.
         champion: the champion's, of the same prompts.
         judged: P(the checkpoint's reply is better) of each, None where the judge was not asked.
+        users: whose prompt it is, by prompt id.
     """
     rows = []
     for new, old, judge in zip(replies, champion, judged, strict=True):
@@ -108,28 +121,28 @@ def compare(
         shown = {"champion_reply": old["reply"], "champion_reward": old["reward"], "judge": judge}
         win = pointwise_score(new["reward"], old["reward"], identical=same)
         rows.append(dict(new) | shown | {"step": step, "win": win})
-    return Check(step, tuple(rows))
+    return Check(step, tuple(rows), users)
 
 
 def over_optimised(checks: Sequence[Check]) -> bool:
     """Whether the last check has more reward than the one that the judge liked best, and the judge likes it less.
 
-    Both must be more than noise: paired t-tests over prompts, one-sided at 2.5%, which hold for the few prompts of a
+    Both must be more than noise: paired t-tests over users, one-sided at 2.5%, which hold for the few users of a
     small run too. A judge of few prompts often falls a little by chance, and then the reward has hardly risen.
     """
     *earlier, last = checks
     if not earlier:
         return False
     best = max(earlier, key=lambda check: (check.mean("judge"), -check.step))
-    return _more(last.by_prompt("reward"), best.by_prompt("reward")) and _more(
-        best.by_prompt("judge"), last.by_prompt("judge")
+    return _more(last.by_user("reward"), best.by_user("reward")) and _more(
+        best.by_user("judge"), last.by_user("judge")
     )
 
 
 def _more(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the values of one are greater than the other's of the same prompts, and not by chance."""
-    if one.mean() <= other.mean():
-        return False  # also where all are alike, of which a test knows nothing
+    """Whether the values of one are greater than the other's of the same users, and not by chance."""
+    if len(one) < 2 or one.mean() <= other.mean():
+        return False  # also where all are alike, or of one user, of which a test knows nothing
     return bool(ttest_rel(one, other, alternative="greater").pvalue < _CHANCE)
 
 
@@ -180,6 +193,7 @@ class SafeSteps(TrainerCallback):
         self._folder = folder
         self._every = every
         self._prompts = prompts
+        self._users = {prompt.prompt_id: prompt.user for prompt in prompts}
         self._judged = min(judged, len(prompts))
         self._champion = champion
         self._judge = judge
@@ -194,7 +208,10 @@ class SafeSteps(TrainerCallback):
     def checks(self) -> list[Check]:
         """All that were made, by step."""
         steps = sorted(int(path.stem.removeprefix("check-")) for path in self._folder.glob("check-*.parquet"))
-        return [Check(step, tuple(read_rows(self._rows(step)))) for step in steps]
+        return [self._read(step) for step in steps]
+
+    def _read(self, step: int) -> Check:
+        return Check(step, tuple(read_rows(self._rows(step))), self._users)
 
     def stopped_at(self, done: int | None = None) -> int | None:
         """The step at which the run was, or has to be, stopped.
@@ -210,7 +227,7 @@ class SafeSteps(TrainerCallback):
         with main_first():
             if not self._rows(step).exists():
                 self._make(step, model)
-        return Check(step, tuple(read_rows(self._rows(step))))
+        return self._read(step)
 
     def _keep(self, step: int, model: Any) -> None:
         """Remember the trained weights of a checkpoint."""
@@ -230,7 +247,8 @@ class SafeSteps(TrainerCallback):
             if wanted
         ]
         said = iter(self._judge.prefer(asked))
-        made = compare(step, replies, self._champion, [next(said) if wanted else None for wanted in read])
+        judged = [next(said) if wanted else None for wanted in read]
+        made = compare(step, replies, self._champion, judged, self._users)
         write_rows(list(made.rows), CHECKS, self._rows(step))
 
     def on_train_begin(

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from flywheel_tasks.chat.card import Card
 from flywheel_tasks.curation.tables import CARDS, PROMPTS
-from flywheel_tasks.policy.prompts import PromptError, choose, load_split
+from flywheel_tasks.policy.prompts import PromptError, choose, load_split, prompt_of
 from tests.policy.conftest import CARD, prompt_row, write
 
 
@@ -20,6 +21,12 @@ def test_prompts_are_sorted_and_carry_their_card(tmp_path: Path) -> None:
     assert [prompt.prompt_id for prompt in prompts] == ["a-1", "a-2", "a-3"]
     assert prompts[0].card.instructions == ("Never use emoji.",)
     assert prompts[0].context()["card_name"] == "Mira"
+    assert [prompt.user for prompt in prompts] == ["a-u0", "a-u1", "a-u1"]
+
+
+def test_a_prompt_of_nobody_known_is_its_own_user() -> None:
+    row = {"prompt_id": "s1", "source": "set", "history": [{"role": "user", "content": "Hi"}]}
+    assert prompt_of(row, Card("c1", "Mira", (), ()), "x").user == "s1"
 
 
 @pytest.mark.parametrize(

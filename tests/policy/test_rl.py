@@ -68,21 +68,38 @@ def test_the_paired_interval_covers_the_mean_and_uses_the_pairing() -> None:
     base = random.normal(0, 5, 60)  # prompts differ much more than the gain
     after = base + random.normal(0.5, 0.2, 60)
     ids = [f"p{number}" for number in range(60)]
-    found = paired_gain(base.tolist(), after.tolist(), ids, 1)
-    assert found["n"] == 60
+    users = {prompt: prompt for prompt in ids}
+    found = paired_gain(base.tolist(), after.tolist(), ids, users)
+    assert (found["n"], found["clusters"]) == (60, 60)
     low, high, value = found["low"], found["high"], found["value"]
     assert low is not None
     assert high is not None
     assert value is not None
     assert 0.4 < low < value < high < 0.6
-    assert paired_gain(base.tolist(), after.tolist(), ids, 1) == found
-    assert paired_gain([1.0], [2.0], ["p"], 1) == {"value": 1.0, "low": None, "high": None, "n": 1}
+    single = {"value": 1.0, "low": None, "high": None, "n": 1, "clusters": 1}
+    assert paired_gain([1.0], [2.0], ["p"], {"p": "u"}) == single
     # The same replies twice are no more prompts, wherever they stand.
-    assert paired_gain([*base, *base], [*after, *after], ids * 2, 1) == found
+    assert paired_gain([*base, *base], [*after, *after], ids * 2, users) == found
     twice = (np.repeat(values, 2).tolist() for values in (base, after, ids))
-    assert paired_gain(*twice, 1) == pytest.approx(found)
+    assert paired_gain(*twice, users) == pytest.approx(found)
     with pytest.raises(ValueError, match="unequally many replies"):
-        paired_gain([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], ["p", "p", "q"], 1)
+        paired_gain([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], ["p", "p", "q"], {"p": "u", "q": "v"})
+
+
+def test_the_gain_of_few_users_is_known_as_well_as_of_few_users() -> None:
+    """95% of the intervals hold the true gain where users differ and each has several prompts."""
+    random = np.random.default_rng(0)
+    ids = [f"p{number:02}" for number in range(40)]
+    users = {prompt: f"u{number // 5}" for number, prompt in enumerate(ids)}
+    held = []
+    for _ in range(400):
+        after = 0.3 + np.repeat(random.normal(0, 0.5, 8), 5) + random.normal(0, 0.3, 40)
+        found = paired_gain([0.0] * 40, after.tolist(), ids, users)
+        assert (found["n"], found["clusters"]) == (40, 8)
+        assert found["low"] is not None
+        assert found["high"] is not None
+        held.append(found["low"] < 0.3 < found["high"])
+    assert np.mean(held) == pytest.approx(0.95, abs=0.035)
 
 
 def test_stage(policy_io: Callable[..., Any]) -> None:
@@ -96,6 +113,10 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     assert {row["prompt_id"].rpartition("-")[0] for row in heldout} == {"policy_heldout"}
     gain = metrics["heldout"]["reward_gain"]
     assert gain["n"] == 4
+    whose = {
+        row["prompt_id"]: row["user_id"] for row in read_rows(io.root / "data/split/policy_heldout.parquet")
+    }
+    assert gain["clusters"] == len({whose[row["prompt_id"]] for row in heldout})
     asked = {(row["prompt_id"], row["sample"]) for row in heldout}
     assert len(asked) == len(heldout) == 8
     assert {sample for _, sample in asked} == {0, 1}

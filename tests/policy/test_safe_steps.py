@@ -24,14 +24,19 @@ from tests.training.test_run import XS, Line, inputs_of_reward_model
 
 
 def made(
-    step: int, wins: list[float], rewards: list[float] | None = None, judge: list[float] | None = None
+    step: int,
+    wins: list[float],
+    rewards: list[float] | None = None,
+    judge: list[float] | None = None,
+    prompts_of_a_user: int = 1,
 ) -> Check:
     rewards, judge = rewards or [0.0] * len(wins), judge or [0.5] * len(wins)
     rows = [
         {"prompt_id": f"p{k}", "win": w, "reward": r, "champion_reward": 0.0, "judge": j}
         for k, (w, r, j) in enumerate(zip(wins, rewards, judge, strict=True))
     ]
-    return Check(step, tuple(rows))
+    users = {row["prompt_id"]: f"u{k // prompts_of_a_user}" for k, row in enumerate(rows)}
+    return Check(step, tuple(rows), users)
 
 
 def at(step: int, win_rate: float) -> Check:
@@ -78,7 +83,7 @@ def test_equal_replies_and_equal_rewards_are_ties() -> None:
     champion = [
         {"reply": text, "reward": reward} for text, reward in (("a", 1.0), ("x", 2.0), ("x", 1.0), ("x", 1.0))
     ]
-    assert compare(4, replies, champion, [0.5] * 4).values("win") == [0.5, 0.5, 1.0, 0.0]
+    assert compare(4, replies, champion, [0.5] * 4, {}).values("win") == [0.5, 0.5, 1.0, 0.0]
 
 
 def test_reward_up_and_judge_down_is_over_optimised_and_noise_is_not() -> None:
@@ -95,6 +100,24 @@ def test_reward_up_and_judge_down_is_over_optimised_and_noise_is_not() -> None:
     lower = [-value for value in higher]
     assert not over_optimised([first, made(4, [0.0] * 30, lower, falls)])  # worse, but not by gaming
     assert not over_optimised([first])
+
+
+def test_prompts_of_one_user_are_no_independent_evidence() -> None:
+    random = np.random.default_rng(0)
+    start = np.full(30, 0.5)
+    # Two users like the new replies less and one does not mind; within a user all prompts say about the same.
+    falls = (start - np.repeat([0.1, 0.2, 0.0], 10) + random.normal(0, 0.01, 30)).tolist()
+    higher = random.normal(1.0, 0.1, 30).tolist()
+
+    def stops(prompts_of_a_user: int) -> bool:
+        first = made(0, [0.5] * 30, [0.0] * 30, start.tolist(), prompts_of_a_user)
+        return over_optimised([first, made(4, [1.0] * 30, higher, falls, prompts_of_a_user)])
+
+    assert stops(1), "thirty users, twenty of whom like it less"
+    assert not stops(10), "three users"
+    assert not stops(30), "one user"
+    first = made(0, [0.5] * 3, judge=[0.2, 0.4, 0.9], prompts_of_a_user=2)
+    assert first.by_user("judge").tolist() == pytest.approx([0.3, 0.9])
 
 
 CARD = Card("c1", "Mira", ("calm",), ())
