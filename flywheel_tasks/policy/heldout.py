@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.stats import ttest_rel
 
 from flywheel_tasks.evaluation.intervals import Estimate, mean
 from flywheel_tasks.policy.prompts import Prompt
@@ -87,6 +88,38 @@ def prompt_means(values: Sequence[float], prompt_ids: Sequence[str]) -> np.ndarr
         raise ValueError("the prompts have unequally many replies: their means would not weigh the same")
     means: np.ndarray = np.bincount(places, np.asarray(values, dtype=float)) / counts
     return means
+
+
+def user_means(values: Sequence[float], prompt_ids: Sequence[str], users: Mapping[str, str]) -> np.ndarray:
+    """The mean of each user's prompts, by user id, where a prompt counts with the mean of its values.
+
+    Prompts of one user, which may be turns of one conversation, are alike as replies to one prompt are.
+
+    Args:
+        values: one a reply.
+        prompt_ids: the prompt of each; all have equally many replies.
+        users: whose prompt it is, by prompt id.
+
+    Raises:
+        ValueError: a prompt has more replies than another.
+    """
+    whose = [users[prompt_id] for prompt_id in sorted(set(prompt_ids))]
+    _, places, counts = np.unique(np.asarray(whose), return_inverse=True, return_counts=True)
+    means: np.ndarray = np.bincount(places, prompt_means(values, prompt_ids)) / counts
+    return means
+
+
+def surely_more(one: np.ndarray, other: np.ndarray, chance: float) -> bool:
+    """Whether the values of one are greater than the other's, by a paired t-test.
+
+    Args:
+        one: the mean of each user (:func:`user_means`).
+        other: the same, of the same users.
+        chance: that equal ones are taken for greater.
+    """
+    if len(one) < 2 or one.mean() <= other.mean():
+        return False  # also where all are alike, or of one user, of which a test knows nothing
+    return bool(ttest_rel(one, other, alternative="greater").pvalue < chance)
 
 
 def paired_gain(

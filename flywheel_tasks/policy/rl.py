@@ -148,6 +148,7 @@ def _safe_steps(
     steps = SafeSteps(
         io.resume_dir(),
         every=settings.rl.check_every,
+        steps=settings.rl.steps,
         prompts=prompts,
         judged=settings.rl.judge_prompts,
         champion=champion,

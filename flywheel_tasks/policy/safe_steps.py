@@ -9,7 +9,7 @@ target is handed over, not the last one (paper, section on offline evaluation: h
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.stats import norm, ttest_rel
+from scipy.stats import norm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from flywheel_tasks.evaluation.win_rate import pointwise_score
 from flywheel_tasks.pipeline.launcher import main_first
-from flywheel_tasks.policy.heldout import SIDE, prompt_means
+from flywheel_tasks.policy.heldout import SIDE, surely_more, user_means
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.rewards.scoring import PairwiseScorer
 from flywheel_tasks.storage.atomic import atomic_path
@@ -30,7 +30,7 @@ from flywheel_tasks.storage.tables import read_rows, write_rows
 from flywheel_tasks.training.run import write_curve
 
 _log = logging.getLogger(__name__)
-_CHANCE = 0.025
+_CHANCE = 0.025  # that a run is stopped for nothing
 Row = dict[str, Any]
 CHECKS = pa.schema(
     [
@@ -51,27 +51,21 @@ class Check:
     Attributes:
         step: optimiser steps done.
         rows: of :data:`CHECKS`, one a reply, always in the same order.
-        users: whose prompt it is, by prompt id.
+        users: whose prompt it is, by prompt id; only :meth:`by_user` needs them.
     """
 
     step: int
     rows: tuple[Row, ...]
-    users: Mapping[str, str]
+    users: Mapping[str, str] = field(default_factory=dict)
 
     def values(self, column: str) -> list[float]:
         """One column; of ``judge`` only the replies that were judged, in every check to the same prompts."""
         return [float(row[column]) for row in self.rows if row[column] is not None]
 
     def by_user(self, column: str) -> np.ndarray:
-        """The mean of each user's prompts in one column, by user id; a prompt counts with the mean of its replies.
-
-        Prompts of one user, which may be turns of one conversation, are alike as replies to one prompt are.
-        """
+        """:func:`~flywheel_tasks.policy.heldout.user_means` of one column."""
         prompts = [row["prompt_id"] for row in self.rows if row[column] is not None]
-        users = [self.users[prompt] for prompt in sorted(set(prompts))]
-        _, places, counts = np.unique(np.asarray(users), return_inverse=True, return_counts=True)
-        means: np.ndarray = np.bincount(places, prompt_means(self.values(column), prompts)) / counts
-        return means
+        return user_means(self.values(column), prompts, self.users)
 
     def mean(self, column: str) -> float:
         """Mean of one column."""
@@ -100,11 +94,7 @@ class Check:
 
 
 def compare(
-    step: int,
-    replies: Sequence[Row],
-    champion: Sequence[Row],
-    judged: Sequence[float | None],
-    users: Mapping[str, str],
+    step: int, replies: Sequence[Row], champion: Sequence[Row], judged: Sequence[float | None]
 ) -> Check:
     """Put a checkpoint's replies beside the champion's.
 
@@ -113,7 +103,6 @@ def compare(
         replies: rows of :data:`~flywheel_tasks.policy.heldout.SIDE`.
         champion: the champion's, of the same prompts.
         judged: P(the checkpoint's reply is better) of each, None where the judge was not asked.
-        users: whose prompt it is, by prompt id.
     """
     rows = []
     for new, old, judge in zip(replies, champion, judged, strict=True):
@@ -121,29 +110,25 @@ def compare(
         shown = {"champion_reply": old["reply"], "champion_reward": old["reward"], "judge": judge}
         win = pointwise_score(new["reward"], old["reward"], identical=same)
         rows.append(dict(new) | shown | {"step": step, "win": win})
-    return Check(step, tuple(rows), users)
+    return Check(step, tuple(rows))
 
 
-def over_optimised(checks: Sequence[Check]) -> bool:
-    """Whether the last check has more reward than the one that the judge liked best, and the judge likes it less.
+def over_optimised(checks: Sequence[Check], looks: int) -> bool:
+    """Whether the last check has more reward than the first, of the policy before RL, and the judge likes it less.
 
-    Both must be more than noise: paired t-tests over users, one-sided at 2.5%, which hold for the few users of a
-    small run too. A judge of few prompts often falls a little by chance, and then the reward has hardly risen.
+    Both must be more than noise: paired t-tests over users, which hold for the few users of a small run too. The run is
+    looked at after every check and any of them may stop it, so the looks share a chance of 2.5% (Bonferroni): where
+    nothing has changed, a whole run is stopped no more often than that. The check compared with is fixed beforehand;
+    the best so far would be the luckiest, from which everything falls.
+
+    Args:
+        checks: made so far, the one before RL first.
+        looks: how many checks the whole run will have after the first.
     """
-    *earlier, last = checks
-    if not earlier:
-        return False
-    best = max(earlier, key=lambda check: (check.mean("judge"), -check.step))
-    return _more(last.by_user("reward"), best.by_user("reward")) and _more(
-        best.by_user("judge"), last.by_user("judge")
+    first, last = checks[0], checks[-1]
+    return surely_more(last.by_user("reward"), first.by_user("reward"), _CHANCE / looks) and surely_more(
+        first.by_user("judge"), last.by_user("judge"), _CHANCE / looks
     )
-
-
-def _more(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the values of one are greater than the other's of the same users, and not by chance."""
-    if len(one) < 2 or one.mean() <= other.mean():
-        return False  # also where all are alike, or of one user, of which a test knows nothing
-    return bool(ttest_rel(one, other, alternative="greater").pvalue < _CHANCE)
 
 
 def nearest(checks: Sequence[Check], target: float) -> Check:
@@ -171,6 +156,7 @@ class SafeSteps(TrainerCallback):
     Args:
         folder: where checks and weights of checkpoints are kept.
         every: steps between two checks; the last step is checked too.
+        steps: of the whole run.
         prompts: held-out ones.
         judged: of how many of them, from the first, the judge reads the first reply.
         champion: the champion's replies to them, as many of each as ``measure`` gives, rows of
@@ -184,6 +170,7 @@ class SafeSteps(TrainerCallback):
         folder: Path,
         *,
         every: int,
+        steps: int,
         prompts: Sequence[Prompt],
         judged: int,
         champion: Sequence[Row],
@@ -192,6 +179,7 @@ class SafeSteps(TrainerCallback):
     ) -> None:
         self._folder = folder
         self._every = every
+        self._looks = -(-steps // every)
         self._prompts = prompts
         self._users = {prompt.prompt_id: prompt.user for prompt in prompts}
         self._judged = min(judged, len(prompts))
@@ -220,7 +208,7 @@ class SafeSteps(TrainerCallback):
             done: steps of the run; later checks are not looked at. None: all are.
         """
         found = [check for check in self.checks() if done is None or check.step <= done]
-        return found[-1].step if found and over_optimised(found) else None
+        return found[-1].step if found and over_optimised(found, self._looks) else None
 
     def check(self, step: int, model: Any) -> Check:
         """Measure a model, unless this run has done so before it was killed."""
@@ -248,7 +236,7 @@ class SafeSteps(TrainerCallback):
         ]
         said = iter(self._judge.prefer(asked))
         judged = [next(said) if wanted else None for wanted in read]
-        made = compare(step, replies, self._champion, judged, self._users)
+        made = compare(step, replies, self._champion, judged)
         write_rows(list(made.rows), CHECKS, self._rows(step))
 
     def on_train_begin(

@@ -76,7 +76,7 @@ def test_a_stopped_run_hands_over_a_checkpoint_from_before_and_stays_stopped(
         "rl.learning_rate": 0.05,
         "rl.watch": {"kl": {"warn": None, "stop": 1e-9}, "entropy": {"warn": None, "stop": None}},
     }
-    monkeypatch.setattr("flywheel_tasks.policy.safe_steps.over_optimised", lambda checks: False)
+    monkeypatch.setattr("flywheel_tasks.policy.safe_steps.over_optimised", lambda *checks: False)
 
     def dies(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt

@@ -37,7 +37,7 @@ def test_the_loss_is_that_of_plain_torch_and_a_killed_run_ends_the_same(
     policy_io: Callable[..., Any], monkeypatch: Any, tmp_path: Path
 ) -> None:
     """Every step's loss against equation 7, token by token, on pairs found from the rewards themselves."""
-    monkeypatch.setattr(safe_steps, "over_optimised", lambda checks: False)  # the tiny judge is a random one
+    monkeypatch.setattr(safe_steps, "over_optimised", lambda *checks: False)  # the tiny judge is a random one
     drawn: list[list[tuple[list[int], float]]] = []
     seen: list[tuple[float, float]] = []
     score, compute = Rewards.pointwise, PackedOnlineDPOTrainer._compute_loss

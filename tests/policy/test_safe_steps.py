@@ -15,11 +15,13 @@ from scipy.stats import norm
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.curation.tables import PROMPTS as PROMPTS_TABLE
 from flywheel_tasks.policy import rl, safe_steps
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.safe_steps import Check, compare, nearest, over_optimised
 from flywheel_tasks.storage.tables import read_rows
 from flywheel_tasks.training.run import train, trainer_arguments
+from tests.policy.conftest import prompt_row, write
 from tests.training.test_run import XS, Line, inputs_of_reward_model
 
 
@@ -56,7 +58,9 @@ def test_experiments_may_hand_over_the_last_check_or_the_policy_before_rl(tmp_pa
             return [at(0, 0.5), at(4, 0.58), at(8, 0.97)]
 
     nothing: Any = None
-    steps = Made(tmp_path, every=4, prompts=[], judged=0, champion=[], judge=nothing, measure=nothing)
+    steps = Made(
+        tmp_path, every=4, steps=8, prompts=[], judged=0, champion=[], judge=nothing, measure=nothing
+    )
     assert [steps.chosen(0.6, hand_over=which).step for which in ("nearest", "last", "start")] == [4, 8, 0]
 
 
@@ -83,7 +87,7 @@ def test_equal_replies_and_equal_rewards_are_ties() -> None:
     champion = [
         {"reply": text, "reward": reward} for text, reward in (("a", 1.0), ("x", 2.0), ("x", 1.0), ("x", 1.0))
     ]
-    assert compare(4, replies, champion, [0.5] * 4, {}).values("win") == [0.5, 0.5, 1.0, 0.0]
+    assert compare(4, replies, champion, [0.5] * 4).values("win") == [0.5, 0.5, 1.0, 0.0]
 
 
 def test_reward_up_and_judge_down_is_over_optimised_and_noise_is_not() -> None:
@@ -93,13 +97,27 @@ def test_reward_up_and_judge_down_is_over_optimised_and_noise_is_not() -> None:
     falls = (start - random.uniform(0.05, 0.25, 30)).tolist()
     noise = (start + random.normal(0, 0.1, 30)).tolist()
     first = made(0, [0.5] * 30, [0.0] * 30, start.tolist())
-    assert over_optimised([first, made(4, [1.0] * 30, higher, falls)])
-    assert not over_optimised([first, made(4, [1.0] * 30, higher, noise)])
+    assert over_optimised([first, made(4, [1.0] * 30, higher, falls)], 1)
+    assert not over_optimised([first, made(4, [1.0] * 30, higher, noise)], 1)
     hardly = random.normal(0.1, 1.0, 30).tolist()
-    assert not over_optimised([first, made(4, [1.0] * 30, hardly, falls)])
+    assert not over_optimised([first, made(4, [1.0] * 30, hardly, falls)], 1)
     lower = [-value for value in higher]
-    assert not over_optimised([first, made(4, [0.0] * 30, lower, falls)])  # worse, but not by gaming
-    assert not over_optimised([first])
+    assert not over_optimised([first, made(4, [0.0] * 30, lower, falls)], 1)  # worse, but not by gaming
+    assert not over_optimised([first], 1)
+
+
+def test_a_run_that_the_judge_is_indifferent_to_is_stopped_no_more_often_than_stated() -> None:
+    """Ten checks of ten judged users, reward ever rising, a judge that says the same but for noise: 2.5% of runs."""
+    random = np.random.default_rng(0)
+
+    def stopped(falls: float) -> bool:
+        judge = random.normal(0.5, 0.1, (11, 10)) - falls * np.arange(11)[:, None]
+        rewards = random.normal(0, 0.1, (11, 10)) + np.arange(11)[:, None]
+        checks = [made(step, [0.5] * 10, rewards[step].tolist(), judge[step].tolist()) for step in range(11)]
+        return any(over_optimised(checks[: seen + 1], 10) for seen in range(1, 11))
+
+    assert np.mean([stopped(0.0) for _ in range(300)]) < 0.05
+    assert np.mean([stopped(0.04) for _ in range(30)]) > 0.9, "a real fall is found"
 
 
 def test_prompts_of_one_user_are_no_independent_evidence() -> None:
@@ -111,7 +129,7 @@ def test_prompts_of_one_user_are_no_independent_evidence() -> None:
 
     def stops(prompts_of_a_user: int) -> bool:
         first = made(0, [0.5] * 30, [0.0] * 30, start.tolist(), prompts_of_a_user)
-        return over_optimised([first, made(4, [1.0] * 30, higher, falls, prompts_of_a_user)])
+        return over_optimised([first, made(4, [1.0] * 30, higher, falls, prompts_of_a_user)], 1)
 
     assert stops(1), "thirty users, twenty of whom like it less"
     assert not stops(10), "three users"
@@ -179,6 +197,7 @@ def test_a_killed_run_measures_again_what_it_had_not_saved(
         safe = safe_steps.SafeSteps(
             io.resume_dir(),
             every=1,
+            steps=6,
             prompts=PROMPTS,
             judged=12,
             champion=side(0.0),
@@ -246,9 +265,9 @@ def gaming_io(policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) ->
                 "rl.learning_rate": 0.05,
                 "rl.length_penalty": 0.0,
                 "rl.cut_off_penalty": 0.0,
-                "rl.heldout_prompts": 8,
-                "rl.judge_prompts": 6,
-                "rl.check_every": 3,
+                "rl.heldout_prompts": 12,
+                "rl.judge_prompts": 10,
+                "rl.check_every": 6,
                 "sampling.batch_rows": 64,
             },
             root=root,
@@ -258,6 +277,8 @@ def gaming_io(policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) ->
             with torch.no_grad():  # larger embeddings, so that what the layers learn shows in the logits
                 model.get_input_embeddings().weight.mul_(10)
             model.save_pretrained(io.root / folder)
+        rows = [prompt_row("policy_heldout", n) | {"user_id": f"policy_heldout-u{n}"} for n in range(12)]
+        write(rows, PROMPTS_TABLE, io.root / "data/split/policy_heldout.parquet")
         return io
 
     return make
@@ -303,7 +324,7 @@ def test_a_run_that_games_its_reward_stops_and_hands_over_an_earlier_checkpoint(
     for row in read_rows(io.out("data/rl") / "checks.parquet"):
         read.setdefault(row["step"], {})[row["prompt_id"], row["sample"]] = row["judge"] is not None
     first, *others = read.values()
-    assert (sum(first.values()), len(first)) == (6, 16)
+    assert (sum(first.values()), len(first)) == (10, 24)
     assert all(other == first for other in others), (
         "a judge that reads other prompts each time compares nothing"
     )
