@@ -50,7 +50,7 @@ from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import write_rows
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.precision import resolve_dtype, set_threads
-from flywheel_tasks.training.run import without_autocast
+from flywheel_tasks.training.run import warmup_steps, without_autocast
 
 _DRAW = 1  # seed of the draw of pairs, the same for all seeds of training
 
@@ -77,7 +77,7 @@ def plain_arguments(settings: Settings, steps: int, out: Path) -> RewardConfig:
         per_device_train_batch_size=section.batch_size,
         learning_rate=section.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=steps // 20,
+        warmup_steps=warmup_steps(steps),
         max_length=section.max_tokens,
         bf16=resolve_dtype(settings.compute) == torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),

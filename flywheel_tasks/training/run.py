@@ -51,6 +51,17 @@ def _per_process(batch_size: int) -> int:
     return each
 
 
+def warmup_steps(steps: int) -> int:
+    """Steps of the warm-up: a twentieth of the run, none where that would be a single one.
+
+    The first step of a warm-up has a rate of 0 and learns nothing, so one of a single step is no ramp, only a loss.
+
+    Args:
+        steps: optimiser steps of the whole run.
+    """
+    return steps // 20 if steps >= 40 else 0
+
+
 def trainer_arguments(
     io: StageIO, learning_rate: float, batch_size: int, steps: int, **overrides: Any
 ) -> dict[str, Any]:
@@ -62,7 +73,7 @@ def trainer_arguments(
 
     Args:
         io: the stage; it must declare ``seed`` and ``compute``.
-        learning_rate: peak of a cosine schedule with a short warm-up.
+        learning_rate: peak of a cosine schedule with a short warm-up (see :func:`warmup_steps`).
         batch_size: rows a step, of all processes together.
         steps: optimiser steps of the whole run.
         overrides: replace or add arguments.
@@ -78,7 +89,7 @@ def trainer_arguments(
         "train_sampling_strategy": "sequential",
         "learning_rate": learning_rate,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": steps // 20,  # none in a short run: the first step of a warm-up learns nothing
+        "warmup_steps": warmup_steps(steps),
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "seed": io.settings.seed,

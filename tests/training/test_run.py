@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.training.checkpoints import last_complete_checkpoint
-from flywheel_tasks.training.run import TrainingError, train, trainer_arguments
+from flywheel_tasks.training.run import TrainingError, train, trainer_arguments, warmup_steps
 
 ROWS = 24
 
@@ -65,6 +65,16 @@ def test_trains_and_writes_one_curve_row_a_step(io: Any, tmp_path: Path) -> None
     assert metrics["loss_last"] < metrics["loss_first"]
     assert (metrics["steps"], metrics["trainable_parameters"], metrics["moved_share"]) == (6, 2, 1.0)
     assert torch.equal(model.frozen.cpu(), torch.ones(1))
+
+
+def test_a_short_run_loses_no_step_to_a_warm_up_and_a_long_one_has_a_ramp(io: Any) -> None:
+    assert [warmup_steps(steps) for steps in (1, 20, 27, 39, 40, 200)] == [0, 0, 0, 0, 2, 10]
+    for steps, first in ((27, 0.3), (200, 0.0)):
+        arguments = TrainingArguments(**trainer_arguments(io, 0.3, 4, steps))
+        run = Trainer(model=Line(), args=arguments)
+        run.create_optimizer_and_scheduler(steps)
+        assert run.lr_scheduler is not None
+        assert run.lr_scheduler.get_last_lr()[0] == pytest.approx(first)
 
 
 def test_rows_come_in_the_order_given(io: Any, tmp_path: Path) -> None:
