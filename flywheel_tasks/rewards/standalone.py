@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+import flywheel_tasks
 from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.curation.sampling import draw_order
 from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
@@ -32,6 +33,7 @@ from flywheel_tasks.traffic.importers import SkippedRow, read_hh_rlhf
 Kind = Literal["pointwise", "pairwise"]
 _RUN = {"pointwise": pointwise.run, "pairwise": pairwise.run}
 _PAIRS = "data/preferences/pairs.parquet"
+_CODE = "code.json"
 
 
 def read_pair_rows(path: Path) -> tuple[list[dict[str, Any]], list[SkippedRow]]:
@@ -101,14 +103,22 @@ def _prepare(
         write_json(source, note)
 
 
-def _alone(stage: Stage) -> Stage:
-    """A stage whose code is this process's own, and whose metrics go to the caller."""
-    outs = tuple(out for out in stage.outs if out != stage.metrics)
+def _alone(stage: Stage, work: Path) -> Stage:
+    """The stage in one process, whose code is this package's and whose metrics go to the caller.
+
+    The code that it depends on is not in the workspace, so its digests are written there as an input: a killed run must
+    not go on with another code than it began with.
+    """
+    code = [dep for dep in stage.deps if dep.startswith("flywheel_tasks/")]
+    home = Path(flywheel_tasks.__file__).parent.parent
+    found = {dep: tree_digest(home / dep) if (home / dep).exists() else None for dep in code}
+    write_json(found, work / _CODE)
     return replace_fields(
         stage,
-        deps=tuple(dep for dep in stage.deps if not dep.startswith("flywheel_tasks/")),
-        outs=outs,
+        deps=(*(dep for dep in stage.deps if dep not in found), _CODE),
+        outs=tuple(out for out in stage.outs if out != stage.metrics),
         metrics=None,
+        distributed=False,  # whatever compute.launcher says: its file need not be here
     )
 
 
@@ -125,7 +135,7 @@ def train_model(
 ) -> dict[str, Any]:
     """Train a reward model on a file of pairs and measure it on held-out users.
 
-    A killed run goes on from its last checkpoint when it is called again with the same arguments.
+    A killed run goes on from its last checkpoint when it is called again with the same arguments and code.
 
     Args:
         kind: which model.
@@ -146,7 +156,7 @@ def train_model(
     rows, skipped = read_pair_rows(pairs)
     work = out.with_name(f".{out.name}.work")
     _prepare(work, hold_out(rows, heldout_share, params["seed"]), base, params, wheels)
-    io_stage = _alone(stage)
+    io_stage = _alone(stage, work)
     model, curve = f"models/{kind}_rm", f"plots/{kind}_rm.csv"
     io = StageIO(io_stage, work, load_settings(work / "params.yaml"))
     with one_gpu():

@@ -6,14 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.cli.app import app
+from flywheel_tasks.pipeline.graph import load_graph
+from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards import standalone
 from flywheel_tasks.rewards.pairs import PairError
 from flywheel_tasks.rewards.standalone import evaluate_model, hold_out, read_pair_rows
 from flywheel_tasks.settings import Compute
+from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.tables import write_rows
 from tests.conftest import build_workspace
 from tests.rewards.conftest import planted_rows
@@ -141,3 +145,49 @@ def test_a_folder_left_by_a_killed_run_is_no_model(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parent, tmp_path / "rm", ignore=shutil.ignore_patterns("*"))
     with pytest.raises(PairError, match=r"scorer\.json is missing"):
         evaluate_model(tmp_path / "rm", tmp_path / "x.jsonl", COMPUTE)
+
+
+def test_a_launcher_in_the_settings_does_not_keep_a_model_from_being_trained_alone(
+    workspace: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is named from the workspace, and the working folder of ``flywheel rm`` is another."""
+    pairs = transcripts(tmp_path / "pairs.jsonl.gz", 12)
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["compute"]["launcher"] = "launchers/ddp.yaml"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    folders: list[Path] = []
+
+    def dies(io: StageIO) -> None:
+        folders.append(io.resume_dir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(standalone._RUN, "pointwise", dies)
+    command = ["rm", "train", "--pairs", str(pairs), "--out", str(tmp_path / "rm"), "--root", str(workspace)]
+    runner.invoke(app, [*command, "--base", str(tiny_models / "base")])
+    assert len(folders) == 1
+
+
+def test_a_killed_run_does_not_go_on_with_other_code(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = load_graph(workspace / "dvc.yaml")["train_pointwise_rm"]
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def code() -> str:
+        alone = standalone._alone(stage, work)
+        assert not [dep for dep in alone.deps if dep.startswith("flywheel_tasks/")]
+        assert "code.json" in alone.deps
+        return file_digest(work / "code.json")
+
+    before = code()
+    assert code() == before
+    digests = json.loads((work / "code.json").read_text())
+    assert "flywheel_tasks/rewards/trainer.py" in digests
+    assert None not in digests.values()
+    original = standalone.tree_digest
+    changed = "flywheel_tasks/rewards/trainer.py"
+    monkeypatch.setattr(
+        standalone, "tree_digest", lambda path: "0" if str(path).endswith(changed) else original(path)
+    )
+    assert code() != before
