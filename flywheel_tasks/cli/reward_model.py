@@ -61,7 +61,8 @@ def train(
         int | None, typer.Option(min=1, help="Pairs a step, instead of the setting.")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=16, help="Prompt and reply, instead of the setting.")
+        int | None,
+        typer.Option(min=16, help="Prompt (three quarters at most) and reply, instead of the settings."),
     ] = None,
     root: Root = Path(),
 ) -> None:
@@ -85,6 +86,8 @@ def train(
         "max_tokens": max_tokens,
     }
     params[f"{kind}_rm"] |= {key: value for key, value in changes.items() if value is not None}
+    if max_tokens is not None:  # or a prompt would be no longer than the policy's
+        params["prompt"]["max_tokens"] = max(params["prompt"]["max_tokens"], max_tokens)
     metrics = train_model(
         kind,
         pairs,
@@ -100,6 +103,8 @@ def train(
         f"{metrics['train']['loss_first']:.3f} to {metrics['train']['loss_last']:.3f}; "
         f"{metrics['skipped']} lines skipped"
     )
+    if cut := metrics["train"].get("replies_at_limit"):
+        console.print(f"{cut} replies were cut at the token limit or just reach it: see --max-tokens")
     _show("Held-out users", metrics["heldout"])
     console.print(f"written: {out}")
 

@@ -63,6 +63,13 @@ def rows_of(
     return rows, equal
 
 
+def at_limit(rows: Sequence[Row], limits: Limits) -> int:
+    """Replies of a pointwise model that end at its token limit: cut there, but for the few that just fit."""
+    return sum(
+        len(row.prompt) + len(side) >= limits.max_tokens for row in rows for side in (row.better, row.worse)
+    )
+
+
 def train_and_measure(
     io: StageIO, recipe: Recipe[Scorer], section: PreferenceModel, most: int | None = None
 ) -> Mapping[str, Any]:
@@ -108,7 +115,9 @@ def train_and_measure(
     # Loaded as the stages load it that use it, and as the earlier model is: in the same precision.
     margins = margins_of(out, heldout, "held-out pairs")
     return {
-        "train": trained.metrics | {"pairs": len(rows), "left_out_as_equal": len(equal)},
+        "train": trained.metrics
+        | {"pairs": len(rows), "left_out_as_equal": len(equal)}
+        | ({"replies_at_limit": at_limit(rows, limits)} if recipe.kind == "pointwise" else {}),
         "pairs": {"own": len(own), "earlier": len(before.pairs), "by_generation": before.account},
         "heldout": agreement(heldout, margins),
         "earlier": against_earlier(io, recipe.kind, heldout, margins, margins_of),

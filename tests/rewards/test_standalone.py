@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -191,3 +192,20 @@ def test_a_killed_run_does_not_go_on_with_other_code(
         standalone, "tree_digest", lambda path: "0" if str(path).endswith(changed) else original(path)
     )
     assert code() != before
+
+
+def test_a_higher_token_limit_is_the_prompts_too(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = transcripts(tmp_path / "pairs.jsonl.gz", 12)
+    asked: list[tuple[int, int]] = []
+
+    def taken(*args: Any, params: Any, **kwargs: Any) -> None:
+        asked.append((params["prompt"]["max_tokens"], params["pointwise_rm"]["max_tokens"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(standalone, "train_model", taken)
+    command = ["rm", "train", "--pairs", str(pairs), "--out", str(tmp_path / "rm"), "--root", str(workspace)]
+    for more in ([], ["--max-tokens", "512"], ["--max-tokens", "64"]):
+        runner.invoke(app, [*command, *more])
+    assert asked == [(160, 128), (512, 512), (160, 64)]
