@@ -26,7 +26,7 @@ class Limits:
     Attributes:
         kind: what the model compares.
         max_tokens: prompt and continuation together.
-        prompt_max_tokens: the prompt.
+        prompt_max_tokens: the prompt; a pointwise model's is never more than three quarters of ``max_tokens``.
     """
 
     kind: Kind
@@ -89,18 +89,17 @@ def encode_replies(
 ) -> tuple[list[int], list[list[int]]]:
     """One prompt and its replies for a pointwise model.
 
-    A reply that is too long is cut and still ends with the end-of-turn token; the prompt gives way to the
-    longest reply, but never below half of ``max_tokens``.
+    The prompt does not depend on the replies: rewards are compared between replies to one prompt, and must be of the
+    same prompt whichever replies are encoded together. What it leaves of ``max_tokens`` is the replies' room. A reply
+    that is too long for it is cut and still ends with the end-of-turn token.
 
     Returns:
         the prompt's ids, and each reply's ids.
     """
-    half = limits.max_tokens // 2
-    continuations = [reply_ids(tokenizer, reply) for reply in replies]
-    longest = min(max(map(len, continuations)), limits.max_tokens - half)
-    prompt = prompt_ids(tokenizer, card, history, min(limits.prompt_max_tokens, limits.max_tokens - longest))
+    most = min(limits.prompt_max_tokens, limits.max_tokens - limits.max_tokens // 4)
+    prompt = prompt_ids(tokenizer, card, history, most)
     room = limits.max_tokens - len(prompt)
-    return prompt, [_cut(reply, room) for reply in continuations]
+    return prompt, [_cut(reply_ids(tokenizer, reply), room) for reply in replies]
 
 
 def _cut(reply: list[int], room: int) -> list[int]:

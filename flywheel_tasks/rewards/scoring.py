@@ -1,5 +1,6 @@
 """Scores of replies by the trained reward models: what the other stages call."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
 from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.progress import Meter
 
+_log = logging.getLogger(__name__)
 _BATCH_TOKENS = 2048  # padding included; on a CPU larger batches are no faster
 _ROW_CONTINUATIONS = 8
 Item = TypeVar("Item")
@@ -136,15 +138,22 @@ class PointwiseScorer(_Scorer):
         Raises:
             ScoreError: a score is not finite.
         """
-        found = self._grouped(
-            [(card, history) for card, history, _ in rows],
-            [reply for *_, reply in rows],
-            lambda card, history, replies: encode_replies(
-                self._tokenizer, card, history, replies, self._limits
-            ),
-            progress,
-        )
-        return [scores[0] for scores in found]
+        filled = 0
+
+        def encode(
+            card: Card, history: Sequence[Turn], replies: Sequence[str]
+        ) -> tuple[list[int], list[list[int]]]:
+            nonlocal filled
+            prompt, found = encode_replies(self._tokenizer, card, history, replies, self._limits)
+            filled += sum(len(prompt) + len(ids) >= self._limits.max_tokens for ids in found)
+            return prompt, found
+
+        prompts = [(card, history) for card, history, _ in rows]
+        scored = self._grouped(prompts, [reply for *_, reply in rows], encode, progress)
+        if filled:
+            most = self._limits.max_tokens
+            _log.warning("%d of %d replies end at %d tokens, cut or just within", filled, len(rows), most)
+        return [scores[0] for scores in scored]
 
 
 class PairwiseScorer(_Scorer):

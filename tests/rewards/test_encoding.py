@@ -17,7 +17,7 @@ from flywheel_tasks.rewards.encoding import (
 )
 from flywheel_tasks.rewards.pairs import Pair
 from flywheel_tasks.rewards.pairwise import choose_pairs
-from flywheel_tasks.rewards.recipe import rows_of
+from flywheel_tasks.rewards.recipe import at_limit, rows_of
 
 CARD = Card("c1", "Mira", ("calm",), ("Never use lists.",))
 HISTORY: list[Turn] = [{"role": "user", "content": "What do you see from your window?"}]
@@ -43,6 +43,19 @@ def test_replies_follow_the_policy_prompt_and_end(tokenizer: PreTrainedTokenizer
     prompt, replies = encode_replies(tokenizer, CARD, HISTORY, ["Rain.", "The sea and a boat."], limits)
     assert prompt == prompt_ids(tokenizer, CARD, HISTORY, 160)
     assert replies == [reply_ids(tokenizer, "Rain."), reply_ids(tokenizer, "The sea and a boat.")]
+
+
+def test_a_prompt_is_the_same_whichever_replies_are_read_with_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Training reads two replies together and scoring each alone: both must be of one prompt."""
+    history: list[Turn] = [Turn(role="user", content=f"turn {k} " + "word " * 60) for k in range(5)]
+    short, long = "Rain.", "rain " * 300
+    for limits in (Limits("pointwise", 224, 160), Limits("pointwise", 128, 128)):
+        prompt, (first, second) = encode_replies(tokenizer, CARD, history, [short, long], limits)
+        assert encode_replies(tokenizer, CARD, history, [short], limits) == (prompt, [first])
+        assert encode_replies(tokenizer, CARD, history, [long], limits) == (prompt, [second])
+        assert len(prompt) + len(second) == limits.max_tokens
+        assert len(second) >= limits.max_tokens // 4
+        assert (first[-1], second[-1]) == (tokenizer.eos_token_id, tokenizer.eos_token_id)
 
 
 @settings(max_examples=40)
@@ -174,3 +187,10 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert Limits.load(tmp_path, "pairwise") == Limits("pairwise", 288, 160)
     with pytest.raises(ValueError, match="a pointwise one is needed"):
         Limits.load(tmp_path, "pointwise")
+
+
+def test_replies_that_were_cut_are_counted(tokenizer: PreTrainedTokenizerBase) -> None:
+    limits = Limits("pointwise", 96, 60)
+    pairs = [pair("Rain.", "The sea."), pair("rain " * 90, "sea " * 90, 1), pair("rain " * 90, "No.", 2)]
+    rows, _ = rows_of(pointwise.encode_pair, tokenizer, pairs, limits)
+    assert at_limit(rows, limits) == 3
