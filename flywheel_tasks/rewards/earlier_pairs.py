@@ -72,7 +72,7 @@ def earlier_pairs(
             if pair.user_id not in measured
             and split_of(pair.user_id, split.salt, split.shares) == "reward_train"
         ]
-        used = _whole_prompts(fair, seed)[: left - len(chosen)]
+        used = _by_prompt(fair, seed)[: left - len(chosen)]
         chosen += used
         seen |= {pair.pair_id for pair in fair}
         account[name] = {
@@ -94,6 +94,6 @@ def _read(io: StageIO, generation: str) -> list[Pair]:
     return found["reward_train"]
 
 
-def _whole_prompts(pairs: Sequence[Pair], seed: int) -> list[Pair]:
+def _by_prompt(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     """Pairs prompt by prompt, the prompts in a drawn order: pairs of one prompt are cheap to train on together."""
     return sorted(pairs, key=lambda pair: (draw_order(seed, "earlier pairs", pair.prompt_id), pair.pair_id))

@@ -15,7 +15,7 @@ from flywheel_tasks.rewards.scoring import PairwiseScorer
 
 
 def choose_pairs(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
-    """At most ``most`` pairs, prompt by prompt, the prompts in a seeded random order."""
+    """At most ``most`` pairs, prompt by prompt in a seeded random order; the last prompt may lose some of its pairs."""
     prompts = sorted({pair.prompt_id for pair in pairs})
     random.Random(seed).shuffle(prompts)
     place = {prompt: index for index, prompt in enumerate(prompts)}
