@@ -35,6 +35,7 @@ class PackedGRPOTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self._watch_kl = watch_kl
         self._logps: torch.Tensor | None = None  # of the last loss
+        self._rows: dict[str, Any] | None = None  # of the last loss
 
     def _packed(
         self, model: Any, ids: torch.Tensor, mask: torch.Tensor, width: int, temperature: float
@@ -82,9 +83,30 @@ class PackedGRPOTrainer(GRPOTrainer):
         total, count = self.accelerator.reduce(parts, reduction="sum").tolist()
         return total / count if count else float("nan")
 
-    def _log_drift(self, now: torch.Tensor, before: torch.Tensor, kept: torch.Tensor) -> None:
+    def _kl(self, now: torch.Tensor, before: torch.Tensor, kept: torch.Tensor) -> float:
         difference = before - now.detach()
-        self._metrics["train"]["kl"].append(self._mean(difference.exp() - difference - 1, kept))
+        return self._mean(difference.exp() - difference - 1, kept)
+
+    def _log_drift(self, now: torch.Tensor, before: torch.Tensor, kept: torch.Tensor) -> None:
+        self._metrics["train"]["kl"].append(self._kl(now, before, kept))
+
+    @property
+    def _drift_temperature(self) -> float:
+        return float(self.temperature)
+
+    @torch.no_grad()
+    def drift(self) -> dict[str, float]:
+        """KL divergence and entropy of the weights as they are now, at the completions of the last step.
+
+        What a step logs is of the weights before its update, so those after the last step are in no log. All processes
+        must call it.
+        """
+        assert self._rows is not None
+        whole, kept = self._whole(self._rows), self._rows["completion_mask"]
+        now, entropy = self._packed(self.model, *whole, self._drift_temperature)
+        with self._reference():
+            before, _ = self._packed(self.model, *whole, self._drift_temperature)
+        return {"kl": self._kl(now, before, kept), "entropy": self._mean(entropy, kept)}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's rollout, in which every completion ends in an end token or has as many tokens as it may."""
@@ -101,6 +123,7 @@ class PackedGRPOTrainer(GRPOTrainer):
         return drawn
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._rows = inputs
         loss = super()._compute_loss(model, inputs)
         if self._watch_kl and self.beta == 0.0:  # otherwise TRL has logged it
             assert self._logps is not None

@@ -77,7 +77,12 @@ class PackedOnlineDPOTrainer(PackedGRPOTrainer):
             "real": torch.cat([differ, differ]),
         }
 
+    @property
+    def _drift_temperature(self) -> float:
+        return 1.0
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._rows = inputs
         kept, metrics = inputs["completion_mask"], self._metrics["train"]
         # The trainer has shuffled the rows: back to all chosen ones, then all rejected ones, pair by pair.
         order = torch.argsort(inputs["pair"] + len(kept) * (1 - inputs["chosen"]))

@@ -190,6 +190,7 @@ def _train(
     trainer = make_trainer(
         io, model=model, tokenizer=tokenizer, dataset=dataset, rewards=rewards, callbacks=[safe, watch]
     )
+    watch.measure = trainer.drift
     trained = train(
         trainer,
         io,
@@ -198,7 +199,8 @@ def _train(
         must_move=("lora_B",),
         stopped_at=lambda: safe.stopped_at() or watch.stopped_at(),
     )
-    chosen = safe.chosen(section.target_win_rate, before=watch.before(), hand_over=section.hand_over)
+    within = watch.before(section.steps)
+    chosen = safe.chosen(section.target_win_rate, before=within, hand_over=section.hand_over)
     assert isinstance(trainer.model, PeftModel)
     safe.restore(trainer.model, chosen.step)
     merge_to_full(trainer.model, tokenizer, io.out("models/policy"), probe=probe)

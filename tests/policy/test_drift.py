@@ -36,9 +36,9 @@ def test_a_warning_goes_on_and_a_stop_ends_the_run(tmp_path: Path, caplog: pytes
     ]  # one warning, one stop
     again = DriftWatch(tmp_path, WATCH)  # after a kill
     assert again.stopped_at() == 5
-    assert again.before() == 4  # the number of step 5 is that of the weights after step 4
+    assert again.before(6) == 4  # the number of step 5 is that of the weights after step 4
     summary = again.summary(steps[:5])
-    assert summary["kl"] == {"worst": 0.6, "last": 0.6, "steps_past_warning": 3}
+    assert summary["kl"] == {"worst": 0.6, "last": 0.6, "after_last": None, "steps_past_warning": 3}
     assert summary["stopped"] == "kl is 0.6, the limit is 0.5"
 
 
@@ -64,7 +64,48 @@ def test_without_limits_nothing_stops(tmp_path: Path) -> None:
     none = Limit(warn=None, stop=None)
     watch = DriftWatch(tmp_path, Watch(kl=none, entropy=none))
     assert follow(watch, [{"loss": 0.0, "kl": 99.0, "entropy": 0.0}]) is None
-    assert (watch.stopped_at(), watch.before()) == (None, None)
+    assert (watch.stopped_at(), watch.before(1)) == (None, None)
+
+
+@pytest.mark.parametrize(("kl", "before"), [(0.4, None), (0.6, 3), (float("nan"), 3), (None, 3)])
+def test_the_weights_after_the_last_step_are_measured_too(
+    tmp_path: Path, kl: float | None, before: int | None
+) -> None:
+    """No step logs them; where a limit could stop a run, unmeasured ones are not handed over."""
+    watch, args = DriftWatch(tmp_path, WATCH), TrainingArguments(use_cpu=True, report_to="none")
+    if kl is not None:
+        watch.measure = lambda: {"kl": kl, "entropy": 2.0}
+    for step in (1, 2, 3):
+        watch.on_step_end(args, TrainerState(global_step=step, max_steps=3), TrainerControl())
+    again = DriftWatch(tmp_path, WATCH)  # after a kill
+    again.on_train_begin(args, TrainerState(global_step=3), TrainerControl())
+    assert (again.stopped_at(), again.before(3)) == (None, before)
+    again.on_train_begin(args, TrainerState(global_step=2), TrainerControl())
+    assert again.before(3) == 3, "of weights that are gone"
+
+
+@pytest.mark.parametrize("method", ["grpo", "online_dpo"])
+def test_a_last_step_that_passes_a_limit_is_not_handed_over(
+    policy_io: Any, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The one step of this run logs the policy before it, whose KL is 0: only its own measure shows the step."""
+    monkeypatch.setattr("flywheel_tasks.policy.safe_steps.over_optimised", lambda *checks: False)
+    monkeypatch.setattr(
+        "flywheel_tasks.policy.safe_steps.Check.expected_win_rate", lambda self: 0.5 + self.step
+    )
+    settings = {
+        "rl.method": method,
+        "rl.steps": 1,
+        "rl.check_every": 1,
+        "rl.learning_rate": 0.05,
+        "rl.target_win_rate": 1.0,
+        "rl.watch": {"kl": {"warn": None, "stop": 1e-9}, "entropy": {"warn": None, "stop": None}},
+    }
+    metrics = rl.run(policy_io("rl", settings))
+    drift = metrics["train"]["drift"]
+    assert drift["stopped"] is None
+    assert drift["kl"]["worst"] < 1e-9 < drift["kl"]["after_last"]
+    assert metrics["checkpoint"]["step"] == 0
 
 
 def test_a_stopped_run_hands_over_a_checkpoint_from_before_and_stays_stopped(
