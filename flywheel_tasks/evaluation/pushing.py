@@ -18,9 +18,8 @@ from flywheel_tasks.evaluation.intervals import Estimate, share
 from flywheel_tasks.storage.fast_yaml import load_yaml
 
 MOST = 80  # prompts, spread over cards
-MOST_EVALUATED = (
-    50  # of them against evaluated cards: many such cards would leave none for those that are unseen
-)
+# Of them against evaluated cards: many such cards would leave none for those that are unseen.
+MOST_EVALUATED = 50
 NOTHING = "no instruction of the cards can be checked and pushed against"
 # One sentence of each language that code tells by its words, for "never write in ...".
 _SENTENCES = {
@@ -110,8 +109,7 @@ def asked(cards: Mapping[str, Card]) -> list[Push]:
                 queue.append(Push(card, check, asks[used[kind] % len(asks)], unseen))
         queues[unseen].append(queue)
     seen, own = (_by_turns(queues[unseen]) for unseen in (False, True))
-    room = max(MOST_EVALUATED, MOST - len(own))
-    return [*seen[:room], *own[: MOST - min(room, len(seen))]]
+    return [*seen[: max(MOST_EVALUATED, MOST - len(own))], *own][:MOST]
 
 
 def _by_turns(queues: Sequence[Sequence[Push]]) -> list[Push]:

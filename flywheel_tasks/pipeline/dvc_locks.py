@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from flywheel_tasks.pipeline.stage_io import STATE
+from flywheel_tasks.pipeline.stage_io import locks_of
 
 _TMP = Path(".dvc/tmp")
 # DVC's own, held while it writes: the first for dvc.lock and all else, the second for its list of readers and writers.
@@ -18,9 +18,7 @@ _REPO, _RWLOCK = _TMP / "lock", _TMP / "rwlock.lock"
 
 
 def _at_work(root: Path) -> Path:
-    folder = root / STATE / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "dvc"
+    return locks_of(root) / "dvc"
 
 
 def _taken(stack: ExitStack, path: Path, how: int) -> bool:

@@ -11,7 +11,7 @@ from flywheel_tasks.pipeline.generation import newest_key
 from flywheel_tasks.pipeline.generation_ids import INPUTS, BusyError
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.leftovers import living_dvc
-from flywheel_tasks.pipeline.stage_io import STATE
+from flywheel_tasks.pipeline.stage_io import locks_of
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import open_registry
@@ -66,8 +66,7 @@ def nobody_else(root: Path) -> Iterator[None]:
     Raises:
         BusyError: one of them is here.
     """
-    locks = root / STATE / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    locks = locks_of(root)
     with ExitStack() as stack:
         for name in ("generation", *load_graph(root / "dvc.yaml")):
             try:

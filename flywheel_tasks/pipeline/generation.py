@@ -45,7 +45,7 @@ from flywheel_tasks.pipeline.pinned_data import (
     pinned_logs,
 )
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
-from flywheel_tasks.pipeline.stage_io import STATE
+from flywheel_tasks.pipeline.stage_io import locks_of
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
@@ -203,9 +203,7 @@ def hold(root: Path, generation: str, seed: int | None = None) -> None:
         RegistryError: the registry does not know it.
         StageFailedError: DVC does not bring its champion.
     """
-    locks = root / STATE / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / "generation.lock"):
+    with FileLock(locks_of(root) / "generation.lock"):
         here = current(root)
         held = here is not None and here["generation"] == generation
         if held and seed in (None, load_settings(root / "params.yaml").seed):

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from flywheel_tasks.pipeline import launcher
 from flywheel_tasks.pipeline.graph import GraphError, Stage, load_graph
-from flywheel_tasks.pipeline.stage_io import STATE, StageIO
+from flywheel_tasks.pipeline.stage_io import STATE, StageIO, locks_of
 from flywheel_tasks.privacy.outgoing import check
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.documents import write_json
@@ -89,9 +89,7 @@ def run_stage(name: str, root: Path) -> None:
     stage = graph[name]
     if launcher.launched(name):
         return _work_together(stage, root)
-    locks = root / STATE / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{name}.lock"):  # released by the kernel when its owner dies
+    with FileLock(locks_of(root) / f"{name}.lock"):  # released by the kernel when its owner dies
         started = time.monotonic()
         settings = load_settings(root / "params.yaml")
         io = StageIO(stage, root, settings)

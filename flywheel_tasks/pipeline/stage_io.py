@@ -20,6 +20,17 @@ STATE = ".flywheel"
 _PINNED = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
+def locks_of(root: Path) -> Path:
+    """The folder of a workspace's lock files, made if it is not there.
+
+    Args:
+        root: the workspace.
+    """
+    folder = root / STATE / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 class UndeclaredPathError(ValueError):
     """A stage used a path that dvc.yaml does not list for it."""
 

@@ -102,6 +102,11 @@ def encode_replies(
     return prompt, [_cut(reply_ids(tokenizer, reply), room) for reply in replies]
 
 
+def at_limit(prompt: Sequence[int], reply: Sequence[int], limits: Limits) -> bool:
+    """Whether an encoded reply ends at a pointwise model's limit: it was cut there, or just fits."""
+    return len(prompt) + len(reply) >= limits.max_tokens
+
+
 def _cut(reply: list[int], room: int) -> list[int]:
     return reply if len(reply) <= room else [*reply[: room - 1], reply[-1]]
 

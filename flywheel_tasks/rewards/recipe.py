@@ -14,7 +14,7 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.agreement import agreement
 from flywheel_tasks.rewards.earlier import against_earlier
 from flywheel_tasks.rewards.earlier_pairs import Found, earlier_pairs
-from flywheel_tasks.rewards.encoding import Kind, Limits, reward_tokenizer
+from flywheel_tasks.rewards.encoding import Kind, Limits, at_limit, reward_tokenizer
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs, require
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.rewards.trainer import Row, train_rows
@@ -63,11 +63,9 @@ def rows_of(
     return rows, equal
 
 
-def at_limit(rows: Sequence[Row], limits: Limits) -> int:
-    """Replies of a pointwise model that end at its token limit: cut there, but for the few that just fit."""
-    return sum(
-        len(row.prompt) + len(side) >= limits.max_tokens for row in rows for side in (row.better, row.worse)
-    )
+def replies_at_limit(rows: Sequence[Row], limits: Limits) -> int:
+    """Replies of a pointwise model that end at its token limit."""
+    return sum(at_limit(row.prompt, side, limits) for row in rows for side in (row.better, row.worse))
 
 
 def train_and_measure(
@@ -117,7 +115,7 @@ def train_and_measure(
     return {
         "train": trained.metrics
         | {"pairs": len(rows), "left_out_as_equal": len(equal)}
-        | ({"replies_at_limit": at_limit(rows, limits)} if recipe.kind == "pointwise" else {}),
+        | ({"replies_at_limit": replies_at_limit(rows, limits)} if recipe.kind == "pointwise" else {}),
         "pairs": {"own": len(own), "earlier": len(before.pairs), "by_generation": before.account},
         "heldout": agreement(heldout, margins),
         "earlier": against_earlier(io, recipe.kind, heldout, margins, margins_of),

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.rewards.encoding import Kind, Limits, encode_comparisons, encode_replies
+from flywheel_tasks.rewards.encoding import Kind, Limits, at_limit, encode_comparisons, encode_replies
 from flywheel_tasks.rewards.packing import Group, pack, packed_scores
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
@@ -145,7 +145,7 @@ class PointwiseScorer(_Scorer):
         ) -> tuple[list[int], list[list[int]]]:
             nonlocal filled
             prompt, found = encode_replies(self._tokenizer, card, history, replies, self._limits)
-            filled += sum(len(prompt) + len(ids) >= self._limits.max_tokens for ids in found)
+            filled += sum(at_limit(prompt, ids, self._limits) for ids in found)
             return prompt, found
 
         prompts = [(card, history) for card, history, _ in rows]

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from flywheel_tasks.traffic.identity import Identity, Mask, UserKey, user_fields
 from flywheel_tasks.traffic.lines import CorruptGzipError, TruncatedGzipError, gzip_chunks
-from flywheel_tasks.traffic.log_store import open_logs
-from flywheel_tasks.traffic.logs import partition_copy, partitions_of, pin_logs
+from flywheel_tasks.traffic.log_store import NoLogsError, open_logs
+from flywheel_tasks.traffic.logs import partition_copy, pin_logs
 
 _TRAILER = 8  # bytes at the end of a gzip stream, without which it counts as cut
 
@@ -88,7 +88,11 @@ def find(location: str, root: Path, key: UserKey, user: str, rename: Mapping[str
         LogsError: the logs cannot be listed, or a file changed meanwhile.
     """
     theirs, found = _Theirs(key, user, rename), Found({}, {})
-    for partition in pin_logs(location, root)["partitions"] if partitions_of(location, root) else ():
+    try:
+        partitions = pin_logs(location, root)["partitions"]
+    except NoLogsError:
+        return found
+    for partition in partitions:
         name, lines, damage = partition["path"], 0, None
         with partition_copy(location, root, partition) as file:
             try:

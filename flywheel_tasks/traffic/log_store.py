@@ -18,6 +18,10 @@ class LogsError(ValueError):
     """Raw logs are missing, misplaced, changed or damaged; the message names the file."""
 
 
+class NoLogsError(LogsError):
+    """There is a place for raw logs, and none in it."""
+
+
 class LogStore(Protocol):
     """Files by name, such as ``date=2026-11-02/part-000.jsonl``."""
 

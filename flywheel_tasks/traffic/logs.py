@@ -29,7 +29,7 @@ from flywheel_tasks.traffic.lines import (
     split_lines,
 )
 from flywheel_tasks.traffic.log_store import LogsError as LogsError
-from flywheel_tasks.traffic.log_store import open_logs
+from flywheel_tasks.traffic.log_store import NoLogsError, open_logs
 from flywheel_tasks.traffic.tabular import TabularError, decoded, read_tables
 
 _DATED = re.compile(r"date=[^/]*")
@@ -101,19 +101,6 @@ def partition_date(path: str) -> date:
     return date.fromisoformat(path.split("date=", 1)[1][:10])
 
 
-def partitions_of(location: str, root: Path) -> list[str]:
-    """The paths of a location's partitions, sorted; there may be none.
-
-    Args:
-        location: a folder (relative to ``root`` or absolute) or ``s3://bucket/prefix``.
-        root: the workspace.
-
-    Raises:
-        LogsError: there is no such folder, it cannot be listed, or a log file is in the wrong place.
-    """
-    return _partitions(open_logs(location, root).names(), location)
-
-
 def pin_logs(
     location: str,
     root: Path,
@@ -132,11 +119,13 @@ def pin_logs(
         ``{"location", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by path.
 
     Raises:
-        LogsError: there are no partitions, a log file is in the wrong place, or something cannot be read.
+        LogsError: there are no partitions (then a NoLogsError), a log file is in the wrong place, or something cannot
+            be read.
     """
-    place, names = open_logs(location, root), partitions_of(location, root)
+    place = open_logs(location, root)
+    names = _partitions(place.names(), location)
     if not names:
-        raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
+        raise NoLogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
     if newest_days is not None:
         first = max(map(partition_date, names)) - timedelta(days=newest_days - 1)
         names = [name for name in names if partition_date(name) >= first]

@@ -17,7 +17,7 @@ from flywheel_tasks.rewards.encoding import (
 )
 from flywheel_tasks.rewards.pairs import Pair
 from flywheel_tasks.rewards.pairwise import choose_pairs
-from flywheel_tasks.rewards.recipe import at_limit, rows_of
+from flywheel_tasks.rewards.recipe import replies_at_limit, rows_of
 
 CARD = Card("c1", "Mira", ("calm",), ("Never use lists.",))
 HISTORY: list[Turn] = [{"role": "user", "content": "What do you see from your window?"}]
@@ -193,4 +193,4 @@ def test_replies_that_were_cut_are_counted(tokenizer: PreTrainedTokenizerBase) -
     limits = Limits("pointwise", 96, 60)
     pairs = [pair("Rain.", "The sea."), pair("rain " * 90, "sea " * 90, 1), pair("rain " * 90, "No.", 2)]
     rows, _ = rows_of(pointwise.encode_pair, tokenizer, pairs, limits)
-    assert at_limit(rows, limits) == 3
+    assert replies_at_limit(rows, limits) == 3
