@@ -176,7 +176,7 @@ def workspace(root: Path, logs: Path, files: int | None = None) -> None:
             [*wanted, *(item for item in pinned["partitions"] if item["path"].endswith("cards.jsonl"))],
             key=lambda item: item["path"],
         )
-    write_json(pinned, root / "inputs/logs.json")
+    write_json({**pinned, "earlier": True}, root / "inputs/logs.json")  # as in every week but the first
     write_json(pin_users(DEMO_FINGERPRINT, set()), root / "inputs/users.json")
     write_json({"generation": None, "profile": None}, root / "inputs/profile.json")
 

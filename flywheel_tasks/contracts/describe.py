@@ -71,7 +71,8 @@ def _wording(rule: Rule) -> str:
         root = ", ".join(f"{column} {value}" for column, value in rooted.root_where.items())
         if rooted.only == "roots":
             rows = f", as must all rows with its {rooted.within}" if rooted.within else ""
-            return f"have {root} if it has no {rooted.parent}{rows}"
+            free = f"; one that alone has none there may have any {', '.join(rooted.root_where)}"
+            return f"have {root} if it has no {rooted.parent}{rows}{free if rooted.sole_is_free else ''}"
         return f"lead through {rooted.parent} to a row without one"
     if (greatest := rule.greatest) is not None:
         values = ", ".join(f"{column} {value}" for column, value in greatest.where.items())

@@ -87,6 +87,7 @@ class Rooted(Part):
         root_where: values that a root must have.
         only: ``roots`` looks at roots alone, ``others`` at the rows that must lead to one.
         within: of ``roots``: all rows with the same value as a root that breaks the rule break it, too.
+        sole_is_free: with ``within``: the only root of its group may have any values.
     """
 
     parent: str
@@ -94,11 +95,14 @@ class Rooted(Part):
     root_where: dict[str, Scalar]
     only: Literal["roots", "others"]
     within: str | None = None
+    sole_is_free: bool = False
 
     @model_validator(mode="after")
     def _grouped(self) -> "Rooted":
         if self.within is not None and self.only != "roots":
             raise ValueError("rooted: within is for only: roots")
+        if self.sole_is_free and self.within is None:
+            raise ValueError("rooted: sole_is_free needs within")
         return self
 
 

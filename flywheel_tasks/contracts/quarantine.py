@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flywheel_tasks.contracts.expectations import columns_of
 from flywheel_tasks.contracts.model import Contract, Rule
 from flywheel_tasks.contracts.relations import Broken, flaw
-from flywheel_tasks.contracts.sql import ROW, Database, literal, name
+from flywheel_tasks.contracts.sql import ROW, Cleared, Database, literal, name
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.traffic.schemas import VALIDATION_QUARANTINE
 
@@ -80,6 +81,8 @@ def _detail(rule: Rule, contract: Contract) -> tuple[str, str]:
         me = f"{literal(f'{it} ')}, a.{name(it)}"
         wanted = ", ".join(f"{column} {value}" for column, value in sorted(rooted.root_where.items()))
         roots = f" has {'a row with ' if rooted.within else ''}no {rooted.parent}, but not {wanted}"
+        if rooted.sole_is_free:
+            roots = f" has several rows with no {rooted.parent}, of which one has not {wanted}"
         words = roots if rooted.only == "roots" else f" leads to no first message through {rooted.parent}"
         return f"concat({me}, {literal(words)})", ""
     if (greatest := rule.greatest) is not None:
@@ -128,18 +131,21 @@ def write_quarantine(database: Database, path: Path) -> int:
     return write_batches(database.batches(ordered(database)), VALIDATION_QUARANTINE, path)
 
 
-def write_kept(source: Path, alive: np.ndarray, path: Path) -> int:
+def write_kept(source: Path, alive: np.ndarray, path: Path, cleared: Cleared | None = None) -> int:
     """Write the rows that are left, in their order. A file that keeps all its rows is copied as it is.
 
     Args:
         source: the table.
         alive: by row, whether it is left.
         path: where to.
+        cleared: rows in which a column counts as missing.
 
     Returns:
         how many.
     """
-    if alive.all():
+    if cleared is not None and not len(cleared.rows):
+        cleared = None
+    if alive.all() and cleared is None:
         with atomic_path(path) as temporary:
             shutil.copyfile(source, temporary)
         return int(alive.size)
@@ -149,10 +155,24 @@ def write_kept(source: Path, alive: np.ndarray, path: Path) -> int:
             start = 0
             for batch in file.iter_batches(batch_size=_BATCH):
                 mask = alive[start : start + batch.num_rows]
+                if cleared is not None:
+                    batch = _without(batch, cleared, start)
                 start += batch.num_rows
                 yield batch if mask.all() else batch.filter(pa.array(mask))
 
         return write_batches(kept(), file.schema_arrow, path)
+
+
+def _without(batch: pa.RecordBatch, cleared: Cleared, start: int) -> pa.RecordBatch:
+    """A batch, of which the first row has the number ``start``, without what counts as missing."""
+    first, last = np.searchsorted(cleared.rows, (start, start + batch.num_rows))
+    if first == last:
+        return batch
+    missing = np.zeros(batch.num_rows, bool)
+    missing[cleared.rows[first:last] - start] = True
+    at = batch.schema.get_field_index(cleared.column)
+    values = pc.if_else(pa.array(missing), None, batch.column(at))
+    return batch.set_column(at, batch.schema.field(at), values)
 
 
 def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:

@@ -187,11 +187,19 @@ class Relations:
 
     def _bad_roots(self, table: str, relation: Rooted) -> np.ndarray:
         """Roots that are not as they should be, or all rows of the groups that have one."""
-        root = f"{name(relation.parent)} IS NULL AND NOT coalesce({matching(relation.root_where)}, false)"
+        no_parent = f"{name(relation.parent)} IS NULL"
+        root = f"{no_parent} AND NOT coalesce({matching(relation.root_where)}, false)"
         left = self._left(table)
         if relation.within is not None:
             within = name(relation.within)
-            root = f"({root}) OR {within} IN (SELECT {within} FROM {left} WHERE {root})"  # noqa: S608
+            groups = f"SELECT {within} FROM {left} WHERE {root}"  # noqa: S608
+            if relation.sole_is_free:
+                groups = (
+                    f"SELECT {within} FROM {left} WHERE {no_parent} AND {within} IN ({groups}) "  # noqa: S608
+                    f"GROUP BY {within} HAVING count(*) > 1"
+                )
+                root = "false"
+            root = f"({root}) OR {within} IN ({groups})"
         return self._numbers(f"SELECT {ROW} FROM {left} WHERE {root}")  # noqa: S608
 
     def _lost(self, table: str, relation: Rooted) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 import glob
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from flywheel_tasks.storage.engine import threads_within
@@ -14,6 +16,19 @@ from flywheel_tasks.storage.engine import threads_within
 ROW = "_row"  # number of a row in its file, from 0
 _BATCH = 1 << 16
 _THREAD_MB = 125  # buffers of a thread, which cannot be spilled, and its share of the rest
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """Rows in which a column counts as missing, whatever the file says.
+
+    Attributes:
+        column: which.
+        rows: their numbers, sorted.
+    """
+
+    column: str
+    rows: np.ndarray
 
 
 def name(identifier: str) -> str:
@@ -80,11 +95,17 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    def attach(self, view: str, path: Path) -> None:
+    def attach(self, view: str, path: Path, cleared: Cleared | None = None) -> None:
         """Make a Parquet file a view, with its row numbers as ``_row``."""
         source = literal(glob.escape(str(path)))
+        replaced = ""
+        if cleared is not None:
+            rows, column = name(f"cleared {view}"), name(cleared.column)
+            self.put(f"cleared {view}", pa.table({ROW: pa.array(cleared.rows, pa.int64())}))
+            missing = f"file_row_number IN (SELECT {ROW} FROM {rows})"  # noqa: S608
+            replaced = f"REPLACE (CASE WHEN {missing} THEN NULL ELSE {column} END AS {column}) "
         self.run(
-            f"CREATE OR REPLACE TEMP VIEW {name(view)} AS SELECT * EXCLUDE file_row_number, "  # noqa: S608
+            f"CREATE OR REPLACE TEMP VIEW {name(view)} AS SELECT * EXCLUDE file_row_number {replaced}, "  # noqa: S608
             f"file_row_number AS {ROW} FROM read_parquet({source}, file_row_number=true)"
         )
 

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from flywheel_tasks.contracts.load import load_contracts
 from flywheel_tasks.contracts.model import ContractError
 from flywheel_tasks.contracts.page import render_page
+from flywheel_tasks.contracts.resumed import beginnings
+from flywheel_tasks.contracts.sql import Cleared
 from flywheel_tasks.contracts.validation import Source, Validated, validate
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.storage.atomic import atomic_path
@@ -110,15 +112,21 @@ def run(io: StageIO) -> Mapping[str, Any]:
     if missing := sorted(set(TABLES) - set(contracts)):
         raise ContractError(f"{folder}: no contract for {', '.join(missing)}")
     pinned = read_json(io.dep("inputs/profile.json"))
+    logs, settings = read_json(io.dep("inputs/logs.json")), io.settings.validate_
+    tables = {table: io.dep(f"data/ingested/{table}.parquet") for table in TABLES}
+    cleared, resumed = {}, 0
+    if logs.get("earlier"):
+        first, resumed = beginnings(tables["messages"], io.scratch(), settings.memory_mb)
+        cleared["messages"] = Cleared("parent_id", first)
     source = Source(
-        tables={table: io.dep(f"data/ingested/{table}.parquet") for table in TABLES},
+        tables=tables,
+        cleared=cleared,
         contracts=contracts,
         folder=folder,
         origins=io.dep("data/ingested/origins.parquet"),
         reference=pinned["profile"],
-        as_of=newest_date(read_json(io.dep("inputs/logs.json"))),
+        as_of=newest_date(logs),
     )
-    settings = io.settings.validate_
     out = io.out("data/validated")
     out.mkdir(parents=True)
     validated = validate(source, out, io.scratch(), settings.memory_mb)
@@ -141,4 +149,5 @@ def run(io: StageIO) -> Mapping[str, Any]:
     _write_page(page, out / PAGE)
     write_json(validated.report, out / "report.json")
     write_json(validated.profile, out / "profile.json")
-    return metrics_of(validated, _quarantine_share(validated, broken_lines))
+    share = _quarantine_share(validated, broken_lines)
+    return {**metrics_of(validated, share), "resumed_conversations": resumed}

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from flywheel_tasks.contracts.profile import FORMAT, profile_table
 from flywheel_tasks.contracts.relations import Broken, Relations
 from flywheel_tasks.contracts.rows import broken_by_expectations
 from flywheel_tasks.contracts.schema import check_schema
-from flywheel_tasks.contracts.sql import Database
+from flywheel_tasks.contracts.sql import Cleared, Database
 from flywheel_tasks.contracts.tables import FIRST, Measured, Numbers, judged, numbers_of
 
 EXAMPLES = 5  # quarantined rows of each rule that are shown
@@ -36,6 +36,7 @@ class Source:
         as_of: date of the newest log partition, or None.
         alone: why there is no reference, for the report.
         names: by table, what its file is called in messages; by default its path.
+        cleared: by table, rows in which a column counts as missing, and is kept as missing.
     """
 
     tables: Mapping[str, Path]
@@ -46,6 +47,7 @@ class Source:
     as_of: date | None = None
     alone: str = FIRST
     names: Mapping[str, str] | None = None
+    cleared: Mapping[str, Cleared] = field(default_factory=dict)
 
     def name(self, table: str) -> str:
         """What the file of a table is called in messages."""
@@ -108,14 +110,16 @@ def validate(source: Source, out: Path, scratch: Path, memory_mb: int) -> Valida
             sizes[table] = file.metadata.num_rows
     with Database(scratch, memory_mb) as database:
         for table in contracts:
-            database.attach(table, source.tables[table])
+            database.attach(table, source.tables[table], source.cleared.get(table))
         alive, found, skipped = _set_aside(database, contracts, sizes)
         files = {table: source.name(table) for table in source.tables}
         quarantine.collect(database, contracts, found, source.origins, files)
         written = quarantine.write_quarantine(database, out / f"{QUARANTINE}.parquet")
         examples = quarantine.examples(database, EXAMPLES)
         kept = {
-            table: quarantine.write_kept(source.tables[table], alive[table], out / f"{table}.parquet")
+            table: quarantine.write_kept(
+                source.tables[table], alive[table], out / f"{table}.parquet", source.cleared.get(table)
+            )
             for table in contracts
         }
         del alive

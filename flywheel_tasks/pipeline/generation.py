@@ -41,7 +41,6 @@ from flywheel_tasks.pipeline.pinned_data import (
     NO_SPLITS,
     accepted_profile,
     launched_splits,
-    newest,
     pinned_logs,
 )
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
@@ -247,7 +246,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     if seed is not None:
         write_setting(root, "seed", seed)
     key = _key_of(root, registry)
-    logs = newest(pinned_logs(settings, root), settings.logs.newest_days)
+    logs = pinned_logs(settings, root)
     champion = ensure_champion(root)
     leave(root, name)
     place_champion(root, champion)

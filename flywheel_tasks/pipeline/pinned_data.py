@@ -1,6 +1,5 @@
 """Data that a generation starts from: the newest logs, the profile and the splits of earlier launched generations."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import orjson
 from flywheel_tasks.pipeline.generation_ids import before
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry
-from flywheel_tasks.traffic.logs import partition_date, pin_logs
+from flywheel_tasks.traffic.logs import pin_logs
 
 NO_PROFILE: dict[str, Any] = {"generation": None, "profile": None}
 NO_SPLITS: dict[str, Any] = {"earlier": []}
@@ -23,18 +22,6 @@ def pinned_logs(settings: Settings, root: Path) -> dict[str, Any]:
     from flywheel_tasks.traffic.warehouse import extract
 
     return extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root)
-
-
-def newest(pinned: dict[str, Any], days: int) -> dict[str, Any]:
-    """Keep the partitions of the newest days.
-
-    Args:
-        pinned: the document of :func:`pinned_logs`, which has at least one.
-        days: how many, counted back from the newest partition's date.
-    """
-    dated = [(partition_date(partition["path"]), partition) for partition in pinned["partitions"]]
-    first = max(day for day, _ in dated) - timedelta(days=days - 1)
-    return {**pinned, "partitions": [partition for day, partition in dated if day >= first]}
 
 
 def accepted_profile(registry: Registry, generation: str) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def pin_logs(
         newest_days: only partitions of so many days, counted back from the newest one's date.
 
     Returns:
-        ``{"location", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by path.
+        ``{"location", "earlier", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by path; ``earlier`` is
+        whether there are logs from before these days.
 
     Raises:
         LogsError: there are no partitions (then a NoLogsError), a log file is in the wrong place, or something cannot
@@ -126,14 +127,15 @@ def pin_logs(
     names = _partitions(place.names(), location)
     if not names:
         raise NoLogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
+    within = names
     if newest_days is not None:
         first = max(map(partition_date, names)) - timedelta(days=newest_days - 1)
-        names = [name for name in names if partition_date(name) >= first]
+        within = [name for name in names if partition_date(name) >= first]
     partitions = []
-    for name in filter(wanted, names):
+    for name in filter(wanted, within):
         file = _Digested(place.chunks(name))
         partitions.append({"path": name, "sha256": file.digest(), "bytes": file.size})
-    return {"location": location, "partitions": partitions}
+    return {"location": location, "earlier": len(within) < len(names), "partitions": partitions}
 
 
 def read_pinned(path: Path) -> tuple[str, list[dict[str, Any]]]:

@@ -130,6 +130,7 @@ def extract(
             if (partition := _partition(table, kind, last - timedelta(days=back), back == 0, folder))
             is not None
         ]
+        earlier = _has_earlier(tables["message"], last - timedelta(days=newest_days - 1))
     except LogsError:
         raise
     except Exception as error:
@@ -137,7 +138,14 @@ def extract(
         raise LogsError(f"{location}: cannot be read: {_told(error, url, location)}") from None
     finally:
         connection.disconnect()
-    return {"location": warehouse.extract_to, "partitions": sorted(partitions, key=lambda item: item["path"])}
+    partitions.sort(key=lambda item: item["path"])
+    return {"location": warehouse.extract_to, "earlier": earlier, "partitions": partitions}
+
+
+def _has_earlier(messages: "ibis.Table", day: date) -> bool:
+    """Whether anything was said before a day (UTC)."""
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return bool(messages.filter(messages["time"] < start).limit(1).count().to_pyarrow().as_py())
 
 
 def _partition(

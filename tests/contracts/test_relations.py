@@ -1,3 +1,4 @@
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,9 @@ def test_roots_must_be_as_they_should(tmp_path):
     assert tree(tmp_path, rows, "roots") == {1: "id b has no parent, but not kind ok"}
 
 
+_SOLE = {"within": "talk", "sole_is_free": True}
+
+
 def test_a_bad_root_takes_its_group_with_it(tmp_path):
     rows = [
         {"id": "0", "parent": None, "kind": "ok", "talk": "x"},
@@ -194,6 +198,11 @@ def test_a_bad_root_takes_its_group_with_it(tmp_path):
     words = "talk x has a row with no parent, but not kind ok"
     found = tree(tmp_path, rows, "roots", within="talk")
     assert (sorted(found), found[0], found[1]) == ([0, 1, 5], words, words)
+    free = tree(tmp_path, [*rows, {"id": "6", "parent": None, "kind": "no", "talk": "z"}], "roots", **_SOLE)
+    words = "talk x has several rows with no parent, of which one has not kind ok"
+    assert free == {0: words, 1: words}
+    with pytest.raises(ValueError, match="sole_is_free needs within"):
+        tree(tmp_path, rows, "roots", sole_is_free=True)
     with pytest.raises(ValueError, match="within is for only: roots"):
         tree(tmp_path, rows, "others", within="talk")
 
@@ -279,6 +288,8 @@ def naive(tables: dict[str, list[dict]], contracts: dict[str, Contract]) -> dict
         parents = {o[rule.rooted.target]: o[rule.rooted.parent] for o in left[table].values()}
         if (r := rule.rooted).only == "roots":
             group = [o for o in left[table].values() if o[r.within] == row[r.within]] if r.within else [row]
+            if r.sole_is_free and sum(o[r.parent] is None for o in group) == 1:
+                return False
             return any(o[r.parent] is None and any(o[c] != v for c, v in r.root_where.items()) for o in group)
         node = row[rule.rooted.target]
         for _ in range(len(parents) + 1):
@@ -310,6 +321,7 @@ def assert_sound(left: dict[str, list[dict]]) -> None:
     cards = {row["card_id"] for row in left["cards"]}
     messages = {row["message_id"]: row for row in left["messages"]}
     conversations: dict[str, set] = {}
+    roots: dict[str, set] = defaultdict(set)
     for row in messages.values():
         assert row["card_id"] in cards
         conversations.setdefault(row["conversation_id"], set()).add((row["user_id"], row["card_id"]))
@@ -321,7 +333,9 @@ def assert_sound(left: dict[str, list[dict]]) -> None:
             assert parent["time"] <= row["time"]
             row, steps = parent, steps + 1
             assert steps <= len(messages)
-        assert row["role"] == "user"
+        roots[row["conversation_id"]].add((row["message_id"], row["role"]))
+    for found in roots.values():
+        assert len(found) == 1 or {role for _, role in found} == {"user"}
     assert all(len(pairs) == 1 for pairs in conversations.values())
     for row in left["signals"]:
         reply = messages[row["message_id"]]

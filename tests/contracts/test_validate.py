@@ -99,7 +99,7 @@ def test_each_broken_row_goes_to_quarantine_under_the_rule_it_breaks(tmp_path, m
             second(17, "user", 18, time="2026-11-02T10:18:00Z"),
             second(18, "assistant", 17),
         ],
-        "first_message_not_user": [  # of a conversation that names no parents, nothing stays
+        "reply_without_parent": [  # of a conversation that names no parents, nothing stays
             message(50 + n, "assistant" if n % 2 else "user", None, conversation_id="c6") for n in range(4)
         ],
         "repeated_message_id": [

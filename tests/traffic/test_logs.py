@@ -33,6 +33,15 @@ def test_partitions_are_pinned_sorted_with_digest_and_size(tmp_path):
     assert read("data/logs", tmp_path, pinned["partitions"][0]) == [b"a"]
 
 
+def test_only_the_newest_days_are_pinned_and_whether_there_are_earlier_ones_is_noted(tmp_path):
+    for day in (1, 3, 4):
+        write_log(tmp_path, [b"a\n"], f"date=2026-11-0{day}/a.jsonl")
+    for days, first, earlier in ((1, "04", True), (3, "03", True), (4, "01", False), (None, "01", False)):
+        pinned = pin_logs("data/logs", tmp_path, newest_days=days)
+        assert pinned["partitions"][0]["path"] == f"date=2026-11-{first}/a.jsonl"
+        assert pinned["earlier"] is earlier
+
+
 def test_partitions_behind_a_linked_folder_are_found(tmp_path):
     elsewhere = write_log(tmp_path / "elsewhere", [b"a\n"]).parent
     write_log(tmp_path, [b"b\n"], "date=2026-11-03/b.jsonl")

@@ -62,6 +62,7 @@ def test_a_warehouse_gives_what_the_same_events_give_as_lines(tmp_path):
     pinned = extract(location, WAREHOUSE, 3, {}, tmp_path)
     days = sorted({item["path"][:15] for item in pinned["partitions"]})
     assert days == ["date=2026-11-02", "date=2026-11-03", "date=2026-11-04"]
+    assert pinned["earlier"] is True
     metrics, tables = read(tmp_path, pinned)
     kept = [event for event in log() if event["event_id"] != "old-1"]
     for event in kept:
@@ -125,7 +126,7 @@ def test_what_is_wrong_is_told_without_secrets(tmp_path, monkeypatch):
 
 
 def test_a_generation_is_opened_on_a_warehouse(tmp_path):
-    from flywheel_tasks.pipeline.pinned_data import newest, pinned_logs
+    from flywheel_tasks.pipeline.pinned_data import pinned_logs
     from flywheel_tasks.settings import load_settings
 
     text = (Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8")
@@ -135,6 +136,7 @@ def test_a_generation_is_opened_on_a_warehouse(tmp_path):
     )
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     settings = load_settings(tmp_path / "params.yaml")
-    pinned = newest(pinned_logs(settings, tmp_path), settings.logs.newest_days)
+    pinned = pinned_logs(settings, tmp_path)
     assert pinned["location"] == "data/warehouse"
+    assert pinned["earlier"] is False
     assert max(date.fromisoformat(item["path"][5:15]) for item in pinned["partitions"]) == date(2026, 11, 4)
