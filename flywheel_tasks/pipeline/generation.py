@@ -186,6 +186,11 @@ def sync(root: Path, generation: str) -> None:
     _restore(root, open_registry(settings.registry.location, root), generation, params=True)
 
 
+def _lock(root: Path) -> Path:
+    """Of whoever changes which generation the workspace holds."""
+    return locks_of(root) / "generation.lock"
+
+
 def hold(root: Path, generation: str, seed: int | None = None) -> None:
     """See that ``inputs/`` holds a generation; a worker may have been left with another one, and is then synced.
 
@@ -202,7 +207,7 @@ def hold(root: Path, generation: str, seed: int | None = None) -> None:
         RegistryError: the registry does not know it.
         StageFailedError: DVC does not bring its champion.
     """
-    with FileLock(locks_of(root) / "generation.lock"):
+    with FileLock(_lock(root)):
         here = current(root)
         held = here is not None and here["generation"] == generation
         if held and seed in (None, load_settings(root / "params.yaml").seed):
@@ -234,6 +239,11 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
     Raises:
         GenerationError: the id is malformed, there are no logs, or the champion's files are not what they should be.
     """
+    with FileLock(_lock(root)):  # who is forgotten meanwhile would be in what is pinned
+        return _open(root, generation, seed)
+
+
+def _open(root: Path, generation: str | None, seed: int | None) -> str:
     settings: Settings = load_settings(root / "params.yaml")
     registry = open_registry(settings.registry.location, root)
     name = generation or next_id(root, registry)

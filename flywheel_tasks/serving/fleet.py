@@ -11,7 +11,6 @@ from flywheel_tasks.serving.breaker import Breaker
 from flywheel_tasks.settings import ServeBreaker
 from flywheel_tasks.storage.registry_state import ModelRef
 
-_GRACE_SECONDS = 5.0  # longer than a safety check, after which a request asks its model
 Prepare = Callable[[ModelRef], Awaitable[Backend]]
 _log = logging.getLogger(__name__)
 
@@ -38,10 +37,15 @@ class Fleet:
         prepare: makes a model's backend; may take long.
         breaker: section ``serve.breaker``.
         timeout_seconds: for a whole reply, and for the wait for each piece of one.
+        grace_seconds: for which a model that leaves still answers what was routed to it before; longer than a safety
+            check, after which a request asks its model.
     """
 
-    def __init__(self, prepare: Prepare, *, breaker: ServeBreaker, timeout_seconds: float) -> None:
-        self._prepare, self._breaker, self._timeout = prepare, breaker, timeout_seconds
+    def __init__(
+        self, prepare: Prepare, *, breaker: ServeBreaker, timeout_seconds: float, grace_seconds: float
+    ) -> None:
+        self._prepare, self._breaker = prepare, breaker
+        self._timeout, self._grace = timeout_seconds, grace_seconds
         self._slots: dict[str, _Slot] = {}
         self._leaving: dict[str, _Slot] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -92,7 +96,7 @@ class Fleet:
         if slot.loading is not None:
             await slot.loading
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._closed.wait(), _GRACE_SECONDS)
+            await asyncio.wait_for(self._closed.wait(), self._grace)
         if self._leaving.get(slot.model.digest) is slot:
             del self._leaving[slot.model.digest]
         if slot.backend is not None:

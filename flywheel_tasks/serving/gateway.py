@@ -30,6 +30,7 @@ from flywheel_tasks.storage.registry_state import ModelRef
 _log = logging.getLogger(__name__)
 _PUBLISH_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 2.0
+_ROUTING_SECONDS = 3.0  # from the check of a message to the call of its model, at most
 # Word lists take microseconds; a model in this process is asked by one thread at a time.
 _SAFETY_THREADS = {"words": 0, "local": 1, "http": 32}
 # Written into a folder of simulated traffic; real conversations never go there.
@@ -140,6 +141,7 @@ class Gateway:
             self._prepare_local if serve.backend == "local" else self._prepare_upstream,
             breaker=serve.breaker,
             timeout_seconds=serve.timeout_seconds,
+            grace_seconds=serve.safety_seconds + _ROUTING_SECONDS,
         )
         if classifier is None:
             words = settings.curate.blocked_words

@@ -1,11 +1,13 @@
 """Returning to a generation puts its inputs right, whatever the opening of another one has left there."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from flywheel_tasks.pipeline import champion_files, dvc_locks, local, runner
 from flywheel_tasks.pipeline import generation as generations
+from flywheel_tasks.pipeline.forgetting import nobody_else
 from flywheel_tasks.pipeline.generation_ids import BusyError, GenerationError, current
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage import digests
@@ -183,3 +185,14 @@ def test_files_that_are_not_the_champion_are_an_error_and_the_generation_is_not_
     with pytest.raises(GenerationError, match="inputs/champion is sha256:"):
         generations.hold(workspace, "g0001")
     assert current(workspace) is None
+
+
+def test_no_generation_is_opened_while_somebody_is_forgotten(workspace):
+    """The user would be in the logs that it pins."""
+    with ThreadPoolExecutor(1) as pool:
+        with nobody_else(workspace):
+            opening = pool.submit(generations.open_generation, workspace, generation="g0002")
+            with pytest.raises(TimeoutError):
+                opening.result(timeout=0.5)
+            assert current(workspace)["generation"] == "g0001"
+        assert opening.result(timeout=60) == "g0002"

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.serving import fleet as module
 from flywheel_tasks.serving.backend import Piece, Prompt
 from flywheel_tasks.serving.events import message_event
 from flywheel_tasks.serving.fleet import Fleet, NotReadyError
@@ -30,20 +29,20 @@ class _Model:
         self.closed = True
 
 
-def _fleet(backends: dict[str, Any]) -> Fleet:
+def _fleet(backends: dict[str, Any], grace_seconds: float = 5.0) -> Fleet:
     async def prepare(one: ModelRef) -> Any:
         backend = backends[one.generation]
         return await backend if asyncio.isfuture(backend) else backend
 
-    return Fleet(prepare, breaker=ServeBreaker(failures=3, seconds=1), timeout_seconds=1)
+    breaker = ServeBreaker(failures=3, seconds=1)
+    return Fleet(prepare, breaker=breaker, timeout_seconds=1, grace_seconds=grace_seconds)
 
 
-def test_a_model_that_leaves_answers_what_was_routed_to_it_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_GRACE_SECONDS", 0.2)
+def test_a_model_that_leaves_answers_what_was_routed_to_it_before() -> None:
 
     async def run() -> None:
         old, new = _Model(), _Model()
-        fleet = _fleet({"base": old, "g0001": new})
+        fleet = _fleet({"base": old, "g0001": new}, grace_seconds=0.2)
         fleet.want([model("base"), model("g0001")])
         await fleet.settle()
         fleet.keep([model("g0001")])
