@@ -9,6 +9,7 @@ import yaml
 from flywheel_tasks.contracts.load import load_contracts
 from flywheel_tasks.contracts.model import ContractError
 from flywheel_tasks.contracts.reading import Found, Unreadable, find_tables, is_raw_log
+from flywheel_tasks.contracts.resumed import beginnings
 from flywheel_tasks.contracts.validate import newest_date
 from flywheel_tasks.contracts.validation import Source, Validated, validate
 from flywheel_tasks.pipeline.graph import load_graph
@@ -137,8 +138,9 @@ def _check_raw(
     from flywheel_tasks.traffic.identity import pin_users, user_key
     from flywheel_tasks.traffic.logs import pin_logs
 
-    location, linked = path, ""
+    location, linked, earlier = path, "", settings.logs.earlier == "always"
     if path.is_file() or path.name.startswith("date="):
+        earlier = settings.logs.earlier != "never"  # this is a part, and conversations go on from others
         location = scratch / "logs"
         linked = _link(path, location)
     work = scratch / "workspace"
@@ -156,8 +158,11 @@ def _check_raw(
     out = scratch / "out"
     out.mkdir()
     dated = not any(item["path"].startswith(f"{_UNDATED}/") for item in pinned["partitions"])
+    tables = {name: ingested / f"{name}.parquet" for name in TABLES}
+    memory = settings.validate_.memory_mb
     source = Source(
-        tables={name: ingested / f"{name}.parquet" for name in TABLES},
+        tables=tables,
+        cleared={"messages": beginnings(tables["messages"], scratch / "spill", memory)} if earlier else {},
         contracts=load_contracts(root / "data_contracts"),
         folder=root / "data_contracts",
         origins=ingested / "origins.parquet",
@@ -165,7 +170,7 @@ def _check_raw(
         alone=_ALONE,
         as_of=newest_date(read_json(work / "inputs/logs.json")) if dated else None,
     )
-    validated = validate(source, out, scratch / "spill", settings.validate_.memory_mb)
+    validated = validate(source, out, scratch / "spill", memory)
 
     def named(text: str) -> str:  # as it was given, not as it was linked
         return text.replace(linked, str(path)) if linked else text

@@ -138,7 +138,7 @@ def write_kept(source: Path, alive: np.ndarray, path: Path, cleared: Cleared | N
         source: the table.
         alive: by row, whether it is left.
         path: where to.
-        cleared: rows in which a column counts as missing.
+        cleared: rows in which some columns count as missing.
 
     Returns:
         how many.
@@ -170,9 +170,11 @@ def _without(batch: pa.RecordBatch, cleared: Cleared, start: int) -> pa.RecordBa
         return batch
     missing = np.zeros(batch.num_rows, bool)
     missing[cleared.rows[first:last] - start] = True
-    at = batch.schema.get_field_index(cleared.column)
-    values = pc.if_else(pa.array(missing), None, batch.column(at))
-    return batch.set_column(at, batch.schema.field(at), values)
+    for column in cleared.columns:
+        at = batch.schema.get_field_index(column)
+        values = pc.if_else(pa.array(missing), None, batch.column(at))
+        batch = batch.set_column(at, batch.schema.field(at), values)
+    return batch
 
 
 def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:

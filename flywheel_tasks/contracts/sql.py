@@ -20,14 +20,14 @@ _THREAD_MB = 125  # buffers of a thread, which cannot be spilled, and its share 
 
 @dataclass(frozen=True)
 class Cleared:
-    """Rows in which a column counts as missing, whatever the file says.
+    """Rows in which some columns count as missing, whatever the file says.
 
     Attributes:
-        column: which.
+        columns: which.
         rows: their numbers, sorted.
     """
 
-    column: str
+    columns: tuple[str, ...]
     rows: np.ndarray
 
 
@@ -100,10 +100,12 @@ class Database:
         source = literal(glob.escape(str(path)))
         replaced = ""
         if cleared is not None:
-            rows, column = name(f"cleared {view}"), name(cleared.column)
             self.put(f"cleared {view}", pa.table({ROW: pa.array(cleared.rows, pa.int64())}))
-            missing = f"file_row_number IN (SELECT {ROW} FROM {rows})"  # noqa: S608
-            replaced = f"REPLACE (CASE WHEN {missing} THEN NULL ELSE {column} END AS {column}) "
+            missing = f"file_row_number IN (SELECT {ROW} FROM {name(f'cleared {view}')})"  # noqa: S608
+            cases = [
+                f"CASE WHEN {missing} THEN NULL ELSE {it} END AS {it}" for it in map(name, cleared.columns)
+            ]
+            replaced = f"REPLACE ({', '.join(cases)}) "
         self.run(
             f"CREATE OR REPLACE TEMP VIEW {name(view)} AS SELECT * EXCLUDE file_row_number {replaced}, "  # noqa: S608
             f"file_row_number AS {ROW} FROM read_parquet({source}, file_row_number=true)"

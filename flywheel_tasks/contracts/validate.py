@@ -17,7 +17,6 @@ from flywheel_tasks.contracts.load import load_contracts
 from flywheel_tasks.contracts.model import ContractError
 from flywheel_tasks.contracts.page import render_page
 from flywheel_tasks.contracts.resumed import beginnings
-from flywheel_tasks.contracts.sql import Cleared
 from flywheel_tasks.contracts.validation import Source, Validated, validate
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.storage.atomic import atomic_path
@@ -114,10 +113,9 @@ def run(io: StageIO) -> Mapping[str, Any]:
     pinned = read_json(io.dep("inputs/profile.json"))
     logs, settings = read_json(io.dep("inputs/logs.json")), io.settings.validate_
     tables = {table: io.dep(f"data/ingested/{table}.parquet") for table in TABLES}
-    cleared, resumed = {}, 0
+    cleared = {}
     if logs.get("earlier"):
-        first, resumed = beginnings(tables["messages"], io.scratch(), settings.memory_mb)
-        cleared["messages"] = Cleared("parent_id", first)
+        cleared["messages"] = beginnings(tables["messages"], io.scratch(), settings.memory_mb)
     source = Source(
         tables=tables,
         cleared=cleared,
@@ -150,4 +148,5 @@ def run(io: StageIO) -> Mapping[str, Any]:
     write_json(validated.report, out / "report.json")
     write_json(validated.profile, out / "profile.json")
     share = _quarantine_share(validated, broken_lines)
+    resumed = sum(len(it.rows) for it in cleared.values())
     return {**metrics_of(validated, share), "resumed_conversations": resumed}

@@ -36,7 +36,7 @@ class Source:
         as_of: date of the newest log partition, or None.
         alone: why there is no reference, for the report.
         names: by table, what its file is called in messages; by default its path.
-        cleared: by table, rows in which a column counts as missing, and is kept as missing.
+        cleared: by table, rows in which some columns count as missing, and are kept as missing.
     """
 
     tables: Mapping[str, Path]

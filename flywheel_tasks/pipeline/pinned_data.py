@@ -17,11 +17,13 @@ NO_SPLITS: dict[str, Any] = {"earlier": []}
 def pinned_logs(settings: Settings, root: Path) -> dict[str, Any]:
     """The logs of the newest days: pinned where they are, or extracted from a warehouse first."""
     logs = settings.logs
-    if not logs.location.startswith("ibis+"):
-        return pin_logs(logs.location, root, newest_days=logs.newest_days)
-    from flywheel_tasks.traffic.warehouse import extract
+    if logs.location.startswith("ibis+"):
+        from flywheel_tasks.traffic.warehouse import extract
 
-    return extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root)
+        pinned = extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root)
+    else:
+        pinned = pin_logs(logs.location, root, newest_days=logs.newest_days)
+    return pinned if logs.earlier == "auto" else {**pinned, "earlier": logs.earlier == "always"}
 
 
 def accepted_profile(registry: Registry, generation: str) -> dict[str, Any]:

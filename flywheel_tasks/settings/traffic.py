@@ -15,11 +15,15 @@ class Warehouse(Section):
 
 
 class Logs(Section):
-    """Where the raw logs are, and how many of the newest days a generation reads."""
+    """Where the raw logs are, and how many of the newest days a generation reads.
+
+    ``earlier``: whether conversations may have begun before what is read; ``auto``: where there are older logs.
+    """
 
     location: str
     source: Literal["simulated", "files"]
     newest_days: Positive
+    earlier: Literal["auto", "always", "never"]
     warehouse: Warehouse
 
 

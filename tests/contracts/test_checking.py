@@ -150,3 +150,15 @@ def test_what_cannot_be_checked_is_said_in_words(tmp_path):
     assert "not a Parquet file" in str(error)
     assert isinstance(error, ContractError)
     shutil.rmtree(tmp_path / "empty")
+
+
+def test_a_part_of_the_logs_may_go_on_from_before_it(tmp_path):
+    log = [
+        *events(),
+        *(message(n, "user" if n % 2 else "assistant", n - 1, conversation_id="c3") for n in range(7, 11)),
+    ]
+    file = write_jsonl(tmp_path / "logs/date=2026-11-02/part.jsonl", log)
+    for path, lost in ((file, False), (file.parent, False), (tmp_path / "logs", True)):
+        code, text, error = check(path, "--max-share", "0.9")
+        assert (code, error) == (0, None)
+        assert ("missing_parent" in text) is lost
