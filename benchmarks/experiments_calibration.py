@@ -29,7 +29,7 @@ from tests.online.people import columns, make_plan, sums_of
 ALPHA, DAYS, USERS = 0.05, 7, 2_000
 _AT_ONCE = 100  # tests
 LOOKED_AT = ("breadth", "depth", "thumb_down_per_reply")
-RATES = dict(zip(COUNTED, (0.12, 0.06, 0.05, 0.08, 0.02, 0.02), strict=True))
+RATES = dict(zip(COUNTED, (0.12, 0.06, 0.05, 0.08, 0.02, 0.02, 0.02), strict=True))
 
 
 def stream(

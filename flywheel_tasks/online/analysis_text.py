@@ -14,6 +14,7 @@ _NAMES = {
     "regenerate_per_reply": "Regenerated per reply",
     "report_per_reply": "Reports per reply",
     "safety_violation_per_reply": "Safety violations per reply",
+    "fallback_per_reply": "Fallbacks to the champion per reply",
     "latency_ms": "Latency of a reply (ms)",
 }
 _ADVICE = {

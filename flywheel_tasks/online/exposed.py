@@ -15,8 +15,9 @@ import ibis.expr.types as ir
 from flywheel_tasks.online.log_events import Events, computed
 from flywheel_tasks.storage.experiment_records import Rule
 
-# Signals on replies that an analysis counts. Logs need not have all: one that nobody ever gave is said to be absent.
-COUNTED = ("thumb_up", "thumb_down", "love", "regenerate", "report", "safety_violation")
+# Signals on replies that an analysis counts, and what became of replies. Logs need not have all: one that nobody ever
+# gave is said to be absent.
+COUNTED = ("thumb_up", "thumb_down", "love", "regenerate", "report", "safety_violation", "fallback")
 _DAY = 86_400
 # Days are columns of the table of users.
 MOST_DAYS = 60

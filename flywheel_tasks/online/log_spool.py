@@ -16,6 +16,8 @@ from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.experiment_records import Override, Plan
 from flywheel_tasks.traffic.events import EventError, parse_line
 
+# The gateway's reason for a fallback while the arm's model is still being loaded.
+_LOADING = "loading"
 _BATCH = 50_000
 _TIME = pa.timestamp("us")
 _SPOOL = pa.schema(
@@ -106,14 +108,14 @@ class LogReader:
                 continue
             self.counts.read += 1
             name = event.row["event_id"]
-            more = _more(line.data) if row["kind"] == "reply" else {}
-            if (latency := more.get("latency_ms")) is not None:
+            latency, also = _more(line.data) if row["kind"] == "reply" else (None, None)
+            if latency is not None:
                 row["milliseconds"] = round(latency)
             yield row | {"ordinal": self.counts.read, "event": self._events(name)}
-            if more.get("refused_model") is not None:  # unsafe: not shown, or not to its end
+            if also is not None:
                 self.counts.read += 1
-                violation = {"kind": "safety_violation", "ordinal": self.counts.read}
-                yield row | violation | {"milliseconds": None, "event": self._events(f"refused {name}")}
+                more = {"kind": also, "ordinal": self.counts.read, "milliseconds": None}
+                yield row | more | {"event": self._events(f"{also} {name}")}
 
     def _row(self, kind: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
         user, source = row["user_id"], row["source"]
@@ -132,17 +134,23 @@ class LogReader:
         return found | {"kind": "exposure", "arm": row["arm"], "assigned": assigned}
 
 
-def _more(line: bytes) -> dict[str, Any]:
-    """What the gateway logs of a reply beyond the format, where it is what it should be."""
-    if not any(name in line for name in (b'"latency_ms"', b'"refused_model"')):
-        return {}
+def _more(line: bytes) -> tuple[float | None, str | None]:
+    """What the gateway logs of a reply beyond the format, where it is what it should be.
+
+    Returns:
+        the reply's latency, and what the reply is beside a reply: ``safety_violation`` (not shown, or not to its end)
+        or ``fallback`` (the champion's, since the arm's model failed). The champion's latency and violations are not
+        the arm's. A model that is still being loaded has not failed: any worker that starts would end a test.
+    """
+    if not any(name in line for name in (b'"latency_ms"', b'"refused_model"', b'"fallback"')):
+        return None, None
     event = orjson.loads(line)
-    latency, refused = event.get("latency_ms"), event.get("refused_model")
+    if isinstance(fallback := event.get("fallback"), str):
+        return None, None if fallback == _LOADING else "fallback"
+    latency = event.get("latency_ms")
     is_number = isinstance(latency, int | float) and not isinstance(latency, bool) and 0 <= latency < 1e9
-    return {
-        "latency_ms": latency if is_number else None,
-        "refused_model": refused if isinstance(refused, str) else None,
-    }
+    violation = "safety_violation" if isinstance(event.get("refused_model"), str) else None
+    return latency if is_number else None, violation
 
 
 def write_spool(rows: Iterator[dict[str, Any]], path: Path) -> None:

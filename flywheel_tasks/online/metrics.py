@@ -75,6 +75,7 @@ METRICS: dict[str, Metric] = {
         _per_reply("regenerate", "Regenerated per reply", "lower"),
         _per_reply("report", "Reports per reply", "lower"),
         _per_reply("safety_violation", "Safety violations per reply", "lower"),
+        _per_reply("fallback", "Fallbacks to the champion per reply", "lower"),
         Metric("latency_ms", "Latency of a reply (ms)", "milliseconds", "timed_replies", "lower", None),
     )
 }

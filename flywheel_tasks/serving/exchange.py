@@ -126,7 +126,7 @@ class Exchange:
                     yield text
                 return
             except ModelError as error:
-                self._failed(model, error)
+                self._failed(model, error, broken_off=bool(speech.shown))
                 if speech.shown:
                     self.outcome.finish = BROKEN_OFF
                     raise
@@ -187,12 +187,13 @@ class Exchange:
         self._error: ModelError = NotReadyError("no model was asked")
         return [route.model] if route.model.digest == champion.digest else [route.model, champion]
 
-    def _failed(self, model: ModelRef, error: ModelError) -> None:
+    def _failed(self, model: ModelRef, error: ModelError, *, broken_off: bool = False) -> None:
         self._error = error
-        reason = "not_ready" if isinstance(error, NotReadyError) else "failed"
+        reason = error.reason if isinstance(error, NotReadyError) else "failed"
         self._services.metrics.add("flywheel_model_failures_total", model=model.generation, reason=reason)
         route = self.outcome.route
-        if route is not None and model.digest == route.model.digest != self._rollout.champion.digest:
+        own = route is not None and model.digest == route.model.digest != self._rollout.champion.digest
+        if own and not broken_off:  # nobody stands in for the rest of a reply
             self.outcome.fallback = reason
             self._services.metrics.add("flywheel_fallbacks_total", model=model.generation, reason=reason)
         fields = {"model": model.generation, "reason": reason, "error": str(error)}

@@ -16,7 +16,15 @@ _log = logging.getLogger(__name__)
 
 
 class NotReadyError(ModelError):
-    """The model is not asked now: it is being loaded, it could not be, or its breaker is open."""
+    """The model is not asked now: it could not be loaded, or its breaker is open."""
+
+    reason = "not_ready"
+
+
+class LoadingError(NotReadyError):
+    """The model is being loaded for the first time: it has not failed."""
+
+    reason = "loading"
 
 
 class _Slot:
@@ -119,6 +127,8 @@ class Fleet:
 
     def _asked(self, model: ModelRef) -> tuple[_Slot, Backend]:
         slot = self._slots.get(model.digest) or self._leaving.get(model.digest)
+        if slot is not None and slot.backend is None and slot.error is None:
+            raise LoadingError(f"model {model.generation} is being loaded")
         if slot is None or slot.backend is None:
             raise NotReadyError(f"model {model.generation} is not ready")
         if not slot.breaker.allows():

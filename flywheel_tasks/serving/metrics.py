@@ -20,7 +20,7 @@ _KINDS = {
     "flywheel_model_failures_total": ("counter", "Times that a model did not answer, by model and reason."),
     "flywheel_fallbacks_total": (
         "counter",
-        "Requests of an arm whose model did not answer, by model and reason.",
+        "Requests that the champion answered in place of an arm's model, by that model and reason.",
     ),
     "flywheel_safety_blocks_total": ("counter", "Texts refused by the safety check, by side and category."),
     "flywheel_signals_total": ("counter", "Signals by name."),

@@ -20,7 +20,8 @@ class Outcome:
         finish: ``stop``, ``length``, ``content_filter``, ``error`` for a stream that broke off, or ``interrupted``
             for one whose reader went away.
         model: the generation whose model wrote it; None if the gateway did.
-        fallback: why the arm's model did not answer: ``not_ready`` or ``failed``; None if it did.
+        fallback: why the champion answered in place of the arm's model: ``failed``, ``not_ready`` (it failed too often,
+            or could not be loaded) or ``loading``; None if it did not.
         route: where the request went; None if it was refused before.
         prompt_tokens: as the model counted.
         completion_tokens: as the model counted.

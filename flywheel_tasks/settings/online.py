@@ -18,6 +18,7 @@ AB_METRICS = (
     "regenerate_per_reply",
     "report_per_reply",
     "safety_violation_per_reply",
+    "fallback_per_reply",
     "latency_ms",
 )
 

@@ -14,6 +14,7 @@ from flywheel_tasks.online import launch, log_events
 from flywheel_tasks.online.analysis import analyse_population, look_at
 from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import PopulationError, Window, population
+from flywheel_tasks.online.guardrails import look_document
 from flywheel_tasks.online.log_events import EventsError, open_events
 from flywheel_tasks.online.log_spool import LogReader
 from flywheel_tasks.settings import Settings, load_settings
@@ -131,6 +132,41 @@ def test_a_reply_that_was_cut_short_is_a_reply_and_a_violation(events: list[dict
     assert (reply["kind"], violation["kind"]) == ("reply", "safety_violation")
     assert (violation["user"], violation["time"]) == (reply["user"], reply["time"])
     assert (violation["event"] == reply["event"], reader.counts.unreadable) == (False, 0)
+
+
+@pytest.mark.parametrize(("reason", "kinds"), [("failed", 2), ("not_ready", 2), ("loading", 1), (7, 1)])
+def test_a_champions_reply_in_place_of_a_failed_one_is_a_fallback(
+    events: list[dict], reason: object, kinds: int
+) -> None:
+    """Neither its latency nor its violation is the arm's."""
+    more = {"fallback": reason, "latency_ms": 100, "refused_model": "base"}
+    stood_in = next(event for event in events if event.get("role") == "assistant") | more
+    if reason == 7:  # not what it should be
+        del stood_in["refused_model"]
+    found = list(LogReader(PLAN, ()).rows(iter([RawLine(1, orjson.dumps(stood_in))])))
+    assert [row["kind"] for row in found] == ["reply", "fallback"][:kinds]
+    assert len({row["event"] for row in found}) == kinds
+    assert [row.get("milliseconds") for row in found] == [100 if reason == 7 else None, None][:kinds]
+
+
+def test_a_candidate_that_fails_part_of_the_time_is_stopped(root: Path, events: list[dict]) -> None:
+    """Whoever the champion stood in for is as content as anyone: only the fallbacks tell."""
+    arms = {event["user_id"]: event["arm"] for event in events if event["type"] == "exposure"}
+    replies = [event for event in events if event.get("role") == "assistant"]
+    for number, event in enumerate(replies):
+        if arms[event["user_id"]] == "candidate" and number % 3 == 0:
+            event |= {"fallback": "failed", "model": "base"}
+    write_logs(root, "date=2026-11-09", events)
+    settings = settings_of(root)
+    assert "fallback_per_reply" in settings.ab.guardrails
+    plan = make_plan(rule=settings.ab.rule)
+    with open_events(settings, root, plan) as found:
+        look = look_document(plan, population(found, WINDOW, plan.rule))
+    assert look["result"] == "stop", look
+    assert look["reasons"][0].startswith("Fallbacks to the champion per reply: worse than none")
+    document = figures(root)["metrics"]["fallback_per_reply"]
+    assert (document["control"], document["absent"]) == (0, None)
+    assert 0.2 < document["candidate"] < 0.5
 
 
 @pytest.mark.parametrize(("limit", "threads"), [("1500MB", 3), ("2 GiB", 4), ("300MB", 1), ("80%", 2)])

@@ -1,14 +1,19 @@
 """Arms, exposures, changes without a restart, broken candidates."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from flywheel_tasks.online.approval import registry_of
+from flywheel_tasks.online.log_spool import LogReader
 from flywheel_tasks.serving.breaker import Breaker
+from flywheel_tasks.serving.gateway import Gateway
+from flywheel_tasks.traffic.lines import RawLine
 from tests.serving.conftest import Live, logged, start_experiment, user_of, wait_for
 from tests.serving.stub import REPLY, Stub
 
@@ -135,6 +140,39 @@ def test_a_reply_that_breaks_off_is_recorded_as_far_as_it_was_shown(
     del stub.modes["base"]
     # The turn that broke off may still be closing: until then another turn of it is told to wait (409).
     wait_for(lambda: gateway.chat("Hi", "I keep the light.", "Go on").status_code == 200)
+
+
+def test_a_candidates_reply_that_breaks_off_is_no_fallback(live: Start, root: Path, stub: Stub) -> None:
+    plan = start_experiment(root)
+    gateway = live()
+    stub.modes["g0001"] = "break"
+    _, parts = gateway.stream("Hi", user=user_of(plan, "candidate"))
+    assert parts[-1]["error"]["code"] == "model_unavailable"
+    wait_for(lambda: len(logged(root, "message")) == 2)
+    reply = logged(root, "message")[-1]
+    assert (reply["finish_reason"], reply["model"]) == ("error", "g0001")
+    assert "fallback" not in reply
+    assert "flywheel_fallbacks_total{" not in gateway.client.get("/metrics").text
+
+
+def test_while_a_candidate_is_loaded_the_champion_answers_and_nothing_has_failed(
+    live: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = start_experiment(root)
+    prepare, asked = Gateway._prepare_upstream, threading.Event()
+
+    async def slow(gateway: Gateway, model: Any) -> Any:
+        while model.generation == "g0001" and not asked.is_set():
+            await asyncio.sleep(0.02)
+        return await prepare(gateway, model)
+
+    monkeypatch.setattr(Gateway, "_prepare_upstream", slow)
+    gateway = live()
+    response = gateway.chat("Hi", user=user_of(plan, "candidate"))
+    asked.set()
+    assert response.headers["x-flywheel-fallback"] == "loading"
+    lines = [RawLine(1, orjson.dumps(event)) for event in logged(root, "message")]
+    assert [row["kind"] for row in LogReader(None, ()).rows(iter(lines))] == ["message", "reply"]
 
 
 def test_a_client_that_goes_away_has_seen_what_is_recorded(live: Start, root: Path, stub: Stub) -> None:
