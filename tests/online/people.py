@@ -112,6 +112,7 @@ def drawn(
     signals = {name: generator.binomial(replies, share) for name, share in rates.items()}
     pre = {f"pre_{name}": generator.binomial(past, share) for name, share in rates.items()}
     timed = {"timed_replies": replies, "milliseconds": generator.poisson(900, n) * replies}
+    signals["fallback"], pre["pre_fallback"] = (generator.binomial(of, 0.02) for of in (replies, past))
     return arm, columns(
         n, days, **daily, replies=replies, pre_messages=past, pre_replies=past, **signals, **pre, **timed
     )
