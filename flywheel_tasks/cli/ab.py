@@ -17,14 +17,14 @@ console = Console(highlight=False, markup=False, emoji=False)
 Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
 By = Annotated[str, typer.Option("--by", help="Your name, for the history.")]
 Generation = Annotated[
-    str | None, typer.Option("--generation", help="Whose test; by default the one that started last.")
+    str | None, typer.Option("--generation", help="Whose test; may be left out if only one runs.")
 ]
 
 
 def _running(root: Path, generation: str | None) -> Any:
-    from flywheel_tasks.online.approval import ApprovalError, registry_of
+    from flywheel_tasks.online.approval import ApprovalError, one_running
 
-    running = registry_of(root.resolve()).state().running(generation)
+    running = one_running(root.resolve(), generation)
     if running is None:
         of = "" if generation is None else f" of generation {generation}"
         raise ApprovalError(f"no experiment{of} is running")
@@ -113,12 +113,13 @@ def check(by: By, root: Root = Path(), generation: Generation = None) -> None:
     """Look at the guardrails of a running test and record the look; exit code 4 if it must stop."""
     from flywheel_tasks.online.guardrails import check as look
 
-    found = look(root.resolve(), _running(root, generation).plan.generation, by=by)
+    name = _running(root, generation).plan.generation
+    found = look(root.resolve(), name, by=by)
     console.print(f"Day {found.day + 1}: {found.result}")
     for reason in found.reasons:
         console.print(f"  {reason}")
     if found.result == "stop":
-        console.print("Next: flywheel ab stop --by NAME --reason WHY")
+        console.print(f"Next: flywheel ab stop --generation {name} --by NAME --reason WHY")
         raise typer.Exit(4)
 
 
@@ -133,7 +134,7 @@ def analyze(by: By, root: Root = Path(), generation: Generation = None) -> None:
     console.print(Markdown(analysis_markdown(found)))
     if found["result"] != "valid":
         raise typer.Exit(3)
-    console.print("Next: flywheel approve promotion --by NAME")
+    console.print(f"Next: flywheel approve promotion --generation {name} --by NAME")
 
 
 @app.command()

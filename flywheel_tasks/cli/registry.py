@@ -19,7 +19,7 @@ Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc
 By = Annotated[str, typer.Option("--by", help="Your name, for the history.")]
 Reject = Annotated[bool, typer.Option("--reject", help="Answer no.")]
 Generation = Annotated[
-    str | None, typer.Option("--generation", help="Whose test; by default the one that started last.")
+    str | None, typer.Option("--generation", help="Whose test; may be left out if only one runs.")
 ]
 
 
@@ -139,17 +139,16 @@ def rollback(
     generation: Generation = None,
 ) -> None:
     """Drop the candidate and end its A/B test; with --champion, make the previous champion champion again."""
-    from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.online.approval import one_running, registry_of
     from flywheel_tasks.online.promotion import rollback as roll_back
     from flywheel_tasks.storage.registry_state import RegistryError
 
-    registry = registry_of(root.resolve())
     if champion:
-        restored = registry.restore(reason, by=by).champion
+        restored = registry_of(root.resolve()).restore(reason, by=by).champion
         assert restored is not None
         console.print(f"Champion: {restored.generation}")
         return
-    running = registry.state().running(generation)
+    running = one_running(root.resolve(), generation)
     if running is None:
         raise RegistryError("no experiment is running; --champion goes back to the champion before")
     roll_back(root.resolve(), running.plan.generation, reason, by=by)

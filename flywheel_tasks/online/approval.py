@@ -12,7 +12,7 @@ from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import bytes_digest, file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import Registry, open_registry
-from flywheel_tasks.storage.registry_state import Decision, Kind
+from flywheel_tasks.storage.registry_state import Decision, Experiment, Kind, RegistryError
 
 POLICY = "models/policy"
 VERDICT = "gate/verdict.json"
@@ -50,6 +50,28 @@ class Request:
 def registry_of(root: Path) -> Registry:
     """The workspace's registry."""
     return open_registry(load_settings(root / "params.yaml").registry.location, root)
+
+
+def one_running(root: Path, generation: str | None) -> Experiment | None:
+    """The running test that a person means.
+
+    Args:
+        root: the workspace.
+        generation: whose test; None: the only one that runs.
+
+    Returns:
+        None if it does not run.
+
+    Raises:
+        RegistryError: none was named and more than one runs: whoever decides must say which.
+    """
+    state = registry_of(root).state()
+    names = [experiment.plan.generation for experiment in state.all_running()]
+    if generation is None and len(names) > 1:
+        raise RegistryError(
+            f"{len(names)} tests are running ({', '.join(names)}): say which, --generation NAME"
+        )
+    return state.running(generation)
 
 
 def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
@@ -137,11 +159,17 @@ def promotion_request(root: Path, generation: str) -> Request:
 
 
 def request_of(root: Path, kind: Literal["launch", "promotion"], generation: str | None = None) -> Request:
-    """The question of either kind; a promotion's generation is by default that of the test that started last."""
+    """The question of either kind; a promotion's generation may be left out if only one test runs.
+
+    Raises:
+        GateBlockedError: the gate does not pass the model.
+        ApprovalError: there is nothing to approve.
+        RegistryError: no generation is named and more than one test runs.
+    """
     if kind == "launch":
         return launch_request(root)
     if generation is None:
-        running = registry_of(root).state().running()
+        running = one_running(root, None)
         if running is None:
             raise ApprovalError("no experiment is running")
         generation = running.plan.generation

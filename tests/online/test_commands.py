@@ -1,5 +1,6 @@
 """The commands around a launch, as a person without Airflow uses them."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,54 @@ def test_stopping_overriding_and_looking_at_a_test(root: Path) -> None:
     assert "No experiment is running" in call(ab.app, root, "status")
 
 
+def start_second(root: Path) -> None:
+    """A second test, of a layer of its own, that starts after g0001's."""
+    registry_ = registry_of(root)
+    first = registry_.state().running("g0001").plan
+    candidate = registry_.state().candidate.model_copy(
+        update={"generation": "g0002", "digest": "sha256:" + "2" * 64}
+    )
+    arm = first.arms[1].model_copy(update={"model": "g0002", "digest": candidate.digest})
+    names = {"experiment": "g0002", "generation": "g0002", "salt": "t", "layer": "other"}
+    plan = first.model_copy(
+        update={**names, "arms": (first.arms[0], arm), "model_digest": candidate.digest, "excludes": ()}
+    )
+    registry_.record_approval(
+        "launch",
+        generation="g0002",
+        model_digest=candidate.digest,
+        verdict_digest=plan.verdict_digest,
+        decision="approve",
+        by="ada",
+    )
+    registry_.start_experiment(plan, candidate, by="ada", duration=timedelta(days=7))
+
+
+def test_with_two_tests_every_decision_names_one(root: Path) -> None:
+    call(registry.approve_app, root, "launch", "--by", "ada")
+    run_launch(root)
+    call(ab.app, root, "start", "--by", "ada")
+    start_second(root)
+    by = ("--by", "ada")
+    for app, words in (
+        (ab.app, ("check", *by)),
+        (ab.app, ("analyze", *by)),
+        (ab.app, ("stop", *by, "--reason", "harm")),
+        (ab.app, ("override", "eve", "--arm", "candidate", *by)),
+        (registry.approve_app, ("promotion", *by)),
+        (registry.app, ("rollback", *by, "--reason", "harm")),
+    ):
+        with pytest.raises(RegistryError, match=r"2 tests are running \(g0001, g0002\): say which"):
+            call(app, root, *words)
+    write_logs(root, "date=2026-11-09", ab_events(read_json(root / "launch/plan.json"), 200))
+    shown = call(ab.app, root, "analyze", *by, "--generation", "g0001")
+    assert "Next: flywheel approve promotion --generation g0001 --by NAME" in shown
+    call(ab.app, root, "stop", *by, "--reason", "harm", "--generation", "g0001")
+    assert [e.plan.generation for e in registry_of(root).state().all_running()] == ["g0002"]
+    call(ab.app, root, "stop", *by, "--reason", "harm")  # now only one runs
+    assert registry_of(root).state().all_running() == ()
+
+
 def test_a_harmful_test_is_exit_code_4(root: Path) -> None:
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("planned_users: 10000", "planned_users: 200"))
@@ -142,4 +191,6 @@ def test_a_harmful_test_is_exit_code_4(root: Path) -> None:
     write_logs(
         root, "date=2026-11-09", [e for e in events if e["type"] == "exposure" or e["user_id"] not in lost]
     )
-    assert "worse by -100.0%" in call(ab.app, root, "check", "--by", "ada", code=4)
+    shown = call(ab.app, root, "check", "--by", "ada", code=4)
+    assert "worse by -100.0%" in shown
+    assert "Next: flywheel ab stop --generation g0001 --by NAME" in shown
