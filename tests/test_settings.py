@@ -43,6 +43,12 @@ def test_the_projects_settings_are_valid():
         ),
         (lambda raw: raw["label"].update(location="{generation}"), r"label\.location: .* in the first part"),
         (lambda raw: raw.update(seed=-1), "seed"),
+        # No look could read such a test, so its guardrails would never stop it.
+        (lambda raw: raw["ab"].update(duration_minutes=60 * 1440 + 1), "ab: .*more than 60 days"),
+        (
+            lambda raw: raw["ab"].update(segments=["country"]),
+            "ab: .*segments: raw logs have no further columns",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path, change, complaint):

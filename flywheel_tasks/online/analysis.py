@@ -44,7 +44,9 @@ class Look:
 
 
 @contextmanager
-def look_at(root: Path, settings: Settings, experiment: Experiment, now: datetime) -> Iterator[Look]:
+def look_at(
+    root: Path, settings: Settings, experiment: Experiment, now: datetime, segments: tuple[str, ...] = ()
+) -> Iterator[Look]:
     """Read what a running test has come to.
 
     Args:
@@ -52,6 +54,7 @@ def look_at(root: Path, settings: Settings, experiment: Experiment, now: datetim
         settings: all settings.
         experiment: the running one.
         now: the moment; what is later does not count, nor what is later than the test's end.
+        segments: columns of the exposures that become columns of the users.
 
     Raises:
         LogsError: the logs cannot be read, or are not those that the test was started with.
@@ -71,10 +74,10 @@ def look_at(root: Path, settings: Settings, experiment: Experiment, now: datetim
     with open_events(settings, root, plan, experiment.overrides, days) as events:
         if by_logs:
             told = log_window(events, settings.simulation.days)
-            made = None if told is None else population(events, told, rule, settings.ab.segments)
+            made = None if told is None else population(events, told, rule, segments)
             yield Look(made, experiment.ends_at if told is None else told.end, over=True)
         else:
-            made = population(events, window, rule, settings.ab.segments)
+            made = population(events, window, rule, segments)
             yield Look(made, experiment.ends_at, over=now >= experiment.ends_at)
 
 
@@ -229,12 +232,13 @@ def analyse(root: Path, generation: str, by: str, now: datetime | None = None) -
     """
     settings = load_settings(root / "params.yaml")
     experiment = running_experiment(root, generation)
-    with look_at(root, settings, experiment, now or datetime.now(UTC)) as look:
+    segments = settings.ab.segments
+    with look_at(root, settings, experiment, now or datetime.now(UTC), segments) as look:
         document = analyse_population(
             experiment.plan,
             look.population,
             simulated=of_simulated_users(settings),
-            segments=settings.ab.segments,
+            segments=segments,
         )
     if not look.over:
         early = (

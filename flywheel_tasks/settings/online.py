@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from flywheel_tasks.settings.section import NonNegative, Positive, PositiveFloat, Section
-from flywheel_tasks.storage.experiment_records import Rule
+from flywheel_tasks.storage.experiment_records import MOST_DAYS, Rule
 
 AB_METRICS = (
     "breadth",
@@ -57,6 +57,17 @@ class Ab(Rule):
     def _known_metrics(self) -> "Ab":
         if unknown := {*self.primary, *self.guardrails} - set(AB_METRICS):
             raise ValueError(f"unknown metrics: {', '.join(sorted(unknown))}; known: {', '.join(AB_METRICS)}")
+        return self
+
+    @model_validator(mode="after")
+    def _every_look_can_read_it(self) -> "Ab":
+        """What no look or analysis could read must not start: its guardrails would never stop it."""
+        if self.duration_minutes > MOST_DAYS * 24 * 60:
+            raise ValueError(f"duration_minutes: a test of more than {MOST_DAYS} days cannot be analysed")
+        if self.segments and self.events == "logs":
+            raise ValueError(
+                "segments: raw logs have no further columns of exposures; leave it empty, or let events be tables"
+            )
         return self
 
     @property

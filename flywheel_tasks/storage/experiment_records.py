@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+# Test days that an analysis can tell apart: they are columns of its table of users.
+MOST_DAYS = 60
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ArmName = Literal["control", "candidate"]

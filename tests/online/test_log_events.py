@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel_tasks.online import launch, log_events
-from flywheel_tasks.online.analysis import analyse_population, look_at
+from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
 from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import PopulationError, Window, population
-from flywheel_tasks.online.guardrails import look_document
+from flywheel_tasks.online.guardrails import check, look_document
 from flywheel_tasks.online.log_events import EventsError, open_events
 from flywheel_tasks.online.log_spool import LogReader
 from flywheel_tasks.settings import Settings, load_settings
@@ -101,6 +101,23 @@ def test_a_column_of_the_exposures_is_a_segment(root: Path, events: list[dict]) 
     )
     with pytest.raises(PopulationError, match="no column planet"):
         figures(root, ("planet",), events="tables")
+
+
+def test_a_segment_that_is_not_there_keeps_no_look_from_being_taken(root: Path, events: list[dict]) -> None:
+    """Only the analysis at the end needs it, and there it can still be put right."""
+    write_tables(root / "tables", events)
+    params = root / "params.yaml"
+    params.write_text(
+        params.read_text()
+        .replace("events: logs", "events: tables")
+        .replace("segments: []", "segments: [planet]")
+    )
+    approve(root)
+    run_launch(root)
+    started = launch.start(root, by="ada")
+    assert check(root, "g0001", "ada", started.started_at + timedelta(hours=1)).reasons != ()
+    with pytest.raises(PopulationError, match="no column planet"):
+        analyse(root, "g0001", by="ada", now=started.ends_at)
 
 
 def test_a_table_without_a_column_is_named(root: Path, events: list[dict]) -> None:
