@@ -111,15 +111,14 @@ def launch_request(root: Path) -> Request:
 
     Raises:
         GateBlockedError: the gate does not pass it: then nobody is asked.
-        ApprovalError: the verdict is about another model.
+        ApprovalError: the verdict is about another model, or the gate's text is of another verdict.
     """
     verdict = passing_verdict(root / VERDICT, root / POLICY)
     digest = file_digest(root / VERDICT)
     body = (root / GATE_TEXT).read_text(encoding="utf-8").rstrip()
-    if (
-        verdict["model_digest"] not in body or digest not in body
-    ):  # the gate's text names them itself, as a rule
-        body += _digests(verdict["model_digest"], "verdict", digest)
+    # The gate's text names what it is about. Without these digests its figures are another model's.
+    if verdict["model_digest"] not in body or digest not in body:
+        raise ApprovalError(f"{GATE_TEXT} is not of this verdict: run stage gate again")
     return Request("launch", verdict["generation"], verdict["model_digest"], digest, body)
 
 

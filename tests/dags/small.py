@@ -44,7 +44,7 @@ stages:
 
 STAGES = """
 import time
-from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 
 def _model(folder, text):
@@ -76,6 +76,8 @@ def gate(io):
                io.out("gate/verdict.json"))
     text = "## Gate of %s\\n\\n| metric | value | limit |\\n|---|---|---|\\n" % generation
     text += "| evaluate.win_rate | %s | 0.45 to 0.65 |\\n\\nA reply: {{ 7 * 7 }} {%% raw\\n" % reason["value"]
+    bound = (tree_digest(io.dep("models/policy")), file_digest(io.out("gate/verdict.json")))
+    text += "\\n" + "".join("- `%s`\\n" % item for item in bound)
     io.out("gate/approval.md").write_text(text)
     return {}
 """

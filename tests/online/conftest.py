@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from flywheel_tasks.online.approval import registry_of, request_of
-from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.registry_state import DvcRef, ModelRef
 from tests.conftest import build_workspace
@@ -39,7 +39,10 @@ def write_verdict(root: Path, verdict: str = "pass", digest: str | None = None) 
         {"generation": "g0001", "verdict": verdict, "model_digest": digest, "reasons": reasons},
         root / "gate/verdict.json",
     )
-    (root / "gate/approval.md").write_text("## Gate of g0001\n")
+    bound = (digest, file_digest(root / "gate/verdict.json"))
+    (root / "gate/approval.md").write_text(
+        "## Gate of g0001\n\n" + "".join(f"- `{item}`\n" for item in bound)
+    )
 
 
 @pytest.fixture

@@ -161,6 +161,18 @@ def test_an_approval_of_what_has_changed_is_refused(root: Path) -> None:
     assert registry_of(root).state().approvals[-1].shown == (shown.model_digest, shown.evidence_digest)
 
 
+def test_the_text_of_another_verdict_is_not_approved(root: Path) -> None:
+    """The figures that a person reads and the digests that they answer for must be of one verdict."""
+    text = (root / "gate/approval.md").read_text()
+    write_verdict(root, "warn")
+    (root / "gate/approval.md").write_text(text)
+    with pytest.raises(ApprovalError, match=r"approval\.md is not of this verdict: run stage gate again"):
+        launch_request(root)
+    with pytest.raises(ApprovalError, match="not of this verdict"):
+        approve(root)
+    assert registry_of(root).state().approvals == ()
+
+
 def test_a_candidate_equal_to_the_champion_is_not_tested(root: Path) -> None:
     write_model(root, "champion")
     write_verdict(root)
