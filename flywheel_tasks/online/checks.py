@@ -87,12 +87,12 @@ def size_faults(sizes: Mapping[str, int], least: int, ratio: float | None) -> li
     return faults
 
 
-def day_faults(found: Population) -> list[str]:
-    """Days of the test without logs, as sentences."""
+def day_faults(found: Population, *, over: bool = False) -> list[str]:
+    """Days of the test without logs, as sentences; ``over``: only days that are over."""
     return [
         f"day {day + 1} of {found.window.days} has no logs: {found.exposures_by_day[day]} exposures, "
         f"{found.messages_by_day[day]} messages"
-        for day in found.missing_days()
+        for day in found.missing_days(over=over)
     ]
 
 

@@ -74,9 +74,15 @@ class Population:
     messages_by_day: tuple[int, ...]
     description: Mapping[str, Any]
 
-    def missing_days(self) -> list[int]:
-        """Test days without any exposure, or without any message."""
-        both = zip(self.exposures_by_day, self.messages_by_day, strict=True)
+    def missing_days(self, *, over: bool = False) -> list[int]:
+        """Test days without any exposure, or without any message.
+
+        Args:
+            over: leave a last day out that has only begun.
+        """
+        both = list(zip(self.exposures_by_day, self.messages_by_day, strict=True))
+        if over:
+            del both[(self.window.end - self.window.start) // timedelta(days=1) :]
         return [day for day, counts in enumerate(both) if 0 in counts]
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from flywheel_tasks.online import launch, promotion
-from flywheel_tasks.online.analysis import analyse
+from flywheel_tasks.online.analysis import analyse, look_at
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.guardrails import check, look_document, watch
+from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry_state import Experiment, RegistryError
 from flywheel_tasks.traffic.logs import LogsError
@@ -105,6 +106,21 @@ def test_a_day_without_logs_is_unknown_and_then_waited_for(root: Path, experimen
     assert watch(root, "g0001", "a", end + timedelta(hours=12)).until is None
     write_days(root, experiment, [2])
     assert watch(root, "g0001", "a", end + timedelta(hours=2)).until is None
+
+
+def test_a_look_does_not_miss_the_logs_of_a_day_that_has_just_begun(
+    root: Path, experiment: Experiment
+) -> None:
+    """Every look on schedule comes some seconds after a day's end; the analysis and the wait for it stay strict."""
+    moment = experiment.started_at + DAY + timedelta(seconds=20)
+    write_days(root, experiment, [0])
+    assert check(root, "g0001", "a", moment).result == "go_on"
+    assert check(root, "g0001", "a", moment + DAY).reasons == (
+        "day 2 of 3 has no logs: 0 exposures, 0 messages",
+    )
+    with look_at(root, load_settings(root / "params.yaml"), experiment, moment) as look:
+        assert look.population.missing_days() == [1]
+        assert look.population.missing_days(over=True) == []
 
 
 def test_a_test_is_judged_by_the_events_that_it_was_started_on(root: Path, experiment: Experiment) -> None:
