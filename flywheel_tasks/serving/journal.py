@@ -47,12 +47,17 @@ def _owned(handle: int, path: Path) -> bool:
 
 
 def _seal(handle: int, path: Path) -> Path:
-    """Sync an open file that this process owns, give it its final name and close it."""
-    os.fsync(handle)
-    final = path.with_name(path.name.removeprefix(_OPEN))
-    path.rename(final)
-    sync(final.parent)
-    os.close(handle)
+    """Sync an open file that this process owns, give it its final name and close it.
+
+    It is closed also if that fails: with the lock gone, the next :func:`recover` tries again.
+    """
+    try:
+        os.fsync(handle)
+        final = path.with_name(path.name.removeprefix(_OPEN))
+        path.rename(final)
+        sync(final.parent)
+    finally:
+        os.close(handle)
     return final
 
 
@@ -68,7 +73,8 @@ def _whole_bytes(data: bytes) -> int:
     return end
 
 
-def _adopt(handle: int, path: Path) -> Path | None:
+def _mend(handle: int, path: Path) -> bool:
+    """Put what is not whole aside; False, and the file is gone, if nothing is left."""
     data = path.read_bytes()
     whole = _whole_bytes(data)
     if whole < len(data):
@@ -80,9 +86,19 @@ def _adopt(handle: int, path: Path) -> Path | None:
         )
     if not whole:
         path.unlink()
-        os.close(handle)
-        return None
-    return _seal(handle, path)
+    return bool(whole)
+
+
+def _adopt(handle: int, path: Path) -> Path | None:
+    try:
+        left = _mend(handle, path)
+    except BaseException:
+        os.close(handle)  # and with it the lock: the next one tries again
+        raise
+    if left:
+        return _seal(handle, path)
+    os.close(handle)
+    return None
 
 
 def recover(folder: Path, dates: Collection[str] = ("*",)) -> list[Path]:
@@ -135,6 +151,7 @@ class Journal:
         self._place: tuple[str, int] = ("", 0)
         self._size = 0
         self._headed: set[str] = set()
+        self._left: set[str] = set()  # dates in which a file may lie that this writer did not seal
 
     def seconds_left(self) -> float:
         """Until the current window ends."""
@@ -177,6 +194,7 @@ class Journal:
         assert self._handle is not None
         handle, self._handle = self._handle, None
         self._headed.clear()
+        self._left.add(self._place[0])
         try:
             os.ftruncate(handle, self._size)
         except OSError as error:
@@ -208,9 +226,10 @@ class Journal:
         """
         if self._handle is None or self._place == self._current():
             return
-        day = self._place[0]
+        self._left.add(self._place[0])
         self.close()
-        recover(self._folder, {day, self._current()[0]})
+        recover(self._folder, {*self._left, self._current()[0]})
+        self._left.clear()
 
     def close(self) -> None:
         """Seal the open file, if there is one."""

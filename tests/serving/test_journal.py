@@ -147,3 +147,46 @@ def test_a_failed_sync_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module.os, "fdatasync", broken)
     with pytest.raises(JournalError, match="Input/output error"):
         writer.write(LINES)
+
+
+def test_a_file_whose_sealing_failed_is_sealed_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if that happens at midnight, and the next file is of another day."""
+    clock = Clock(NOON + 12 * 3600 - 30)
+    writer = Journal(tmp_path, 60, now=clock)
+    writer.write(LINES)
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    clock.now += 60
+    with monkeypatch.context() as patched:
+        patched.setattr(module.os, "fsync", broken)
+        with pytest.raises(OSError, match="Input/output error"):
+            writer.roll()
+    assert len(files(tmp_path, "date=2026-11-02/.open-*")) == 1
+    writer.write(LINES[:1])
+    clock.now += 60
+    writer.roll()
+    assert files(tmp_path, "date=*/.*") == []
+    assert contents(tmp_path) == [*LINES, LINES[0]]
+
+
+def test_a_dead_writers_file_whose_sealing_failed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = tmp_path / "date=2026-11-02"
+    day.mkdir()
+    (day / ".open-gateway-1.jsonl").write_bytes(LINES[0] + b"\n" + b'{"a":')
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for name in ("write_bytes", "rename"):
+        with monkeypatch.context() as patched:
+            patched.setattr(module.Path, name, broken)
+            with pytest.raises(OSError, match="Input/output error"):
+                recover(tmp_path)
+    assert len(recover(tmp_path)) == 1
+    assert contents(tmp_path) == LINES[:1]
