@@ -21,22 +21,27 @@ from flywheel_tasks.storage.fast_yaml import load_yaml
 logger = logging.getLogger(__name__)
 
 
+def _workspace_of(folder: Path) -> Path | None:
+    """The workspace that DVC works on in a folder: the nearest above it with a ``.dvc``, as DVC itself looks for it."""
+    return next((place for place in (folder, *folder.parents) if (place / ".dvc").is_dir()), None)
+
+
 def _is_dvc_of(root: Path, pid: int) -> bool:
-    """Whether a process is a living DVC that works in ``root``."""
+    """Whether a process is a living DVC that works on ``root``, not on a campaign's workspace below it."""
     try:
         process = psutil.Process(pid)
         words = process.cmdline()
         return (
             process.status() != psutil.STATUS_ZOMBIE
             and any(Path(word).name == "dvc" or word == "dvc" for word in words[:4])
-            and Path(process.cwd()).is_relative_to(root)
+            and _workspace_of(Path(process.cwd())) == root.resolve()
         )
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 
 
 def living_dvc(root: Path) -> list[int]:
-    """Process ids of every DVC that works in the workspace."""
+    """Process ids of every DVC that works on the workspace."""
     return sorted(pid for pid in psutil.pids() if pid != os.getpid() and _is_dvc_of(root, pid))
 
 

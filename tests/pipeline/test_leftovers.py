@@ -67,6 +67,29 @@ def test_another_process_that_works_keeps_all_until_it_dies(workspace):
     assert is_cleared(workspace)
 
 
+def test_a_campaigns_dvc_below_the_project_is_not_the_projects(workspace):
+    campaign = workspace / "campaigns/demo/workspace"
+    (campaign / ".dvc").mkdir(parents=True)
+    (workspace / "data").mkdir()
+    program = workspace / "dvc"
+    program.write_text("import time; print('here', flush=True); time.sleep(600)")
+
+    def dvc_in(folder):
+        return subprocess.Popen([sys.executable, str(program)], cwd=folder, stdout=subprocess.PIPE, text=True)
+
+    for folder, theirs, others in (
+        (campaign, campaign, workspace),
+        (workspace / "data", workspace, campaign),
+    ):
+        with dvc_in(folder) as process:
+            try:
+                assert process.stdout.readline() == "here\n"
+                assert leftovers.living_dvc(theirs) == [process.pid]
+                assert leftovers.living_dvc(others) == []
+            finally:
+                process.kill()
+
+
 @pytest.mark.parametrize("name", ["lock", "rwlock.lock"])
 def test_a_dvc_that_is_writing_keeps_all_whoever_started_it(workspace, name):
     held = LockFile(str(workspace / ".dvc/tmp" / name))  # as DVC takes it
