@@ -167,8 +167,10 @@ class FeedbackRequest(BaseModel):
 
 
 def _described(errors: Sequence[Any]) -> str:
-    """Validation errors as text, without what was sent."""
-    return "; ".join(f"{'.'.join(map(str, error['loc'])) or 'body'}: {error['msg']}" for error in errors[:5])
+    """Validation errors as text, without what was sent: so not the place of an unknown field, which is its name."""
+    places = [() if error["type"] == "extra_forbidden" else error["loc"] for error in errors[:5]]
+    shown = [".".join(map(str, place)) or "body" for place in places]
+    return "; ".join(f"{place}: {error['msg']}" for place, error in zip(shown, errors, strict=False))
 
 
 def parse_body(body: bytes, kind: type[_Body]) -> _Body:

@@ -88,7 +88,7 @@ class Rollout:
             if drawn is not None and drawn in experiment.models:
                 return Route(experiment.models[drawn], experiment.name, drawn, exposes=by_chance)
         if arm is not None:
-            raise RoutingError(f"there is no arm {arm!r} now")
+            raise RoutingError("there is no such arm now")  # a client is told this: nothing that was sent
         return Route(self.champion)
 
 

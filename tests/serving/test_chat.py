@@ -131,6 +131,12 @@ def test_an_error_never_repeats_what_was_sent(live: Start) -> None:
         response = gateway.client.post("/v1/chat/completions", content=body, headers=headers)
         assert response.status_code == 400
         assert "secret" not in response.text
+    given = {"message_id": "m", "signal": "love", "my secret words": 1}
+    response = gateway.post("/v1/feedback", given)
+    assert response.json()["error"]["message"] == "body: Extra inputs are not permitted"
+    response = gateway.chat("Hi", role="staff", metadata={"arm": "secret"})
+    assert error(response) == (400, "unknown_arm")
+    assert "secret" not in response.text
 
 
 def test_content_in_parts_and_unused_fields(live: Start, root: Path, stub: Stub) -> None:
