@@ -4,6 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex
 
 _MOST_AT_ONCE = 1000
 _PROBE_SECONDS = 1.0
+_FORGET_SECONDS = 86_400.0
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +46,7 @@ class Recorder:
         folder: of raw logs.
         index: path of the turns' database.
         window: seconds, as for :class:`Journal`.
-        turn_days: older turns are forgotten at the start.
+        turn_days: older turns are forgotten, at the start and once a day.
         heading: as for :class:`Journal`.
 
     Attributes:
@@ -71,6 +73,7 @@ class Recorder:
         self._journal = Journal(folder, window, heading)
         self._index = TurnIndex(index)
         self._index.forget(turn_days)
+        self._turn_days, self._forgot_at = turn_days, time.monotonic()
         self._queue: queue.Queue[_Batch | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -98,6 +101,7 @@ class Recorder:
                 self._roll()
                 if not self.healthy:
                     self._probe()
+            self._forget()
             if stop:
                 break
         if late := [batch for batch in self._left() if batch is not None]:
@@ -135,6 +139,16 @@ class Recorder:
         except OSError as error:
             self.healthy = False
             _log.error("a log file could not be sealed: %s", error)
+
+    def _forget(self) -> None:
+        """Drop old turns once a day: a worker may run for months."""
+        if time.monotonic() < self._forgot_at + _FORGET_SECONDS:
+            return
+        self._forgot_at = time.monotonic()  # if it fails, it is tried again tomorrow
+        try:
+            self._index.forget(self._turn_days)
+        except Exception as error:
+            _log.error("old turns were not forgotten: %s: %s", type(error).__name__, error)
 
     def _probe(self) -> None:
         """See whether events can be written again: a worker that is not ready gets no requests that would tell."""

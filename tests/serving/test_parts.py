@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flywheel_tasks.serving import recorder as recorder_module
 from flywheel_tasks.serving.cards import CardsError, load_cards
 from flywheel_tasks.serving.keys import ENVIRONMENT, KeyRing, KeysError, add_key, read_keys, revoke_key
 from flywheel_tasks.serving.limits import RateLimiter
 from flywheel_tasks.serving.metrics import Metrics
+from flywheel_tasks.serving.recorder import Recorder
 from flywheel_tasks.serving.speech import Speech, finished
-from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex, longer, root_chain
+from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex, longer, owner_of, root_chain
 from flywheel_tasks.storage.tables import write_rows
 from flywheel_tasks.traffic.schemas import CARDS as CARDS_TABLE
-from tests.serving.conftest import CARDS
+from tests.serving.conftest import CARDS, wait_for
 
 
 def test_keys_are_kept_as_hashes_and_found(tmp_path: Path) -> None:
@@ -187,3 +189,22 @@ def test_old_turns_are_forgotten(tmp_path: Path) -> None:
     found = index.by_chain(chain)
     assert found is not None
     assert (found.message_id, found.time) == ("m-new", now - timedelta(days=29))
+
+
+def _turn_of(user: str, name: str, at: datetime) -> LoggedTurn:
+    chain = longer(root_chain(user, "mira", "user"), "user", name)
+    return LoggedTurn(name, f"c-{name}", None, "user", owner_of(user), chain, at)
+
+
+def test_old_turns_are_forgotten_while_a_worker_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, now = tmp_path / "turns.sqlite", datetime.now(UTC)
+    recorder = Recorder(tmp_path / "logs", path, window=1, turn_days=30)
+    try:
+        index = TurnIndex(path)
+        index.add([_turn_of("ann", "m-old", now - timedelta(days=31)), _turn_of("ann", "m-new", now)])
+        monkeypatch.setattr(recorder_module, "_FORGET_SECONDS", 0.0)  # a day later
+        wait_for(lambda: index.by_id("m-old") is None)
+        assert index.by_id("m-new") is not None
+        index.close()
+    finally:
+        recorder.close()
