@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
@@ -124,6 +125,27 @@ def recover(folder: Path, dates: Collection[str] = ("*",)) -> list[Path]:
         if (found := _adopt(handle, path)) is not None:
             sealed.append(found)
     return sealed
+
+
+class Unsealed(NamedTuple):
+    """Files that readers of raw logs pass over.
+
+    Attributes:
+        open: being written, or left by a dead writer until :func:`recover` seals them.
+        torn: ends of lines that a dead writer left. Nobody reads them, and nobody was told that they were recorded.
+    """
+
+    open: list[Path]
+    torn: list[Path]
+
+
+def unsealed(folder: Path) -> Unsealed:
+    """What a gateway's folder holds beside sealed logs: whoever looks for a user must look there too.
+
+    Args:
+        folder: of raw logs; it need not be there.
+    """
+    return Unsealed(*(sorted(folder.glob(f"date=*/{kind}*.jsonl")) for kind in (_OPEN, _TORN)))
 
 
 class Journal:

@@ -133,9 +133,50 @@ class TurnIndex:
         before = (datetime.now(UTC) - timedelta(days=days)).isoformat()
         return self._db.execute("DELETE FROM turns WHERE time < ?", (before,)).rowcount
 
+    def count_of(self, owner: bytes) -> int:
+        """How many turns a user has; ``owner`` is of :func:`owner_of`."""
+        found = self._db.execute("SELECT count(*) FROM turns WHERE owner = ?", (owner,)).fetchone()
+        return int(found[0])
+
+    def forget_owner(self, owner: bytes) -> int:
+        """Drop all turns of a user, whose conversations then begin anew; how many.
+
+        Their bytes are overwritten, in the database and, as far as no other process reads it just then, in its log.
+
+        Args:
+            owner: of :func:`owner_of`.
+        """
+        self._db.execute("PRAGMA secure_delete = ON")
+        dropped = self._db.execute("DELETE FROM turns WHERE owner = ?", (owner,)).rowcount
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return dropped
+
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+
+def forget_turns(path: Path, user_id: str, *, dry_run: bool = False) -> int:
+    """Drop a user's turns from the index of a gateway, which may be running.
+
+    Args:
+        path: the database; where there is none nothing is made.
+        user_id: raw, as the logs have it: the index knows no hash of it but its own.
+        dry_run: only count them.
+
+    Returns:
+        how many there were.
+
+    Raises:
+        sqlite3.Error: it cannot be read or written.
+    """
+    if not path.exists():
+        return 0
+    index = TurnIndex(path)
+    try:
+        return index.count_of(owner_of(user_id)) if dry_run else index.forget_owner(owner_of(user_id))
+    finally:
+        index.close()
 
 
 def _turn(row: tuple[str, str, str | None, str, bytes, bytes, str] | None) -> LoggedTurn | None:

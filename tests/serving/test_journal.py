@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flywheel_tasks.serving import journal as module
-from flywheel_tasks.serving.journal import Journal, JournalError, recover
+from flywheel_tasks.serving.journal import Journal, JournalError, recover, unsealed
 from flywheel_tasks.traffic.logs import LogsError, pin_logs
 
 NOON = 1_793_620_800.0  # 2026-11-02 12:00 UTC
@@ -102,6 +102,16 @@ def test_a_file_with_nothing_whole_is_put_aside_entirely(tmp_path: Path) -> None
     (day / ".open-gateway-1.jsonl").write_bytes(b'{"a":')
     assert recover(tmp_path) == []
     assert files(tmp_path, "date=*/.*") == ["date=2026-11-02/.torn-gateway-1.jsonl"]
+
+
+def test_what_readers_pass_over_is_listed(tmp_path: Path) -> None:
+    assert unsealed(tmp_path / "nowhere") == ([], [])
+    day = tmp_path / "date=2026-11-02"
+    day.mkdir()
+    (day / ".open-gateway-1.jsonl").write_bytes(LINES[0] + b"\n" + b'{"a":')
+    assert unsealed(tmp_path) == ([day / ".open-gateway-1.jsonl"], [])
+    recover(tmp_path)
+    assert unsealed(tmp_path) == ([], [day / ".torn-gateway-1.jsonl"])
 
 
 def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
