@@ -6,7 +6,15 @@ from typing import Any
 
 import tea_tasting as tt
 
-from flywheel_tasks.online.metrics import METRICS, Estimate, always_valid, compare, decisive, lift_percent
+from flywheel_tasks.online.metrics import (
+    METRICS,
+    Estimate,
+    Metric,
+    always_valid,
+    compare,
+    decisive,
+    lift_percent,
+)
 from flywheel_tasks.online.sums import Sums
 from flywheel_tasks.storage.documents import finite
 from flywheel_tasks.storage.experiment_records import Advice, Rule
@@ -47,6 +55,12 @@ def _estimate(name: str, arms: Mapping[str, Sums], rule: Rule) -> Estimate:
     return "cuped" if rule.estimate == "cuped" and has_past else "raw"
 
 
+def _share(sums: Sums, metric: Metric) -> float:
+    """A ratio of one arm."""
+    assert metric.denom is not None
+    return float(sums.total(metric.numer) / max(sums.total(metric.denom), 1))
+
+
 def harms(arms: Mapping[str, Sums], rule: Rule) -> tuple[dict[str, Any], list[str]]:
     """The guardrails under their own, sequential bound.
 
@@ -72,6 +86,8 @@ def harms(arms: Mapping[str, Sums], rule: Rule) -> tuple[dict[str, Any], list[st
             view["pvalue"] = 0.0
         found[name] = view
         worse = view["z"] > 0 if metric.better == "lower" else view["z"] < 0
+        if name == "fallback_per_reply" and worse:
+            worse = _share(arms["candidate"], metric) > rule.tolerated_fallback
         if worse and view["pvalue"] < level:
             change = f"worse by {view['value']:+.1f}%" if math.isfinite(view["value"]) else "worse than none"
             sentences.append(

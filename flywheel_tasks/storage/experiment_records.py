@@ -59,6 +59,8 @@ class Rule(Record):
         primary: success metrics. A better one (Holm-corrected) and none worse: promote.
         guardrails: metrics whose harm, shown at ``guardrail_alpha``, rejects the candidate.
         guardrail_alpha: of all guardrails and all looks together (sequential bound), spent apart from ``alpha``.
+        tolerated_fallback: share of replies that the champion may give in the candidate's place without harm. Control
+            has none by design, so a single one in millions would else be a difference.
         min_users_per_arm: fewer make the test invalid.
         planned_users: users of both arms that the test is planned for; the sequential bounds are tightest there.
         pre_days: days before the start whose activity is the covariate of CUPED and of the balance check.
@@ -71,6 +73,7 @@ class Rule(Record):
     primary: Annotated[tuple[Name, ...], Field(min_length=1)] = ("breadth", "depth")
     guardrails: tuple[Name, ...] = ("thumb_down_per_reply", "regenerate_per_reply")
     guardrail_alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    tolerated_fallback: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     min_users_per_arm: Annotated[int, Field(gt=0)] = 20
     planned_users: Annotated[int, Field(gt=1)] = 10_000
     pre_days: Annotated[int, Field(ge=0, le=90)] = 14

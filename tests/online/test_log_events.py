@@ -166,7 +166,10 @@ def test_a_champions_reply_in_place_of_a_failed_one_is_a_fallback(
     assert [row.get("milliseconds") for row in found] == [100 if reason == 7 else None, None][:kinds]
 
 
-def test_a_candidate_that_fails_part_of_the_time_is_stopped(root: Path, events: list[dict]) -> None:
+@pytest.mark.parametrize(("tolerated", "result"), [(0.01, "stop"), (0.5, "go_on")])
+def test_a_candidate_that_fails_part_of_the_time_is_stopped(
+    root: Path, events: list[dict], tolerated: float, result: str
+) -> None:
     """Whoever the champion stood in for is as content as anyone: only the fallbacks tell."""
     arms = {event["user_id"]: event["arm"] for event in events if event["type"] == "exposure"}
     replies = [event for event in events if event.get("role") == "assistant"]
@@ -176,10 +179,12 @@ def test_a_candidate_that_fails_part_of_the_time_is_stopped(root: Path, events: 
     write_logs(root, "date=2026-11-09", events)
     settings = settings_of(root)
     assert "fallback_per_reply" in settings.ab.guardrails
-    plan = make_plan(rule=settings.ab.rule)
+    plan = make_plan(rule=settings.ab.rule.model_copy(update={"tolerated_fallback": tolerated}))
     with open_events(settings, root, plan) as found:
         look = look_document(plan, population(found, WINDOW, plan.rule))
-    assert look["result"] == "stop", look
+    assert look["result"] == result, look
+    if result == "go_on":
+        return
     assert look["reasons"][0].startswith("Fallbacks to the champion per reply: worse than none")
     document = figures(root)["metrics"]["fallback_per_reply"]
     assert (document["control"], document["absent"]) == (0, None)
