@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -52,22 +52,45 @@ class Entry:
     document: dict[str, Any]
 
 
+class _Keys:
+    """A file of keys, which is open only while it is read: there may be more of them than a process may have open.
+
+    Args:
+        number: of the partition.
+        path: the file.
+        edges: where the ranges of the id hash meet.
+    """
+
+    def __init__(self, number: int, path: Path, edges: np.ndarray) -> None:
+        keys = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._number, self._path = number, path
+        # What the header says is remembered: to parse it again takes longer than to read a range.
+        order: Literal["F", "C"] = "F" if keys.flags.f_contiguous else "C"
+        self._form: tuple[int, tuple[int, ...], Literal["F", "C"]] = (keys.offset, keys.shape, order)
+        self._cuts = [0, *np.searchsorted(keys[0], edges).tolist(), keys.shape[1]]
+
+    def range(self, k: int) -> np.ndarray | None:
+        """The keys of a range and the partition, (4, rows); None where there are none."""
+        first, end = self._cuts[k : k + 2]
+        if first == end:
+            return None
+        offset, shape, order = self._form
+        keys = np.memmap(self._path, np.uint64, "r", offset, shape, order)
+        return np.concatenate([keys[:, first:end], np.full((1, end - first), self._number, np.uint64)])
+
+
 def _ranges(entries: Sequence[Entry]) -> Iterator[np.ndarray]:
     """Keys of all rows in ranges of the id hash: id, content, line, partition, (4, rows), sorted by id."""
     rows = sum(entry.document["rows"] for entry in entries)
     count = max(1, -(-rows // _RANGE_ROWS))
     edges = np.array([(k << 64) // count for k in range(1, count)], np.uint64)
     files = [
-        (entry.number, np.load(entry.folder / name, mmap_mode="r", allow_pickle=False))
+        _Keys(entry.number, entry.folder / name, edges)
         for entry in entries
         for name in entry.document["keys"]
     ]
-    cuts = [np.concatenate([[0], np.searchsorted(keys[0], edges), [keys.shape[1]]]) for _, keys in files]
     for k in range(count):
-        parts = []
-        for (number, keys), cut in zip(files, cuts, strict=True):
-            part = keys[:, cut[k] : cut[k + 1]]
-            parts.append(np.concatenate([part, np.full((1, part.shape[1]), number, np.uint64)]))
+        parts = [part for file in files if (part := file.range(k)) is not None]
         if parts:
             joined = np.concatenate(parts, axis=1)
             yield joined[:, np.argsort(joined[0], kind="stable")]

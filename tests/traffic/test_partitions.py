@@ -1,5 +1,6 @@
 """The stage against ingestion line by line: any events, in any order, split and cut anywhere."""
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -125,6 +126,31 @@ def test_thousands_of_lines_with_some_that_are_broken(tmp_path):
     write_log(tmp_path, log)
     write_log(tmp_path, log[1000:3000], NAMES[1])
     assert_alike(tmp_path)
+
+
+@pytest.fixture
+def few_files():
+    """A process that may have only 50 more files open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 50, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_there_may_be_more_files_than_a_process_may_have_open(tmp_path, few_files, monkeypatch):
+    monkeypatch.setattr(repeats, "_RANGE_ROWS", 100)
+    entries, hashes = [], np.arange(8, dtype=np.uint64) * np.uint64(1 << 61)
+    for k in range(100):  # half of each file's events are in every file
+        own = hashes + np.where(np.arange(8) % 2, np.uint64(0), np.uint64(k))
+        keys = np.stack([own, np.ones_like(own), np.arange(8, dtype=np.uint64)])
+        (tmp_path / str(k)).mkdir()
+        np.save(tmp_path / f"{k}/keys-0.npy", np.asarray(keys, order="F" if k % 2 else "C"))
+        entries.append(repeats.Entry(k, str(k), tmp_path / str(k), {"rows": 8, "keys": ["keys-0.npy"]}))
+    found = repeats.find_repeats(entries)
+    assert found.duplicates == 99 * 4
+    assert {k: lines.tolist() for k, lines in found.dropped.items()} == {
+        k: [1, 3, 5, 7] for k in range(1, 100)
+    }
 
 
 def test_fields_whose_names_are_ids_are_left_to_the_exact_parser(tmp_path):
