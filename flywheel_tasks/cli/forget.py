@@ -43,14 +43,26 @@ def _log_places(settings: Any) -> list[str]:
     return list(dict.fromkeys([location, settings.serve.logs]))
 
 
-def _find_logs(root: Path, settings: Any, key: Any, who: str) -> dict[str, Any]:
+def _list_logs(root: Path, settings: Any) -> dict[str, list[str]]:
+    """The names of the files of raw logs, by location."""
+    from flywheel_tasks.traffic.logs import list_logs
+
+    return {
+        location: list_logs(location, root)
+        for location in _log_places(settings)
+        if "://" in location or (root / location).is_dir()
+    }
+
+
+def _find_logs(
+    root: Path, settings: Any, key: Any, who: str, names: Mapping[str, list[str]]
+) -> dict[str, Any]:
     """Where the user is in raw logs, by location."""
     from flywheel_tasks.traffic import forget_logs
 
     return {
-        location: forget_logs.find(location, root, key, who, settings.ingest.rename)
-        for location in _log_places(settings)
-        if "://" in location or (root / location).is_dir()
+        location: forget_logs.find(location, root, of, key, who, settings.ingest.rename)
+        for location, of in names.items()
     }
 
 
@@ -122,13 +134,15 @@ def _forget(
     from flywheel_tasks.privacy.forget_labels import remove_labels
     from flywheel_tasks.privacy.stored_copies import places
 
-    logs = _find_logs(root, settings, key, who)  # before anything is changed, for it may fail
+    names = _list_logs(root, settings)  # before anything is changed, for it may fail
     ids, journal = tables.Ids(who), tables.Journal(root, who)
     # Before the splits change; those that an earlier run found it found before, too.
     checkpoints = sorted({*journal.read(ids), *checkpoints_of(root, who)})
     if not dry_run:
         journal.complete(ids, checkpoints)
         _list_as_forgotten(root, settings, key, who)
+    # It may take hours, and fail: by now nothing takes the user in again, and no row has gone that would be told of.
+    logs = _find_logs(root, settings, key, who, names)
     paths = _tables_of(root, settings)
     for path in paths:
         for row in tables.rows_of(path):
@@ -146,9 +160,9 @@ def _forget(
     stored = _drop_copies(copies, ids, dry_run)
     if not dry_run:
         tables.drop_kept(root)
-        if raw_logs:
-            _rewrite_logs(root, settings, key, who, logs)
         _pin_labels_again(root, settings)
+        if raw_logs:  # last, for a file that somebody writes to at this moment stops it
+            _rewrite_logs(root, settings, key, who, logs)
     done = "would be removed" if dry_run else "removed"
     console.print(
         f"User {who}" + (" (dry run: nothing is changed)" if dry_run else " is on the list of the forgotten")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -90,12 +91,16 @@ def remove_labels(location: str, root: Path, ids: Ids, dry_run: bool) -> dict[st
 
     Returns:
         labels by file, files without any left out.
+
+    Raises:
+        LogsError: a file cannot be read or written, or was written to meanwhile; it stays as it is.
     """
     store, _, names = _open(location, root)
     found = {}
     for name in names:
         if not name.endswith(_SUFFIXES):
             continue
+        version = store.version(name)
         try:
             data, count = _without(name, b"".join(store.chunks(name)), ids)
         except orjson.JSONDecodeError:
@@ -103,5 +108,8 @@ def remove_labels(location: str, root: Path, ids: Ids, dry_run: bool) -> dict[st
         if count:
             found[name] = count
             if not dry_run:
-                store.replace(name, data)
+                with TemporaryDirectory() as folder:
+                    kept = Path(folder) / "kept"
+                    kept.write_bytes(data)
+                    store.replace(name, kept, version)
     return found

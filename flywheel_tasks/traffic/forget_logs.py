@@ -1,18 +1,26 @@
 """Finds a user in raw logs by the hash of each line's id, and rewrites the files without them."""
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel_tasks.traffic.identity import Identity, Mask, UserKey, user_fields
 from flywheel_tasks.traffic.lines import CorruptGzipError, TruncatedGzipError, gzip_chunks
-from flywheel_tasks.traffic.log_store import NoLogsError, open_logs
-from flywheel_tasks.traffic.logs import partition_copy, pin_logs
+from flywheel_tasks.traffic.log_store import (
+    ChangedLogError,
+    LogsError,
+    LogStore,
+    MissingLogError,
+    open_logs,
+)
 
+_BATCH_ROWS = 65_536
 _TRAILER = 8  # bytes at the end of a gzip stream, without which it counts as cut
 
 
@@ -63,10 +71,14 @@ class _Theirs:
         """Whether a line names the user."""
         return self._mask(line.rstrip(b"\r\n").decode(errors="backslashreplace"))[1]
 
+    def columns(self, names: Sequence[str]) -> list[str]:
+        """Of some columns those that can name the user."""
+        return [name for name in names if name in self._fields]
+
     def rows(self, table: pa.Table) -> list[bool]:
         """Whether each row names the user."""
         found = [False] * table.num_rows
-        for name in set(self._fields) & set(table.column_names):
+        for name in self.columns(table.column_names):
             hashed = self._identity.key.hashed_column(table[name].cast(pa.string())).to_pylist()
             found = [
                 before or user in self._identity.forgotten for before, user in zip(found, hashed, strict=True)
@@ -74,94 +86,138 @@ class _Theirs:
         return found
 
 
-def find(location: str, root: Path, key: UserKey, user: str, rename: Mapping[str, str]) -> Found:
+@contextmanager
+def _copy(store: LogStore, name: str) -> Iterator[BinaryIO]:
+    """A private copy of a file, at its start: it stays the same however long it is searched."""
+    with TemporaryFile() as file:
+        for chunk in store.chunks(name):
+            file.write(chunk)
+        file.seek(0)
+        yield file
+
+
+def _parquet(file: BinaryIO) -> pq.ParquetFile:
+    found = pq.ParquetFile(file)
+    if len(set(found.schema_arrow.names)) < len(found.schema_arrow.names):
+        raise pa.ArrowInvalid("two columns have one name")
+    return found
+
+
+def _count(file: BinaryIO, name: str, theirs: _Theirs) -> Iterator[int]:
+    """The number of the user's lines, a part of the file at a time; of a broken file first what can be read."""
+    if name.endswith(".parquet"):
+        source = _parquet(file)
+        columns = theirs.columns(source.schema_arrow.names)
+        for batch in source.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+            yield sum(theirs.rows(pa.Table.from_batches([batch])))
+        return
+    for line in _lines(file, name):
+        yield theirs.line(line)
+
+
+def find(
+    location: str, root: Path, names: Sequence[str], key: UserKey, user: str, rename: Mapping[str, str]
+) -> Found:
     """Files of raw logs that hold a user.
+
+    Each file is read once, as it is then: logs may grow and old ones go while others are searched. A file that is gone
+    holds nobody.
 
     Args:
         location: the setting ``logs.location``.
         root: the workspace.
+        names: which files, as :func:`flywheel_tasks.traffic.logs.list_logs` gives them.
         key: of user ids.
         user: the hash.
         rename: the setting ``ingest.rename``: old field names to new ones.
 
     Raises:
-        LogsError: the logs cannot be listed, or a file changed meanwhile.
+        LogsError: a file cannot be read.
     """
-    theirs, found = _Theirs(key, user, rename), Found({}, {})
-    try:
-        partitions = pin_logs(location, root)["partitions"]
-    except NoLogsError:
-        return found
-    for partition in partitions:
-        name, lines, damage = partition["path"], 0, None
-        with partition_copy(location, root, partition) as file:
-            try:
-                if name.endswith(".parquet"):
-                    lines = sum(theirs.rows(pq.read_table(file)))
-                else:
-                    for line in _lines(file, name):
-                        lines += theirs.line(line)
-            except TruncatedGzipError:
-                found.broken[name] = "is cut: what can be read of it was searched"
-            except (CorruptGzipError, pa.ArrowException) as error:
-                damage = error
-        if damage is not None:
+    theirs, store, found = _Theirs(key, user, rename), open_logs(location, root), Found({}, {})
+    for name in names:
+        lines = 0
+        try:
+            with _copy(store, name) as file:
+                for more in _count(file, name, theirs):
+                    lines += more
+        except MissingLogError:
+            continue
+        except TruncatedGzipError:
+            found.broken[name] = "is cut: what can be read of it was searched"
+        except (CorruptGzipError, pa.ArrowException) as error:
             found.broken[name] = (
-                f"is damaged ({damage}), with {lines} lines of the user before that: it is not rewritten, "
+                f"is damaged ({error}), with {lines} lines of the user before that: it is not rewritten, "
                 "mend or delete it yourself"
             )
-        elif lines:
+            continue
+        if lines:
             found.lines[name] = lines
     return found
 
 
 def rewrite(
-    location: str, root: Path, names: list[str], key: UserKey, user: str, rename: Mapping[str, str]
+    location: str, root: Path, names: Sequence[str], key: UserKey, user: str, rename: Mapping[str, str]
 ) -> None:
     """Rewrite files of raw logs without a user's lines; all other bytes of lines stay as they are.
 
     Args:
         location: the setting ``logs.location``: a folder, or ``s3://bucket/prefix``.
         root: the workspace.
-        names: files, as :func:`find` gives them in ``lines``.
+        names: files, as :func:`find` gives them in ``lines``; one that is gone by now is passed over.
         key: of user ids.
         user: the hash.
         rename: the setting ``ingest.rename``.
 
     Raises:
-        LogsError: a file changed meanwhile or cannot be read.
+        LogsError: a file cannot be read or written, or was written to meanwhile. Such a file stays as it is; the
+            others are rewritten first.
     """
-    if not names:
-        return
-    theirs, store = _Theirs(key, user, rename), open_logs(location, root)
-    for partition in pin_logs(location, root, names.__contains__)["partitions"]:
-        name = partition["path"]
-        with partition_copy(location, root, partition) as file:
-            if name.endswith(".parquet"):
-                data = _table_without(pq.read_table(file), theirs)
-            else:
-                data = _lines_without(file, name, theirs)
-        store.replace(name, data)
+    theirs, store, changed = _Theirs(key, user, rename), open_logs(location, root), list[str]()
+    for name in names:
+        try:
+            _rewrite(store, name, theirs)
+        except MissingLogError:
+            continue
+        except ChangedLogError as error:
+            changed.append(str(error))
+        except (CorruptGzipError, pa.ArrowException) as error:
+            raise LogsError(f"{location}: {name} is damaged by now: {error}") from error
+    if changed:
+        raise LogsError("\n".join(changed))
 
 
-def _table_without(table: pa.Table, theirs: _Theirs) -> bytes:
-    kept: Any = table.filter(pa.array([not one for one in theirs.rows(table)], pa.bool_()))
-    sink = pa.BufferOutputStream()
-    pq.write_table(kept, sink)
-    return sink.getvalue().to_pybytes()
+def _rewrite(store: LogStore, name: str, theirs: _Theirs) -> None:
+    version = store.version(name)  # before it is read: so whatever is written to it later makes another one
+    with TemporaryDirectory() as folder, _copy(store, name) as file:
+        kept = Path(folder) / "kept"
+        if name.endswith(".parquet"):
+            _write_rows_without(file, theirs, kept)
+        else:
+            _write_lines_without(file, name, theirs, kept)
+        store.replace(name, kept, version)
 
 
-def _lines_without(file: BinaryIO, name: str, theirs: _Theirs) -> bytes:
-    kept, cut = [], False
-    try:
-        for line in _lines(file, name):
-            if not theirs.line(line):
-                kept.append(line)
-    except TruncatedGzipError:
-        cut = True
-    data = b"".join(kept)
-    if not name.endswith(".gz"):
-        return data
-    packed = gzip.compress(data, mtime=0)
-    # A cut file stays one, so that whoever reads it is told that its last line is not whole.
-    return packed[:-_TRAILER] if cut else packed
+def _write_rows_without(file: BinaryIO, theirs: _Theirs, kept: Path) -> None:
+    source = _parquet(file)
+    with pq.ParquetWriter(kept, source.schema_arrow) as out:
+        for batch in source.iter_batches(_BATCH_ROWS, use_threads=False):
+            table = pa.Table.from_batches([batch])
+            out.write_table(table.filter(pa.array([not one for one in theirs.rows(table)], pa.bool_())))
+
+
+def _write_lines_without(file: BinaryIO, name: str, theirs: _Theirs, kept: Path) -> None:
+    cut = False
+    with kept.open("wb") as out:
+        packed = gzip.GzipFile("", "wb", fileobj=out, mtime=0) if name.endswith(".gz") else None
+        into = out if packed is None else packed
+        try:
+            for line in _lines(file, name):
+                if not theirs.line(line):
+                    into.write(line)
+        except TruncatedGzipError:
+            cut = True
+        if packed is not None:
+            packed.close()
+        if cut:  # it stays so, that whoever reads it is told that its last line is not whole
+            out.truncate(out.tell() - _TRAILER)

@@ -1,12 +1,14 @@
 """Where raw logs lie: a folder, or an S3 bucket (boto3, with endpoint, region and credentials of the environment)."""
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from flywheel_tasks.storage.atomic import atomic_path
@@ -18,8 +20,12 @@ class LogsError(ValueError):
     """Raw logs are missing, misplaced, changed or damaged; the message names the file."""
 
 
-class NoLogsError(LogsError):
-    """There is a place for raw logs, and none in it."""
+class MissingLogError(LogsError):
+    """There is no file of that name, or no longer."""
+
+
+class ChangedLogError(LogsError):
+    """A file is no longer what was read of it."""
 
 
 class LogStore(Protocol):
@@ -28,11 +34,30 @@ class LogStore(Protocol):
     def names(self) -> Iterable[str]:
         """All files."""
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a file."""
+    def version(self, name: str) -> str:
+        """What is another one once the file has changed. Raises MissingLogError where there is no such file."""
 
-    def replace(self, name: str, data: bytes) -> None:
-        """Put other bytes in a file's place, all or none."""
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file. Raises MissingLogError where there is no such file."""
+
+    def replace(self, name: str, path: Path, version: str) -> None:
+        """Put the bytes of another file in a file's place, all or none.
+
+        Args:
+            name: of the file that is replaced.
+            path: what it becomes; stays where it is.
+            version: of what was read to make it.
+
+        Raises:
+            ChangedLogError: the file has another version by now; it stays as it is.
+        """
+
+
+def _check_version(place: str, before: str, now: str) -> None:
+    if now != before:
+        raise ChangedLogError(
+            f"{place}: was written to while it was read, and is left as it is: run the command again"
+        )
 
 
 def _unreadable(error: OSError) -> None:
@@ -53,19 +78,32 @@ class FolderStore:
             for file in files:
                 yield (Path(folder) / file).relative_to(self._folder).as_posix()
 
+    def version(self, name: str) -> str:
+        """See :class:`LogStore`."""
+        try:
+            found = (self._folder / name).stat()
+        except OSError as error:
+            raise self._unread(name, error) from error
+        return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+
+    def _unread(self, name: str, error: OSError) -> LogsError:
+        kind = MissingLogError if isinstance(error, FileNotFoundError) else LogsError
+        return kind(f"{self._folder / name}: cannot be read: {error.strerror}")
+
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a file."""
+        """See :class:`LogStore`."""
         try:
             with (self._folder / name).open("rb") as source:
                 while chunk := source.read(_CHUNK):
                     yield chunk
         except OSError as error:
-            raise LogsError(f"{self._folder / name}: cannot be read: {error.strerror}") from error
+            raise self._unread(name, error) from error
 
-    def replace(self, name: str, data: bytes) -> None:
-        """Put other bytes in a file's place."""
+    def replace(self, name: str, path: Path, version: str) -> None:
+        """See :class:`LogStore`."""
         with atomic_path(self._folder / name) as temporary:
-            temporary.write_bytes(data)
+            shutil.copyfile(path, temporary)
+            _check_version(str(self._folder / name), version, self.version(name))
 
 
 class BucketStore:
@@ -93,25 +131,43 @@ class BucketStore:
         except (ClientError, BotoCoreError) as error:
             raise LogsError(f"{self._location}: cannot be listed: {error}") from error
 
+    def _head(self, name: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)
+        except (ClientError, BotoCoreError) as error:
+            raise self._unread(name, error) from error
+        return found
+
+    def _unread(self, name: str, error: ClientError | BotoCoreError) -> LogsError:
+        code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+        kind = MissingLogError if code in ("NoSuchKey", "404") else LogsError
+        return kind(f"{self._location}: {name} cannot be read: {error}")
+
+    def version(self, name: str) -> str:
+        """See :class:`LogStore`."""
+        return str(self._head(name)["ETag"])
+
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a file."""
+        """See :class:`LogStore`."""
         try:
             body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
             yield from body.iter_chunks(_CHUNK)
         except (ClientError, BotoCoreError) as error:
-            raise LogsError(f"{self._location}: {name} cannot be read: {error}") from error
+            raise self._unread(name, error) from error
 
-    def replace(self, name: str, data: bytes) -> None:
-        """Put other bytes in an object's place; a versioned bucket forgets what it held before."""
+    def replace(self, name: str, path: Path, version: str) -> None:
+        """See :class:`LogStore`; a versioned bucket forgets what it held before."""
         key = self._prefix + name
+        _check_version(f"{self._location}: {name}", version, self.version(name))
         try:
-            newest = self._client.put_object(Bucket=self._bucket, Key=key, Body=data).get("VersionId")
+            self._client.upload_file(str(path), self._bucket, key)  # of a large file, in parts
+            newest = self._head(name).get("VersionId")
             pages = self._client.get_paginator("list_object_versions") if newest else None
             for page in pages.paginate(Bucket=self._bucket, Prefix=key) if pages else ():
                 for item in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
                     if item["Key"] == key and item["VersionId"] != newest:
                         self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=item["VersionId"])
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, Boto3Error) as error:
             raise LogsError(f"{self._location}: {name} cannot be written: {error}") from error
 
 

@@ -29,7 +29,7 @@ from flywheel_tasks.traffic.lines import (
     split_lines,
 )
 from flywheel_tasks.traffic.log_store import LogsError as LogsError
-from flywheel_tasks.traffic.log_store import NoLogsError, open_logs
+from flywheel_tasks.traffic.log_store import open_logs
 from flywheel_tasks.traffic.tabular import TabularError, decoded, read_tables
 
 _DATED = re.compile(r"date=[^/]*")
@@ -101,6 +101,19 @@ def partition_date(path: str) -> date:
     return date.fromisoformat(path.split("date=", 1)[1][:10])
 
 
+def list_logs(location: str, root: Path) -> list[str]:
+    """The names of the partitions of a location, sorted; none of them is opened.
+
+    Args:
+        location: as in :func:`pin_logs`.
+        root: the workspace.
+
+    Raises:
+        LogsError: the location cannot be listed, or a log file is in the wrong place.
+    """
+    return _partitions(open_logs(location, root).names(), location)
+
+
 def pin_logs(
     location: str,
     root: Path,
@@ -120,13 +133,12 @@ def pin_logs(
         whether there are logs from before these days.
 
     Raises:
-        LogsError: there are no partitions (then a NoLogsError), a log file is in the wrong place, or something cannot
-            be read.
+        LogsError: there are no partitions, a log file is in the wrong place, or something cannot be read.
     """
-    place = open_logs(location, root)
-    names = _partitions(place.names(), location)
+    names = list_logs(location, root)
     if not names:
-        raise NoLogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
+        raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
+    place = open_logs(location, root)
     within = names
     if newest_days is not None:
         first = max(map(partition_date, names)) - timedelta(days=newest_days - 1)

@@ -21,6 +21,7 @@ from flywheel_tasks.privacy import forget
 from flywheel_tasks.storage.documents import read_json, read_jsonl, write_json, write_jsonl
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.tables import read_rows, write_rows
+from flywheel_tasks.traffic import forget_logs
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, UserKey, pin_users
 from flywheel_tasks.traffic.logs import LogsError, pin_logs
 from tests.conftest import build_workspace
@@ -336,6 +337,22 @@ def test_logs_that_cannot_be_listed_are_an_error_before_anything_is_changed(work
         call(workspace, GONE)
     assert contents(workspace / "data") == before
     assert read_json(workspace / "inputs/users.json")["forgotten"] == []
+
+
+def test_a_search_of_the_logs_that_fails_finds_the_user_listed_and_no_row_gone(workspace, monkeypatch):
+    before = contents(workspace / "data")
+
+    def fails(*_):
+        raise LogsError("s3://chat: connection lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forget_logs, "find", fails)
+        with pytest.raises(LogsError, match="connection lost"):
+            call(workspace, GONE)
+    assert contents(workspace / "data") == before
+    assert read_json(workspace / "inputs/users.json")["forgotten"] == [KEY.hashed(GONE)]
+    assert "policy_train" in call(workspace, GONE).split("Models trained on")[1]
+    assert not any(theirs(row) for rows in everything(workspace).values() for row in rows)
 
 
 def test_tables_of_earlier_runs_go_from_the_cache(workspace):

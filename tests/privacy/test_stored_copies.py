@@ -138,7 +138,9 @@ def test_a_bucket_with_versions_keeps_none_of_a_rewritten_log(s3_server, tmp_pat
     s3_server.put_bucket_versioning(Bucket="kept", VersioningConfiguration={"Status": "Enabled"})
     for name, data in (("a.jsonl", b"anna"), ("a.jsonl", b"anna again"), ("a.jsonl.gz", b"another")):
         s3_server.put_object(Bucket="kept", Key=f"live/{name}", Body=data)
-    open_logs("s3://kept/live", tmp_path).replace("a.jsonl", b"nobody")
+    store = open_logs("s3://kept/live", tmp_path)
+    (tmp_path / "kept").write_bytes(b"nobody")
+    store.replace("a.jsonl", tmp_path / "kept", store.version("a.jsonl"))
     versions = s3_server.list_object_versions(Bucket="kept")["Versions"]
     assert sorted(item["Key"] for item in versions) == ["live/a.jsonl", "live/a.jsonl.gz"]
     assert s3_server.get_object(Bucket="kept", Key="live/a.jsonl")["Body"].read() == b"nobody"
