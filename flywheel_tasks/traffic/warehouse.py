@@ -8,9 +8,11 @@ change.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 SCHEME = "ibis+"
 _BATCH_ROWS = 65_536
+_MIN_SHARE = 0.1  # of the median day's events: with fewer a day is not the newest one
+_NEAR_DAYS = 90  # days with events that the median is of: traffic of years ago says nothing of today's
 
 
 def _open(location: str) -> "ibis.BaseBackend":
@@ -62,13 +66,26 @@ def _table(
     return found.rename(time=time) if time != "time" else found
 
 
+def _day_counts(table: "ibis.Table") -> Counter[int]:
+    """Events by UTC day, in days since 1970."""
+    timed = table.filter(table["time"].notnull())
+    day = (timed["time"].epoch_seconds() // 86_400).name("day")  # ibis opens sessions in UTC
+    rows = timed.group_by(day).aggregate(events=timed.count()).to_pyarrow()
+    return Counter(dict(zip(rows["day"].to_pylist(), rows["events"].to_pylist(), strict=True)))
+
+
 def _newest(tables: Mapping[Any, "ibis.Table"]) -> date:
-    times = [
-        found for table in tables.values() if (found := table["time"].max().to_pyarrow().as_py()) is not None
-    ]
-    if not times:
-        raise LogsError("the warehouse holds no event with a time")
-    return max(times).astimezone(UTC).date()
+    """The newest day that has enough events to be one: a few with a wrong clock decide nothing."""
+    # Cards are few and of any age, and would make the median day a small one.
+    counts = sum((_day_counts(table) for kind, table in tables.items() if kind != "card"), Counter[int]())
+    if not counts and "card" in tables:
+        counts = _day_counts(tables["card"])
+    days = sorted(counts)
+    for end in range(len(days), 0, -1):
+        near = days[max(0, end - _NEAR_DAYS) : end]
+        if counts[near[-1]] >= _MIN_SHARE * median(counts[day] for day in near):
+            return date(1970, 1, 1) + timedelta(days=near[-1])
+    raise LogsError("the warehouse holds no event with a time")
 
 
 def _columns(table: "ibis.Table", kind: str) -> "ibis.Table":
@@ -106,7 +123,7 @@ def extract(
     Args:
         location: ``ibis+`` and a URL.
         warehouse: which tables, and where the partitions go.
-        newest_days: days, counted back from that of the newest event.
+        newest_days: days, counted back from the newest one that has a tenth of the median day's events.
         rename: old field names to new ones.
         root: the workspace.
 
@@ -151,16 +168,17 @@ def _has_earlier(messages: "ibis.Table", day: date) -> bool:
 def _partition(
     table: "ibis.Table", kind: str, day: date, newest: bool, folder: Path
 ) -> dict[str, Any] | None:
-    """One day's events of a type; those without a time go with the newest day, where quarantine names them.
+    """One day's events of a type; later ones go with the newest day, and so do those without a time, to quarantine.
 
-    All cards up to then count as the newest day's: an old card may be talked to today.
+    All cards count as the newest day's: an old card may be talked to today.
     """
     start = datetime(day.year, day.month, day.day, tzinfo=UTC)
     time = table["time"]
-    within = time < start + timedelta(days=1)
-    if kind != "card":
-        within = within & (time >= start)
-    rows = _columns(table.filter(within | time.isnull() if newest else within), kind)
+    if not newest:
+        table = table.filter((time >= start) & (time < start + timedelta(days=1)))
+    elif kind != "card":
+        table = table.filter((time >= start) | time.isnull())
+    rows = _columns(table, kind)
     home = folder / f"date={day}"
     home.mkdir(parents=True, exist_ok=True)
     temporary = home / f"_{kind}-{os.getpid()}.parquet"  # a listing of logs passes it over

@@ -7,12 +7,13 @@ import pytest
 
 from flywheel_tasks.settings import Warehouse
 from flywheel_tasks.storage.tables import read_rows
+from flywheel_tasks.traffic import warehouse
 from flywheel_tasks.traffic.ingest import Ingestion
 from flywheel_tasks.traffic.logs import LogsError
 from flywheel_tasks.traffic.schemas import TABLES
 from flywheel_tasks.traffic.warehouse import extract
 from tests.traffic.ingesting import WHO, ingest, settled
-from tests.traffic.sample import events, exposure, line, message, signal, write_log
+from tests.traffic.sample import card, events, exposure, line, message, signal, write_log
 
 NAMES = {"card": "cards", "message": "chat.messages", "signal": "signals", "exposure": "exposures"}
 WAREHOUSE = Warehouse(tables=NAMES, extract_to="data/warehouse")
@@ -85,6 +86,43 @@ def test_the_same_contents_give_the_same_pins_and_files_are_never_changed(tmp_pa
     assert later != pinned
     assert read(tmp_path, pinned)[0]["read"] + 1 == read(tmp_path, later)[0]["read"]
     assert not list((tmp_path / "data/warehouse").rglob("_*"))
+
+
+def spread(days):
+    """Messages of some days, and the card that they are with."""
+    yield card()
+    number = 0
+    for day, count in days.items():
+        for _ in range(count):
+            number += 1
+            yield message(number % 60, "user", None, time=f"{day}T10:00:00Z", event_id=f"{day}-{number}")
+    yield signal(1, 1)
+    yield exposure()
+
+
+@pytest.mark.parametrize(
+    ("days", "first"),
+    [
+        ({"2026-11-01": 30, "2026-11-02": 40, "2031-01-01": 1}, "2026-11-02"),
+        ({"2026-11-02": 1000, "2031-01-01": 1}, "2026-11-02"),
+        ({"2026-11-01": 40, "2026-11-02": 30, "2026-11-03": 4}, "2026-11-03"),  # as few as begin a day
+        ({"2026-11-01": 8, "2026-11-02": 1}, "2026-11-02"),
+    ],
+)
+def test_a_few_events_with_a_wrong_clock_do_not_move_the_window_and_are_not_lost(tmp_path, days, first):
+    pinned = extract(build(tmp_path / "events.db", list(spread(days))), WAREHOUSE, 1, {}, tmp_path)
+    assert {item["path"][5:15] for item in pinned["partitions"]} == {first}
+    metrics, tables = read(tmp_path, pinned)
+    later = sum(count for day, count in days.items() if day >= first)
+    assert metrics["accepted"]["message"] == len(tables["messages"]) == later
+    assert metrics["accepted"]["card"] == 1
+
+
+def test_the_median_day_is_of_the_newest_days_with_events(tmp_path, monkeypatch):
+    monkeypatch.setattr(warehouse, "_NEAR_DAYS", 3)
+    days = {f"2026-10-0{k}": 50 for k in range(1, 7)} | {f"2026-11-0{k}": 2 for k in range(1, 4)}
+    pinned = extract(build(tmp_path / "events.db", list(spread(days))), WAREHOUSE, 1, {}, tmp_path)
+    assert {item["path"][5:15] for item in pinned["partitions"]} == {"2026-11-03"}
 
 
 def test_old_cards_come_along_and_old_messages_do_not(tmp_path):
