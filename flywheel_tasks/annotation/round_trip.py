@@ -163,17 +163,21 @@ def pull(work: Round, studio: Studio) -> list[str]:
 
 
 def _deliver(work: Round, name: str, data: bytes) -> str:
-    """Write an export under a name that tells its contents; in a folder it takes the place of older ones."""
+    """Write an export under a name that tells its contents, and remove the project's older ones.
+
+    An export is complete, so what it lacks was deleted by people. The newest one is there first: whoever is killed
+    between the two leaves one export too many, and the next pull removes it.
+    """
     folder = work.root / work.location
     key = f"{name}-{bytes_digest(data).removeprefix('sha256:')[:12]}.json"
     if "://" not in work.location and folder.is_file():
         raise AnnotationError(f"{work.location}: is a file; label.location must be a folder to pull into")
+    store = open_store(work.location, work.root)
     with suppress(Exists):  # the same export again
-        open_store(work.location, work.root).create(key, data)
-    if "://" not in work.location:
-        for older in folder.glob(f"{name}-*.json"):
-            if older.name != key:
-                older.unlink()
+        store.create(key, data)
+    for older in store.list(f"{name}-"):
+        if older != key and older.endswith(".json"):
+            store.delete(older)
     return key
 
 

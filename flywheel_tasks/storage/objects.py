@@ -34,6 +34,9 @@ class ObjectStore(Protocol):
     def create(self, key: str, data: bytes) -> None:
         """Write a new object, whole and durable. Raises Exists, writing nothing, when the key is there."""
 
+    def delete(self, key: str) -> None:
+        """Remove an object; it is no error when there is none."""
+
 
 def _checked(key: str) -> str:
     if not _KEY.fullmatch(key):
@@ -83,6 +86,10 @@ class FolderStore:
         finally:
             temporary.unlink(missing_ok=True)
         sync(final.parent)
+
+    def delete(self, key: str) -> None:
+        """See :class:`ObjectStore`."""
+        (self._folder / _checked(key)).unlink(missing_ok=True)
 
 
 class S3Store:
@@ -140,6 +147,10 @@ class S3Store:
                     raise Exists(key) from None
                 if code != _UNDER_WAY or attempt == _ATTEMPTS:
                     raise
+
+    def delete(self, key: str) -> None:
+        """See :class:`ObjectStore`."""
+        self._client.delete_object(Bucket=self._bucket, Key=self._prefix + _checked(key))
 
 
 def open_store(location: str, root: Path) -> ObjectStore:

@@ -1,6 +1,7 @@
 """The round trip over HTTP, against a stand-in that behaves as Label Studio's API is documented (studio_stand_in)."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from flywheel_tasks.annotation.studio import Studio, StudioError
 from flywheel_tasks.annotation.tasks import AnnotationError
 from flywheel_tasks.cli.app import app
 from flywheel_tasks.storage.documents import write_json, write_jsonl
+from flywheel_tasks.storage.objects import FolderStore, open_store
 from tests.annotation.exports import annotation, filled
 from tests.annotation.studio_stand_in import LEGACY, StandIn, serve
 from tests.annotation.tasks_of_tests import task
@@ -106,16 +108,49 @@ def test_people_label_and_the_stage_uses_what_they_did(work, stand_in, make_io, 
     assert all(row["done"] == row["labelled"] for row in metrics["tasks"].values())
 
 
-def test_a_newer_pull_takes_the_place_of_the_older_one(work, stand_in):
+@pytest.fixture(scope="module")
+def bucket(s3_server):
+    s3_server.create_bucket(Bucket="labels")
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"])
+def test_a_newer_pull_takes_the_place_of_the_older_one(work, stand_in, request, tmp_path, place):
+    if place == "s3":
+        request.getfixturevalue("bucket")
+        location = f"s3://labels/{tmp_path.name}/{{generation}}"
+        work = replace(work, settings=work.settings.model_copy(update={"location": location}))
+    store = open_store(work.location, work.root)
+    store.create("label-studio-10-of-another.json", b"[]")
+    store.create("mine.json", b"[]")
     with client(work) as studio:
         push(work, studio)
         first = pull(work, studio)
         label_everything(stand_in)
         second = pull(work, studio)
+        assert pull(work, studio) == second
+        assert status(work)["labels"] == 7
     assert len(first) == len(second) == 4
-    assert sorted(path.name for path in (work.root / work.location).iterdir()) == sorted(second)
+    assert store.list("") == sorted([*second, "label-studio-10-of-another.json", "mine.json"])
     assert not set(first) & set(second)
     assert status(work)["quarantined"] == []
+
+
+def test_a_pull_that_is_killed_leaves_the_newest_export(work, stand_in, monkeypatch):
+    def killed(store, key):
+        raise KeyboardInterrupt
+
+    with client(work) as studio:
+        push(work, studio)
+        first = pull(work, studio)
+        label_everything(stand_in)
+        with monkeypatch.context() as patch:
+            patch.setattr(FolderStore, "delete", killed)
+            with pytest.raises(KeyboardInterrupt):
+                pull(work, studio)
+        left = open_store(work.location, work.root).list("")
+        second = pull(work, studio)
+    assert set(left) == {*first, second[0]}
+    assert open_store(work.location, work.root).list("") == sorted(second)
 
 
 @pytest.mark.parametrize("kind", ["legacy", "personal"])

@@ -19,6 +19,16 @@ def test_an_object_is_created_once(store: ObjectStore) -> None:
     assert store.list("none/") == []
 
 
+def test_a_deleted_object_is_gone_and_no_other(store: ObjectStore) -> None:
+    for key in ("labels/1.json", "labels/12.json"):
+        store.create(key, b"[]")
+    store.delete("labels/1.json")
+    store.delete("labels/1.json")
+    assert store.list("") == ["labels/12.json"]
+    store.create("labels/1.json", b"again")
+    assert store.get("labels/1.json") == b"again"
+
+
 def test_a_missing_object_is_named(store: ObjectStore) -> None:
     with pytest.raises(MissingObjectError, match=r"changes/00000009\.json"):
         store.get("changes/00000009.json")
