@@ -20,7 +20,7 @@ from flywheel_tasks.curation.tables import CARDS, CurationError
 from flywheel_tasks.curation.traffic import Traffic, read_traffic
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.privacy.detector import Detector
-from flywheel_tasks.privacy.policy import protect, protect_card, still_identified
+from flywheel_tasks.privacy.policy import Conversations, protect, protect_card, still_identified
 from flywheel_tasks.safety.classifier import open_classifier, unsafe_prompts
 from flywheel_tasks.storage.tables import read_rows, write_rows, write_table
 
@@ -40,7 +40,7 @@ def unusable(rows: Sequence[Row], cards: Mapping[str, Row]) -> Reasons:
 
 
 class _Rules:
-    """The rules on the text of a prompt, for whole conversations at once; the first one that holds is its reason."""
+    """The rules on the text of a prompt, for some conversations at once; the first one that holds is its reason."""
 
     def __init__(self, io: StageIO, cards: Mapping[str, Row], detector: Detector) -> None:
         self._cards, self._detector = cards, detector
@@ -49,12 +49,17 @@ class _Rules:
         words = io.settings.curate.blocked_words
         self._classifier = open_classifier(self._safety, io.dep("safety_words"), blocked=words)
         self.privacy: dict[str, dict[str, Any]] = {}
+        self._conversations = Conversations()
 
     def __call__(self, rows: list[Row]) -> tuple[list[Row], Reasons]:
-        """The rows that stay, identifiers replaced, and why the others do not."""
+        """The rows that stay, identifiers replaced, and why the others do not; the last conversation may go on."""
+        last = rows[-1]["conversation_id"]
         out = unusable(rows, self._cards)
         rows = [row for row in rows if row["prompt_id"] not in out]
-        protected = protect(rows, self._detector, self._privacy, characters=self._names)
+        protected = protect(
+            rows, self._detector, self._privacy, characters=self._names, before=self._conversations
+        )
+        self._conversations.keep(last)
         self._count(protected.counts)
         out |= protected.reasons
         rows = [row for row in protected.rows if row["prompt_id"] not in out]
@@ -64,7 +69,7 @@ class _Rules:
         return [row for row in rows if row["prompt_id"] not in out], out
 
     def _count(self, counts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add up: no conversation is in two batches, so none of its identifiers is counted twice."""
+        """Add up: of a conversation that went on, only identifiers that are new were counted."""
         for kind, found in counts.items():
             before = self.privacy.setdefault(kind, {**found, "identifiers": 0, "prompts": 0})
             for name in ("identifiers", "prompts"):

@@ -25,36 +25,46 @@ from flywheel_tasks.storage.tables import write_table
 Row = dict[str, Any]
 Reasons = Mapping[str, tuple[str, str]]  # prompt id -> reason, detail
 BATCH = 16_384
+_ROWS = 2_048  # prompts with their histories that are Python objects at once
 _READ = ("source", "character", "depth", "length", "script")
 _IDS = ("prompt_id", "conversation_id", "user_id")
 
 
 def read_conversations(path: Path) -> Iterator[list[Row]]:
-    """Rows of a prompts table, some thousand at once, whole conversations only.
+    """Rows of a prompts table, some thousand at once: whole conversations, but for those that alone have so many.
+
+    Such a one goes on in the next rows that are given: histories repeat its turns, and all of them at once may be too
+    much for the memory.
 
     Raises:
         CurationError: the rows of a conversation do not stand together.
     """
     waiting: list[Row] = []
     ended: set[str] = set()
+    going_on: str | None = None
+
+    def check(rows: Sequence[Row]) -> None:
+        names = {row["conversation_id"] for row in rows}
+        if again := (names - {going_on}) & ended:
+            raise CurationError(f"{path.parent.name}/{path.name}: conversation {min(again)} is in two places")
+        ended.update(names)
+
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH):
+        for batch in file.iter_batches(_ROWS):
             waiting += batch.to_pylist()
             last = waiting[-1]["conversation_id"]
-            whole = [row for row in waiting if row["conversation_id"] != last]
-            waiting = [row for row in waiting if row["conversation_id"] == last]
-            names = {row["conversation_id"] for row in whole}
-            if again := names & ended:
-                raise CurationError(
-                    f"{path.parent.name}/{path.name}: conversation {min(again)} is in two places"
-                )
-            ended |= names
-            if whole:
+            rest = [row for row in waiting if row["conversation_id"] == last]
+            if len(rest) >= _ROWS:
+                check(waiting)
+                yield waiting
+                waiting, going_on = [], last
+            elif len(rest) < len(waiting):
+                whole = [row for row in waiting if row["conversation_id"] != last]
+                check(whole)
                 yield whole
+                waiting, going_on = rest, None
     if waiting:
-        if waiting[0]["conversation_id"] in ended:
-            name = waiting[0]["conversation_id"]
-            raise CurationError(f"{path.parent.name}/{path.name}: conversation {name} is in two places")
+        check(waiting)
         yield waiting
 
 
@@ -148,7 +158,8 @@ def read_traffic(
         path: rows as in ``prompts.parquet`` of ``data/conversations``.
         clean: where to write the prompts that pass, as the rules leave them.
         cards: by id.
-        rules: of whole conversations, the rows that pass, maybe rewritten, and why the others do not.
+        rules: of rows as :func:`read_conversations` gives them those that pass, maybe rewritten, and why the others
+            do not.
 
     Raises:
         CurationError: there is no prompt, an id occurs twice, or a rule lost a prompt.

@@ -43,6 +43,26 @@ class Placeholders:
         return f"[{finding.type}_{known.setdefault(finding.value, len(known) + 1)}]"
 
 
+class Conversations:
+    """What is known of the identifiers of conversations, so that one can be protected in several parts.
+
+    Attributes:
+        placeholders: by conversation.
+        seen: conversation, type and value of each identifier.
+    """
+
+    def __init__(self) -> None:
+        self.placeholders: dict[str, Placeholders] = defaultdict(Placeholders)
+        self.seen: set[tuple[str, str, str]] = set()
+
+    def keep(self, conversation: str) -> None:
+        """Forget all conversations but one, which may go on."""
+        self.placeholders = defaultdict(
+            Placeholders, {name: of for name, of in self.placeholders.items() if name == conversation}
+        )
+        self.seen = {entry for entry in self.seen if entry[0] == conversation}
+
+
 def replace(text: str, findings: Sequence[Finding], placeholders: Placeholders) -> str:
     """A text with findings replaced.
 
@@ -67,7 +87,12 @@ def _turns(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def protect(
-    rows: Sequence[Row], detector: Detector, policy: Policy, *, characters: Sequence[str] = ()
+    rows: Sequence[Row],
+    detector: Detector,
+    policy: Policy,
+    *,
+    characters: Sequence[str] = (),
+    before: Conversations | None = None,
 ) -> Protected:
     """Apply the policy to prompts: to every turn of their histories, whoever speaks, and to their replies.
 
@@ -76,15 +101,17 @@ def protect(
         detector: finds identifiers.
         policy: what to do about each type.
         characters: names of characters, which are nobody's.
+        before: of conversations that go on with these rows; is brought up to date. An identifier that is known from
+            there keeps its placeholder, and is not counted again.
     """
+    before = before or Conversations()
     found = detector.find_all(text for row in rows for _, text in _turns(row))
     fictional = {part for name in characters for part in (name.lower(), *name.lower().split())}
     found = {
         text: [hit for hit in hits if not (hit.type == "NAME" and hit.value in fictional)]
         for text, hits in found.items()
     }
-    placeholders: dict[str, Placeholders] = defaultdict(Placeholders)
-    identifiers: dict[str, set[tuple[str, str]]] = {kind: set() for kind in TYPES}
+    identifiers = dict.fromkeys(TYPES, 0)
     prompts: dict[str, set[str]] = {kind: set() for kind in TYPES}
     reasons: dict[str, tuple[str, str]] = {}
     texts: dict[str, dict[str, str]] = {}
@@ -93,15 +120,17 @@ def protect(
         changed = texts[row["prompt_id"]] = {}
         for where, text in _turns(row):
             for hit in found[text]:
-                identifiers[hit.type].add((row["conversation_id"], hit.value))
+                entry = (row["conversation_id"], hit.type, hit.value)
+                identifiers[hit.type] += entry not in before.seen
+                before.seen.add(entry)
                 prompts[hit.type].add(row["prompt_id"])
                 if policy[hit.type] == "drop":
                     reasons.setdefault(row["prompt_id"], (f"privacy:{hit.type}", f"in {where}"))
             to_replace = [hit for hit in found[text] if policy[hit.type] == "replace"]
             if to_replace:
-                changed[text] = replace(text, to_replace, placeholders[row["conversation_id"]])
+                changed[text] = replace(text, to_replace, before.placeholders[row["conversation_id"]])
     counts = {
-        kind: {"action": policy[kind], "identifiers": len(identifiers[kind]), "prompts": len(prompts[kind])}
+        kind: {"action": policy[kind], "identifiers": identifiers[kind], "prompts": len(prompts[kind])}
         for kind in TYPES
     }
     return Protected([_rewritten(row, texts[row["prompt_id"]]) for row in rows], reasons, counts)

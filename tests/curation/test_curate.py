@@ -4,8 +4,9 @@ import pytest
 
 from flywheel_tasks.conversations.assemble import assemble
 from flywheel_tasks.conversations.schemas import CARDS as SHEETS
+from flywheel_tasks.curation import traffic
 from flywheel_tasks.curation.curate import run, unusable
-from flywheel_tasks.curation.tables import CurationError
+from flywheel_tasks.curation.tables import PROMPTS, CurationError
 from flywheel_tasks.privacy.outgoing import check
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.tables import read_rows, write_rows
@@ -147,6 +148,52 @@ def test_the_order_of_the_log_does_not_matter(validated, tmp_path):
         run(io)
         kept.append(read_rows(io.out("data/curated") / "prompts.parquet"))
     assert kept[0] == kept[1]
+
+
+def test_a_long_conversation_is_read_in_parts_and_treated_as_a_whole(validated, tmp_path, monkeypatch):
+    said = {
+        1: "mail anna@example.com",
+        9: "or ben@example.com",
+        10: "call 555-123-4567",
+        12: "anna@example.com",
+    }
+    log = list(chats())
+    for turn in range(14):
+        parent = None if turn == 0 else 2 * turn - 1
+        text = said.get(turn, f"{TOPICS[turn % 8]} in turn {turn}, what do you say?")
+        log.append(message("v5x", 2 * turn, "user", text, parent, user="long"))
+        log.append(message("v5x", 2 * turn + 1, "assistant", f"Answer {turn}.", 2 * turn, user="long"))
+    settings = {**SETTINGS, "curate.max_prompts": 80, "curate.max_prompts_per_user": 20}
+    whole = validated(tmp_path / "whole", settings, log)
+    metrics = run(whole)
+    monkeypatch.setattr(traffic, "_ROWS", 4)
+    path = tmp_path / "whole/data/conversations/prompts.parquet"
+    parts = [[row["conversation_id"] for row in rows] for rows in traffic.read_conversations(path)]
+    assert max(map(len, parts)) < 8
+    assert sum("v5x" in part for part in parts) > 2
+    assert [name for part in parts for name in part] == [row["conversation_id"] for row in read_rows(path)]
+    split = validated(tmp_path / "split", settings, log)
+    assert run(split) == metrics
+    assert metrics["privacy"]["EMAIL"] == {"action": "replace", "identifiers": 3, "prompts": 15}
+    for name in ("prompts", "removed"):
+        tables = [read_rows(io.out("data/curated") / f"{name}.parquet") for io in (whole, split)]
+        assert tables[0] == tables[1]
+    kept = read_rows(split.out("data/curated") / "prompts.parquet")
+    assert "[EMAIL_1]" in {
+        row["history"][-1]["content"] for row in kept
+    }  # in another part than the first time
+
+
+@pytest.mark.parametrize("place", [3, 20])
+def test_a_conversation_in_two_places_is_an_error(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(traffic, "_ROWS", 4)
+    names = ["a"] * 9 + ["b"] * 3 + ["c"] * 9
+    names.insert(place, "a" if place > 9 else "c")
+    write_rows(
+        [prompt(f"p{n}") | {"conversation_id": name} for n, name in enumerate(names)], PROMPTS, tmp_path / "p"
+    )
+    with pytest.raises(CurationError, match=r"conversation [ac] is in two places"):
+        list(traffic.read_conversations(tmp_path / "p"))
 
 
 def test_a_bound_that_cannot_be_met_stops_the_stage(validated, tmp_path):
