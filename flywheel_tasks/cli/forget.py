@@ -87,11 +87,33 @@ def _show_logs(found: Mapping[str, Any], what: str) -> None:
         _table("Raw logs that cannot be read to their end", ("file", "what is wrong"), broken, "none")
 
 
-def _left(settings: Any, remotes: Sequence[str], raw_logs: bool) -> None:
+def _seal_logs(root: Path, settings: Any) -> None:
+    """Make what dead gateways left behind readable logs; what nobody was told of, ends of lines, goes."""
+    from flywheel_tasks.serving.journal import recover, unsealed
+
+    folder = root / settings.serve.logs
+    recover(folder)
+    for path in unsealed(folder).torn:
+        path.unlink(missing_ok=True)
+
+
+def _left(root: Path, settings: Any, user: str | None, remotes: Sequence[str], raw_logs: bool) -> None:
     """Say what is not reached from here, and the command for each."""
+    from flywheel_tasks.serving.journal import unsealed
+
     rows = [(f"DVC remote {name}", "flywheel forget USER --remotes") for name in remotes]
     if not raw_logs:
         rows.append(("raw logs", "flywheel forget USER --raw-logs"))
+    elif unsealed(root / settings.serve.logs).open:
+        again = f"flywheel forget USER --raw-logs, again in {settings.serve.segment_seconds:g} seconds"
+        rows.append(("what a running gateway has logged since its last segment", again))
+    if user is None:
+        rows.append(
+            (
+                "the gateway's digests of who said what",
+                f"flywheel forget with the raw id; they go after {settings.serve.turn_days} days anyway",
+            )
+        )
     if settings.logs.location.startswith("ibis+"):
         rows.append(("the warehouse", "delete the user's rows there; the next generation extracts it anew"))
     if settings.label.annotator == "label_studio":
@@ -123,17 +145,27 @@ def forget(
     key, who = _hash(user, hashed, settings.logs.source)
     check_key(root, key)
     with nullcontext() if dry_run else nobody_else(root):
-        _forget(root, settings, key, who, raw_logs, remotes, dry_run)
+        _forget(root, settings, key, who, None if hashed else user, raw_logs, remotes, dry_run)
 
 
 def _forget(
-    root: Path, settings: Any, key: Any, who: str, raw_logs: bool, remotes: bool, dry_run: bool
+    root: Path,
+    settings: Any,
+    key: Any,
+    who: str,
+    user: str | None,
+    raw_logs: bool,
+    remotes: bool,
+    dry_run: bool,
 ) -> None:
     from flywheel_tasks.pipeline.trained_on import checkpoints_of
     from flywheel_tasks.privacy import forget as tables
     from flywheel_tasks.privacy.forget_labels import remove_labels
     from flywheel_tasks.privacy.stored_copies import places
+    from flywheel_tasks.serving.turns import forget_turns
 
+    if raw_logs and not dry_run:
+        _seal_logs(root, settings)
     names = _list_logs(root, settings)  # before anything is changed, for it may fail
     ids, journal = tables.Ids(who), tables.Journal(root, who)
     # Before the splits change; those that an earlier run found it found before, too.
@@ -158,6 +190,8 @@ def _forget(
         for name, count in remove_labels(settings.label.location, root, ids, dry_run).items()
     ]
     stored = _drop_copies(copies, ids, dry_run)
+    index = root / settings.serve.state / "turns.sqlite"
+    turns = 0 if user is None else forget_turns(index, user, dry_run=dry_run)
     if not dry_run:
         tables.drop_kept(root)
         _pin_labels_again(root, settings)
@@ -172,9 +206,11 @@ def _forget(
     _table(f"Copies {done} from DVC", ("place", "tables", "pages", "listings and runs"), stored, "none")
     kept = "Raw logs that hold the user (kept; --raw-logs rewrites them)"
     _show_logs(logs, f"Raw logs: lines {done}" if raw_logs else kept)
+    if turns:
+        console.print(f"Turns {done} from the gateway's index, which is without texts: {turns}")
     headings = ("generation", "model", "splits")
     _table("Models trained on the user's data", headings, checkpoints, "none")
-    _left(settings, left, raw_logs)
+    _left(root, settings, user, left, raw_logs)
     if not dry_run:
         journal.close()  # now that all of it has been said
 

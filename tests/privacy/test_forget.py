@@ -1,8 +1,10 @@
 """A user is forgotten, end to end: from logs through the stages to splits, and again after it."""
 
+import fcntl
 import gzip
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from flywheel_tasks.pipeline import dvc_locks, trained_on
 from flywheel_tasks.pipeline.generation_ids import BusyError
 from flywheel_tasks.pipeline.stage import run_stage
 from flywheel_tasks.privacy import forget
+from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex, owner_of
 from flywheel_tasks.storage.documents import read_json, read_jsonl, write_json, write_jsonl
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.tables import read_rows, write_rows
@@ -33,6 +36,7 @@ SECRET = "0123456789abcdef" * 4
 KEY = UserKey(SECRET)
 USERS = [f"person-{n}" for n in range(12)]
 GONE = USERS[3]
+NOW = datetime(2026, 11, 3, tzinfo=UTC)
 
 
 def talk(number: int):
@@ -391,3 +395,31 @@ def test_models_trained_on_the_user_and_on_top_of_those_are_listed(workspace):
     output = call(workspace, GONE)
     assert "policy_train" in output
     assert trained_on.checkpoints_of(workspace, KEY.hashed(GONE)) == found, "also when the tables are clean"
+
+
+def test_what_a_gateway_has_not_sealed_and_its_index_of_turns_go_too(workspace):
+    """A dead gateway's file is sealed and rewritten, its torn end deleted; a living one's is named."""
+    served = workspace / "data/served/date=2026-11-03"
+    served.mkdir(parents=True)
+    rows = [{**row, "user_id": user} for user in (GONE, USERS[4]) for row in [message(1, "user", None)]]
+    (served / ".open-dead.jsonl").write_bytes(b"".join(map(line, rows)))
+    (served / ".torn-dead.jsonl").write_bytes(line(rows[0])[:-9])
+    index = TurnIndex(workspace / ".flywheel/serve/turns.sqlite")
+    index.add(
+        [LoggedTurn(f"m-{user}", "c", None, "user", owner_of(user), b"x", NOW) for user in (GONE, USERS[4])]
+    )
+    living = served / ".open-living.jsonl"
+    living.write_bytes(line(rows[0]))
+    with living.open("rb+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        output = " ".join(call(workspace, GONE, "--raw-logs").split())
+    assert "a running gateway has logged since its last segment" in output
+    assert "Turns removed from the gateway's index, which is without texts: 1" in output
+    assert sorted(path.name for path in served.iterdir()) == [".open-living.jsonl", "dead.jsonl"]
+    assert (served / "dead.jsonl").read_bytes() == line(rows[1])
+    assert (index.by_id(f"m-{GONE}"), index.by_id(f"m-{USERS[4]}") is None) == (None, False)
+    output = " ".join(call(workspace, KEY.hashed(GONE), "--hashed", "--raw-logs").split())
+    assert "digests of who said what" in output
+    assert "running gateway" not in output
+    index.close()
+    assert all(GONE.encode() not in path.read_bytes() for path in served.iterdir())
