@@ -14,7 +14,10 @@ _COUNTERS: dict[str, tuple[str, Callable[[str], int]]] = {
     "exclamation_marks": (r"exclamations?(?: (?:mark|point)s?)?", lambda reply: reply.count("!")),
     "questions": (r"questions?(?: marks?)?", lambda reply: len(re.findall(r"\?+", reply))),
     "digits": (r"digits?|numerals?", lambda reply: sum(c.isdigit() for c in reply)),
-    "lines": (r"lines?|paragraphs?", lambda reply: len([x for x in reply.splitlines() if x.strip()])),
+    "lines": (
+        r"lines?(?![- ]?breaks?)|paragraphs?",
+        lambda reply: len([x for x in reply.splitlines() if x.strip()]),
+    ),
     "commas": (r"commas?", lambda reply: reply.count(",")),
     "characters": (r"characters?|letters", len),
     "lists": (
@@ -67,7 +70,7 @@ def counted(sentence: str) -> dict[str, Test]:
     found: dict[str, Test] = {}
     for name, (noun, count) in _COUNTERS.items():
         bound = _question_bound(text) if name == "questions" else _bound(name, text, noun)
-        if bound is None or (bound.low is not None and left_open(text)):
+        if bound in (None, Limit()) or (bound.low is not None and left_open(text)):
             continue
         if name == "characters" and (bound.high or _FEWEST) < _FEWEST:
             continue
@@ -102,11 +105,12 @@ def _question_bound(text: str) -> Limit | None:
 
 
 def _never(noun: str) -> str:
-    """Pattern of "never use emoji", "no lists or emoji", "avoid exclamation marks"."""
+    """Pattern of "never use emoji", "no lists or emoji"; not of "never use digits for dates", which bans a use."""
     astray = rf"but\b|and (?:always|use|end)\b|(?:{ENDS}|{STARTS}|{_THEIRS})\b"
     return (
-        rf"\b{NOT}\b(?: (?!{astray})[\w'/-]+,?){{0,6}}? (?:{noun})\b"
-        r"(?! (?:twice|more than|in a row|at the (?:start|end|beginning)|alone)\b)"
+        rf"\b{NOT}\b(?: (?!{astray})[\w'/-]+,?){{0,6}}? (?>{noun})\b"
+        r"(?! (?:twice|more than|in a row|at the (?:start|end|beginning)|alone|before|after|between|instead|as"
+        r"|for(?! any)|to(?! (?:the|an?|any\w*|users?|them|people|him|her)\b))\b)"
     )
 
 

@@ -30,7 +30,7 @@ _SPELLED = re.compile(rf"\b(?:(?:a|one) )?({_NUMBER_WORD})(?:[- ]({'|'.join(_ONE
 
 @dataclass(frozen=True)
 class Limit:
-    """Bounds on a count, both inclusive; None is no bound."""
+    """Bounds on a count, both inclusive; None is no bound: without any, it binds no reply as a whole."""
 
     low: int | None = None
     high: int | None = None
@@ -55,7 +55,8 @@ def digits(text: str) -> str:
 
 
 _UNIT = r"(?:sentences?|words?|lines?|paragraphs?|verses?|stanzas?|clauses?|bullets?)"
-_AFTER = rf"(?: (?!{_UNIT}\b)\w+){{0,2}}? "  # "at most 20 short, plain words"
+# "At most 20 short, plain words"; in "one emoji per sentence" the number is not of sentences.
+_AFTER = rf"(?: (?!(?:{_UNIT}|per|an?|the|each|every|in|for|to)\b)\w+){{0,2}}? "
 _FORMS: tuple[tuple[str, str], ...] = (
     ("between", r"(?:between )?(\d+) (?:and|to|or) (\d+){a}{noun}"),
     ("between", r"(\d+) ?- ?(\d+){a}{noun}"),
@@ -83,8 +84,8 @@ _OF_PART = re.compile(
     rf"(?:(?<!\d )\b{_UNIT}\b[^,;:]*|\d (?:\w+ )?{_UNIT}(?: (?:of|with|that|which|are|is))*\s*)$"
 )
 _PER_PART = re.compile(
-    rf"(?: long)?(?: (?:per|an?|each|(?:in|for|to|of) (?:each|every|any|an?)) (?:\w+ )?{_UNIT}\b|[- ]{_UNIT}\b"
-    r"| each(?=\s*(?:[.,;!]|$)))"
+    rf"(?: long)?(?: (?:per|an?|each|every|(?:in|for|to|of) (?:each|every|any|an?|1|the)) (?:\w+ )?{_UNIT}\b"
+    rf"|[- ]{_UNIT}\b| in a row\b| each(?=\s*(?:[.,;!]|$)))"
 )
 _IS = r"(?: \w+)? (?:is|are|will be|would be|gets?|counts? as|feels?|seems?)\b"
 _BANNED = re.compile(
@@ -105,19 +106,21 @@ def limit(text: str, noun: str) -> Limit | None:
         noun: a regular expression of the counted thing, such as ``words?``.
 
     Returns:
-        the limit, or None where none is understood, or it is one for each sentence or word.
+        the limit; one without bounds where it is for each sentence or word; None where none is understood.
     """
+    of_part = False
     text = re.sub(r"\b(?:a|one|1) single\b", "1", re.sub(r"[()]|(?<=\d),(?=\d{3})", "", text))
     for kind, form in _forms(noun):
         for match in form.finditer(text):
             before, after = text[: match.start()], text[match.end() :]
             if _OF_PART.search(before) or _PER_PART.match(after):
+                of_part = True
                 continue
             numbers = [int(group) for group in match.groups()]
             found = _limit(kind, numbers, before, match.group(), after)
             if found is not None:
                 return found
-    return None
+    return Limit() if of_part else None
 
 
 @cache
