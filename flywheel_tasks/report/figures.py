@@ -177,31 +177,34 @@ def rl_gain(metrics: Mapping[str, Any]) -> str:
     if not is_estimate(gain) or gain["value"] is None:
         return ""
     before, after = (show(get(heldout, key)) for key in ("reward_before", "reward_after"))
-    checkpoint = get(metrics, "rl", "checkpoint")
+    checkpoint, trained = get(metrics, "rl", "checkpoint"), get(metrics, "rl", "train")
+    interval = "no interval," if gain["low"] is None else "95% interval"
     return (
         f"Mean reward on held-out prompts: {before} before RL, {after} after; gain {show(gain['value'])} "
-        f"(95% interval {estimate_note(gain, as_percent=False)}). {_handed_over(checkpoint)}"
-        f"{_last_step(get(heldout, 'reward_gain_last'), checkpoint)}"
+        f"({interval} {estimate_note(gain, as_percent=False)}). {_handed_over(checkpoint, trained)}"
+        f"{_last_check(get(heldout, 'reward_gain_last'), checkpoint)}"
     ).strip()
 
 
-def _last_step(gain: Any, checkpoint: Any) -> str:
+def _last_check(gain: Any, checkpoint: Any) -> str:
     """What training reached where an earlier checkpoint was handed over."""
     if not is_estimate(gain) or gain["value"] is None or checkpoint["step"] == checkpoint["last_step"]:
         return ""
-    return f" Its last step had gained {show(gain['value'])} ({estimate_note(gain, as_percent=False)})."
+    return (
+        f" By the last check it had gained {show(gain['value'])} ({estimate_note(gain, as_percent=False)})."
+    )
 
 
-def _handed_over(checkpoint: Any) -> str:
+def _handed_over(checkpoint: Any, trained: Any) -> str:
     """Which of the run's checkpoints became the candidate, and why."""
     if not isinstance(checkpoint, Mapping):
         return ""
-    stopped = (
-        " The run was stopped: reward rose while the pairwise judge fell."
-        if checkpoint["stopped_early"]
-        else ""
-    )
-    why = f"is nearest to the target of {checkpoint['target_win_rate']:.0%}."
+    stopped = ""
+    if checkpoint["stopped_early"]:
+        reason = get(trained, "drift", "stopped") or "reward rose while the pairwise judge fell"
+        stopped = f" The run was stopped: {reason}."
+    # A check at which the run was stopped, or that passed a limit, may not: it can be nearer.
+    why = f"is nearest to the target of {checkpoint['target_win_rate']:.0%} among the checks that may be handed over."
     if checkpoint.get("hand_over", "nearest") != "nearest":
         why = f"was not asked for: rl.hand_over is {checkpoint['hand_over']}."
     rate = checkpoint.get("expected_win_rate", checkpoint["win_rate"])
@@ -211,8 +214,11 @@ def _handed_over(checkpoint: Any) -> str:
         if share < 1.0
         else ""
     )
+    steps = (
+        get(trained, "steps") or checkpoint["last_step"]
+    )  # a run stopped between checks did more than the last
     return (
-        f"{drawn_back}Of {checkpoint['last_step']} steps, the checkpoint after step {checkpoint['step']} was handed "
+        f"{drawn_back}Of {steps} steps, the checkpoint after step {checkpoint['step']} was handed "
         f"over: its expected win rate over the champion on those prompts, {rate:.1%}, {why}{stopped}"
     )
 

@@ -1,3 +1,5 @@
+import pytest
+
 from flywheel_tasks.report import figures
 from flywheel_tasks.report.contents import Curve
 
@@ -57,9 +59,32 @@ def test_what_training_reached_is_told_beside_what_was_handed_over() -> None:
     told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen}})
     assert "0.6 after; gain 0.1 " in told
     assert "the checkpoint after step 2 was handed over" in told
-    assert told.endswith("Its last step had gained 0.3 (0.05–0.2, n = 40).")
+    assert told.endswith("By the last check it had gained 0.3 (0.05–0.2, n = 40).")
+    assert "is nearest to the target of 60% among the checks that may be handed over." in told
+    assert "stopped" not in told
     assert "too much before RL" not in told
     told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen | {"step": 4}}})
-    assert "last step" not in told
+    assert "last check" not in told
     told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen | {"start_share": 0.5}}})
     assert "won too much before RL, which started at 50.0% of the way from the champion to it." in told
+
+
+@pytest.mark.parametrize(
+    ("stopped", "told"),
+    [
+        ("kl is 0.52, the limit is 0.5", "The run was stopped: kl is 0.52, the limit is 0.5."),
+        (None, "The run was stopped: reward rose while the pairwise judge fell."),
+    ],
+)
+def test_the_reason_of_a_stop_and_the_steps_done_are_told(stopped: str | None, told: str) -> None:
+    chosen = {"step": 4, "last_step": 4, "win_rate": 0.59, "target_win_rate": 0.6, "stopped_early": True}
+    heldout = {
+        "reward_before": 0.5,
+        "reward_after": 0.6,
+        "reward_gain": {"value": 0.1, "low": None, "high": None, "n": 40},
+    }
+    train = {"steps": 6, "drift": {"stopped": stopped}}
+    text = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen, "train": train}})
+    assert text.endswith(told)
+    assert "Of 6 steps, the checkpoint after step 4 was handed over" in text
+    assert "gain 0.1 (no interval, n = 40)" in text
