@@ -16,7 +16,6 @@ from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.style import text
 
 WALL_WORDS = 60
-TEMPLATE_SET = 100  # about so many replies are mined together: more of them share more patterns
 SHARES = (
     "refusal",
     "false_refusal",
@@ -91,22 +90,12 @@ def wall_of_text(reply: str) -> bool:
 
 
 def templated(rows: Sequence[Answered]) -> list[float]:
-    """How likely each reply of one policy is templated; the users' turns are the background.
-
-    A pattern is found when enough replies share it, so the share of templated ones would grow with the number of
-    replies. They are dealt to equal sets of about ``TEMPLATE_SET``, each mined by itself (rarefaction): the gate's
-    limit means the same whatever ``evaluate.prompts`` and ``evaluate.samples`` are.
+    """How likely each reply of one policy is templated, whatever ``evaluate.prompts`` and ``evaluate.samples`` are.
 
     Args:
         rows: all evaluated replies of one policy, those to one prompt beside each other.
     """
-    sets = max(1, round(len(rows) / TEMPLATE_SET))
-    probabilities = [0.0] * len(rows)
-    for first in range(sets):
-        dealt = rows[first::sets]
-        mined = mine_chats((row.conversation(), row.card, row.history, row.reply) for row in dealt)
-        probabilities[first::sets] = mined.probabilities
-    return probabilities
+    return mine_chats((row.conversation(), row.card, row.history, row.reply) for row in rows).probabilities
 
 
 _ROW: dict[str, Callable[[str], bool]] = {

@@ -1,9 +1,9 @@
 """Scores of a file of replies: the rule-based production metrics of each, and rewards where a model is given.
 
-The set that "templated" looks at is the file. All lines are checked before anything is written.
+"templated" looks at the replies of the file. All lines are checked before anything is written.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,13 @@ from typing import Any
 import orjson
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.evaluation import production, templates, tone
-from flywheel_tasks.evaluation.chat_templates import conversation_key, in_chat
+from flywheel_tasks.evaluation import production, tone
+from flywheel_tasks.evaluation.chat_templates import conversation_key, mine_chats
 from flywheel_tasks.evaluation.instructions import checks
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.style import text
 
-MINED_REPLIES = 5_000  # templates are mined from so many rows at most, evenly spread, and looked for in all
-MINED_TURNS = 20_000
 _SHOWN = 20  # errors
 _BATCH = 64
 Advance = Callable[[int], None]
@@ -129,30 +127,20 @@ def _history(raw: Any) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _evenly(items: Sequence[Any], most: int) -> Sequence[Any]:
-    return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
-
-
-def _in_set(row: Row) -> templates.Reply:
-    return in_chat(row.conversation(), row.card, row.history, row.reply)
-
-
-def metrics_of(
-    row: Row, mined: Mapping[templates.Pattern, templates.Template], refusal: float
-) -> dict[str, float | int | None]:
+def metrics_of(row: Row, refusal: float, templated: float) -> dict[str, float | int | None]:
     """The metrics of one reply; None is "not measured".
 
     Args:
         row: the reply.
-        mined: templates of the file.
         refusal: probability that it refuses.
+        templated: probability that it is templated.
     """
     rules = checks(row.card)
     obeyed = sum(check.obeyed(row.reply) for check in rules)
     return {
         "refusal": refusal,
         "false_refusal": refusal if harmless(row.history) else 0.0,
-        "templated": templates.probability(_in_set(row), mined),
+        "templated": templated,
         "preachy": float(tone.preachy(row.reply)),
         "positive_sentiment": float(tone.positive(row.reply)),
         "cooperation": None,
@@ -187,14 +175,13 @@ def score(
         ScoreError: the reward model gives no finite number.
     """
     scorer = _scorer(rows, rewards) if rewards is not None else None
-    people = (turn["content"] for row in rows for turn in row.history if turn["role"] == "user")
-    turns = _evenly(list(dict.fromkeys(people)), MINED_TURNS)
-    mined = templates.find([_in_set(row) for row in _evenly(rows, MINED_REPLIES)], turns)
+    mined = mine_chats((row.conversation(), row.card, row.history, row.reply) for row in rows)
     detector = detector or Rules()
     for start in range(0, len(rows), _BATCH):
         batch = rows[start : start + _BATCH]
         refusing = detector.probabilities([(row.asked(), row.reply) for row in batch])
-        found = [metrics_of(row, mined, refusal) for row, refusal in zip(batch, refusing, strict=True)]
+        templated = mined.probabilities[start : start + _BATCH]
+        found = [metrics_of(*one) for one in zip(batch, refusing, templated, strict=True)]
         if scorer is not None:
             values = scorer.score([(row.card, row.history, row.reply) for row in batch])
             found = [{**metrics, "reward": value} for metrics, value in zip(found, values, strict=True)]

@@ -201,7 +201,7 @@ def find(replies: Sequence[Reply], background: Iterable[str] = ()) -> dict[Patte
             rates[pattern] = rate
     common = {pattern: len(ids) for pattern, ids in users.items() if len(ids) >= LEAST}
     turns, own = list(dict.fromkeys(background)), _own_turns()
-    seen, seen_own = _seen(common.keys(), turns), _seen(common.keys(), own)
+    seen, seen_own = _seen(common.keys(), turns), _seen_own(common.keys())
     trust = min(1.0, len(turns) / _ENOUGH_TURNS)
     conversations = len({reply.conversation for reply in replies})
     templates: dict[Pattern, Template] = {}
@@ -232,20 +232,46 @@ def _content(pattern: Pattern) -> int:
     return sum(word not in plain and word not in _MARKS for word in pattern)
 
 
-def _seen(wanted: Collection[Pattern], turns: Iterable[str]) -> Counter[Pattern]:
-    """How many turns have each pattern; an opening or a closing counts wherever its words stand."""
-    seen: Counter[Pattern] = Counter()
+def _is_edge(pattern: Pattern) -> bool:
+    return not _MARKS.isdisjoint(pattern) and "…" not in pattern
+
+
+def _said(turn: str) -> str:
+    return f" {' '.join(_words(turn))} "
+
+
+def _edges_seen(wanted: Iterable[Pattern], said: Iterable[str]) -> Counter[Pattern]:
+    """How many turns have each opening, closing or whole reply: it counts wherever its words stand."""
     edges = [
-        (pattern, _pieces(pattern))
-        for pattern in wanted
-        if not _MARKS.isdisjoint(pattern) and "…" not in pattern
+        (pattern, [f" {piece} " for piece in _pieces(pattern)]) for pattern in wanted if _is_edge(pattern)
     ]
-    inner = set(wanted) - {pattern for pattern, _ in edges}
-    for turn in turns:
-        seen.update(inner.intersection(patterns(turn)))
-        said = f" {' '.join(_words(turn))} "
-        seen.update(pattern for pattern, pieces in edges if all(f" {piece} " in said for piece in pieces))
-    return seen
+    return Counter(
+        pattern for turn in said for pattern, pieces in edges if all(piece in turn for piece in pieces)
+    )
+
+
+def _seen(wanted: Collection[Pattern], turns: Sequence[str]) -> Counter[Pattern]:
+    """How many turns have each pattern."""
+    inner = {pattern for pattern in wanted if not _is_edge(pattern)}
+    seen = Counter(pattern for turn in turns for pattern in inner.intersection(patterns(turn)))
+    return seen + _edges_seen(wanted, map(_said, turns))
+
+
+@cache
+def _own_counts() -> Counter[Pattern]:
+    """Kept, because every set of replies asks for some of them."""
+    return Counter(p for turn in _own_turns() for p in patterns(turn) if not _is_edge(p))
+
+
+@cache
+def _own_said() -> tuple[str, ...]:
+    return tuple(map(_said, _own_turns()))
+
+
+def _seen_own(wanted: Collection[Pattern]) -> Counter[Pattern]:
+    counts = _own_counts()
+    inner = Counter({pattern: counts[pattern] for pattern in wanted if pattern in counts})
+    return inner + _edges_seen(wanted, _own_said())
 
 
 def probability(reply: Reply, templates: Mapping[Pattern, Template]) -> float:

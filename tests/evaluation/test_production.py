@@ -1,12 +1,17 @@
+import json
 from dataclasses import replace
 
 import pytest
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.evaluation import production
+from flywheel_tasks.evaluation.chat_templates import LIKELY, is_templated, mine_chats
 from flywheel_tasks.evaluation.judge import QUESTIONS
 from flywheel_tasks.evaluation.labelled_lines import written_lines
 from flywheel_tasks.evaluation.production import Answered
+from flywheel_tasks.evaluation.score import Row, score
+from flywheel_tasks.policy.candidates import Candidate, mark_templated
+from flywheel_tasks.policy.prompts import Prompt
 from tests.evaluation.planted import natural
 
 CARD = Card("c", "Mae", ("sailor",), ("Never use emoji.", "Answer in at most 4 words.", "Be kind."))
@@ -92,6 +97,32 @@ def test_more_replies_of_one_kind_are_not_more_templated(every: int, found: bool
             i for i, likely in enumerate(production.templated(answered(planted[:count]))) if likely > plain[i]
         ]
         assert new == ([i for i in with_phrase if i < count] if found else [])
+
+
+def test_every_user_of_templates_deals_replies_to_sets_as_the_gate_does() -> None:
+    """A phrase in 6 of 300 ordinary replies is no template; mined all at once it would be one."""
+    said = list(dict.fromkeys(line.reply for line in written_lines()))[:300]
+    phrase = "Somewhere a brass kettle hums my name."
+    planted = [f"{text} {phrase}" if i % 50 == 0 else text for i, text in enumerate(said)]
+    rows = answered(planted)
+    gate = production.templated(rows)
+    assert not any(likely >= LIKELY for likely in gate[::50])
+    prompts = [Prompt(row.prompt_id, "user", row.card, tuple(row.history)) for row in rows]
+    candidates = [
+        Candidate(prompt, prompt.prompt_id, "champion", text, False)
+        for prompt, text in zip(prompts, planted, strict=True)
+    ]
+    mark_templated(candidates)
+    assert [one.reason == "templated" for one in candidates] == [likely >= LIKELY for likely in gate]
+    file = [
+        Row(i, row.card, ({"role": "user", "content": f"{i}?"},), row.reply) for i, row in enumerate(rows)
+    ]
+    scored = [json.loads(line)["metrics"]["templated"] for line in score(file, None, lambda count: None)]
+    assert not any(likely >= LIKELY for likely in scored[::50])
+    templates = mine_chats(
+        (p.conversation, *p.chat, text) for p, text in zip(prompts, planted, strict=True)
+    ).templates
+    assert not is_templated(*prompts[0].chat, phrase, templates)
 
 
 def test_replies_to_one_prompt_go_to_different_sets() -> None:
