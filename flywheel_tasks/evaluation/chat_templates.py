@@ -15,15 +15,19 @@ LIKELY = 0.5  # from this probability on a reply counts as templated
 
 
 def conversation_key(whose: str, history: Sequence[Turn], otherwise: str) -> str:
-    """Key of a conversation where logs have none: turns of one with one first turn are of one.
+    """Key of a conversation where logs have none: turns of one with one beginning are of one.
+
+    A character may greet everyone alike, so a beginning goes up to the first turn of the user.
 
     Args:
         whose: with whom, as far as it is known (user, character).
         history: turns before the reply.
-        otherwise: its key if there are none.
+        otherwise: its key if the user has said nothing.
     """
-    first = history[0]["content"] if history else f"\0{otherwise}"
-    return f"{whose}\0{first}"
+    said = [turn["role"] for turn in history]
+    if "user" not in said:
+        return f"{whose}\0\0{otherwise}"
+    return "\0".join([whose, *(turn["content"] for turn in history[: said.index("user") + 1])])
 
 
 def in_chat(conversation: str, card: Card, history: Sequence[Turn], reply: str) -> Reply:

@@ -60,7 +60,7 @@ class Answered:
     tokens: int
 
     def conversation(self) -> str:
-        """Key of its conversation: a user's replies from one card after one first turn are of one."""
+        """Key of its conversation: a user's replies from one card after one beginning are of one."""
         return conversation_key(f"{self.user_id}\0{self.card.card_id}", self.history, self.prompt_id)
 
     def asked(self) -> str:

@@ -37,7 +37,7 @@ class Row:
     reply: str
 
     def conversation(self) -> str:
-        """Key of its conversation: rows with one card and one first turn are of one."""
+        """Key of its conversation: rows with one card and one beginning are of one."""
         return conversation_key(self.card.name, self.history, str(self.row_id))
 
     def asked(self) -> str:

@@ -84,6 +84,19 @@ def test_templates_are_mined_over_prompts_with_the_users_turns_as_background() -
     assert not any(row["templated"] for row in production.measure(rows))
 
 
+def test_a_greeting_does_not_make_a_users_chats_one_conversation() -> None:
+    greeting = {"role": "assistant", "content": "Ahoy!"}
+    first, second = (
+        Answered("p", "u", CARD, [greeting, {"role": "user", "content": said}], "Aye.", 1)
+        for said in ("Hi", "Yo")
+    )
+    assert first.conversation() != second.conversation()
+    later = [*first.history, {"role": "assistant", "content": "Aye."}, {"role": "user", "content": "So?"}]
+    assert replace(first, prompt_id="q", history=later).conversation() == first.conversation()
+    silent = replace(first, history=[greeting])
+    assert silent.conversation() != replace(silent, prompt_id="q").conversation()
+
+
 @pytest.mark.parametrize(("every", "found"), [(51, False), (11, True)])
 def test_more_replies_of_one_kind_are_not_more_templated(every: int, found: bool) -> None:
     """A phrase in 2 or 10 of a hundred replies: of 400 replies of the same kind 8 have it, which would be many."""

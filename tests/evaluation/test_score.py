@@ -73,6 +73,18 @@ def test_the_file_is_the_set_that_templates_are_mined_from(tmp_path: Path) -> No
     assert all(metrics["templated"] == 0 for metrics in found.values())
 
 
+def test_chats_that_begin_with_one_greeting_are_conversations_of_their_own(tmp_path: Path) -> None:
+    greeting = {"role": "assistant", "content": "Ahoy, I am Mae!"}
+    rows = [row(i, f"Well, the sea gives and the sea takes, {i}!", said=f"Question {i}?") for i in range(4)]
+    greeted = [{**item, "history": [greeting, *item["history"]]} for item in rows]
+    found = scored(RUN.invoke(app, ["score", str(write(tmp_path / "in.jsonl", greeted))]).stdout)
+    assert all(metrics["templated"] >= 0.5 for metrics in found.values())
+    later = [{"role": "assistant", "content": "Aye."}, {"role": "user", "content": "And then?"}]
+    one = [{**item, "history": [*greeted[0]["history"], *later]} for item in rows[:3]]
+    found = scored(RUN.invoke(app, ["score", str(write(tmp_path / "in.jsonl", [*one, greeted[3]]))]).stdout)
+    assert all(metrics["templated"] == 0 for metrics in found.values())
+
+
 def test_pipes_and_files_give_the_same(tmp_path: Path) -> None:
     source, out = write(tmp_path / "in.jsonl", [row("a", "Aye.")]), tmp_path / "out/scores.jsonl"
     assert RUN.invoke(app, ["score", str(source), "--out", str(out)]).exit_code == 0
