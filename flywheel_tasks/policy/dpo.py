@@ -22,7 +22,7 @@ from flywheel_tasks.policy.compact_head import vocabulary_at_labels
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs
 from flywheel_tasks.training.endings import check_trainer
 from flywheel_tasks.training.lora import lora_config, merge_to_full
-from flywheel_tasks.training.order import training_order
+from flywheel_tasks.training.order import training_order, whole_steps
 from flywheel_tasks.training.precision import set_threads
 from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.run import train, trainer_arguments
@@ -103,7 +103,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     pairs, rows = encode_pairs(io, tokenizer, io.dep("data/preferences/pairs.parquet"))
     lengths = [sum(map(len, row.values())) for row in rows]
     order = training_order(lengths, section.batch_size, section.epochs, settings.seed)
-    steps = -(-len(order) // section.batch_size)
+    order = whole_steps(order, section.batch_size, lambda row: row)
+    steps = len(order) // section.batch_size
     arguments = DPOConfig(
         **trainer_arguments(io, section.learning_rate, section.batch_size, steps, warmup_steps=0),
         beta=section.beta,

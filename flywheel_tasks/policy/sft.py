@@ -16,7 +16,7 @@ from flywheel_tasks.policy.mixture import TRAFFIC, load_sets, mix
 from flywheel_tasks.policy.sft_data import IGNORED, Example, encode, lengths, load_examples
 from flywheel_tasks.training.endings import check_trainer
 from flywheel_tasks.training.lora import lora_config, merge_to_full
-from flywheel_tasks.training.order import training_order
+from flywheel_tasks.training.order import training_order, whole_steps
 from flywheel_tasks.training.precision import set_threads
 from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.run import train, trainer_arguments
@@ -58,7 +58,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     rows = [encode(tokenizer, one, settings.prompt.max_tokens, section.max_tokens) for one in examples]
     names = [tuple(row["input_ids"]) for row in rows]  # the mixture repeats rows
     order = training_order(lengths(rows), section.batch_size, section.epochs, settings.seed, names)
-    steps = -(-len(order) // section.batch_size)
+    order = whole_steps(order, section.batch_size, names.__getitem__)
+    steps = len(order) // section.batch_size
     arguments = SFTConfig(
         **trainer_arguments(io, section.learning_rate, section.batch_size, steps),
         max_length=None,  # encoding has cut the rows; a cut here could take the end token

@@ -25,7 +25,7 @@ from flywheel_tasks.rewards.packing import Group, check_packing, pack, packed_sc
 from flywheel_tasks.settings import Training
 from flywheel_tasks.training.endings import Completion, check_endings
 from flywheel_tasks.training.lora import lora_config, merge_to_full
-from flywheel_tasks.training.order import batched, keep_apart, training_order
+from flywheel_tasks.training.order import batched, keep_apart, training_order, whole_steps
 from flywheel_tasks.training.precision import set_threads
 from flywheel_tasks.training.run import train, trainer_arguments
 
@@ -121,6 +121,7 @@ def _ordered(rows: Sequence[Row], batch_size: int, epochs: float, seed: int) -> 
     """Rows in training order: those of one prompt beside each other, prompts of like length in one batch.
 
     Where one pass over the prompts ends and the next begins, a batch may get a row of both: then the later gives way.
+    The last batch is filled up (:func:`~flywheel_tasks.training.order.whole_steps`).
     """
     prompts: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
@@ -134,7 +135,7 @@ def _ordered(rows: Sequence[Row], batch_size: int, epochs: float, seed: int) -> 
     order = training_order(lengths, per_batch, epochs, seed)
     batches = list(batched([row for index in order for row in grouped[index]], batch_size))
     keep_apart(batches, lambda row: row.pair_id)
-    return list(chain.from_iterable(batches))
+    return whole_steps(list(chain.from_iterable(batches)), batch_size, lambda row: row.pair_id)
 
 
 def _check_ends(name: str, rows: Sequence[Row], end_id: int) -> None:
@@ -197,7 +198,7 @@ def train_rows(
             for r in ordered
         ]
     )
-    steps = -(-len(ordered) // section.batch_size)
+    steps = len(ordered) // section.batch_size
     arguments = RewardConfig(
         **trainer_arguments(io, section.learning_rate, section.batch_size, steps),
         max_length=None,  # longer rows would be dropped silently; encoding has cut them already

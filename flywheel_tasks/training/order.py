@@ -1,13 +1,14 @@
 """The order in which rows are trained on: seeded, batches of like length, fixed before training starts.
 
 A step that has a row twice learns from fewer rows than its size says, so copies of a row are kept in different steps:
-those of two passes, and those that a mixture makes within one.
+those of two passes, and those that a mixture makes within one. Every step is whole: several processes would each fill
+their part of a short one with rows of their own choice, and train on other rows than one process does.
 """
 
 import math
 import random
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, cycle, islice
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -33,7 +34,7 @@ def training_order(
     see rows again nor skip any. Rows are shuffled epoch by epoch; within groups of 16 batches of an epoch they are
     sorted by length, cut into batches, and the batches shuffled: padding stays small and every row is used equally
     often. No batch has a row twice if there are as many rows as it needs; the one that the end of an epoch leaves open
-    is filled with rows of the next that it does not have.
+    is filled with rows of the next that it does not have, and the one that the last leaves open by :func:`whole_steps`.
 
     Args:
         lengths: tokens of each row.
@@ -65,6 +66,26 @@ def training_order(
         random_.shuffle(batches)
         order += chain(rows[: len(first)], chain.from_iterable(batches + short))
     return order
+
+
+def whole_steps(rows: Sequence[Item], size: int, name: Callable[[Item], Hashable]) -> list[Item]:
+    """Rows in training order, with the last step filled up: with the rows trained first that it does not have yet.
+
+    Args:
+        rows: in training order.
+        size: rows a step.
+        name: of a row; rows of one name are copies. Where there are fewer names than a step has rows, some come again.
+    """
+    open_ = len(rows) % size
+    if not open_:
+        return list(rows)
+    held = {name(row) for row in rows[-open_:]}
+    fresh: list[Item] = []
+    again: list[Item] = []
+    for row in rows:
+        (again if name(row) in held else fresh).append(row)
+        held.add(name(row))
+    return [*rows, *islice(cycle([*fresh, *again]), size - open_)]
 
 
 def _filling(

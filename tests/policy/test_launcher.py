@@ -228,8 +228,17 @@ def test_a_steps_rows_are_shared_or_the_run_is_refused(
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the two would train on CPUs, the one on the GPU")
 def test_two_processes_train_what_one_does(policy_io: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """Real processes on a CPU (gloo), by the shipped ddp.yaml: the same rows a step, the same weights."""
-    settings = {"dpo.learning_rate": 0.01, "training.tracker": "none"}
+    """Real processes on a CPU (gloo), by the shipped ddp.yaml: the same rows a step, the same weights.
+
+    The pairs leave the last step open: one pair of four.
+    """
+    settings = {
+        "dpo.learning_rate": 0.01,
+        "dpo.max_pairs": 5,
+        "dpo.batch_size": 4,
+        "dpo.epochs": 1.0,
+        "training.tracker": "none",
+    }
     one = policy_io("dpo", settings, root=tmp_path / "one").root
     run_stage("dpo", one)
     two = policy_io("dpo", settings | {"compute.launcher": "ddp.yaml"}, root=tmp_path / "two").root

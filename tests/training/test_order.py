@@ -4,7 +4,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flywheel_tasks.training.order import batched, keep_apart, training_order
+from flywheel_tasks.training.order import batched, keep_apart, training_order, whole_steps
 
 
 @given(
@@ -60,6 +60,24 @@ def test_what_cannot_be_kept_apart_stays() -> None:
     keep_apart(batches, str)
     assert Counter(name for batch in batches for name in batch) == {"a": 4, "b": 1, "c": 1}
     assert [len(batch) for batch in batches] == [3, 3]
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(1, 12))
+def test_the_last_step_is_filled_with_rows_that_it_does_not_have(rows: list[int], size: int) -> None:
+    filled = whole_steps(rows, size, lambda row: row)
+    assert len(filled) == math.ceil(len(rows) / size) * size
+    assert filled[: len(rows)] == rows
+    added = filled[len(rows) :]
+    last = set(rows[len(filled) - size :])
+    others = set(rows) - last
+    assert set(added[: len(others)]) <= others
+    assert len(set(added[: len(others)])) == len(added[: len(others)])
+
+
+def test_the_last_step_is_filled_from_the_rows_trained_first() -> None:
+    assert whole_steps(list(range(11)), 8, lambda row: row) == [*range(11), *range(5)]
+    assert whole_steps([0, 1, 2], 8, lambda row: row) == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert whole_steps(["a", "b", "a", "c", "a"], 3, str.lower) == ["a", "b", "a", "c", "a", "b"]
 
 
 def test_part_of_an_epoch_repeats_no_row() -> None:
