@@ -15,6 +15,7 @@ from flywheel_tasks.evaluation.intervals import Estimate, mean
 
 _BINS = 10
 _RESAMPLES = 1000
+ONE_USER = "pairs of one user have no interval"
 
 
 def brier(margins: Sequence[float], users: Sequence[Hashable]) -> Estimate:
@@ -64,6 +65,9 @@ def over_users(statistic: Callable[[np.ndarray], float], users: Sequence[Hashabl
         statistic: of row numbers, which may repeat.
         users: of the rows.
         seed: of the resamples.
+
+    Returns:
+        the estimate; rows of one user have no interval, and the reason says so.
     """
     n = len(users)
     if n == 0:
@@ -74,7 +78,7 @@ def over_users(statistic: Callable[[np.ndarray], float], users: Sequence[Hashabl
     groups = [np.asarray(group) for group in rows.values()]
     value = statistic(np.arange(n))
     if len(groups) < 2:
-        return Estimate(value=value, low=None, high=None, n=n, clusters=len(groups))
+        return Estimate(value=value, low=None, high=None, n=n, clusters=len(groups), reason=ONE_USER)
     found = bootstrap(
         (np.arange(len(groups)),),
         lambda drawn: statistic(np.concatenate([groups[index] for index in drawn])),

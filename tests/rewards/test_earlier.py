@@ -1,6 +1,7 @@
 """A reward model against the last launched generation's, on the same pairs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 
 from flywheel_tasks.curation.split import split_of
+from flywheel_tasks.evaluation.gate_rules import FILE, load_rules
+from flywheel_tasks.evaluation.rules import apply
 from flywheel_tasks.rewards.agreement import by_set
 from flywheel_tasks.rewards.earlier import PIN, EarlierModelError, against_earlier, gains
 from flywheel_tasks.rewards.pairs import Pair, parse_pairs
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import write_json
+from tests.conftest import PROJECT
 from tests.rewards.conftest import planted_rows
 
 SHARES = {
@@ -47,6 +51,15 @@ def test_a_better_model_gains_on_the_same_pairs_and_an_equal_one_does_not() -> N
     assert found["only_earlier_right"] == int((worse & ~better).sum())
     same = gains(margins(worse), margins(worse), pairs)
     assert {same["accuracy_gain"][end] for end in ("low", "value", "high")} == {0.0}
+
+
+def test_pairs_of_one_user_have_no_interval_and_do_not_block_a_launch() -> None:
+    found = gains([1.0, 1.0], [1.0, -1.0], [replace(pair, user_id="u") for pair in heldout(2)[:2]])
+    assert (found["accuracy_gain"]["value"], found["accuracy_gain"]["high"]) == (0.5, None)
+    (rule,) = [r for r in load_rules(PROJECT / FILE).rules if r.metric.endswith("accuracy_gain.high")]
+    reason = apply(rule, {"train_pointwise_rm": {"earlier": found}})
+    assert reason.outcome == "pass"
+    assert reason.reason.endswith("was not measured: pairs of one user have no interval.")
 
 
 def test_pairing_tells_what_two_separate_intervals_do_not() -> None:
