@@ -220,14 +220,16 @@ def open_judge(settings: Judge, compute: Compute, forbidden: Iterable[Path]) -> 
 
 
 def judged(judge: Judging | None, items: Sequence[Item]) -> list[dict[str, float | None]]:
-    """The answers to every question, and the share of code-unchecked rules that a reply breaks, for each reply.
+    """The answers to every question, and how many code-unchecked rules a reply breaks, for each reply.
 
     Args:
         judge: who is asked; None gives no answers.
         items: card, history, reply.
 
     Returns:
-        one mapping a reply, by metric; empty mappings without a judge. Equal replies are asked about once.
+        one mapping a reply, by metric, and of the card's rules that code cannot check: ``judged_rules`` that were
+        answered, ``judged_broken`` and ``unanswered_rules``; empty mappings without a judge. Equal replies are asked
+        about once.
     """
     from flywheel_tasks.evaluation.instructions import unchecked
 
@@ -250,6 +252,7 @@ def judged(judge: Judging | None, items: Sequence[Item]) -> list[dict[str, float
         known = [value for value in values if value is not None]
         row["judged_rules"] = float(len(known))
         row["judged_broken"] = float(sum(value >= 0.5 for value in known))
+        row["unanswered_rules"] = float(len(values) - len(known))
     return found
 
 

@@ -172,7 +172,7 @@ def summarise(
     for name in (*SHARES, *MEANS):
         present = [(values[name], row.user_id) for values, row in zip(measured, rows, strict=True)]
         kept: list[tuple[float, Hashable]] = [(value, user) for value, user in present if value is not None]
-        silent = len(rows) - len(kept) if name in judge.QUESTIONS and answers is not None else 0
+        silent = _silent(name, len(rows) - len(kept), answers or [])
         if silent > UNANSWERED * len(rows):
             kept = []
         estimate = intervals.share if name in SHARES else intervals.mean
@@ -182,6 +182,13 @@ def summarise(
         elif not kept:
             summary[name]["reason"] = NO_RULE if name.startswith("instruction") else judge.NOT_SET
     return summary
+
+
+def _silent(name: str, absent: int, answers: Sequence[Mapping[str, float | None]]) -> int:
+    """To how many replies the judge gave no usable answer for a metric: to a question, or to any rule of the card."""
+    if name.startswith("instruction"):
+        return sum(bool(answer.get("unanswered_rules")) for answer in answers)
+    return absent if name in judge.QUESTIONS and answers else 0
 
 
 def instruction_coverage(cards: Mapping[str, Card]) -> dict[str, int]:

@@ -43,6 +43,7 @@ def test_a_local_judge_answers_every_question(tiny_models: Path, other: Path) ->
     assert all(0 < (first[name] or 0) < 1 for name in QUESTIONS)
     assert first["judged_rules"] == 1  # "Be kind."; code checks the other
     assert first["judged_broken"] in (0, 1)
+    assert first["unanswered_rules"] == 0
 
 
 def test_a_judge_without_numbers_does_not_say_yes(tiny_models: Path, other: Path) -> None:
@@ -53,6 +54,17 @@ def test_a_judge_without_numbers_does_not_say_yes(tiny_models: Path, other: Path
     judge = open_judge(settings(kind="local", model=str(other)), COMPUTE, [tiny_models / "base"])
     assert judge is not None
     assert judge.yes(["a", "b"]) == [None, None]
+
+
+def test_rules_without_an_answer_are_counted() -> None:
+    class Silent:
+        name = "silent"
+
+        def yes(self, prompts: list[str]) -> list[float | None]:
+            return [None] * len(prompts)
+
+    (found,) = judged(Silent(), [ITEM])  # type: ignore[arg-type]
+    assert (found["judged_rules"], found["judged_broken"], found["unanswered_rules"]) == (0, 0, 1)
 
 
 def test_the_model_that_was_trained_on_never_judges(tiny_models: Path, tmp_path: Path) -> None:

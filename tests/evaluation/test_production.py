@@ -69,6 +69,24 @@ def test_a_judge_that_is_often_silent_measured_nothing(silent: int) -> None:
         assert found["cooperation"]["reason"] == "the judge gave no usable answer to 3 of 40 replies"
 
 
+@pytest.mark.parametrize(("silent", "card"), [(2, CARD), (3, CARD), (40, CARD), (40, FREE)])
+def test_a_judge_that_is_often_silent_about_rules_leaves_no_instruction_metric(
+    silent: int, card: Card
+) -> None:
+    """What code checks would stand for the rules that nobody looked at."""
+    said: dict[str, float | None] = {"judged_rules": 1.0, "judged_broken": 0.0, "unanswered_rules": 0.0}
+    nothing: dict[str, float | None] = {"judged_rules": 0.0, "judged_broken": 0.0, "unanswered_rules": 1.0}
+    found = production.summarise(
+        answered(["Aye."] * 40, card=card), [said] * (40 - silent) + [nothing] * silent
+    )
+    for name, value in (("instruction_following", 1), ("instruction_violation", 0)):
+        if silent == 2:
+            assert found[name]["value"] == value
+        else:
+            assert found[name]["value"] is None
+            assert found[name]["reason"] == f"the judge gave no usable answer to {silent} of 40 replies"
+
+
 def test_breaking_character() -> None:
     assert production.breaks_character("Hi! I'm your friendly assistant.")
     assert production.breaks_character("I am just a language model")
