@@ -95,7 +95,7 @@ def find_start(
     Args:
         champion: folder of its model.
         policy: folder of the trained one.
-        most: expected win rate against the champion from which on it went too far; None: no limit.
+        most: expected win rate against the champion; more than ``CLOSE`` above it, it went too far. None: no limit.
         replies: held-out replies of a model's folder; also given the share, to keep them by.
         champion_replies: the champion's.
         work: folder for the models between, kept for a run that goes on after a kill.

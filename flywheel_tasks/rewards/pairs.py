@@ -23,8 +23,8 @@ class Pair:
 
     Attributes:
         pair_id: stable id.
-        prompt_id: which prompt; intervals are clustered by it.
-        user_id: whose conversation it is.
+        prompt_id: which prompt.
+        user_id: whose conversation it is; intervals are clustered by it.
         card: the character.
         history: turns, the last one the user's.
         chosen: the better reply.

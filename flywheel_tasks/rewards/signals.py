@@ -1,7 +1,8 @@
 """Stage ``train_signal_models``: p(signal) of a reply, one logistic regression for each signal users give.
 
-They may only select data (``used`` in the settings); the others are trained and reported. No policy is
-optimised against them: in the paper that failed (arXiv 2603.01973, section on user-signal models).
+Those in ``used`` of the settings may select data; the others are trained and reported. By default no policy is
+optimised against them: in the paper that failed (arXiv 2603.01973, section on user-signal models). Only
+``rl.auxiliary`` adds p(continue) or p(thumb up) to the reward, up to a bound.
 """
 
 from collections.abc import Mapping, Sequence

@@ -94,7 +94,8 @@ class Rl(Section):
     """Online RL on prompts with a low mean or a high variance of reward (docs/policy-training.md).
 
     ``auxiliary`` and the penalties are counted in the mean spread of reward within a prompt. ``start_win_rate``: a
-    policy before RL that wins more against the champion is drawn back towards it first; null: it never is.
+    policy before RL that wins more than 0.02 more against the champion is drawn back towards it first, to that rate;
+    null: it never is.
     """
 
     method: Literal["grpo", "online_dpo"]
