@@ -30,6 +30,7 @@ MODEL_STAGES = (
     ("rl", "RL"),
 )
 _COUNTED = {"words", "tokens"}
+_DETECTORS = {"model": "the trained detector", "rules": "rules alone"}
 
 
 def render_page(contents: Contents) -> str:
@@ -52,6 +53,9 @@ def render_page(contents: Contents) -> str:
         "learned_from": learned_from(contents.metrics),
         "against_earlier": against_earlier(contents.metrics),
         "judge": None if evaluate.get("judge") in (None, "none") else evaluate["judge"],
+        "detector": _DETECTORS.get(
+            figures.get(evaluate, "refusal_detector", "by"), "a detector that is not recorded"
+        ),
         "production": _production(evaluate.get("production") or {}),
         "instructions": evaluate.get("instructions"),
         "styles": style_table(contents.metrics),

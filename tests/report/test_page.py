@@ -35,6 +35,18 @@ def test_a_warning_is_neither_a_pass_nor_a_block(contents: Callable[..., Any]) -
     assert page.count('<li class="warn">') == 1
 
 
+@pytest.mark.parametrize(("by", "told"), [("model", "the trained detector"), ("rules", "rules alone")])
+def test_the_page_says_who_told_refusals_and_which_rules_look_at_intervals(
+    contents: Callable[..., Any], by: str, told: str
+) -> None:
+    found = contents()
+    found.metrics["evaluate"]["refusal_detector"] = {"by": by}
+    page = render_page(found)
+    assert f"refusals by {told};" in page
+    assert "a gap of user and internal win rates does not block where its interval includes zero" in page
+    assert "the comparison with the earlier reward model warns only where its whole interval" in page
+
+
 def test_figures_reach_the_page(contents: Callable[..., Any]) -> None:
     page = render_page(contents())
     for text in (
