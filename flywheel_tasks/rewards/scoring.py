@@ -36,21 +36,18 @@ class _Scorer:
 
     kind: Kind
 
-    def __init__(self, model_dir: Path, *, compute: Compute, max_tokens: int | None = None) -> None:
+    def __init__(self, model_dir: Path, *, compute: Compute) -> None:
         """Load a trained reward model.
 
         Args:
             model_dir: a folder that a training stage wrote.
             compute: precision and threads.
-            max_tokens: prompt and reply together; by default what the model was trained with.
 
         Raises:
             ProbeError: the model does not score as it did when it was saved.
         """
         set_threads(compute)
         limits = Limits.load(model_dir, self.kind)
-        if max_tokens is not None:
-            limits = Limits(self.kind, max_tokens, min(limits.prompt_max_tokens, max_tokens))
         model = load_model(
             AutoModelForSequenceClassification,
             model_dir,

@@ -173,7 +173,7 @@ def heldout(run: Run) -> list[Any]:
 
 def test_scores_are_those_of_a_plain_loop_in_the_callers_order(trained: Callable[[str], Run]) -> None:
     run = trained("pointwise_rm")
-    scorer = PointwiseScorer(run.model, compute=COMPUTE, max_tokens=None)
+    scorer = PointwiseScorer(run.model, compute=COMPUTE)
     rows = [(p.card, p.history, reply) for p in heldout(run) for reply in (p.chosen, p.rejected)]
     rows = rows[::3] + rows[1::3]
     expected = []
