@@ -20,6 +20,8 @@ from flywheel_tasks.style.features import FEATURES, Feature
 from flywheel_tasks.style.found import found_features
 
 NOT_KEPT = {"sft_to_dpo": "no replies of the SFT model to prompts that another policy answers are kept"}
+# Reasons of candidates whose text nobody said: there is none, or the note on what was removed stands there.
+NO_TEXT = frozenset({"empty", "identifier"})
 Row = Mapping[str, Any]
 
 
@@ -64,7 +66,7 @@ def rewarded_pairs(candidates: Sequence[Row], prompts: Mapping[str, Row]) -> Pai
 
 
 def accepted_pairs(candidates: Sequence[Row], prompts: Mapping[str, Row]) -> Pairs:
-    """Of each prompt with a kept candidate: every other candidate, then the kept one."""
+    """Of each prompt with a kept candidate: every other candidate that has a text, then the kept one."""
     pairs = Pairs()
     for prompt_id, group in groupby(
         sorted(candidates, key=lambda row: (row["prompt_id"], row["candidate_id"])),
@@ -72,7 +74,7 @@ def accepted_pairs(candidates: Sequence[Row], prompts: Mapping[str, Row]) -> Pai
     ):
         rows = list(group)
         for kept in (row for row in rows if row["kept"]):
-            for other in (row for row in rows if not row["kept"]):
+            for other in (row for row in rows if not row["kept"] and row["reason"] not in NO_TEXT):
                 prompt = prompts[prompt_id]
                 pairs.add(prompt["history"], other["text"], kept["text"], prompt["user_id"])
     return pairs

@@ -17,14 +17,14 @@ from flywheel_tasks.policy.heldout import HELDOUT
 from flywheel_tasks.policy.safe_steps import CHECKS
 from flywheel_tasks.storage.tables import write_rows
 from flywheel_tasks.style.compare import ALPHA, _sign_flip, can_flag, holm
-from flywheel_tasks.style.stage import run
+from flywheel_tasks.style.stage import accepted_pairs, run
 from tests.evaluation.handmade import comparison, style_metrics
 from tests.evaluation.planted import natural
 
 TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 PROMPTS = pa.schema([("prompt_id", pa.string()), ("user_id", pa.string()), ("history", pa.list_(TURN))])
 CANDIDATES = pa.schema(
-    [(name, pa.string()) for name in ("prompt_id", "candidate_id", "text")]
+    [(name, pa.string()) for name in ("prompt_id", "candidate_id", "text", "reason")]
     + [("reward", pa.float64()), ("kept", pa.bool_())]
 )
 RULES = load_rules(Path(__file__).resolve().parents[2] / "gate_rules.yaml").style
@@ -71,7 +71,8 @@ def write_tables(root: Path, *, likes_emoji: bool) -> None:
                 "text": text,
                 "reward": reward,
             }
-            candidates.append({**one, "kept": reward == max(rewards)})
+            kept = reward == max(rewards)
+            candidates.append({**one, "kept": kept, "reason": "best_of_n" if kept else "not_best"})
     write_rows(candidates, CANDIDATES, root / "data/rejection/candidates.parquet")
     checks, heldout = [], []
     for i in range(COUNT):
@@ -100,6 +101,28 @@ def style_io(make_io: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
         return io
 
     return make
+
+
+def test_what_nobody_said_has_no_style() -> None:
+    rows = [
+        {
+            "prompt_id": "p",
+            "candidate_id": str(i),
+            "text": text,
+            "kept": reason == "best_of_n",
+            "reason": reason,
+        }
+        for i, (text, reason) in enumerate(
+            [
+                ("Aye.", "best_of_n"),
+                (" ", "empty"),
+                ("[removed: an identifier]", "identifier"),
+                ("No.", "cut_off"),
+            ]
+        )
+    ]
+    pairs = accepted_pairs(rows, {"p": {"history": [], "user_id": "u"}})
+    assert [first for _, first, _ in pairs.rows] == ["No."]
 
 
 def test_a_planted_overfit_is_seen_and_blocked(style_io: Callable[..., Any]) -> None:
