@@ -86,7 +86,7 @@ def test_who_reads_the_instructions_that_code_cannot_check(contents: Callable[..
     assert told + "the others count neither as obeyed nor as broken." in render_page(full)
     evaluate = full.metrics["evaluate"] | {"judge": "some-model"}
     page = render_page(replace(full, metrics={**full.metrics, "evaluate": evaluate}))
-    assert told + "the judge reads the others." in page
+    assert told + "the judge is asked about the others." in page
     assert "neither as obeyed" not in page
 
 
