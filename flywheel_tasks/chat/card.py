@@ -1,8 +1,9 @@
 """Character cards and the conversation turns between a user and a character."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from itertools import dropwhile
+from typing import Any, Literal, TypedDict, TypeVar
 
 
 class Turn(TypedDict):
@@ -10,6 +11,18 @@ class Turn(TypedDict):
 
     role: Literal["user", "assistant"]
     content: str
+
+
+Message = TypeVar("Message", bound=Mapping[str, Any])
+
+
+def user_first(turns: Sequence[Message]) -> list[Message]:
+    """Turns from the first one of the user on: some chat templates (Mistral's, Llama 2's) refuse a greeting before it.
+
+    Args:
+        turns: of a conversation, the last one the user's, without a system prompt.
+    """
+    return list(dropwhile(lambda turn: turn["role"] != "user", turns))
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Sequence
 from typing import cast
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.card import Card, Turn, user_first
 
 _log = logging.getLogger(__name__)
 
@@ -38,20 +39,30 @@ def prompt_messages(
         card: the character.
         history: turns, the last one the user's.
         max_tokens: of the rendered prompt; whole turns are dropped from the oldest on. If the card and the last
-            turn alone are too long, the turn's beginning goes: the card must stay, or its rules cannot be kept.
+            turn alone are too long, the turn's beginning goes: the card must stay, or its rules cannot be kept. What
+            stands before the user's first turn, such as a greeting, goes only if the template refuses it.
 
     Returns:
         messages for a chat template, their texts as :func:`plain_text` has them.
 
     Raises:
         ValueError: the history does not end with a user's turn.
+        TemplateError: the tokenizer's template refuses these messages for another reason.
     """
     if not history or history[-1]["role"] != "user":
         raise ValueError("a history must end with a user's turn")
     system = {"role": "system", "content": plain_text(tokenizer, card.system_prompt())}
     kept = [{"role": turn["role"], "content": plain_text(tokenizer, turn["content"])} for turn in history]
-    while len(kept) > 1 and len(_render(tokenizer, [system, *kept])) > max_tokens:
-        kept = kept[1:]
+    while len(kept) > 1:
+        try:
+            if len(_render(tokenizer, [system, *kept])) <= max_tokens:
+                break
+            kept = kept[1:]
+        except TemplateError:
+            begun = user_first(kept)
+            if len(begun) == len(kept):
+                raise
+            kept = begun
     if len(kept) == 1:  # more turns would not be left if they did not fit
         kept[0]["content"] = _shortened(tokenizer, system, kept[-1]["content"], max_tokens)
     return [system, *kept]

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.card import Card, Turn, user_first
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.settings import RemotePolicy, Sampling
@@ -47,7 +47,8 @@ class ChatEndpoint:
         """Draw ``n`` replies to each prompt.
 
         Args:
-            prompts: cards and histories that end with a user's turn.
+            prompts: cards and histories that end with a user's turn. Turns before the first one of the user are not
+                sent: the server's chat template is not known, and some refuse them.
             n: replies a prompt.
             seed: sent with the requests; whether it fixes the replies is up to the server.
 
@@ -89,7 +90,7 @@ class ChatEndpoint:
         """``n`` replies; servers that ignore ``n`` are asked again for what is missing."""
         card, history = prompt
         messages = [{"role": "system", "content": card.system_prompt()}]
-        messages += [{"role": turn["role"], "content": turn["content"]} for turn in history]
+        messages += [{"role": turn["role"], "content": turn["content"]} for turn in user_first(history)]
         found: list[Reply] = []
         while len(found) < n:
             body = {

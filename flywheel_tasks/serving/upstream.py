@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from flywheel_tasks.chat.card import user_first
 from flywheel_tasks.serving.backend import ModelError, Piece, Prompt, RequestRefusedError
 from flywheel_tasks.settings import Sampling, ServeUpstream
 
@@ -66,9 +67,7 @@ class UpstreamModel:
         self._client = client
 
     def _body(self, prompt: Prompt, *, stream: bool) -> bytes:
-        turns = list(prompt.history[-self._history_turns :])
-        if turns[0]["role"] == "assistant":  # a template may insist that users begin
-            turns = turns[1:]
+        turns = user_first(prompt.history[-self._history_turns :])  # its template is not known
         body = {
             **self._fixed,
             "messages": [{"role": "system", "content": prompt.card.system_prompt()}, *turns],

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
@@ -50,6 +51,33 @@ def test_the_oldest_turns_go_first(tokenizer: PreTrainedTokenizerBase) -> None:
     card_and_last = len(prompt_ids(tokenizer, CARD, said("third"), 10_000))
     messages = prompt_messages(tokenizer, CARD, history, card_and_last + 10)
     assert [message["content"] for message in messages[1:]] == ["third"]
+
+
+USER_FIRST = (
+    "{% for m in messages %}{% if loop.index0 == 1 and m.role != 'user' %}"
+    "{{ raise_exception('users begin') }}{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, USER_FIRST])
+def test_a_greeting_goes_only_where_the_template_refuses_it(tiny_models: Path, template: str | None) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models / "base")
+    tokenizer.chat_template = template or tokenizer.chat_template
+    history: list[Turn] = [{"role": "assistant", "content": "Ahoy!"}, *said("Hello.", "Hi!", "How are you?")]
+    shown = [m["content"] for m in prompt_messages(tokenizer, CARD, history, 500)[1:]]
+    assert shown == ["Ahoy!", "Hello.", "Hi!", "How are you?"][1 if template else 0 :]
+    # When the oldest turn has to go, an answer to it comes first.
+    limit = len(prompt_ids(tokenizer, CARD, history, 500)) - 1
+    cut: list[Turn] = said("first " * 30, "Hi!", "How are you?")
+    shown = [m["content"] for m in prompt_messages(tokenizer, CARD, cut, limit)[1:]]
+    assert shown == (["How are you?"] if template else ["Hi!", "How are you?"])
+
+
+def test_what_a_template_refuses_for_another_reason_is_an_error(tiny_models: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models / "base")
+    tokenizer.chat_template = "{{ raise_exception('no') }}"
+    with pytest.raises(TemplateError, match="no"):
+        prompt_messages(tokenizer, CARD, said("Hello.", "Hi!", "How are you?"), 500)
 
 
 def test_a_turn_that_is_too_long_loses_its_beginning_and_the_card_stays(

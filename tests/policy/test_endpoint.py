@@ -89,6 +89,13 @@ def prompts(count):
     return [(CARD, [{"role": "user", "content": f"Hello {k}"}]) for k in range(count)]
 
 
+def test_a_greeting_is_not_sent(server):
+    """The server's template may insist that users begin."""
+    history = [{"role": "assistant", "content": "Ahoy!"}, {"role": "user", "content": "Hello"}]
+    endpoint(server).draw([(CARD, history)], 1, 0)
+    assert [message["role"] for message in server.bodies[0]["messages"]] == ["system", "user"]
+
+
 def test_replies_come_back_in_order_with_the_card_as_system_prompt(server):
     found = endpoint(server).draw(prompts(12), 3, seed=5)
     assert [len(replies) for replies in found] == [3] * 12
