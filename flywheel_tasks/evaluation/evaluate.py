@@ -141,7 +141,7 @@ def _reply(
 def _judge(io: StageIO, rows: list[dict[str, Any]]) -> None:
     """Fill in rewards and preferences."""
     compute = io.settings.compute
-    pointwise = PointwiseScorer(io.dep("models/pointwise_rm"), compute=compute, max_tokens=None)
+    pointwise = PointwiseScorer(io.dep("models/pointwise_rm"), compute=compute)
     # Both replies to a prompt in one call: the scorer then reads the prompt once.
     scores = pointwise.score(
         [(_card(row), row["history"], row[f"{side}_reply"]) for row in rows for side in SIDES],
@@ -152,7 +152,7 @@ def _judge(io: StageIO, rows: list[dict[str, Any]]) -> None:
         row[f"{side}_reward"] = _number(score, row, f"{side} reward")
     del pointwise
     gc.collect()
-    pairwise = PairwiseScorer(io.dep("models/pairwise_rm"), compute=compute, max_tokens=None)
+    pairwise = PairwiseScorer(io.dep("models/pairwise_rm"), compute=compute)
     preferences = pairwise.prefer(
         [(_card(row), row["history"], row["candidate_reply"], row["champion_reply"]) for row in rows],
         progress="pairwise preferences",
