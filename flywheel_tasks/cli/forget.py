@@ -67,8 +67,12 @@ def _find_logs(
 
 
 def _rewrite_logs(root: Path, settings: Any, key: Any, who: str, found: Mapping[str, Any]) -> None:
+    """Take the user's lines out; ends of lines that a gateway left torn, and nobody was told of, go whole."""
+    from flywheel_tasks.serving.journal import unsealed
     from flywheel_tasks.traffic import forget_logs
 
+    for path in unsealed(root / settings.serve.logs).torn:
+        path.unlink(missing_ok=True)
     for location, of in found.items():
         forget_logs.rewrite(location, root, list(of.lines), key, who, settings.ingest.rename)
 
@@ -85,16 +89,6 @@ def _show_logs(found: Mapping[str, Any], what: str) -> None:
     ]
     if broken:
         _table("Raw logs that cannot be read to their end", ("file", "what is wrong"), broken, "none")
-
-
-def _seal_logs(root: Path, settings: Any) -> None:
-    """Make what dead gateways left behind readable logs; what nobody was told of, ends of lines, goes."""
-    from flywheel_tasks.serving.journal import recover, unsealed
-
-    folder = root / settings.serve.logs
-    recover(folder)
-    for path in unsealed(folder).torn:
-        path.unlink(missing_ok=True)
 
 
 def _left(root: Path, settings: Any, user: str | None, remotes: Sequence[str], raw_logs: bool) -> None:
@@ -162,10 +156,11 @@ def _forget(
     from flywheel_tasks.privacy import forget as tables
     from flywheel_tasks.privacy.forget_labels import remove_labels
     from flywheel_tasks.privacy.stored_copies import places
+    from flywheel_tasks.serving.journal import recover
     from flywheel_tasks.serving.turns import forget_turns
 
     if raw_logs and not dry_run:
-        _seal_logs(root, settings)
+        recover(root / settings.serve.logs)  # what dead gateways left becomes logs that are listed
     names = _list_logs(root, settings)  # before anything is changed, for it may fail
     ids, journal = tables.Ids(who), tables.Journal(root, who)
     # Before the splits change; those that an earlier run found it found before, too.
