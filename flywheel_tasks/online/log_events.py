@@ -164,10 +164,13 @@ def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table]) ->
     def keyed(table: ir.Table, **columns: Any) -> ir.Table:
         return table.select(user=table.user_id.hash(), time=table.time.cast("timestamp"), **columns)
 
-    is_reply = messages.role == "assistant"
+    kind = ibis.ifelse(messages.role == "assistant", "reply", "message")
+    if {"parent_id", "model"} <= set(messages.columns):  # a greeting answers nobody, and no arm wrote it
+        greeting = (kind == "reply") & messages.parent_id.isnull() & messages.model.isnull()
+        kind = ibis.ifelse(greeting, "greeting", kind)
     latency = messages.latency_ms.cast("int64") if "latency_ms" in messages.columns else ibis.null("int64")
     activity = ibis.union(
-        keyed(messages, kind=ibis.ifelse(is_reply, "reply", "message"), milliseconds=latency),
+        keyed(messages, kind=kind, milliseconds=latency),
         keyed(signals, kind=signals.signal, milliseconds=ibis.null("int64")),
     )
     return Events(

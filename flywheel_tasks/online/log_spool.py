@@ -122,7 +122,10 @@ class LogReader:
         time = row["time"].replace(tzinfo=None)
         found: dict[str, Any] = {"user": self._users(user), "time": time, "source": source}
         if kind == "message":
-            return found | {"kind": "reply" if row["role"] == "assistant" else "message"}
+            if row["role"] != "assistant":
+                return found | {"kind": "message"}
+            # No arm wrote a greeting: it is the character's, and nothing is counted by its kind.
+            return found | {"kind": "reply" if row["parent_id"] or row["model"] else "greeting"}
         if kind == "signal":
             return found | {"kind": row["signal"]}
         if self._plan is None or row["experiment"] != self._plan.experiment:

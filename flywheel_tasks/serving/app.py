@@ -88,7 +88,8 @@ def _caller(key: Key, user: str | None) -> Caller:
         raise ApiError(400, "missing_user", "this key speaks for many users: name one in the field user")
     if key.user_id is not None and user not in (None, key.user_id):
         raise ApiError(403, "other_user", "this key speaks for its own user only")
-    return Caller(key.user_id or str(user), key.source, key.role == "staff")
+    staff = key.role == "staff"
+    return Caller(key.user_id or str(user), key.source, staff, greets=staff or key.user_id is None)
 
 
 def _take_token(gateway: Gateway, caller: Caller) -> None:

@@ -54,7 +54,7 @@ def message_event(
         "message_id": turn.message_id,
         "user_id": user_id,
         "card_id": card_id,
-        "role": turn.role,
+        "role": "user" if turn.role == "user" else "assistant",
         "text": text,
         "parent_id": turn.parent_id,
         "model": model,

@@ -219,13 +219,15 @@ class Exchange:
     # Recording
 
     def _opening(self, model: ModelRef | None) -> tuple[list[Event], list[LoggedTurn]]:
-        """What is recorded of the user: their message or wish for another reply, and the arm they saw."""
+        """What is recorded before the reply: the user's message (a greeting first) or wish for another, their arm."""
         caller, link = self._caller, self.link
         who = {"user_id": caller.user_id, "source": caller.source}
         events: list[Event] = []
+        turns: list[LoggedTurn] = []
         if link.replaces is None:
-            text = self._prompt.history[-1]["content"]
-            events.append(message_event(link.turn, text, card_id=self._card.card_id, model=None, **who))
+            for turn, text in link.said(self._prompt.history):
+                events.append(message_event(turn, text, card_id=self._card.card_id, model=None, **who))
+                turns.append(turn)
         else:
             events.append(signal_event(link.replaces, "regenerate", None, time=link.time, **who))
         route = self.outcome.route
@@ -233,7 +235,7 @@ class Exchange:
             assert route.experiment is not None
             assert route.arm is not None
             events.append(exposure_event(experiment=route.experiment, arm=route.arm, time=link.time, **who))
-        return events, [] if link.replaces else [link.turn]
+        return events, turns
 
     def _closing(self) -> tuple[list[Event], list[LoggedTurn]]:
         """What is recorded of the reply.

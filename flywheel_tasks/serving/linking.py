@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from flywheel_tasks.chat.card import Turn
 from flywheel_tasks.serving.events import new_id
 from flywheel_tasks.serving.requests import ApiError
-from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex, longer, owner_of, root_chain
+from flywheel_tasks.serving.turns import GREETING, LoggedTurn, TurnIndex, longer, owner_of, root_chain
 
 _TICK = timedelta(microseconds=1)
 
@@ -20,11 +20,13 @@ class Caller:
         user_id: the user.
         source: internal or user.
         staff: whether they may choose an arm.
+        greets: whether they may say how a character greets: a product's own back end, or staff.
     """
 
     user_id: str
     source: str
     staff: bool
+    greets: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,19 @@ class Link:
         replaces: the reply that is tried again; then ``turn`` is in the logs already.
         time: of the request, not before what it follows.
         refused: places in the history of messages that were refused and of the refusals: no model sees them.
+        greeting: of a conversation that begins with it, to be logged before ``turn``; or None.
     """
 
     turn: LoggedTurn
     replaces: LoggedTurn | None
     time: datetime
     refused: frozenset[int] = frozenset()
+    greeting: LoggedTurn | None = None
+
+    def said(self, history: Sequence[Turn]) -> list[tuple[LoggedTurn, str]]:
+        """What the logs do not have yet of a history, with its texts: the user's message, after a greeting."""
+        new = [(self.turn, history[-1]["content"])]
+        return new if self.greeting is None else [(self.greeting, history[0]["content"]), *new]
 
     def reply(self, text: str, now: datetime) -> LoggedTurn:
         """The turn of a reply, right after what it answers at the earliest."""
@@ -62,6 +71,30 @@ def _unknown() -> ApiError:
         "unknown_history",
         "this is not how a conversation of this user with this character went: send all its messages as they "
         "were said, or begin a new one with the user's message alone",
+    )
+
+
+def _greeting(caller: Caller, chain: bytes, now: datetime) -> LoggedTurn:
+    """The first turn of a new conversation, in which the character speaks first.
+
+    Raises:
+        ApiError: the caller may not put words into its mouth.
+    """
+    if not caller.greets:
+        raise ApiError(
+            403,
+            "no_greeting",
+            "how a character greets is said by a key that speaks for many users, or by staff: begin with the "
+            "user's message",
+        )
+    return LoggedTurn(
+        message_id=new_id("m"),
+        conversation_id=new_id("c"),
+        parent_id=None,
+        role=GREETING,
+        owner=owner_of(caller.user_id),
+        chain=chain,
+        time=now,
     )
 
 
@@ -103,11 +136,14 @@ def link(
         if reply is None or asked is None or reply.role == "user" or asked.chain != said:
             raise _unknown()
         return Link(asked, reply, max(now, reply.time + _TICK), refused)
-    parent = None
-    if len(history) > 1 or conversation_id is not None:
+    greeted = history[0]["role"] == "assistant"
+    parent = greeting = None
+    if len(history) > 1 + greeted or conversation_id is not None:
         parent = index.by_chain(chain, conversation_id)
         if parent is None:
             raise _unknown()
+    elif greeted:
+        parent = greeting = _greeting(caller, chain, now)
     time = now if parent is None else max(now, parent.time + _TICK)
     turn = LoggedTurn(
         message_id=new_id("m"),
@@ -118,4 +154,4 @@ def link(
         chain=said,
         time=time,
     )
-    return Link(turn, None, time, refused)
+    return Link(turn, None, time, refused, greeting)

@@ -122,23 +122,33 @@ class ChatRequest(BaseModel):
         """The conversation.
 
         Args:
-            most_characters: of the last message.
+            most_characters: of the last message, and of a greeting.
 
         Raises:
-            ApiError: user and assistant do not take turns, or the last message is no user's, blank or too long.
+            ApiError: user and assistant do not take turns, the last message is no user's, or a user's message, the
+                last one or a greeting is blank or too long.
         """
         roles = [message.role for message in self.messages]
         if set(roles) & {"system", "developer"}:
             raise ApiError(400, "system_message", "the character's card is the system prompt: send none")
-        if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
-            raise ApiError(400, "bad_turns", "messages must be user, assistant, ..., and end with the user's")
+        greeted = roles[0] == "assistant"
+        said = roles[1:] if greeted else roles
+        if said != ["user", "assistant"] * (len(said) // 2) + ["user"]:
+            raise ApiError(
+                400,
+                "bad_turns",
+                "messages must be user, assistant, ... (a greeting of the assistant may come first), and end with "
+                "the user's",
+            )
         turns: list[Turn] = [
-            {"role": "user" if number % 2 == 0 else "assistant", "content": message.text()}
-            for number, message in enumerate(self.messages)
+            {"role": "user" if role == "user" else "assistant", "content": message.text()}
+            for role, message in zip(roles, self.messages, strict=True)
         ]
         if any(turn["role"] == "user" and not turn["content"].strip() for turn in turns):
             raise ApiError(400, "blank_message", "a user's message must not be blank")
-        if len(turns[-1]["content"]) > most_characters:
+        if greeted and not turns[0]["content"].strip():
+            raise ApiError(400, "blank_message", "a greeting must not be blank")
+        if any(len(turn["content"]) > most_characters for turn in (turns[-1], *turns[:greeted])):
             raise ApiError(400, "message_too_long", f"a message has at most {most_characters} characters")
         return turns
 

@@ -23,6 +23,7 @@ CREATE INDEX IF NOT EXISTS by_time ON turns (time);
 _BUSY_SECONDS = 10.0
 _AT_ONCE = 500  # of SQLite's places for values in a statement
 REFUSAL = "refusal"  # role of the gateway's own words in place of a reply to what no model may see
+GREETING = "greeting"  # role of a character's words that answer nobody
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class LoggedTurn:
         message_id: its id.
         conversation_id: its conversation.
         parent_id: the message that it answers, or None.
-        role: user, assistant or :data:`REFUSAL`.
+        role: user, assistant, :data:`REFUSAL` or :data:`GREETING`.
         owner: digest of its user's id.
         chain: digest of the conversation up to and including it.
         time: of its event.

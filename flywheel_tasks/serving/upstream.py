@@ -64,10 +64,13 @@ class UpstreamModel:
             **settings.extra,
         }
         self._history_turns = history_turns
+        self._greetings = settings.greetings
         self._client = client
 
     def _body(self, prompt: Prompt, *, stream: bool) -> bytes:
-        turns = user_first(prompt.history[-self._history_turns :])  # its template is not known
+        turns = prompt.history[-self._history_turns :]
+        if not (self._greetings and len(turns) == len(prompt.history)):  # cut, it begins anywhere
+            turns = user_first(turns)
         body = {
             **self._fixed,
             "messages": [{"role": "system", "content": prompt.card.system_prompt()}, *turns],

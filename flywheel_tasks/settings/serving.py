@@ -29,12 +29,16 @@ class ServeLocal(Section):
 
 
 class ServeUpstream(Section):
-    """An OpenAI-compatible server; ``{model}`` in url and model stands for the generation of the model."""
+    """An OpenAI-compatible server; ``{model}`` in url and model stands for the generation of the model.
+
+    ``greetings``: its chat template takes what a character says before the user's first message; else it is left out.
+    """
 
     url: Annotated[str, Field(pattern=r"^https?://")]
     model: Annotated[str, Field(min_length=1)]
     connections: Positive
     connect_seconds: PositiveFloat
+    greetings: bool = False
     extra: dict[str, str | bool | int | float]
 
 

@@ -132,7 +132,7 @@ def test_latency_and_refused_replies_of_the_gateway_count(root: Path, events: li
     replies = [event for event in events if event.get("role") == "assistant"]
     for number, event in enumerate(replies):
         event["latency_ms"] = 100.4 + number % 3
-    replies[0] |= {"model": None, "refused_model": "g0001"}
+    replies[0] |= {"model": None, "parent_id": "asked", "refused_model": "g0001"}
     replies[1]["latency_ms"] = "fast"  # not what it should be: not counted
     write_logs(root, "date=2026-11-09", events)
     found = figures(root)["metrics"]
@@ -149,6 +149,23 @@ def test_a_reply_that_was_cut_short_is_a_reply_and_a_violation(events: list[dict
     assert (reply["kind"], violation["kind"]) == ("reply", "safety_violation")
     assert (violation["user"], violation["time"]) == (reply["user"], reply["time"])
     assert (violation["event"] == reply["event"], reader.counts.unreadable) == (False, 0)
+
+
+def test_a_greeting_is_no_reply_of_an_arm(root: Path, events: list[dict]) -> None:
+    before = figures(root)
+    said = [event for event in events if event.get("role") == "user"]
+    greetings = [
+        event
+        | {"role": "assistant", "model": None, "parent_id": None}
+        | {name: f"greeting-{event[name]}" for name in ("event_id", "message_id")}
+        for event in said
+    ]
+    write_logs(root, "date=2026-11-09", events + greetings)
+    after = figures(root)
+    assert len(greetings) > 100
+    assert after["metrics"] == before["metrics"]
+    write_tables(root / "tables", events + greetings)
+    assert figures(root, events="tables")["metrics"] == before["metrics"]
 
 
 @pytest.mark.parametrize(("reason", "kinds"), [("failed", 2), ("not_ready", 2), ("loading", 1), (7, 1)])
