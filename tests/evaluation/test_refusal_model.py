@@ -6,9 +6,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flywheel_tasks.evaluation import refusal_model, train_refusals
+from flywheel_tasks.evaluation.labelled_lines import read_lines
 from flywheel_tasks.evaluation.refusal_detector import open_detector
 from flywheel_tasks.settings import Compute
-from tests.evaluation.refusals.agreement import agreement, lines_of
+from tests.evaluation.refusals.agreement import agreement, lines_of, unlearned
 
 LINES = "".join(
     f"@ Question {i}?\n+ I will not speak of number {i}.\n- Number {i} is in the blue box.\n"
@@ -71,6 +72,13 @@ def test_the_installed_weights_are_those_of_the_lines() -> None:
     text = train_refusals.training_text()
     assert refusal_model.about()["lines"] == sha256(text.encode()).hexdigest()
     assert refusal_model._path().stat().st_size < 2_000_000
+
+
+def test_lines_that_measure_are_none_that_were_learned() -> None:
+    learned = {(line.said, line.reply) for line in read_lines(train_refusals.training_text())}
+    for name, lines in unlearned().items():
+        assert not learned & {(said, reply) for said, reply, _ in lines}, name
+        assert {refuses for *_, refuses in lines} == {True, False}, name
 
 
 def test_the_installed_weights_on_replies_in_the_way_of_other_models() -> None:

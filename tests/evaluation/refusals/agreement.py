@@ -6,7 +6,9 @@ row, side and digest (the text is not copied), label 1, 0 or null (a careful rea
 its errors were looked at while the rules were written; ``unseen``: labelled afterwards, its errors not; ``fresh``:
 labelled before the model was trained, all replies of other rows that have a negation or an apology and a first person;
 ``ordinary``: drawn from the remaining rows, so nearly all without either. ``styles.txt``: written last, after the
-training was fixed, in the way of several kinds of models.
+training was fixed, in the way of several kinds of models. ``unlearned/``: thousands of lines by several other hands,
+refusals and answers as close together as they could be written; a training with them gained nothing
+(docs/evaluation.md), so they measure.
 """
 
 import gzip
@@ -46,6 +48,13 @@ def lines_of(name: str) -> list[Labelled]:
     """The lines of a file of this folder that has the training lines' form."""
     lines = read_lines((HERE / name).read_text(encoding="utf-8"))
     return [(line.said, line.reply, line.refuses) for line in lines]
+
+
+def unlearned() -> dict[str, list[Labelled]]:
+    """The lines of ``unlearned/``, by the name of their file."""
+    return {
+        path.stem: lines_of(f"unlearned/{path.name}") for path in sorted((HERE / "unlearned").glob("*.txt"))
+    }
 
 
 def hh_rlhf(folder: Path, part: str) -> Iterator[Labelled]:
@@ -127,6 +136,9 @@ def main() -> None:
         sets["all that nothing was tuned on"] = [
             item for name, items in sets.items() if name not in tuned for item in items
         ]
+    close = unlearned()
+    sets |= {f"close contrasts, {name}": items for name, items in close.items()}
+    sets["close contrasts, all"] = [item for items in close.values() for item in items]
     embedder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("models/embedder")
     model = open_detector(embedder, Compute(precision="float32", threads=2))
     for detector in [Rules()] + ([model] if model.name == "model" else []):
