@@ -6,9 +6,9 @@ row, side and digest (the text is not copied), label 1, 0 or null (a careful rea
 its errors were looked at while the rules were written; ``unseen``: labelled afterwards, its errors not; ``fresh``:
 labelled before the model was trained, all replies of other rows that have a negation or an apology and a first person;
 ``ordinary``: drawn from the remaining rows, so nearly all without either. ``styles.txt``: written last, after the
-training was fixed, in the way of several kinds of models. ``unlearned/``: thousands of lines by several other hands,
-refusals and answers as close together as they could be written; a training with them gained nothing
-(docs/evaluation.md), so they measure.
+training was fixed, in the way of several kinds of models. ``unlearned/``: thousands of lines written
+apart from all these, refusals and answers as close together as they could be written; a training with them gained
+nothing (docs/evaluation.md), so they measure.
 """
 
 import gzip
