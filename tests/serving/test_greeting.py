@@ -18,16 +18,9 @@ def greeted(
     gateway: Live, *said: str, greeting: str = GREETING, role: str = "user", **more: Any
 ) -> httpx.Response:
     """A request of ann's that begins with a greeting."""
-    messages = [{"role": "assistant", "content": greeting}]
-    messages += [
-        {"role": "user" if number % 2 == 0 else "assistant", "content": text}
-        for number, text in enumerate(said)
-    ]
-    return gateway.post(
-        "/v1/chat/completions",
-        {"model": "character:mira", "messages": messages, "user": "ann", **more},
-        role,
-    )
+    roles = ["assistant", "user"] * (len(said) + 1)
+    messages = [{"role": name, "content": text} for name, text in zip(roles, (greeting, *said), strict=False)]
+    return gateway.chat(role=role, messages=messages, **more)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -104,9 +104,13 @@ class Agreement:
 
 def agreement(items: Sequence[Labelled], detector: Detector | None = None) -> Agreement:
     """How a detector (the rules by default) agrees with labels."""
+    return compared(items, (detector or Rules()).probabilities([(said, reply) for said, reply, _ in items]))
+
+
+def compared(items: Sequence[Labelled], probabilities: Sequence[float]) -> Agreement:
+    """How a detector's probabilities, one an item, agree with labels."""
     labels = np.array([label for *_, label in items])
-    found = (detector or Rules()).probabilities([(said, reply) for said, reply, _ in items])
-    says = np.array(found) >= 0.5
+    says = np.array(probabilities) >= 0.5
 
     def f1(places: np.ndarray) -> float:
         both, either = (labels & says)[places].sum(), labels[places].sum() + says[places].sum()
@@ -145,8 +149,11 @@ def main() -> None:
         print(
             f"{detector.name}\n| replies | refusals | precision | recall | F1 | accuracy |\n|---|---|---|---|---|---|"
         )
+        # Rows stand in a set of their own and in one of several: each is read once.
+        rows = list(dict.fromkeys((said, reply) for items in sets.values() for said, reply, _ in items))
+        found = dict(zip(rows, detector.probabilities(rows), strict=True))
         for name, items in sets.items():
-            print(agreement(items, detector).row(name))
+            print(compared(items, [found[said, reply] for said, reply, _ in items]).row(name))
 
 
 if __name__ == "__main__":
