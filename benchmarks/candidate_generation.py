@@ -20,17 +20,24 @@ from flywheel_tasks.settings import Compute, load_settings
 _TEXT = "so I walked along the river this morning and thought about our garden, my old job and you"
 
 
+_NAMES = ("Mira", "Anselm", "Bo", "Ines", "Kito", "Lev", "Oona", "Pavel", "Ruth", "Sol", "Tama", "Yusuf")
+
+
 def chats(count: int, seed: int) -> list[tuple[Card, list[Turn]]]:
-    """Chats of random length, in an order that has nothing to do with it, as traffic has."""
+    """Chats of random length with a dozen characters, in an order that has to do with neither, as traffic has."""
     random = np.random.default_rng(seed)
-    card = Card(
-        "c1",
-        "Captain Mira",
-        ("a retired sea captain", "dry humour", "loves maps"),
-        ("Answer in at most two sentences.", "Never use emoji."),
-    )
+    cards = [
+        Card(
+            name,
+            f"Captain {name}",
+            ("a retired sea captain", "dry humour", "loves maps"),
+            ("Answer in at most two sentences.", "Never use emoji."),
+        )
+        for name in _NAMES
+    ]
     found = []
     for _ in range(count):
+        card = cards[int(random.integers(len(cards)))]
         turns: list[Turn] = []
         for number in range(2 * int(random.integers(0, 3)) + 1):
             text = " ".join(random.choice(_TEXT.split(), size=int(random.integers(4, 25))))
@@ -87,17 +94,17 @@ def main(
     sampler = Sampler(
         model, sampling=settings.sampling, compute=compute, max_prompt_tokens=settings.prompt.max_tokens
     )
-    rows = [
-        prompt_ids(sampler.tokenizer, card, turns, settings.prompt.max_tokens)
-        for card, turns in chats(prompts, 1)
-    ]
+    asked = chats(prompts, 1)
+    rows = [prompt_ids(sampler.tokenizer, card, turns, settings.prompt.max_tokens) for card, turns in asked]
+    alike = [card for card, _ in asked]
     mean = np.mean([len(row) for row in rows])
     print(f"{prompts} prompts of {mean:.0f} tokens on average, {candidates} replies each")
     sampler.sample_ids(rows[:2], 1, seed=0), _plain(sampler, rows[:2], 1)  # warm up
     torch.manual_seed(0)
     plain = _timed("model.generate", lambda: _plain(sampler, rows, candidates))
     drawn = _timed(
-        "Sampler", lambda: sum(len(r) for p in sampler.sample_ids(rows, candidates, seed=0) for r in p)
+        "Sampler",
+        lambda: sum(len(r) for p in sampler.sample_ids(rows, candidates, seed=0, alike=alike) for r in p),
     )
     print(f"ratio {drawn / plain:.2f}")
 

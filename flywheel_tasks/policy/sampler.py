@@ -1,8 +1,7 @@
 """Draws replies from a causal language model in batches; a prompt is read once, however many replies."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Cache,
     DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,6 +20,7 @@ from flywheel_tasks.chat.prompt import prompt_ids
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.roomy_cache import make_room
 from flywheel_tasks.policy.sentences import whole_sentences
+from flywheel_tasks.policy.shared_beginnings import Begun, batches, can_share, portions
 from flywheel_tasks.settings import Compute, Sampling
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
 from flywheel_tasks.training.probe import load_model
@@ -27,14 +28,6 @@ from flywheel_tasks.training.progress import Meter
 
 # Finished rows leave the batch when they are at least this share of it: moving the cache has its price too.
 _COMPACT_SHARE = 0.125
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Prompts of similar length, sampled together."""
-
-    index: int
-    positions: list[int]  # in the caller's order
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -62,7 +55,8 @@ class Sampler:
     """Temperature and top-k sampling with shared prefill.
 
     Replies depend only on the model, the prompts, ``n``, the settings and the seed, not on torch's global
-    generator. They do depend on the batch that a prompt falls into, so ``batch_rows`` matters too.
+    generator. They do depend on the batch that a prompt falls into, so ``batch_rows`` and the other prompts of a call
+    matter too.
 
     Args:
         model_dir: a folder of ``save_pretrained`` with the tokenizer.
@@ -119,6 +113,7 @@ class Sampler:
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._pad = int(pad)
         self._ends = torch.tensor(sorted(self.end_ids), device=model.device)
+        self._shares = can_share(model.config)
 
     def sample(
         self, prompts: Sequence[tuple[Card, Sequence[Turn]]], n: int, seed: int, progress: str | None = None
@@ -143,7 +138,7 @@ class Sampler:
         """Draw ``n`` replies to each prompt, with their lengths. Args and order as :meth:`sample`."""
         rows = [prompt_ids(self.tokenizer, *prompt, self.max_prompt_tokens) for prompt in prompts]
         found: list[list[Reply]] = []
-        for drawn in self.sample_ids(rows, n, seed, progress):
+        for drawn in self.sample_ids(rows, n, seed, progress, alike=[card for card, _ in prompts]):
             ended = [ids[-1] in self.end_ids for ids in drawn]
             lengths = [len(ids) - end for ids, end in zip(drawn, ended, strict=True)]
             found.append([Reply(*parts) for parts in zip(self.decode(drawn), lengths, ended, strict=True)])
@@ -163,7 +158,12 @@ class Sampler:
         ]
 
     def sample_ids(
-        self, prompts: Sequence[Sequence[int]], n: int, seed: int, progress: str | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        seed: int,
+        progress: str | None = None,
+        alike: Sequence[Hashable] | None = None,
     ) -> list[list[list[int]]]:
         """Draw ``n`` replies to each prompt, as token ids.
 
@@ -172,6 +172,8 @@ class Sampler:
             n: replies a prompt, at least 1.
             seed: of the draw, at least 0.
             progress: what a line every few seconds is about, or None for silence.
+            alike: of each prompt, its character or what else makes prompts begin alike; what those of one value have in
+                common is read once. None: every prompt is read whole.
 
         Returns:
             for each prompt, in the order given, ``n`` lists of token ids. A reply that ended has its end
@@ -185,17 +187,23 @@ class Sampler:
         if empty := [i for i, prompt in enumerate(prompts) if not prompt]:
             raise ValueError(f"prompt {empty[0]} has no tokens")
         results: list[list[list[int]]] = [[] for _ in prompts]
-        batches = self._batches([len(prompt) for prompt in prompts], n)
-        meter = Meter(progress, len(prompts), "prompts")
+        size = max(1, self.sampling.batch_rows // n)
+        kinds = range(len(prompts)) if alike is None or not self._shares else alike
+        meter, number = Meter(progress, len(prompts), "prompts"), 0
         with self._inference():
-            for batch in batches:
-                # A generator of its own for each batch, so that no other draw moves it.
-                state = np.random.SeedSequence([seed, batch.index]).generate_state(1, np.uint64)
-                generator = torch.Generator(device=self.model.device).manual_seed(int(state[0]))
-                rows = self._decode_batch([prompts[i] for i in batch.positions], n, generator)
-                for place, position in enumerate(batch.positions):
-                    results[position] = rows[place * n : (place + 1) * n]
-                meter.advance(len(batch.positions))
+            for portion in portions(prompts, kinds, self.sampling.batch_rows):
+                begun = self._begin(portion.beginnings) if portion.beginnings else None
+                rests = portion.rests(prompts)
+                for places in batches([len(rest) for rest in rests], size):
+                    # A generator of its own for each batch, so that no other draw moves it.
+                    state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
+                    generator = torch.Generator(device=self.model.device).manual_seed(int(state[0]))
+                    started = None if begun is None else begun.of([portion.whose[i] for i in places])
+                    rows = self._decode_batch([rests[i] for i in places], n, generator, begun=started)
+                    for k, place in enumerate(places):
+                        results[portion.positions[place]] = rows[k * n : (k + 1) * n]
+                    number += 1
+                    meter.advance(len(places))
         return results
 
     def follow(
@@ -218,12 +226,6 @@ class Sampler:
         with self._inference():
             self._decode_batch(prompts, 1, generator, step)
 
-    def _batches(self, lengths: Sequence[int], n: int) -> list[_Batch]:
-        """Group prompts by length, so that little is spent on padding; ties keep their order."""
-        order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-        size = max(1, self.sampling.batch_rows // n)
-        return [_Batch(k, order[start : start + size]) for k, start in enumerate(range(0, len(order), size))]
-
     @contextmanager
     def _inference(self) -> Iterator[None]:
         """Evaluation mode, no gradients; no autocast, whose cache would leak inference tensors."""
@@ -235,8 +237,19 @@ class Sampler:
         finally:
             self.model.train(training)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
+    def _begin(self, beginnings: Sequence[Sequence[int]]) -> Begun:
+        """Read what prompts begin with."""
+        _, cache, mask = self._prefill(beginnings)
+        return Begun(cache, mask)
+
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], begun: Begun | None = None
+    ) -> tuple[torch.Tensor, Cache, torch.Tensor]:
         """Read the prompts, left-padded.
+
+        Args:
+            prompts: token ids; where something was read before, what follows it.
+            begun: what was read of each prompt; its cache is filled further.
 
         Returns:
             logits of the next token (prompts, vocabulary), the cache, the attention mask (prompts, width).
@@ -248,8 +261,10 @@ class Sampler:
             ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
             mask[row, width - len(prompt) :] = 1
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
+        cache: Cache = DynamicCache(config=self.model.config) if begun is None else begun.cache
+        if begun is not None:
+            mask = torch.cat([begun.mask, mask], 1)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
         out = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -266,9 +281,10 @@ class Sampler:
         n: int,
         generator: torch.Generator,
         follow: Callable[[list[int], list[int]], list[bool]] | None = None,
+        begun: Begun | None = None,
     ) -> list[list[int]]:
         """Sample ``len(prompts) * n`` rows token by token; a row that ended leaves the batch soon."""
-        logits, cache, mask = self._prefill(prompts)
+        logits, cache, mask = self._prefill(prompts, begun)
         logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
         width, limit = mask.shape[1], self.sampling.max_new_tokens
         cache.batch_repeat_interleave(n)
