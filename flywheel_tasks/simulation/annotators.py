@@ -26,6 +26,7 @@ KINDS = ("comparison", "steerability", "rewrite")
 REPEATS_FROM = 0.3  # share of repeated word triples that a reader notices
 NOISE = 0.6  # scale of the Gumbel noise: P(a ranked above b) = sigmoid((u_a - u_b) / NOISE)
 SLIP = 0.03  # chance of a wrong answer to a question
+BETTER = 1.0  # utility: asked for a rewrite, they hand in what they like so much more than a reply that keeps its card
 
 
 class BatchError(ValueError):
@@ -110,7 +111,7 @@ def _label(task: Mapping[str, Any], annotator: str, seed: int) -> dict[str, Any]
     steers = task["kind"] == "steerability"
     violated = {key: _violated(card, texts[key], rng) for key in sorted(texts)} if steers else {}
     answers = {key: _answers(task, card, texts[key], violated.get(key), rng) for key in sorted(texts)}
-    better = _rewrite(card, history, ranking[0], texts[ranking[0]], rng)
+    better = _rewrite(task, card, (ranking[0], texts[ranking[0]]), taste, rng)
     asked = task["kind"] == "rewrite" or (steers and all(violated.values()))
     return {
         "task_id": task["task_id"],
@@ -125,13 +126,20 @@ def _label(task: Mapping[str, Any], annotator: str, seed: int) -> dict[str, Any]
 
 
 def _rewrite(
-    card: Card, history: Sequence[Turn], candidate_id: str, text: str, rng: random.Random
+    task: Mapping[str, Any], card: Card, best: tuple[str, str], taste: Taste, rng: random.Random
 ) -> dict[str, str] | None:
-    """A rewrite of the best candidate if it breaks the card; None also where no draft obeys it."""
-    if not violations(card, text):
+    """A rewrite of the best candidate (id and text) if it breaks the card or, where one was asked for, is poor."""
+    candidate_id, text = best
+    broken = violations(card, text) > 0
+    if not broken and task["kind"] != "rewrite":
         return None
+    history = task["history"]
     better = rewrite(card, history, text, rng)
-    return None if better is None else {"candidate_id": candidate_id, "text": better}
+    if better is None:
+        return None
+    if not broken and utility(card, history, better, taste) - utility(card, history, text, taste) < BETTER:
+        return None
+    return {"candidate_id": candidate_id, "text": better}
 
 
 def label_batch(tasks: Iterable[Mapping[str, Any]], seed: int) -> Iterator[dict[str, Any]]:

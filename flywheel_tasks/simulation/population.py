@@ -58,6 +58,15 @@ def bank() -> Mapping[str, Any]:
     return load_yaml(files("flywheel_tasks.simulation").joinpath("bank.yaml").read_text(encoding="utf-8"))
 
 
+@cache
+def answerable() -> tuple[str, ...]:
+    """Every line of the bank that a character of the traffic may have to answer: no greetings, links and farewells."""
+    said = [line for lines in bank()["topics"].values() for part in lines.values() for line in part]
+    for part in ("pick_up", "annoyed", "probes", "private"):
+        said += bank()[part]
+    return tuple(said)
+
+
 def _topic(name: str) -> Mapping[str, list[str]]:
     """What is said about a topic, held out or not."""
     lines: Mapping[str, list[str]] = {**bank()["topics"], **bank()["heldout_topics"]}[name]

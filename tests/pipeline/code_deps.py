@@ -21,7 +21,9 @@ MACHINERY = (
 )
 # The runner applies it to what may leave: stricter rules must be applied to data that are there already.
 SCAN = "flywheel_tasks/privacy/outgoing.py"
-TEMPLATES = (".html", ".md", ".css", ".j2", ".yaml", ".txt", ".safetensors")
+# The demo's annotators run as a process of their own; labels of other annotators are other labels.
+SPAWNED = {"label": "flywheel_tasks.simulation.annotators:label_batch"}
+TEMPLATES = (".html", ".md", ".css", ".j2", ".yaml", ".txt", ".jsonl", ".safetensors")
 
 
 def import_graph() -> grimp.ImportGraph:
@@ -29,9 +31,14 @@ def import_graph() -> grimp.ImportGraph:
 
 
 def named_beside(module: Path) -> list[Path]:
-    """Templates and word lists in a module's folder that the module names: a neighbour's are not its own."""
+    """Templates, word lists and folders of data beside a module that it names: a neighbour's are not its own."""
     text = module.read_text(encoding="utf-8")
-    return [item for item in module.parent.iterdir() if item.suffix in TEMPLATES and f'"{item.name}"' in text]
+    data = [
+        item
+        for item in module.parent.iterdir()
+        if item.suffix in TEMPLATES or (item.is_dir() and not (item / "__init__.py").exists())
+    ]
+    return [item for item in data if f'"{item.name}"' in text]
 
 
 def code_of(imports: grimp.ImportGraph, entry: str) -> list[str]:
@@ -50,8 +57,9 @@ def code_of(imports: grimp.ImportGraph, entry: str) -> list[str]:
 
 
 def code_of_stage(imports: grimp.ImportGraph, stage: Stage) -> list[str]:
-    """The code of a stage's entry and, if its outputs may leave, that of the scan they pass."""
-    return sorted({*code_of(imports, stage.entry), *([SCAN] if stage.outgoing else [])})
+    """The code of a stage's entry, of what it runs beside itself and, if its outputs may leave, of the scan they pass."""
+    spawned = code_of(imports, SPAWNED[stage.name]) if stage.name in SPAWNED else []
+    return sorted({*code_of(imports, stage.entry), *spawned, *([SCAN] if stage.outgoing else [])})
 
 
 def contracts_of_stage(stage: Stage) -> list[str]:

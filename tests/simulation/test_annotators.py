@@ -16,7 +16,7 @@ from flywheel_tasks.simulation.annotators import (
 )
 from flywheel_tasks.simulation.cards import load_cards
 from flywheel_tasks.simulation.population import make_population, opener
-from flywheel_tasks.simulation.rewriting import rewrite
+from flywheel_tasks.simulation.rewriting import answers_of, rewrite
 from flywheel_tasks.simulation.utility import refuses, utility, violations
 from tests.simulation.replies import REPLIES
 
@@ -187,15 +187,32 @@ def test_rewrites_obey_the_card_and_are_better():
     assert not any(refuses(text) for *_, text in sound)
 
 
-def test_rewrites_are_edits_and_not_one_template():
+def test_rewrites_are_not_one_template():
     texts = [text for *_, text in _rewrites() if text]
-    assert len(set(texts)) / len(texts) > 0.9
+    assert len(set(texts)) / len(texts) > 0.4  # all answer the first message of one person
     openings = Counter(" ".join(text.lower().split()[:5]) for text in texts)
     assert openings.most_common(1)[0][1] / len(texts) < 0.06
-    kept = sum(
-        bool(set(text.lower().split(". ")) & set(reply.lower().split(". ")))
-        or sum(word in reply.lower().split() for word in text.lower().split()) / len(text.split()) > 0.4
-        for _, _, reply, text in _rewrites()
-        if text
-    )
-    assert kept / len(texts) > 1 / 3  # what could be kept of the reply is kept
+
+
+def test_asked_for_a_rewrite_they_replace_what_is_poor_and_leave_what_is_good():
+    card = next(card for card in CARDS if card.card_id == "granny-wren")
+    texts = {"poor": "Hm, dear.", "good": "Slugs, dear? I put out beer for mine. Do yours eat the beans?"}
+    assert [violations(card, text) for text in texts.values()] == [0, 0]
+    task = make_tasks(1, "policy", kind="rewrite")[0]
+    task |= {
+        "card": {
+            "card_id": card.card_id,
+            "name": card.name,
+            "traits": list(card.traits),
+            "instructions": list(card.instructions),
+        },
+        "history": [{"role": "user", "content": "My garden is full of slugs again."}],
+    }
+    found = {}
+    for name, text in texts.items():
+        asked = task | {"candidates": [{"candidate_id": "c", "text": text}]}
+        found[name] = next(iter(label_batch([asked], seed=1)))
+        compared = next(iter(label_batch([asked | {"kind": "comparison"}], seed=1)))
+        assert compared["rewrite"] is None, "it keeps the card, and nobody asked for another"
+    assert found["poor"]["rewrite"]["text"] in answers_of(card.card_id)[task["history"][0]["content"]]
+    assert (found["good"]["rewrite"], found["good"]["rewrite_skipped"]) == (None, True)

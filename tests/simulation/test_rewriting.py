@@ -1,4 +1,4 @@
-"""Rewrites of simulated annotators: obedient, in character, and not all alike."""
+"""What simulated annotators write: obedient, in character, an answer to what was said, and not all alike."""
 
 import random
 from collections import Counter
@@ -7,64 +7,111 @@ import pytest
 
 from flywheel_tasks.simulation.cards import checks_of, heldout_cards, load_cards
 from flywheel_tasks.simulation.checks import obeys
-from flywheel_tasks.simulation.population import make_user, opener
-from flywheel_tasks.simulation.rewriting import rewrite, voices
-from flywheel_tasks.simulation.utility import persona, refuses, templated
-from flywheel_tasks.simulation.wording import words
+from flywheel_tasks.simulation.population import answerable, bank, follow_up, make_user, opener
+from flywheel_tasks.simulation.rewriting import WORD, answers_of, rewrite, said_last
+from flywheel_tasks.simulation.utility import features, persona, refuses, templated
+from flywheel_tasks.simulation.wording import sentences, words
 from tests.simulation.replies import REPLIES
 
 CARDS = load_cards()
+by_card = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.card_id)
 
 
-def _rewrites(card, count=60):
-    found = []
-    for number in range(count):
-        rng = random.Random(f"{card.card_id} {number}")
-        user = make_user(1, f"sim-user-{number:04d}", "user", CARDS)
-        history = [{"role": "user", "content": opener(user, card, rng)}]
-        found.append(rewrite(card, history, REPLIES[number % len(REPLIES)], rng))
-    return found
+def _said(content):
+    return [{"role": "user", "content": content}]
 
 
-@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.card_id)
-def test_rewrites_obey_the_card_are_in_character_and_differ(card):
-    found = _rewrites(card)
-    assert None not in found
-    for text in found:
-        assert all(obeys(check, text) for check in checks_of(card)), text
-        assert persona(card, text) == 1, text
-        assert not refuses(text)
-        assert not templated(text)
+def _written(card):
+    return [(line, text) for line, texts in answers_of(card.card_id).items() for text in texts]
+
+
+@by_card
+def test_each_character_answers_every_line_that_users_say(card):
+    assert list(answers_of(card.card_id)) == list(answerable())
+    assert all(len(texts) >= 2 for texts in answers_of(card.card_id).values())
+
+
+@by_card
+@pytest.mark.parametrize("word", ["morning", "letters"])
+def test_whatever_word_is_taken_up_the_card_is_obeyed(card, word):
+    for line, text in _written(card):
+        filled = text.replace(WORD, word)
+        assert all(obeys(check, filled) for check in checks_of(card)), filled
+        assert not refuses(filled), filled
+        assert not templated(filled), filled
+        assert persona(card, filled) >= 0, filled
+        assert 8 <= len(words(filled)) <= 28, filled
+        assert "{" not in filled, filled
+        assert WORD not in text or "{word}" in line, text
+
+
+@by_card
+def test_written_replies_are_many_and_differ(card):
+    texts = [text.lower() for _, text in _written(card)]
+    assert len(set(texts)) == len(texts) >= 700
+    said = Counter(" ".join(words(s)) for text in texts for s in sentences(text) if len(words(s)) >= 4)
+    assert said.most_common(1)[0][1] == 1, said.most_common(1)
     demanded = any(check.kind == "start_word" for check in checks_of(card))
-    openings = Counter(tuple(words(text)[demanded : demanded + 3]) for text in found)
-    assert len(openings) >= 10
-    assert openings.most_common(1)[0][1] <= len(found) * 0.3, "a learner must not learn one opening"
-    assert len(set(found)) >= 50
+    openings = Counter(tuple(words(text)[demanded : demanded + 2]) for text in texts)
+    assert openings.most_common(1)[0][1] <= len(texts) / 30, "a learner must not learn one opening"
 
 
-def test_every_sentence_of_a_voice_is_of_the_characters_world():
-    assert set(voices()) == {card.card_id for card in CARDS}
-    for card in CARDS:
-        lines = voices()[card.card_id]
-        assert len(lines) == len(set(lines)) >= 10
-        assert [line for line in lines if persona(card, line.format(w="thing")) < 1] == []
-
-
-def test_a_line_that_was_said_is_not_said_again():
-    card = CARDS[0]
-    said = " ".join(voices()[card.card_id][:-1])
-    history = [
-        {"role": "user", "content": "Hello."},
-        {"role": "assistant", "content": said},
-        {"role": "user", "content": "And now?"},
+@by_card
+def test_written_replies_are_what_the_guidelines_ask_for(card):
+    rows = [
+        features(card, _said(line.format(word="morning", mail="m", phone="p", card="c", url="u")), text)
+        for line, text in _written(card)
     ]
-    for seed in range(20):
-        text = rewrite(card, history, "You see what I am getting at?", random.Random(seed))
-        assert text is None or not any(line in text for line in voices()[card.card_id][:-1])
+    share = {name: sum(row[name] > 0 for row in rows) / len(rows) for name in rows[0]}
+    assert share["persona"] > 0.7
+    assert share["relevance"] > 0.6
+    assert share["voice"] > 0.9
+    silent = any(check.kind == "no_question" for check in checks_of(card))
+    assert share["asks"] == 0 if silent else share["asks"] > 0.65
 
 
-def test_a_character_that_no_traffic_has_is_rewritten_without_a_voice():
-    card = heldout_cards("characters")[0]
-    text = rewrite(card, [{"role": "user", "content": "My boat leaks."}], REPLIES[0], random.Random(1))
-    assert text is not None
-    assert all(obeys(check, text) for check in checks_of(card))
+def test_every_message_of_users_has_a_line_to_answer():
+    openings = {line.rstrip(".?").lower() for line in answerable()}
+    for number in range(600):
+        source = "internal" if number % 2 else "user"
+        user = make_user(1, f"sim-{source}-{number:04d}", source, CARDS)
+        card, rng = CARDS[number % len(CARDS)], random.Random(number)
+        first = opener(user, card, rng)
+        history = [*_said(first), {"role": "assistant", "content": rng.choice(REPLIES)}]
+        for message in (first, follow_up(user, history, rng.gauss(0.0, 1.5), rng)):
+            found = said_last(message)
+            assert found is not None, message
+            assert message.lower().endswith(found[0].lower()) or "{" in found[0], (message, found)
+    assert len(openings) == len(answerable())
+
+
+def test_the_last_line_is_the_one_that_is_answered():
+    says, asks = bank()["topics"]["garden"]["says"][0], bank()["topics"]["garden"]["asks"][0]
+    assert said_last(f"Hi Pip. {says} {asks}") == (asks, None)
+    assert said_last(f"{says} {asks}".lower()) == (asks, None)
+    assert said_last("that is sweet of you. why Gulls of all things?") == (
+        "Why {word} of all things?",
+        "gulls",
+    )
+    assert said_last("Call me on [PHONE] when you know more.") == (
+        "Call me on {phone} when you know more.",
+        None,
+    )
+    assert said_last("The moon is made of cheese.") is None
+
+
+@by_card
+def test_a_rewrite_is_one_of_them_and_says_nothing_again(card):
+    line = "Do you like storms?"
+    free = set(answers_of(card.card_id)[line])
+    said = next(iter(sorted(free)))
+    history = [*_said("Hello."), {"role": "assistant", "content": said}, *_said(f"Anyway. {line}")]
+    found = {rewrite(card, history, "You see?", random.Random(seed)) for seed in range(20)}
+    assert found == free - {said}
+    assert rewrite(card, history, (free - {said}).pop(), random.Random(1)) not in free - found
+
+
+def test_what_nobody_wrote_for_is_not_rewritten():
+    rng = random.Random(1)
+    assert rewrite(CARDS[0], _said("My ox is ill."), REPLIES[0], rng) is None
+    assert rewrite(heldout_cards("characters")[0], _said("Do you like storms?"), REPLIES[0], rng) is None
