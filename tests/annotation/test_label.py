@@ -246,7 +246,12 @@ def test_one_file_can_be_the_location(make_io, tmp_path):
 def test_simulated_annotators_label_every_task(make_io, tmp_path):
     io = make_io("label", tmp_path)
     card = load_cards()[0]
-    card = {"card_id": "c1", "name": card.name, "traits": ["dry"], "instructions": list(card.instructions)}
+    card = {
+        "card_id": card.card_id,
+        "name": card.name,
+        "traits": ["dry"],
+        "instructions": list(card.instructions),
+    }
     repeats = [{"name": "repeats", "text": "Repeats?", "choices": None}]
     tasks = [
         task("t1", card=card, extra=repeats),
@@ -254,12 +259,13 @@ def test_simulated_annotators_label_every_task(make_io, tmp_path):
         task("t3", "policy", card=card, kind="steerability"),
         task("t4", "policy", card=card, kind="rewrite", texts=("As an AI I cannot help.",)),
     ]
+    tasks[-1]["history"] = [{"role": "user", "content": "Do you like storms?"}]  # a line that they can answer
     write_jsonl(tasks, tmp_path / "data/annotation/batch.jsonl")
     metrics = run(io)
     labels = list(read_jsonl(io.out("data/annotation/labels.jsonl")))
     assert Counter(row["task_id"] for row in labels) == {"t1": 1, "t2": 3, "t3": 1, "t4": 1}
     assert metrics["labels"] == metrics["simulated"] == metrics["read"] == 6
-    assert metrics["rewrites"] > 0
+    assert metrics["rewrites"] == 1
     assert list(read_jsonl(io.out("data/annotation/quarantine.jsonl"))) == []
 
 

@@ -38,4 +38,11 @@ def test_every_template_is_named_by_a_module_beside_it():
     """Else no stage would run again when it changes."""
     package = PROJECT / "flywheel_tasks"
     named = {item for module in package.rglob("*.py") for item in named_beside(module)}
-    assert named == {item for item in package.rglob("*") if item.suffix in TEMPLATES}
+    files = {file for item in named for file in (item.rglob("*") if item.is_dir() else [item])}
+    assert files == {item for item in package.rglob("*") if item.suffix in TEMPLATES}
+
+
+def test_labels_depend_on_the_demos_annotators_and_on_what_they_write():
+    assert {"flywheel_tasks/simulation/answers", "flywheel_tasks/simulation/annotators.py"} <= set(
+        GRAPH["label"].deps
+    )
