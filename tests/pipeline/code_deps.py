@@ -57,7 +57,7 @@ def code_of(imports: grimp.ImportGraph, entry: str) -> list[str]:
 
 
 def code_of_stage(imports: grimp.ImportGraph, stage: Stage) -> list[str]:
-    """The code of a stage's entry, of what it runs beside itself and, if its outputs may leave, of the scan they pass."""
+    """The code of a stage's entry, of what it runs beside itself, and of the scan that its outputs pass."""
     spawned = code_of(imports, SPAWNED[stage.name]) if stage.name in SPAWNED else []
     return sorted({*code_of(imports, stage.entry), *spawned, *([SCAN] if stage.outgoing else [])})
 
