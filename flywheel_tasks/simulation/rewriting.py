@@ -13,7 +13,7 @@ from importlib.resources import files
 import orjson
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.simulation.cards import checks_of
+from flywheel_tasks.simulation.cards import checks_of, load_cards
 from flywheel_tasks.simulation.checks import obeys
 from flywheel_tasks.simulation.population import answerable
 
@@ -23,9 +23,9 @@ WORD = "{w}"  # in a reply: the word of the character's that the user took up
 @cache
 def answers_of(card_id: str) -> Mapping[str, tuple[str, ...]]:
     """The written replies of a character, by the line of the bank that they answer; none for an unknown one."""
-    path = files("flywheel_tasks.simulation").joinpath("answers", f"{card_id}.jsonl")
-    if not path.is_file():
+    if card_id not in {card.card_id for card in load_cards()}:  # an id of somebody's logs is no path
         return {}
+    path = files("flywheel_tasks.simulation").joinpath("answers", f"{card_id}.jsonl")
     rows = map(orjson.loads, path.read_text(encoding="utf-8").splitlines())
     return {row["to"]: tuple(row["replies"]) for row in rows}
 

@@ -111,6 +111,10 @@ def test_a_rewrite_is_one_of_them_and_says_nothing_again(card):
     assert rewrite(card, history, (free - {said}).pop(), random.Random(1)) not in free - found
 
 
+def test_an_id_of_somebodys_logs_names_no_file():
+    assert answers_of("../cards") == answers_of("answers/harbor-mae") == answers_of("") == {}
+
+
 def test_what_nobody_wrote_for_is_not_rewritten():
     rng = random.Random(1)
     assert rewrite(CARDS[0], _said("My ox is ill."), REPLIES[0], rng) is None
