@@ -20,7 +20,7 @@ from flywheel_tasks.chat.prompt import prompt_ids
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.roomy_cache import make_room
 from flywheel_tasks.policy.sentences import whole_sentences
-from flywheel_tasks.policy.shared_beginnings import Begun, batches, can_share, portions
+from flywheel_tasks.policy.shared_beginnings import Begun, Portion, batches, can_share, portions
 from flywheel_tasks.settings import Compute, Sampling
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
 from flywheel_tasks.training.probe import load_model
@@ -186,25 +186,42 @@ class Sampler:
             raise ValueError(f"n must be at least 1, not {n}")
         if empty := [i for i, prompt in enumerate(prompts) if not prompt]:
             raise ValueError(f"prompt {empty[0]} has no tokens")
-        results: list[list[list[int]]] = [[] for _ in prompts]
         size = max(1, self.sampling.batch_rows // n)
-        kinds = range(len(prompts)) if alike is None or not self._shares else alike
+        # Within one batch, sharing would make two of it.
+        shares = alike is not None and self._shares and len(prompts) > size
+        kinds = alike if shares and alike is not None else range(len(prompts))
+        results: list[list[list[int]]] = [[] for _ in prompts]
         meter, number = Meter(progress, len(prompts), "prompts"), 0
         with self._inference():
-            for portion in portions(prompts, kinds, self.sampling.batch_rows):
-                begun = self._begin(portion.beginnings) if portion.beginnings else None
-                rests = portion.rests(prompts)
-                for places in batches([len(rest) for rest in rests], size):
-                    # A generator of its own for each batch, so that no other draw moves it.
-                    state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
-                    generator = torch.Generator(device=self.model.device).manual_seed(int(state[0]))
-                    started = None if begun is None else begun.of([portion.whose[i] for i in places])
-                    rows = self._decode_batch([rests[i] for i in places], n, generator, begun=started)
+            for portion in portions(prompts, kinds, size):
+                for places, rows in self._drawn(portion, prompts, n, (seed, number)):
                     for k, place in enumerate(places):
                         results[portion.positions[place]] = rows[k * n : (k + 1) * n]
                     number += 1
                     meter.advance(len(places))
         return results
+
+    def _drawn(
+        self, portion: Portion, prompts: Sequence[Sequence[int]], n: int, first: tuple[int, int]
+    ) -> Iterator[tuple[list[int], list[list[int]]]]:
+        """The batches of a portion: the places of their prompts in it, and their rows.
+
+        Args:
+            portion: of the prompts.
+            prompts: all of the draw.
+            n: replies a prompt.
+            first: the draw's seed and the number of the first batch.
+        """
+        begun = self._begin(portion.beginnings) if portion.beginnings else None
+        rests = portion.rests(prompts)
+        seed, start = first
+        size = max(1, self.sampling.batch_rows // n)
+        for number, places in enumerate(batches([len(rest) for rest in rests], size), start):
+            # A generator of its own for each batch, so that no other draw moves it.
+            state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
+            generator = torch.Generator(device=self.model.device).manual_seed(int(state[0]))
+            started = None if begun is None else begun.of([portion.whose[i] for i in places])
+            yield places, self._decode_batch([rests[i] for i in places], n, generator, begun=started)
 
     def follow(
         self,

@@ -29,7 +29,7 @@ class Example:
 
 
 def load_examples(accepted: Path, rewrites: Path) -> list[Example]:
-    """The mixture, sorted by part and prompt.
+    """The mixture, sorted by part and prompt; what two annotators wrote alike for one prompt is one example.
 
     Args:
         accepted: table of rejection sampling.
@@ -39,7 +39,7 @@ def load_examples(accepted: Path, rewrites: Path) -> list[Example]:
     Raises:
         PromptError: a reply is empty, a row breaks a rule, or there are no rows at all.
     """
-    found = []
+    found: dict[tuple[str, str, str], Example] = {}
     for path, column in ((accepted, "reply"), (rewrites, "rewrite")):
         for number, row in enumerate(read_rows(path)):
             where = f"{path}: row {number} (prompt {row['prompt_id']})"
@@ -49,10 +49,11 @@ def load_examples(accepted: Path, rewrites: Path) -> list[Example]:
                 raise PromptError(f"{where}: {column} is empty")
             prompt = prompt_of(row, card_from_context(row), where)
             mix = "rewrites" if column == "rewrite" else f"rejection_{prompt.source}"
-            found.append(Example(mix, prompt, row[column].strip()))
+            example = Example(mix, prompt, row[column].strip())
+            found.setdefault((mix, prompt.prompt_id, example.reply), example)
     if not found:
         raise PromptError(f"{accepted} and {rewrites}: no reply to learn from")
-    return sorted(found, key=lambda example: (example.mix, example.prompt.prompt_id, example.reply))
+    return [found[key] for key in sorted(found)]
 
 
 def encode(

@@ -1,7 +1,7 @@
 """Prompts that begin alike, as those of one character do: what they share is read once (prefix caching)."""
 
 import copy
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,8 +58,13 @@ class Begun:
 
 
 def can_share(config: PretrainedConfig) -> bool:
-    """Are all layers of such a model plain attention? Others keep a state that padding in the middle would spoil."""
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    """Is such a model indifferent to padding between a beginning and what follows it?
+
+    Its layers must be plain attention, without a state or a window, and its positions rotary: those come with the
+    tokens, while ALiBi and windows count the places of the cache.
+    """
+    rotary = getattr(config.get_text_config(decoder=True), "rope_parameters", None) is not None
+    return rotary and all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
 def portions(prompts: Sequence[Sequence[int]], alike: Sequence[Hashable], most: int) -> list[Portion]:
@@ -68,38 +73,46 @@ def portions(prompts: Sequence[Sequence[int]], alike: Sequence[Hashable], most: 
     Args:
         prompts: token ids.
         alike: of each prompt, what tells which others begin as it does; that they do is seen, not believed.
-        most: beginnings of one portion, so that their keys and values need no more memory than a batch's.
+        most: beginnings of one portion: they are read as one batch, and their keys and values are kept beside those of
+            the batch that is drawn.
     """
     families: dict[Hashable, list[int]] = {}
     for position, kind in enumerate(alike):
         families.setdefault(kind, []).append(position)
-    large = [family for family in families.values() if len(family) > 1]
+    common = {
+        tuple(family): _common([prompts[position] for position in family])
+        for family in families.values()
+        if len(family) > 1
+    }
+    large = [family for family, length in common.items() if length > 0]
     found = [
         portion
         for start in range(0, len(large), most)
-        if (portion := _portion(prompts, large[start : start + most])) is not None
+        if (portion := _portion(prompts, {family: common[family] for family in large[start : start + most]}))
     ]
     shared = {position for portion in found for position in portion.positions}
     rest = tuple(position for position in range(len(prompts)) if position not in shared)
     return [*found, Portion(rest)] if rest else found
 
 
-def _portion(prompts: Sequence[Sequence[int]], families: Sequence[Sequence[int]]) -> Portion | None:
-    """The families with the beginnings that leave least to read, or None where that is hardly less than all."""
-    lengths = [_common([prompts[position] for position in family]) for family in families]
+def _portion(prompts: Sequence[Sequence[int]], families: Mapping[tuple[int, ...], int]) -> Portion | None:
+    """The families with the beginnings that leave least to read, or None where that is hardly less than all.
+
+    Args:
+        prompts: token ids.
+        families: how many tokens the prompts at these positions have in common, at least one.
+    """
     whole = sum(len(prompts[position]) for family in families for position in family)
 
     def to_read(cut: int) -> int:
         # Beginnings are padded to the longest: two equal prompts must not make those of all others long.
-        saved = sum(len(family) * min(cut, n) for family, n in zip(families, lengths, strict=True))
+        saved = sum(len(family) * min(cut, length) for family, length in families.items())
         return len(families) * cut + whole - saved
 
-    cut = min(sorted(set(lengths)), key=to_read)
-    if min(lengths) == 0 or to_read(cut) > (1 - _WORTH) * whole:
+    cut = min(sorted(set(families.values())), key=to_read)
+    if to_read(cut) > (1 - _WORTH) * whole:
         return None
-    beginnings = tuple(
-        tuple(prompts[family[0]][: min(cut, n)]) for family, n in zip(families, lengths, strict=True)
-    )
+    beginnings = tuple(tuple(prompts[family[0]][: min(cut, length)]) for family, length in families.items())
     places = [(position, place) for place, family in enumerate(families) for position in family]
     places.sort()  # in the caller's order, whatever the families
     return Portion(tuple(position for position, _ in places), beginnings, tuple(place for _, place in places))

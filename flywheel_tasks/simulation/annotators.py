@@ -1,4 +1,4 @@
-"""Simulated annotators: rank candidates, answer the questions, name broken rules, rewrite what breaks the card."""
+"""Simulated annotators: rank candidates, answer the questions, name broken rules, rewrite what is bad."""
 
 import math
 import random

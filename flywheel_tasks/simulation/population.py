@@ -60,9 +60,9 @@ def bank() -> Mapping[str, Any]:
 
 @cache
 def answerable() -> tuple[str, ...]:
-    """Every line of the bank that a character of the traffic may have to answer: no greetings, links and farewells."""
+    """Every line of the bank that a character of the traffic may have to answer: all but what leads up to another."""
     said = [line for lines in bank()["topics"].values() for part in lines.values() for line in part]
-    for part in ("pick_up", "annoyed", "probes", "private"):
+    for part in ("pick_up", "annoyed", "probes", "private", "farewells"):
         said += bank()[part]
     return tuple(said)
 

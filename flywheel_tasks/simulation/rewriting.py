@@ -1,4 +1,4 @@
-"""What a simulated annotator writes in place of a reply that breaks its card.
+"""What a simulated annotator writes in place of a reply that breaks its card or is poor.
 
 For each character and each line that simulated users say there are replies written for this project (``answers``). They
 are drawn without a look at the hidden utility: a person writes what they would say, and does not optimise.

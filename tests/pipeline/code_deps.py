@@ -30,14 +30,17 @@ def import_graph() -> grimp.ImportGraph:
     return grimp.build_graph("flywheel_tasks", cache_dir=None)
 
 
+def _holds_data(item: Path) -> bool:
+    """Is it a folder of templates or word lists, and no package or cache of one?"""
+    if not item.is_dir() or (item / "__init__.py").exists():
+        return False
+    return any(file.suffix in TEMPLATES for file in item.iterdir())
+
+
 def named_beside(module: Path) -> list[Path]:
-    """Templates, word lists and folders of data beside a module that it names: a neighbour's are not its own."""
+    """Templates, word lists and folders of them beside a module that it names: a neighbour's are not its own."""
     text = module.read_text(encoding="utf-8")
-    data = [
-        item
-        for item in module.parent.iterdir()
-        if item.suffix in TEMPLATES or (item.is_dir() and not (item / "__init__.py").exists())
-    ]
+    data = [item for item in module.parent.iterdir() if item.suffix in TEMPLATES or _holds_data(item)]
     return [item for item in data if f'"{item.name}"' in text]
 
 

@@ -7,7 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPTNeoConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    MptConfig,
+)
 
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.shared_beginnings import batches, can_share, portions
@@ -62,7 +69,7 @@ def _read(model: Any, work: Any) -> int:
     return sum(seen)
 
 
-@pytest.mark.parametrize("rows", [1, 4, 100])
+@pytest.mark.parametrize("rows", [1, 4, 8])
 def test_greedy_replies_are_those_of_prompts_that_are_read_whole(
     model: Any, tiny_models: Path, rows: int
 ) -> None:
@@ -71,11 +78,23 @@ def test_greedy_replies_are_those_of_prompts_that_are_read_whole(
 
 
 def test_less_is_read(model: Any, tiny_models: Path) -> None:
-    one = _sampler(model, tiny_models, max_new_tokens=1, batch_rows=100)
+    one = _sampler(model, tiny_models, max_new_tokens=1, batch_rows=6)
     whole = _read(model, lambda: one.sample_ids(PROMPTS, 1, 0))
     shared = _read(model, lambda: one.sample_ids(PROMPTS, 1, 0, alike=CARDS))
-    assert whole == len(PROMPTS) * 14
+    assert whole == 6 * 11 + 14
     assert shared == 2 * 8 + 6 * 6 + 3  # two beginnings, six rests, and one prompt whole
+
+
+def test_what_fits_into_one_batch_stays_one(model: Any, tiny_models: Path) -> None:
+    one = _sampler(model, tiny_models, max_new_tokens=1, batch_rows=7)
+    assert _read(model, lambda: one.sample_ids(PROMPTS, 1, 0, alike=CARDS)) == 7 * 14
+
+
+def test_a_card_whose_beginning_was_cut_keeps_no_other_from_sharing() -> None:
+    cut = [[5, 6, 7], [6, 7, 8]]
+    found = portions([*PROMPTS, *cut], [*CARDS, "cut", "cut"], 6)
+    assert [len(portion.beginnings) for portion in found] == [2, 0]
+    assert found[1].positions == (2, 7, 8)
 
 
 def test_a_beginning_serves_many_batches_and_seeds_still_decide(model: Any, tiny_models: Path) -> None:
@@ -90,6 +109,11 @@ def test_cards_that_say_alike_and_begin_otherwise_are_read_whole(model: Any, tin
     assert [p.beginnings for p in portions(prompts, ["a"] * 3, 4)] == [()]
     drawn = _sampler(model, tiny_models, top_k=1).sample_ids(prompts, 1, 0, alike=["a"] * 3)
     assert drawn == [[_greedy(model, prompt)] for prompt in prompts]
+
+
+def test_models_that_count_places_of_the_cache_do_not_share() -> None:
+    assert not can_share(MptConfig())  # ALiBi
+    assert not can_share(GPTNeoConfig())  # local windows in plain layers
 
 
 def test_models_with_other_layers_read_every_prompt_whole(tiny_models: Path) -> None:

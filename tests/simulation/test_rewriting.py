@@ -7,7 +7,7 @@ import pytest
 
 from flywheel_tasks.simulation.cards import checks_of, heldout_cards, load_cards
 from flywheel_tasks.simulation.checks import obeys
-from flywheel_tasks.simulation.population import answerable, bank, follow_up, make_user, opener
+from flywheel_tasks.simulation.population import answerable, bank, farewell, follow_up, make_user, opener
 from flywheel_tasks.simulation.rewriting import WORD, answers_of, rewrite, said_last
 from flywheel_tasks.simulation.utility import features, persona, refuses, templated
 from flywheel_tasks.simulation.wording import sentences, words
@@ -59,7 +59,9 @@ def test_written_replies_are_many_and_differ(card):
 @by_card
 def test_written_replies_are_what_the_guidelines_ask_for(card):
     rows = [
-        features(card, _said(line.format(word="morning", mail="m", phone="p", card="c", url="u")), text)
+        features(
+            card, _said(line.format(word="morning", mail="m", phone="p", card="c", url="u", name="n")), text
+        )
         for line, text in _written(card)
     ]
     share = {name: sum(row[name] > 0 for row in rows) / len(rows) for name in rows[0]}
@@ -71,18 +73,17 @@ def test_written_replies_are_what_the_guidelines_ask_for(card):
 
 
 def test_every_message_of_users_has_a_line_to_answer():
-    openings = {line.rstrip(".?").lower() for line in answerable()}
     for number in range(600):
         source = "internal" if number % 2 else "user"
         user = make_user(1, f"sim-{source}-{number:04d}", source, CARDS)
         card, rng = CARDS[number % len(CARDS)], random.Random(number)
         first = opener(user, card, rng)
         history = [*_said(first), {"role": "assistant", "content": rng.choice(REPLIES)}]
-        for message in (first, follow_up(user, history, rng.gauss(0.0, 1.5), rng)):
+        second, last = follow_up(user, history, rng.gauss(0.0, 1.5), rng), farewell(user, card, rng)
+        for message in (first, second, last):
             found = said_last(message)
             assert found is not None, message
             assert message.lower().endswith(found[0].lower()) or "{" in found[0], (message, found)
-    assert len(openings) == len(answerable())
 
 
 def test_the_last_line_is_the_one_that_is_answered():
@@ -108,7 +109,9 @@ def test_a_rewrite_is_one_of_them_and_says_nothing_again(card):
     history = [*_said("Hello."), {"role": "assistant", "content": said}, *_said(f"Anyway. {line}")]
     found = {rewrite(card, history, "You see?", random.Random(seed)) for seed in range(20)}
     assert found == free - {said}
-    assert rewrite(card, history, (free - {said}).pop(), random.Random(1)) not in free - found
+    replaced = min(free - {said})
+    again = {rewrite(card, history, replaced, random.Random(seed)) for seed in range(20)}
+    assert again == (free - {said, replaced} or {None})
 
 
 def test_an_id_of_somebodys_logs_names_no_file():
