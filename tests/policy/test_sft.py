@@ -101,6 +101,16 @@ def test_only_rewrites_of_the_policy_are_used(tmp_path: Path) -> None:
     assert sorted({e.mix for e in found}) == ["rejection_internal", "rejection_user", "rewrites"]
 
 
+def test_what_two_annotators_wrote_alike_for_one_prompt_is_one_example(tmp_path: Path) -> None:
+    write(accepted_rows(2), ACCEPTED, tmp_path / "accepted.parquet")
+    first, second = rewrite_rows("policy", 2)
+    rows = [first, second, first | {"rejected": "Another reply."}, first | {"rewrite": "In other words."}]
+    write(rows, REWRITES, tmp_path / "rewrites.parquet")
+    found = load_examples(tmp_path / "accepted.parquet", tmp_path / "rewrites.parquet")
+    written = [(e.prompt.prompt_id, e.reply) for e in found if e.mix == "rewrites"]
+    assert len(written) == len(set(written)) == 3
+
+
 def test_bad_tables_are_refused_by_file_row_and_rule(tmp_path: Path) -> None:
     accepted, rewrites = tmp_path / "accepted.parquet", tmp_path / "rewrites.parquet"
     write([], ACCEPTED, accepted)
