@@ -6,14 +6,6 @@ import emoji
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _SENTENCE = re.compile(r"[^.!?…\n]+[.!?…]*")
-_NAMED = re.compile(
-    r"\b(?:my|your|our|his|her|their|the|an?|this|that)\s+"
-    r"(?:(?:favourite|old|new|best|first|last|small|tiny|big|long|strange|broken|own|whole|difficult|grey"
-    r"|dripping|driving|hiding|rainy|roman|patched|nervous|slow|live|high|false|boring|worst|oldest|earliest|farthest)"
-    r"\s+)*"
-    r"([a-z]+)\b",
-    re.IGNORECASE,
-)
 _ABBREVIATION = re.compile(r"\b(Mr|Mrs|Ms|Dr|St)\.")
 _FUNCTION_WORDS = """
 a about above after again all almost alone also always am an and another any anyone anything are around as
@@ -59,12 +51,6 @@ def content_words(text: str) -> list[str]:
         if len(word) > 2 and word.split("'")[0] not in STOPWORDS and not word.isdigit():
             found.setdefault(word)
     return list(found)
-
-
-def named_things(text: str) -> list[str]:
-    """Words that very likely name a thing: those after an article or a possessive (and an adjective)."""
-    found = (match.group(1).lower() for match in _NAMED.finditer(text))
-    return [word for word in dict.fromkeys(found) if len(word) > 2 and word not in STOPWORDS]
 
 
 def emoji_count(text: str) -> int:
