@@ -162,8 +162,10 @@ def test_a_completion_that_has_lost_its_end_stops_the_run(
     monkeypatch.setattr(rl, "PointwiseScorer", LikesVowels)
     original = Sampler.sample_ids
 
-    def loses(self: Sampler, prompts: Any, n: int, seed: int, progress: str | None = None) -> Any:
-        drawn = original(self, prompts, n, seed, progress)
+    def loses(
+        self: Sampler, prompts: Any, n: int, seed: int, progress: str | None = None, **rest: Any
+    ) -> Any:
+        drawn = original(self, prompts, n, seed, progress, **rest)
         if progress is None:  # a rollout; selection and checks show their progress
             drawn[0][2] = [5, 6, 7]
         return drawn

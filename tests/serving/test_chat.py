@@ -155,7 +155,7 @@ def test_content_in_parts_and_unused_fields(live: Start, root: Path, stub: Stub)
     )
     assert response.headers["x-flywheel-unused"] == "temperature,top_p"
     assert logged(root, "message")[0]["text"] == "Is it stormy?"
-    assert (stub.asked[0]["max_tokens"], stub.asked[0]["temperature"]) == (5, 0.9)
+    assert (stub.asked[0]["max_tokens"], stub.asked[0]["temperature"]) == (5, 0.7)
 
 
 def test_models_need_a_key_and_list_the_characters(live: Start) -> None:
