@@ -50,7 +50,7 @@ def _plain(sampler: Sampler, rows: list[list[int]], n: int) -> int:
     """``model.generate`` in arrival order, the prompt repeated for each candidate; tokens made."""
     sampling, made = sampler.sampling, 0
     generate: Any = sampler.model.generate
-    size = max(1, sampling.batch_rows // n)
+    size = sampling.prompts_a_batch(n)
     pad, ends = sampler.tokenizer.pad_token_id, sorted(sampler.end_ids)
     for start in range(0, len(rows), size):
         batch = rows[start : start + size]

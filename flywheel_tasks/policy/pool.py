@@ -98,7 +98,7 @@ class LocalPolicy:
 
     def chunk(self, n: int) -> int:
         """One batch of the sampler."""
-        return max(1, self._sampling.batch_rows // n)
+        return self._sampling.prompts_a_batch(n)
 
     def lengths(self, prompts: Sequence[Chat]) -> list[int]:
         """Prompt tokens."""

@@ -186,14 +186,13 @@ class Sampler:
             raise ValueError(f"n must be at least 1, not {n}")
         if empty := [i for i, prompt in enumerate(prompts) if not prompt]:
             raise ValueError(f"prompt {empty[0]} has no tokens")
-        size = max(1, self.sampling.batch_rows // n)
-        # Within one batch, sharing would make two of it.
-        shares = alike is not None and self._shares and len(prompts) > size
-        kinds = alike if shares and alike is not None else range(len(prompts))
+        size = self.sampling.prompts_a_batch(n)
+        if alike is None or not self._shares or len(prompts) <= size:  # of one batch, sharing would make two
+            alike = range(len(prompts))
         results: list[list[list[int]]] = [[] for _ in prompts]
         meter, number = Meter(progress, len(prompts), "prompts"), 0
         with self._inference():
-            for portion in portions(prompts, kinds, size):
+            for portion in portions(prompts, alike, size):
                 for places, rows in self._drawn(portion, prompts, n, (seed, number)):
                     for k, place in enumerate(places):
                         results[portion.positions[place]] = rows[k * n : (k + 1) * n]
@@ -215,7 +214,7 @@ class Sampler:
         begun = self._begin(portion.beginnings) if portion.beginnings else None
         rests = portion.rests(prompts)
         seed, start = first
-        size = max(1, self.sampling.batch_rows // n)
+        size = self.sampling.prompts_a_batch(n)
         for number, places in enumerate(batches([len(rest) for rest in rests], size), start):
             # A generator of its own for each batch, so that no other draw moves it.
             state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)

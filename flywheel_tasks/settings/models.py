@@ -41,6 +41,10 @@ class Sampling(Section):
     top_k: Positive
     batch_rows: Positive
 
+    def prompts_a_batch(self, n: int) -> int:
+        """Prompts that are decoded together, with ``n`` replies each; at least one."""
+        return max(1, self.batch_rows // n)
+
 
 class LocalPolicy(Section):
     """A policy of the pool that lies in a folder or on the Hugging Face hub (safetensors only)."""

@@ -53,14 +53,13 @@ def said_last(message: str) -> tuple[str, str | None] | None:
     Returns:
         line and word (None where the line has no place for one); None if no line is in it.
     """
-    best: tuple[int, int, str, str | None] | None = None
-    for line, pattern in _patterns():
-        for match in pattern.finditer(message):
-            # Of two that end at one place, the longer says more.
-            key = (match.end(), -match.start(), line, match.groupdict().get("w"))
-            if best is None or key[:2] > best[:2]:
-                best = key
-    return None if best is None else (best[2], best[3] and best[3].lower())
+    found = [(match, line) for line, pattern in _patterns() for match in pattern.finditer(message)]
+    if not found:
+        return None
+    # Of two that end at one place, the longer says more.
+    match, line = max(found, key=lambda one: (one[0].end(), -one[0].start()))
+    word = match.groupdict().get("w")
+    return line, word and word.lower()
 
 
 def rewrite(card: Card, history: Sequence[Turn], reply: str, rng: random.Random) -> str | None:

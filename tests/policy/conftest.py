@@ -48,6 +48,32 @@ SMALL: dict[str, Any] = {
 }
 
 
+def clear_choices(folder: Path, std: float) -> Any:
+    """A tiny model, initialised wider than the library does, so that greedy choices are clear and attention matters."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.manual_seed(3)
+    for name, weight in model.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(weight, std=std)
+    return model.eval()
+
+
+def greedy(model: Any, prompt: list[int], limit: int) -> list[int]:
+    """What ``model.generate`` says without chance."""
+    import torch
+
+    out = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt)),
+        do_sample=False,
+        max_new_tokens=limit,
+    )
+    return out[0, len(prompt) :].tolist()
+
+
 def words(seed: str, least: int, most: int) -> str:
     random_ = random.Random(seed)
     return " ".join(random_.choices(WORDS, k=random_.randint(least, most)))

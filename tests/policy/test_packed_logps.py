@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from flywheel_tasks.policy.packed_logps import packed_log_probs, repad, unpad
+from tests.policy.conftest import clear_choices
 
 PROMPTS = [[5, 6, 7, 8], [9, 10], [5, 6, 7, 8], [9, 10], [11]]
 COMPLETIONS = [[20, 21, 2], [22], [23, 24], [25, 26, 27, 2], [28, 2]]
@@ -14,12 +15,7 @@ WIDTH = 4
 
 @pytest.fixture(scope="module")
 def model(tiny_models: Path) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(tiny_models / "base")
-    torch.manual_seed(3)
-    for name, weight in model.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(weight, std=0.2)
-    return model.eval()
+    return clear_choices(tiny_models / "base", 0.2)
 
 
 def padded() -> tuple[torch.Tensor, torch.Tensor]:

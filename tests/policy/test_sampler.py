@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.settings import Sampling
+from tests.policy.conftest import clear_choices, greedy
 
 RAGGED = [[5, 6, 7, 8, 9, 10, 11], [40], [300, 301, 302], [9, 8, 7, 6, 5], [40, 41], [77, 78, 79, 80, 81, 82]]
 
@@ -20,13 +21,7 @@ def sampling(**changes: Any) -> Sampling:
 
 @pytest.fixture(scope="module")
 def model(tiny_models: Path) -> Any:
-    # A wider initialisation than the library's, so that greedy choices are clear and attention matters.
-    model = AutoModelForCausalLM.from_pretrained(tiny_models / "base")
-    torch.manual_seed(3)
-    for name, weight in model.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(weight, std=0.3)
-    return model.eval()
+    return clear_choices(tiny_models / "base", 0.3)
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +31,6 @@ def tokenizer(tiny_models: Path) -> Any:
 
 def sampler(model: Any, tokenizer: Any, **changes: Any) -> Sampler:
     return Sampler.from_model(model, tokenizer, sampling=sampling(**changes), max_prompt_tokens=96)
-
-
-def greedy(model: Any, prompt: list[int], limit: int) -> list[int]:
-    out = model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt)),
-        do_sample=False,
-        max_new_tokens=limit,
-    )
-    return out[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("limit", [{"top_k": 1}, {"temperature": 1e-30}])

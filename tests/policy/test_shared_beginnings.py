@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GPTNeoConfig,
     MistralConfig,
@@ -19,6 +18,7 @@ from transformers import (
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.shared_beginnings import batches, can_share, portions
 from flywheel_tasks.settings import Sampling
+from tests.policy.conftest import clear_choices, greedy
 
 ANNE, BO = [300, 301, 302, 303, 304, 305, 306, 307], [300, 40, 41, 42, 43]
 PROMPTS = [
@@ -35,25 +35,13 @@ CARDS = ["anne", "bo", "cy", "anne", "bo", "anne", "anne"]
 
 @pytest.fixture(scope="module")
 def model(tiny_models: Path) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(tiny_models / "base")
-    torch.manual_seed(3)
-    for name, weight in model.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(weight, std=0.3)
-    return model.eval()
+    return clear_choices(tiny_models / "base", 0.3)
 
 
 def _sampler(model: Any, tiny_models: Path, **changes: Any) -> Sampler:
     settings = Sampling(**{"max_new_tokens": 8, "temperature": 1.0, "top_k": 50, "batch_rows": 4, **changes})
     tokenizer = AutoTokenizer.from_pretrained(tiny_models / "base")
     return Sampler.from_model(model, tokenizer, sampling=settings, max_prompt_tokens=96)
-
-
-def _greedy(model: Any, prompt: list[int]) -> list[int]:
-    out = model.generate(
-        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=8
-    )
-    return out[0, len(prompt) :].tolist()
 
 
 def _read(model: Any, work: Any) -> int:
@@ -74,7 +62,7 @@ def test_greedy_replies_are_those_of_prompts_that_are_read_whole(
     model: Any, tiny_models: Path, rows: int
 ) -> None:
     drawn = _sampler(model, tiny_models, top_k=1, batch_rows=rows).sample_ids(PROMPTS, 2, 0, alike=CARDS)
-    assert drawn == [[_greedy(model, prompt)] * 2 for prompt in PROMPTS]
+    assert drawn == [[greedy(model, prompt, 8)] * 2 for prompt in PROMPTS]
 
 
 def test_less_is_read(model: Any, tiny_models: Path) -> None:
@@ -108,7 +96,7 @@ def test_cards_that_say_alike_and_begin_otherwise_are_read_whole(model: Any, tin
     prompts = [[5, 6, 7], [6, 7, 8], [7]]
     assert [p.beginnings for p in portions(prompts, ["a"] * 3, 4)] == [()]
     drawn = _sampler(model, tiny_models, top_k=1).sample_ids(prompts, 1, 0, alike=["a"] * 3)
-    assert drawn == [[_greedy(model, prompt)] for prompt in prompts]
+    assert drawn == [[greedy(model, prompt, 8)] for prompt in prompts]
 
 
 def test_models_that_count_places_of_the_cache_do_not_share() -> None:
