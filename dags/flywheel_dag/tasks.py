@@ -150,18 +150,23 @@ def wait_for_labels(ti: Any) -> bool:
     return bool(found["enough"])
 
 
-def check_gate(ti: Any) -> None:
-    """Leave the question for the approver; fail at once, with the reasons, if the gate does not pass.
+def check_gate(ti: Any, run_id: str) -> None:
+    """Leave the question for the approver; if the gate blocks, decline the model and fail at once, with the reasons.
 
     Whatever the gate says, whose data trained the generation's models is recorded first: they are there.
     """
-    from flywheel_tasks.online.approval import ApprovalError, launch_request
+    from flywheel_tasks.online.approval import ApprovalError, GateBlockedError, launch_request
+    from flywheel_tasks.online.promotion import decline_blocked
     from flywheel_tasks.pipeline.trained_on import record
 
     root = _holding(ti, "gate")
     record(root, _generation(ti))
     try:
         request = launch_request(root)
+    except GateBlockedError as error:
+        with _refusals_end_the_task():
+            decline_blocked(root, by=f"airflow: {run_id}")
+        raise AirflowFailException(str(error)) from error
     except ApprovalError as error:
         raise AirflowFailException(str(error)) from error
     if request.generation != _generation(ti):

@@ -21,6 +21,7 @@ from flywheel_tasks.campaign.clock import Clock, words_of
 from flywheel_tasks.campaign.folder import CampaignError, Folder, write_settings
 from flywheel_tasks.campaign.space import made, prune
 from flywheel_tasks.online.approval import POLICY, VERDICT, registry_of
+from flywheel_tasks.online.promotion import why_blocked
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.champion_files import ensure_champion
 from flywheel_tasks.pipeline.generation_ids import number_of
@@ -129,8 +130,8 @@ def _generation(folder: Folder, plan: Campaign, name: str, clock: Clock, say: Sa
             with step(f"the panel talks to {model}"):
                 measure(folder, root / model, folder.panel(digest), plan.panel_users)
     if record["verdict"] == "block":
-        record |= {"status": "blocked", "decision": "declined"}
-        record["why"] = online.decline(root, name, read_json(root / VERDICT))
+        why = why_blocked(read_json(root / VERDICT))
+        record |= {"status": "blocked", "decision": "declined", "why": why}
         if hard or plan.counterfactuals:
             with step("what would have happened: an A/B test outside the registry"):
                 record["counterfactual"] = _kept(online.counterfactual(root, folder.counterfactual(name)))

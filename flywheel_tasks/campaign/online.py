@@ -107,15 +107,6 @@ def answer(root: Path, generation: str, analysis: Mapping[str, Any], inconclusiv
     return decision, why
 
 
-def decline(root: Path, generation: str, verdict: Mapping[str, Any]) -> str:
-    """Record that a blocked generation is not launched, and keep its card, once; return why."""
-    why = "the gate blocks: " + "; ".join(
-        str(reason["reason"]) for reason in verdict["reasons"] if reason["outcome"] == "block"
-    )
-    rollback(root, generation, why, by=BY)
-    return why
-
-
 def counterfactual(root: Path, folder: Path) -> dict[str, Any]:
     """Test the workspace's model as if it had been launched; neither the registry nor any log of its own knows.
 

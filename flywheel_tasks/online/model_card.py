@@ -20,25 +20,41 @@ from flywheel_tasks.storage.fast_yaml import load_yaml
 from flywheel_tasks.storage.registry import Registry
 from flywheel_tasks.storage.registry_state import Experiment, ModelRef, RegistryError, State
 
-_EVIDENCE = "evidence.json"
+_EVIDENCE = "evidence.json"  # of generations that an earlier version launched or declined
 
 
 class CardError(ValueError):
     """A card cannot be made, or a model cannot be published; the message says why."""
 
 
-def keep_evidence(registry: Registry, root: Path, generation: str, model: ModelRef) -> None:
-    """Keep what a card will tell of a generation: verdict, the stages' metrics, which model it is; written once."""
+def evidence_name(verdict_digest: str) -> str:
+    """Name under which the registry keeps what a card tells of a model with this verdict."""
+    return f"evidence-{verdict_digest.removeprefix('sha256:')}.json"
+
+
+def keep_evidence(registry: Registry, root: Path, generation: str, model: ModelRef) -> str:
+    """Keep what a card will tell of a generation: verdict, the stages' metrics, which model it is; once a verdict.
+
+    A generation may be declined and made again with other settings, so each verdict has an account of its own.
+
+    Returns:
+        digest of the verdict's file.
+
+    Raises:
+        FileNotFoundError: the workspace has no verdict.
+    """
     metrics = {
         path.stem: orjson.loads(path.read_bytes()) for path in sorted((root / "metrics").glob("*.json"))
     }
-    verdict = orjson.loads((root / VERDICT).read_bytes())
-    evidence = {"verdict": verdict, "metrics": metrics, "model": model.model_dump(mode="json")}
+    verdict = (root / VERDICT).read_bytes()
+    digest = bytes_digest(verdict)
+    evidence = {"verdict": orjson.loads(verdict), "metrics": metrics, "model": model.model_dump(mode="json")}
     data = orjson.dumps(evidence, option=orjson.OPT_SORT_KEYS)
     try:
-        registry.put_generation(generation, _EVIDENCE, data)
+        registry.put_generation(generation, evidence_name(digest), data)
     except RegistryError:  # launch's own metrics may differ at a repeated start; the first account stands
-        registry.get_generation(generation, _EVIDENCE)
+        registry.get_generation(generation, evidence_name(digest))
+    return digest
 
 
 def _kept(registry: Registry, generation: str, name: str) -> dict[str, Any]:
@@ -46,6 +62,28 @@ def _kept(registry: Registry, generation: str, name: str) -> dict[str, Any]:
         return dict(orjson.loads(registry.get_generation(generation, name)))
     except RegistryError:
         return {}
+
+
+def last_declined(registry: Registry, generation: str) -> dict[str, Any]:
+    """The reason why a generation was not launched the last time, and the digest of its verdict; or nothing."""
+    for change in reversed(registry.history()):
+        if change.kind == "declined" and change.detail.get("generation") == generation:
+            return change.detail
+    return {}
+
+
+def _evidence(registry: Registry, generation: str, experiment: Experiment | None) -> dict[str, Any]:
+    """What was kept of the model that was launched; of one that never was, of the one last declined."""
+    if experiment is not None:
+        digest = experiment.plan.verdict_digest
+    else:
+        digest = last_declined(registry, generation).get("verdict_digest", "")
+    return _kept(registry, generation, evidence_name(digest)) or _kept(registry, generation, _EVIDENCE)
+
+
+def _experiment(state: State, generation: str) -> Experiment | None:
+    tests = [item for item in state.experiments.values() if item.plan.generation == generation]
+    return tests[-1] if tests else None
 
 
 def _model(state: State, registry: Registry, generation: str) -> ModelRef:
@@ -58,7 +96,7 @@ def _model(state: State, registry: Registry, generation: str) -> ModelRef:
         for model in (then.champion, *then.candidates.values()):
             if model is not None and model.generation == generation:
                 return model
-    if (declined := _kept(registry, generation, _EVIDENCE).get("model")) is not None:
+    if (declined := _evidence(registry, generation, _experiment(state, generation)).get("model")) is not None:
         return ModelRef.model_validate(declined)
     raise CardError(f"the registry knows no model of generation {generation}")
 
@@ -124,9 +162,8 @@ def _cell(value: object) -> str:
 
 def _declined(registry: Registry, generation: str) -> str:
     """Why a generation was not launched."""
-    for change in reversed(registry.history()):
-        if change.kind == "declined" and change.detail.get("generation") == generation:
-            return f"Not launched: {change.detail.get('reason', 'no reason was given')}."
+    if found := last_declined(registry, generation):
+        return f"Not launched: {found.get('reason', 'no reason was given')}."
     return "Not tested."
 
 
@@ -159,9 +196,11 @@ def make_card(registry: Registry, generation: str) -> str:
 
     state = registry.state()
     model = _model(state, registry, generation)
-    inputs, evidence = _kept(registry, generation, "inputs.json"), _kept(registry, generation, _EVIDENCE)
-    tests = [item for item in state.experiments.values() if item.plan.generation == generation]
-    experiment = tests[-1] if tests else None
+    experiment = _experiment(state, generation)
+    inputs, evidence = (
+        _kept(registry, generation, "inputs.json"),
+        _evidence(registry, generation, experiment),
+    )
     analysis: dict[str, Any] = {}
     if experiment is not None and experiment.analysis is not None:
         analysis = _kept(registry, generation, analysis_name(experiment.analysis.digest))

@@ -1,10 +1,12 @@
-"""The end of an A/B test: the candidate becomes champion, or is dropped."""
+"""What becomes of a candidate: champion after its A/B test, dropped, or declined before it has one."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flywheel_tasks.online.approval import POLICY, VERDICT, recorded_analysis, registry_of
 from flywheel_tasks.online.launch import LaunchError, model_ref
-from flywheel_tasks.online.model_card import keep_card, keep_evidence
+from flywheel_tasks.online.model_card import keep_card, keep_evidence, last_declined
 from flywheel_tasks.pipeline import lineage
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json
@@ -75,33 +77,58 @@ def rollback(root: Path, generation: str, reason: str, by: str) -> State:
     state = registry.state()
     tests = [item for item in state.experiments.values() if item.plan.generation == generation]
     if not tests:
-        if not _is_declined(registry, generation, reason):
-            state = registry.decline(generation, reason, by=by)
-        _keep_declined(root, registry, generation)
-        return state
+        return decline(root, generation, reason, by)
     if tests[-1].status != "rolled_back":
         state = registry.rollback(generation, reason, by=by)
     keep_card(registry, generation)
     return state
 
 
-def _is_declined(registry: Registry, generation: str, reason: str) -> bool:
-    """Whether a generation was declined for this reason, and for no other since."""
-    told = [
-        change.detail.get("reason")
-        for change in registry.history()
-        if change.kind == "declined" and change.detail.get("generation") == generation
-    ]
-    return told[-1:] == [reason]
+def decline(root: Path, generation: str, reason: str, by: str) -> State:
+    """Record that a generation's model is not launched, and keep its card; called again, it changes nothing.
+
+    The generation may still be made again with other settings, and launched.
+
+    Args:
+        root: the workspace. If it does not hold the generation's model and verdict, there is no card.
+        generation: which one.
+        reason: for the history.
+        by: who declines.
+
+    Raises:
+        RegistryError: it has been launched.
+    """
+    registry = registry_of(root)
+    told = {"reason": reason} | _kept_verdict(root, registry, generation)
+    state = registry.state()
+    if last_declined(registry, generation) != {"generation": generation} | told:
+        state = registry.decline(generation, by=by, **told)
+    if "verdict_digest" in told:
+        keep_card(registry, generation)
+    return state
 
 
-def _keep_declined(root: Path, registry: Registry, generation: str) -> None:
-    """Keep the card of a model that was not launched, if the workspace has its verdict; one never made has none."""
-    verdict = root / VERDICT
-    if not verdict.exists() or read_json(verdict).get("generation") != generation:
-        return
+def why_blocked(verdict: Mapping[str, Any]) -> str:
+    """The reasons of a verdict that blocks, in one line."""
+    reasons = [str(reason["reason"]) for reason in verdict["reasons"] if reason["outcome"] == "block"]
+    return "the gate blocks: " + "; ".join(reasons)
+
+
+def decline_blocked(root: Path, by: str) -> None:
+    """Decline the generation whose verdict blocks. One that was launched before stays what it is."""
+    verdict = read_json(root / VERDICT)
+    generation = verdict["generation"]
+    tests = registry_of(root).state().experiments.values()
+    if all(item.plan.generation != generation for item in tests):
+        decline(root, generation, why_blocked(verdict), by)
+
+
+def _kept_verdict(root: Path, registry: Registry, generation: str) -> dict[str, str]:
+    """Keep what the card of a model will tell; the digest of its verdict, or nothing if there is no such model."""
     try:
-        keep_evidence(registry, root, generation, model_ref(root, generation))
+        verdict, model = read_json(root / VERDICT), model_ref(root, generation)
     except (LaunchError, FileNotFoundError):
-        return
-    keep_card(registry, generation)
+        return {}
+    if (verdict.get("generation"), verdict.get("model_digest")) != (generation, model.digest):
+        return {}
+    return {"verdict_digest": keep_evidence(registry, root, generation, model)}

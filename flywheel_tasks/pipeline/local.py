@@ -128,6 +128,9 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
     record(root, name)
     verdict = read_json(root / "gate/verdict.json")
     if verdict["verdict"] not in LAUNCHABLE:
+        from flywheel_tasks.online.promotion import decline_blocked
+
+        decline_blocked(root, by="policy: a gate that blocks")
         return Outcome(name, "blocked", verdict)
     if not _approve_by_policy(root, verdict):
         return Outcome(name, "waiting", verdict)

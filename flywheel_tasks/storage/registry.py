@@ -242,9 +242,21 @@ class Registry:
         detail = {"generation": generation, "reason": reason}
         return self._change("rolled_back", by, detail, lambda s: rules.rolled_back(s, generation, reason))
 
-    def decline(self, generation: str, reason: str, *, by: str) -> State:
-        """Note that a generation's model was never launched; champion and candidate stay as they are."""
+    def decline(self, generation: str, reason: str, *, by: str, verdict_digest: str | None = None) -> State:
+        """Note that a generation's model is not launched; champion and candidate stay as they are.
+
+        Args:
+            generation: which one.
+            reason: for the history.
+            by: who declines.
+            verdict_digest: of the gate's verdict on the model, if there is one.
+
+        Raises:
+            RegistryError: it has been launched.
+        """
         detail = {"generation": generation, "reason": reason}
+        if verdict_digest is not None:
+            detail["verdict_digest"] = verdict_digest
         return self._change("declined", by, detail, lambda s: rules.declined(s, generation), retry=True)
 
     def restore(self, reason: str, *, by: str) -> State:

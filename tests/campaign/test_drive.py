@@ -49,7 +49,6 @@ class World:
         monkeypatch.setattr(drive, "describe", self.describe)
         monkeypatch.setattr(drive, "measure", self.measure)
         monkeypatch.setattr(drive, "read_json", self.read)
-        monkeypatch.setattr(drive.online, "decline", self.decline)
         monkeypatch.setattr(drive.online, "counterfactual", self.counterfactual)
         monkeypatch.setattr(drive, "_tested", self.tested)
 
@@ -82,10 +81,6 @@ class World:
         self.call("panel", model.name)
         write_json([], out)
 
-    def decline(self, root, name, verdict):
-        self.call("decline", name)
-        return "blocked"
-
     def counterfactual(self, root, folder):
         self.call("counterfactual", folder.name)
         return analysis(-20.0, "reject")
@@ -97,7 +92,7 @@ class World:
     def read(self, path):
         from flywheel_tasks.storage.documents import read_json
 
-        return {} if path.name == "verdict.json" else read_json(path)
+        return {"reasons": [reason()]} if path.name == "verdict.json" else read_json(path)
 
 
 @pytest.fixture
@@ -113,7 +108,7 @@ def _kept(folder):
     return [{k: v for k, v in r.items() if k != "seconds"} for r in records(folder)]
 
 
-def test_the_over_optimised_generation_is_declined_and_tested_outside_the_registry(folder, monkeypatch):
+def test_the_over_optimised_generation_is_blocked_and_tested_outside_the_registry(folder, monkeypatch):
     world, said = World(folder, monkeypatch), []
     run(folder, said.append)
     assert world.calls == [
@@ -122,7 +117,6 @@ def test_the_over_optimised_generation_is_declined_and_tested_outside_the_regist
         ("panel", "policy"),
         ("test", "g0001"),
         ("run", "g0002", 16),
-        ("decline", "g0002"),
         ("counterfactual", "g0002"),
         ("run", "g0003", 6),
         ("test", "g0003"),
@@ -133,6 +127,7 @@ def test_the_over_optimised_generation_is_declined_and_tested_outside_the_regist
         ("blocked", True),
         ("launched", False),
     ]
+    assert found[1]["why"].startswith("the gate blocks: ")
     assert "counterfactual" in found[1]
     assert "analysis" not in found[1]
     assert any("deliberately over-optimised; 1 of 2 launches done" in line for line in said)
@@ -142,7 +137,7 @@ def test_the_over_optimised_generation_is_declined_and_tested_outside_the_regist
 def test_a_kill_before_any_step_changes_nothing_of_the_result(folder, tmp_path, monkeypatch):
     World(folder, monkeypatch)
     run(folder, lambda line: None)
-    for place in range(9):
+    for place in range(8):
         other = Folder(tmp_path / f"killed-{place}")
         write_json(PLAN, other.plan)
         world = World(other, monkeypatch)

@@ -92,6 +92,8 @@ def test_a_failed_gate_asks_nobody_and_launches_nothing(airflow: LiveAirflow, ro
     assert {task: states[task] for task in later} == dict.fromkeys(later, "upstream_failed")
     assert airflow.asked(run) == []
     assert registry_of(root).state() == before
+    last = registry_of(root).history()[-1]
+    assert (last.kind, last.detail["generation"], last.by) == ("declined", "g0002", f"airflow: {run}")
 
 
 def test_a_no_is_recorded_and_launches_nothing(airflow: LiveAirflow, root: Path) -> None:

@@ -15,6 +15,7 @@ from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.objects import open_store
+from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.registry_state import RegistryError
 from flywheel_tasks.storage.tables import write_rows
 from tests.conftest import PROJECT, build_workspace
@@ -90,8 +91,10 @@ def test_whose_data_trained_a_blocked_model_is_on_record(gated: Path, failure: t
     from flywheel_tasks.pipeline.trained_on import checkpoints_of
 
     with pytest.raises(failure, match="the gate does not pass generation g0001"):
-        tasks.check_gate(run_after_gate())
+        tasks.check_gate(run_after_gate(), "run-1")
     assert len(recorded(gated)) == 1
+    last = open_registry("registry", gated).history()[-1]
+    assert (last.kind, last.by) == ("declined", "airflow: run-1")
     shutil.rmtree(gated / "data/split")  # the tables are gone, the record is not
     (found,) = checkpoints_of(gated, "u_1")
     assert (found.generation, found.digest) == ("g0001", tree_digest(gated / "models/policy"))
@@ -101,10 +104,10 @@ def test_a_gate_of_another_checkout_or_run_is_not_asked_about(gated: Path, failu
     from flywheel_dag import tasks
 
     with pytest.raises(failure, match=r"gate/verdict\.json in .* is not what stage gate made in this run"):
-        tasks.check_gate(run_after_gate(HASHES | {"gate/verdict.json": "v2"}))
+        tasks.check_gate(run_after_gate(HASHES | {"gate/verdict.json": "v2"}), "run-1")
     write_json({"generation": "g0002"}, gated / "inputs/generation.json")
     with pytest.raises(failure, match="holds g0002, this run is of g0001"):
-        tasks.check_gate(run_after_gate())
+        tasks.check_gate(run_after_gate(), "run-1")
     write_json({"generation": "g0001"}, gated / "inputs/generation.json")
     with pytest.raises(failure, match="stage launch has not run in this run"):
         tasks.start_ab_test(run_after_gate(), "run-1")
@@ -118,7 +121,7 @@ def test_a_lock_file_that_a_kill_cut_short_says_which_stage_to_clear(
 
     (gated / "dvc.lock").write_text("stages:\n  gate:\n    outs:\n    - {")
     with pytest.raises(failure, match=r"is not what stage gate made in this run.*Clear the stage"):
-        tasks.check_gate(run_after_gate())
+        tasks.check_gate(run_after_gate(), "run-1")
     assert (gated / "dvc.lock.broken").exists()
 
 
@@ -262,9 +265,9 @@ def test_a_stale_worker_elsewhere_works_on_the_runs_generation_and_data(
 
     work_at(first)  # and back: what was made elsewhere is brought here, and asked about only then
     with pytest.raises(failure, match="is not what stage gate made in this run"):
-        tasks.check_gate(run)
+        tasks.check_gate(run, "run-1")
     run.stage("gate")
-    tasks.check_gate(run)
+    tasks.check_gate(run, "run-1")
     assert run.told["pushed", "request"]["model_digest"] == verdict["model_digest"]
 
     run.told["train", "return_value"] = {"models/policy": "0" * 32 + ".dir"}

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import yaml
 
+from flywheel_tasks.online.model_card import make_card
 from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.graph import load_graph
@@ -115,4 +116,12 @@ def test_a_blocked_candidate_is_not_launched(launched):
     outcome = run_generation(root, generation="g0002", seed=None, say=print)
     assert outcome.status == "blocked"
     assert [r["metric"] for r in outcome.verdict["reasons"] if r["outcome"] == "block"]
-    assert "g0002" not in open_registry("registry", root).state().experiments
+    registry = open_registry("registry", root)
+    assert "g0002" not in registry.state().experiments
+    last = registry.history()[-1]
+    assert (last.kind, last.by, last.detail["generation"]) == (
+        "declined",
+        "policy: a gate that blocks",
+        "g0002",
+    )
+    assert "## Gate: block" in make_card(registry, "g0002")

@@ -7,12 +7,14 @@ import pytest
 
 from flywheel_tasks.online import launch
 from flywheel_tasks.online.approval import (
+    VERDICT,
     ApprovalError,
     GateBlockedError,
     launch_request,
     record_answer,
     registry_of,
 )
+from flywheel_tasks.online.model_card import evidence_name
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.pinned_data import accepted_profile, launched_splits
 from flywheel_tasks.pipeline.stage_io import StageIO
@@ -64,7 +66,8 @@ def test_a_repeated_start_keeps_what_a_kill_left_unkept(root: Path, monkeypatch:
         with pytest.raises(KeyboardInterrupt):
             launch.start(root, by="ada")
     registry = registry_of(root)
-    kept = ("profile.json", "split.json", "reward_models.json", "evidence.json")
+    evidence = evidence_name(file_digest(root / VERDICT))
+    kept = ("profile.json", "split.json", "reward_models.json", evidence)
     assert [registry.find_generation("g0001", name) for name in kept] == [None] * 4
     launch.start(root, by="retry")
     assert None not in [registry.find_generation("g0001", name) for name in kept]

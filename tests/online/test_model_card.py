@@ -76,14 +76,49 @@ def test_a_dropped_generation_still_has_a_card(root: Path) -> None:
 def test_a_generation_that_the_gate_blocked_has_a_card(root: Path) -> None:
     write_json({"win_rate": 0.71}, root / "metrics/evaluate.json")
     write_verdict(root, "block")
-    promotion.rollback(root, "g0001", "the gate blocks | win rate", by="ada")
+    for _ in range(2):
+        promotion.decline_blocked(root, by="policy")
+    (declined,) = [change for change in registry_of(root).history() if change.kind == "declined"]
+    assert (declined.by, declined.detail["reason"]) == ("policy", "the gate blocks: win rate above 0.65")
     (kept,) = (root / "registry/generations/g0001").glob("README-*.md")
     card = ModelCard.load(kept)
     assert card.data.model_name == "characterflywheel-g0001"
     assert "| evaluate.win_rate | block | win rate above 0.65 |" in card.text
-    assert "Not launched: the gate blocks | win rate." in card.text
+    assert "Not launched: the gate blocks: win rate above 0.65." in card.text
     assert tree_digest(root / "models/policy") in card.text
     assert make_card(registry_of(root), "g0001") == card.content
+
+
+def test_a_blocked_generation_made_again_and_launched_has_the_card_of_what_was_launched(root: Path) -> None:
+    write_json({"win_rate": 0.71}, root / "metrics/evaluate.json")
+    write_verdict(root, "block")
+    promotion.decline_blocked(root, by="policy")
+    write_json({"win_rate": 0.55}, root / "metrics/evaluate.json")
+    write_model(root, "made again")
+    write_verdict(root)
+    launch_and_analyse(root, 200)
+    card = make_card(registry_of(root), "g0001")
+    assert "## Gate: pass" in card
+    assert '"win_rate": 0.55' in card
+    assert tree_digest(root / "models/policy") in card
+    for old in ("Not launched", "0.71", "Gate: block"):
+        assert old not in card
+
+
+def test_a_launched_generation_whose_gate_blocks_later_stays_launched(root: Path) -> None:
+    launch_and_analyse(root, 200)
+    changes = registry_of(root).history()
+    write_verdict(root, "block")
+    promotion.decline_blocked(root, by="policy")
+    assert registry_of(root).history() == changes
+
+
+def test_a_verdict_on_another_model_tells_nothing_of_this_one(root: Path) -> None:
+    write_verdict(root, "block")
+    write_model(root, "another")
+    promotion.decline_blocked(root, by="policy")
+    assert registry_of(root).history()[-1].kind == "declined"
+    assert not list((root / "registry/generations").glob("g0001/README-*.md"))
 
 
 @pytest.mark.parametrize("launched", [True, False])
