@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
+from flywheel_tasks.evaluation.measured import Unit
 from flywheel_tasks.settings import PositiveFloat, Section, Share
 from flywheel_tasks.storage.documents import read_yaml
 
@@ -33,6 +34,13 @@ class Limit(Section):
     def holds(self, value: float) -> bool:
         """Whether a value is within the bounds (NaN is not)."""
         return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+
+class Shown(Section):
+    """How a metric is told to an approver: as what, and in which unit."""
+
+    title: Annotated[str, Field(min_length=1)]
+    unit: Unit = "number"
 
 
 class Rule(Section):
@@ -100,6 +108,11 @@ class GateRules(Section):
     suites: dict[Suite, Limit | Annotated[dict[str, Limit], Field(min_length=1)]] = Field(
         default_factory=dict
     )
+    shown: dict[str, Shown] = Field(default_factory=dict)  # by metric; others go by their own name
+
+    def told(self, metric: str) -> Shown:
+        """How a metric is told."""
+        return self.shown.get(metric, Shown(title=metric))
 
 
 def load_rules(path: Path) -> GateRules:

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+Unit = Literal["number", "percent", "points"]
+_SUFFIXES: dict[Unit, str] = {"number": "", "percent": "%", "points": " points"}
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,12 @@ class Measured:
     n: int | None = None
     absent: bool = False
 
-    def interval(self) -> str:
+    def interval(self, unit: Unit = "number") -> str:
         """The interval in words, in brackets; maybe empty."""
         parts = []
         if self.bounds is not None:
-            parts.append(f"95% interval {self.bounds[0]:.3g} to {self.bounds[1]:.3g}")
+            low, high = (f"{_scaled(bound, unit):.3g}{_SUFFIXES[unit]}" for bound in self.bounds)
+            parts.append(f"95% interval {low} to {high}")
             if self.n is not None:
                 parts.append(f"n = {self.n}")
         return f" ({', '.join(parts)})" if parts else ""
@@ -72,9 +76,26 @@ def _bounds(parent: Mapping[str, Any]) -> tuple[float, float] | None:
     return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def number(value: float, *limits: float | None) -> str:
-    """A number in four digits, or in all where rounding would show it equal to a limit that it is not."""
-    short = f"{value:.4g}"
-    if any(limit is not None and float(short) == limit != value for limit in limits):
-        return repr(value)
-    return short
+def _scaled(value: float, unit: Unit) -> float:
+    return value if unit == "number" else round(value * 100, 10)  # 0.57 is 57, not 56.99999999999999
+
+
+def limit(value: float, unit: Unit = "number") -> str:
+    """A limit as it was set, in a unit: a share of 0.6 is 60%, a difference of 0.05 is 5 points."""
+    return f"{_scaled(value, unit):g}{_SUFFIXES[unit]}"
+
+
+def number(value: float, *limits: float | None, unit: Unit = "number") -> str:
+    """A number in four digits, a share in three; in all where rounding would show a limit that it is not.
+
+    Args:
+        value: as measured.
+        limits: that it is compared with.
+        unit: that it is shown in.
+    """
+    shown = _scaled(value, unit)
+    short = f"{shown:.4g}" if unit == "number" else f"{shown:.3g}"
+    bounds = [_scaled(bound, unit) for bound in limits if bound is not None and bound != value]
+    if float(short) in bounds:
+        short = repr(value if unit == "number" else value * 100)
+    return short + _SUFFIXES[unit]

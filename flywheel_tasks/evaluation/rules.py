@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from flywheel_tasks.evaluation.gate_rules import GateRules, Limit, Overfitting, Rule
-from flywheel_tasks.evaluation.measured import Measured, find, number
+from flywheel_tasks.evaluation.gate_rules import GateRules, Limit, Overfitting, Rule, Shown
+from flywheel_tasks.evaluation.measured import Measured, Unit, find, limit, number
 
 Outcome = Literal["pass", "warn", "block"]
 SEVERITY: dict[Outcome, int] = {"block": 0, "warn": 1, "pass": 2}
@@ -65,95 +65,110 @@ def _reason(
     )
 
 
+def _sentence(shown: Shown, found: Measured, verdict: str, *limits: float | None) -> str:
+    assert found.value is not None
+    value = number(found.value, *limits, unit=shown.unit)
+    return f"{shown.title} is {value}{found.interval(shown.unit)}, {verdict}."
+
+
 def not_measured(
-    metric: str, found: Measured, block: Limit | None = None, warn: Limit | None = None
+    metric: str, shown: Shown, found: Measured, block: Limit | None = None, warn: Limit | None = None
 ) -> Reason:
     """The block that a metric without a usable number gets (fail closed)."""
-    text = f"{metric} {found.problem}; what is not measured does not pass."
+    named = shown.title if shown.title == metric else f"{shown.title} ({metric})"
+    text = f"{named} {found.problem}; what is not measured does not pass."
     return _reason(metric, found, "block", text, block, warn)
 
 
-def apply(rule: Rule, metrics: Mapping[str, Any]) -> Reason:
+def apply(rule: Rule, metrics: Mapping[str, Any], shown: Shown | None = None) -> Reason:
     """Compare one metric's point estimate with a rule's limits (all inclusive).
 
     Args:
         rule: the rule.
         metrics: of all stages, by stage.
+        shown: how the metric is told; by default by its name.
     """
+    shown = shown or Shown(title=rule.metric)
     found = find(metrics, rule.metric)
     if found.value is None and found.absent and rule.may_be_absent:
-        return _reason(rule.metric, found, "pass", f"{rule.metric} {found.problem}.", rule.block, rule.warn)
+        return _reason(rule.metric, found, "pass", f"{shown.title} {found.problem}.", rule.block, rule.warn)
     if found.value is None:
-        return not_measured(rule.metric, found, rule.block, rule.warn)
+        return not_measured(rule.metric, shown, found, rule.block, rule.warn)
     outcome: Outcome = "pass"
     if rule.block is not None and not rule.block.holds(found.value):
-        outcome, verdict = "block", f"{_breach(rule.block, found.value)}: blocked"
+        outcome, verdict = "block", f"{_breach(rule.block, found.value, shown.unit)}: blocked"
     elif rule.warn is not None and not rule.warn.holds(found.value):
-        outcome, verdict = "warn", f"{_breach(rule.warn, found.value)}: look before you launch"
+        outcome, verdict = "warn", f"{_breach(rule.warn, found.value, shown.unit)}: look before you launch"
     else:
-        verdict = "as required, " + _bounds(rule.block or rule.warn)
-    limits = [x for limit in (rule.block, rule.warn) if limit for x in (limit.min, limit.max)]
-    text = f"{rule.metric} is {number(found.value, *limits)}{found.interval()}, {verdict}."
+        verdict = "as required, " + _bounds(rule.block or rule.warn, shown.unit)
+    limits = [x for bounds in (rule.block, rule.warn) if bounds for x in (bounds.min, bounds.max)]
+    text = _sentence(shown, found, verdict, *limits)
     return _reason(rule.metric, found, outcome, text, rule.block, rule.warn)
 
 
-def _breach(limit: Limit, value: float) -> str:
-    if limit.min is not None and value < limit.min:
-        return f"below the minimum of {limit.min:g}"
-    return f"above the maximum of {limit.max:g}"
+def _breach(bounds: Limit, value: float, unit: Unit) -> str:
+    if bounds.min is not None and value < bounds.min:
+        return f"below the minimum of {limit(bounds.min, unit)}"
+    assert bounds.max is not None
+    return f"above the maximum of {limit(bounds.max, unit)}"
 
 
-def _bounds(limit: Limit | None) -> str:
-    named = {"at least": limit.min, "at most": limit.max} if limit else {}
-    return " and ".join(f"{word} {value:g}" for word, value in named.items() if value is not None)
+def _bounds(bounds: Limit | None, unit: Unit) -> str:
+    named = {"at least": bounds.min, "at most": bounds.max} if bounds else {}
+    return " and ".join(f"{word} {limit(value, unit)}" for word, value in named.items() if value is not None)
 
 
-def overfitting(rule: Overfitting, metrics: Mapping[str, Any]) -> list[Reason]:
+def overfitting(rules: GateRules, metrics: Mapping[str, Any]) -> list[Reason]:
     """The paper's overfitting rule: win rates too high, internal too low, or far apart (V12: 70.7, 43.7%).
 
     Args:
-        rule: its limits.
+        rules: the limits.
         metrics: of all stages, by stage.
     """
-    user, gap = find(metrics, USER), find(metrics, DIVERGENCE)
+    rule = rules.overfitting
     # A high internal win rate only warns: the prompts that a model overfits to are those of its training, users' ones.
     bounds = Rule(metric=INTERNAL, block=Limit(min=rule.internal_low), warn=Limit(max=rule.high))
-    return [_not_too_high(USER, user, rule), apply(bounds, metrics), _together(gap, rule)]
+    return [
+        _not_too_high(find(metrics, USER), rule, rules.told(USER)),
+        apply(bounds, metrics, rules.told(INTERNAL)),
+        _together(find(metrics, DIVERGENCE), rule, rules.told(DIVERGENCE)),
+    ]
 
 
-def _not_too_high(metric: str, found: Measured, rule: Overfitting) -> Reason:
+def _not_too_high(found: Measured, rule: Overfitting, shown: Shown) -> Reason:
     block, warn = Limit(max=rule.high), Limit(max=rule.target)
     if found.value is None:
-        return not_measured(metric, found, block, warn)
+        return not_measured(USER, shown, found, block, warn)
+    high, target = limit(rule.high, shown.unit), limit(rule.target, shown.unit)
     outcome: Outcome = "pass"
     if found.value >= rule.high:
-        outcome, verdict = "block", f"not below {rule.high:g}: a sign of overfitting"
+        outcome, verdict = "block", f"not below {high}: a sign of overfitting"
     elif found.value > rule.target:
-        outcome, verdict = "warn", f"above the target of {rule.target:g}: a large step for one generation"
+        outcome, verdict = "warn", f"above the target of {target}: a large step for one generation"
     else:
-        verdict = f"below {rule.high:g} as required"
-    text = f"{metric} is {number(found.value, rule.high, rule.target)}{found.interval()}, {verdict}."
-    return _reason(metric, found, outcome, text, block, warn)
+        verdict = f"below {high} as required"
+    text = _sentence(shown, found, verdict, rule.high, rule.target)
+    return _reason(USER, found, outcome, text, block, warn)
 
 
-def _together(gap: Measured, rule: Overfitting) -> Reason:
+def _together(gap: Measured, rule: Overfitting, shown: Shown) -> Reason:
     """A gap beyond ``rule.gap`` blocks where its interval leaves out 0, or where it has no interval."""
     block, warn = Limit(min=-rule.gap, max=rule.gap), Limit(min=-rule.wide_gap, max=rule.wide_gap)
     if gap.value is None:
-        return not_measured(DIVERGENCE, gap, block, warn)
+        return not_measured(DIVERGENCE, shown, gap, block, warn)
+    small, wide = limit(rule.gap, shown.unit), limit(rule.wide_gap, shown.unit)
     noise = gap.bounds is not None and gap.bounds[0] <= 0 <= gap.bounds[1]
     outcome: Outcome = "pass"
     if abs(gap.value) <= rule.gap:
-        verdict = f"within ±{rule.gap:g} as required"
+        verdict = f"within ±{small} as required"
     elif not noise:
-        outcome, verdict = "block", f"outside ±{rule.gap:g} and no noise: the sources disagree"
+        outcome, verdict = "block", f"outside ±{small} and no noise: the sources disagree"
     elif abs(gap.value) > rule.wide_gap:
         outcome = "warn"
-        verdict = f"outside ±{rule.wide_gap:g}, but so few prompts cannot tell it from no gap at all"
+        verdict = f"outside ±{wide}, but so few prompts cannot tell it from no gap at all"
     else:
-        verdict = f"outside ±{rule.gap:g}, but so few prompts cannot tell it from no gap at all"
-    value = number(gap.value, rule.gap, -rule.gap, rule.wide_gap, -rule.wide_gap)
-    text = f"{DIVERGENCE} (user minus internal) is {value}{gap.interval()}, {verdict}."
+        verdict = f"outside ±{small}, but so few prompts cannot tell it from no gap at all"
+    text = _sentence(shown, gap, verdict, rule.gap, -rule.gap, rule.wide_gap, -rule.wide_gap)
     return _reason(DIVERGENCE, gap, outcome, text, block, warn)
 
 
@@ -164,8 +179,8 @@ def judge(rules: GateRules, metrics: Mapping[str, Any]) -> Sequence[Reason]:
         rules: the limits.
         metrics: of all stages, by stage.
     """
-    reasons = [apply(rule, metrics) for rule in rules.rules] + overfitting(rules.overfitting, metrics)
-    return ordered(reasons + _suites(rules, metrics))
+    reasons = [apply(rule, metrics, rules.told(rule.metric)) for rule in rules.rules]
+    return ordered([*reasons, *overfitting(rules, metrics), *_suites(rules, metrics)])
 
 
 def _suites(rules: GateRules, metrics: Mapping[str, Any]) -> list[Reason]:
@@ -175,8 +190,9 @@ def _suites(rules: GateRules, metrics: Mapping[str, Any]) -> list[Reason]:
     for name in run:
         limits = rules.suites.get(name, Limit(min=1.0))
         parts = {"": limits} if isinstance(limits, Limit) else {f".{key}": limits[key] for key in limits}
-        for part, limit in parts.items():
-            reasons.append(apply(Rule(metric=f"evaluate.suites.{name}{part}", block=limit), metrics))
+        for part, bounds in parts.items():
+            metric = f"evaluate.suites.{name}{part}"
+            reasons.append(apply(Rule(metric=metric, block=bounds), metrics, rules.told(metric)))
     return reasons
 
 

@@ -39,11 +39,11 @@ def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
     generation, rewarded = _node(metrics, "generation"), _node(metrics, "high_vs_low_reward")
     features = _features(generation)
     if features is None:
-        text = f"{GENERATION} is missing; what is not measured does not pass."
+        text = f"Style ({GENERATION}) is missing; what is not measured does not pass."
         return [_reason(GENERATION, "block", None, rule, text)]
     if not generation.get("testable", True):
         text = (
-            f"{GENERATION}: {generation['users']} users are too few to tell any of {len(features)} style features "
+            f"Style: {generation['users']} users are too few to tell any of {len(features)} style features "
             "from chance: nothing of style was tested, look at the replies."
         )
         return [_reason(GENERATION, "warn", None, rule, text)]
@@ -56,7 +56,7 @@ def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
     if reasons:
         return reasons
     text = (
-        f"{GENERATION}: none of {len(features)} style features changed by more than {rule.warn_effect:g} "
+        f"Style: none of {len(features)} style features changed by more than {rule.warn_effect:g} "
         "standard deviations with p below 0.05."
     )
     return [_reason(GENERATION, "pass", 0.0, rule, text)]

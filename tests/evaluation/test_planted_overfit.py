@@ -202,7 +202,7 @@ def test_a_policy_that_learned_to_smile_is_caught(
     assert "style.comparisons.generation.emoji" in found.outcomes("block") | found.outcomes("warn")
     assert "Style: emoji went from" in found.report
     assert ", as replies of higher reward have it" in found.report
-    assert "not below 0.65: a sign of overfitting" in found.report
+    assert "not below 65%: a sign of overfitting" in found.report
 
 
 def test_a_small_step_towards_what_people_like_is_not_blocked(

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_tasks.evaluation.gate_rules import GateRulesError, Limit, Rule, load_rules
-from flywheel_tasks.evaluation.measured import number
-from flywheel_tasks.evaluation.rules import SEVERITY, apply, judge, verdict_of
+from flywheel_tasks.evaluation.measured import limit, number
+from flywheel_tasks.evaluation.rules import DIVERGENCE, INTERNAL, SEVERITY, USER, apply, judge, verdict_of
 from tests.evaluation.handmade import metrics
 
 RULES = load_rules(Path(__file__).resolve().parents[2] / "gate_rules.yaml")
@@ -42,9 +42,17 @@ def test_healthy_win_rates_pass_whatever_the_number_of_prompts(n: int) -> None:
 
 def test_v12_of_the_paper_is_blocked() -> None:
     reasons = failed(metrics(user=0.707, internal=0.437))
-    assert any("pointwise.user is 0.707" in r and "not below 0.65" in r for r in reasons)
-    assert any("internal is 0.437" in r and "below the minimum of 0.5" in r for r in reasons)
-    assert any("divergence.pointwise (user minus internal) is 0.27" in r for r in reasons)
+    on = "Win rate over the champion on"
+    assert any(
+        r.startswith(f"{on} users' prompts (pointwise model) is 70.7%") and "not below 65%" in r
+        for r in reasons
+    )
+    assert any(
+        r.startswith(f"{on} internal prompts (pointwise model) is 43.7%") and "below the minimum of 50%" in r
+        for r in reasons
+    )
+    gap = "User minus internal win rate (pointwise model) is 27 points"
+    assert any(r.startswith(gap) and "outside ±5 points" in r for r in reasons)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +97,8 @@ def test_the_worst_comes_first_and_names_value_interval_and_limit() -> None:
     assert order == sorted(order)
     assert set(order) == {0, 1, 2}
     assert reasons[0].reason == (
-        "evaluate.production.false_refusal.candidate is 0.35 (95% interval 0.25 to 0.45, n = 60), "
-        "above the maximum of 0.2: blocked."
+        "Share of replies that refuse without need is 35% (95% interval 25% to 45%, n = 60), "
+        "above the maximum of 20%: blocked."
     )
     assert (reasons[0].value, reasons[0].low, reasons[0].high) == (
         0.35,
@@ -103,7 +111,7 @@ def test_the_worst_comes_first_and_names_value_interval_and_limit() -> None:
 def test_between_the_limits_is_a_warning() -> None:
     (reason,) = (r for r in judge(RULES, metrics(false_refusal=0.15)) if "false_refusal" in r.metric)
     assert reason.outcome == "warn"
-    assert "above the maximum of 0.1: look before you launch" in reason.reason
+    assert "above the maximum of 10%: look before you launch" in reason.reason
 
 
 @pytest.mark.parametrize("kind", ["block", "warn"])
@@ -153,6 +161,37 @@ def test_rounding_never_shows_a_value_at_a_limit_that_it_misses() -> None:
     assert number(0.449999, 0.45) == "0.449999"
     assert number(0.45, 0.45) == "0.45"
     assert number(1 / 3, 0.45) == "0.3333"
+    assert number(0.649999, 0.65, unit="percent") == "64.9999%"
+    assert number(0.65, 0.65, unit="percent") == "65%"
+    assert number(-0.0512, 0.05, -0.05, unit="points") == "-5.12 points"
+    assert limit(0.57, "percent") == "57%", "57 of a hundred is 56.99999999999999 in binary"
+
+
+def test_a_metric_without_a_title_goes_by_its_name() -> None:
+    metrics = {"s": {"x": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}}}
+    reason = apply(Rule(metric="s.x", warn=Limit(min=0.55)), metrics)
+    assert (
+        reason.reason
+        == "s.x is 0.5 (95% interval 0.4 to 0.6, n = 9), below the minimum of 0.55: look before you launch."
+    )
+
+
+def test_what_is_missing_is_named_as_people_and_as_the_stages_call_it() -> None:
+    found = metrics()
+    del found["evaluate"]["production"]["templated"]
+    assert failed(found) == [
+        "Share of templated replies (evaluate.production.templated.candidate) is missing; "
+        "what is not measured does not pass."
+    ]
+
+
+def test_all_metrics_of_the_rules_have_a_title_and_all_titles_a_rule() -> None:
+    suites = {
+        f"evaluate.suites.{name}{'' if isinstance(limits, Limit) else f'.{part}'}"
+        for name, limits in RULES.suites.items()
+        for part in ([""] if isinstance(limits, Limit) else limits)
+    }
+    assert {rule.metric for rule in RULES.rules} | {USER, INTERNAL, DIVERGENCE} | suites == set(RULES.shown)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +199,7 @@ def test_rounding_never_shows_a_value_at_a_limit_that_it_misses() -> None:
     [
         ("rules: [", "not YAML"),
         ("rules: []\noverfitting: {high: 1, target: 1, internal_low: 0, gap: 1, wide_gap: 1}", "rules: "),
+        ("shown: {a.b: {title: A, unit: per cent}}", r"shown\.a\.b\.unit"),
         ("rules: [{metric: a.b}]", "needs block, warn or both"),
         ("rules: [{metric: a.b, block: {}}]", "needs min, max or both"),
         ("rules: [{metric: a.b, block: {min: 2, max: 1}}]", "min 2 is above max 1"),

@@ -22,7 +22,7 @@ def test_the_page_is_one_file_with_the_verdict_first(contents: Callable[..., Any
     assert tags.links == ["../data/validated/contracts.html"]
     assert "http" not in page.replace("http-equiv", "")
     assert page.index("BLOCKED") < page.index("Win rates") < page.index("What was removed")
-    assert "not below 0.65: a sign of overfitting" in page.replace("<wbr>", "")
+    assert "not below 65%: a sign of overfitting" in page.replace("<wbr>", "")
     assert "simulated: the figures say nothing of real people" in page
     assert tags.seen.count("article") == 10
     assert "prefers-color-scheme: dark" in page
