@@ -77,19 +77,19 @@ def start(by: By, root: Root = Path()) -> None:
 
 @app.command()
 def status(root: Root = Path()) -> None:
-    """Show the running tests: arms, looks at the guardrails, and how much time is left."""
+    """Show the running tests: arms, looks at the guardrails, and when they end."""
     from flywheel_tasks.online.approval import registry_of
 
     running = registry_of(root.resolve()).state().all_running()
     if not running:
         console.print("No experiment is running.")
     for experiment in running:
-        left = (experiment.ends_at - datetime.now(UTC)).total_seconds() / 60
-        ends = f"{left:.0f} minutes left" if left > 0 else "over: flywheel ab analyze"
+        runs = datetime.now(UTC) < experiment.ends_at
+        ends = f"until {experiment.ends_at:%Y-%m-%d %H:%M} UTC" if runs else "over: flywheel ab analyze"
         plan = experiment.plan
         console.print(f"Experiment {plan.experiment} (started by {experiment.started_by}): {ends}")
         for arm in plan.arms:
-            console.print(f"  {arm.name}: {arm.model}, {arm.share:.1%} of users, {arm.digest}")
+            console.print(f"  {arm.name}: {arm.model}, {arm.share:.1%} of users", arm.digest, soft_wrap=True)
         if plan.excludes:
             others = ", ".join(draw.experiment for draw in plan.excludes)
             console.print(f"  layer {plan.layer}, beside {others}: they share no users")
@@ -134,7 +134,8 @@ def analyze(by: By, root: Root = Path(), generation: Generation = None) -> None:
     console.print(Markdown(analysis_markdown(found)))
     if found["result"] != "valid":
         raise typer.Exit(3)
-    console.print(f"Next: flywheel approve promotion --generation {name} --by NAME")
+    answer = " --reject" if found["advice"] == "reject" else ""
+    console.print(f"Next: flywheel approve promotion --generation {name} --by NAME{answer}")
 
 
 @app.command()

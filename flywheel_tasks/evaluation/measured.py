@@ -31,8 +31,9 @@ class Measured:
         """The interval in words, in brackets; maybe empty."""
         parts = []
         if self.bounds is not None:
-            low, high = (f"{_scaled(bound, unit):.3g}{_SUFFIXES[unit]}" for bound in self.bounds)
-            parts.append(f"95% interval {low} to {high}")
+            low, high = (f"{_scaled(bound, unit):.3g}" for bound in self.bounds)
+            per_cent = "%" if unit == "percent" else ""
+            parts.append(f"95% interval {low}{per_cent} to {high}{_SUFFIXES[unit]}")
             if self.n is not None:
                 parts.append(f"n = {self.n}")
         return f" ({', '.join(parts)})" if parts else ""

@@ -35,7 +35,12 @@ def _figure(name: str, value: float | None) -> str:
 def _lift(lift: Mapping[str, Any] | None) -> str:
     if lift is None or None in (lift["value"], lift["low"], lift["high"]):
         return "missing"
-    return f"{lift['value']:+.1f}% ({lift['low']:+.1f}% to {lift['high']:+.1f}%)"
+    return f"{_percent(lift['value'])} ({_percent(lift['low'])} to {_percent(lift['high'])})"
+
+
+def _percent(change: float) -> str:
+    """A change in percent; of the rarest signals an always-valid interval ends in the millions, which says no more."""
+    return "over +1000%" if change > 1_000 else f"{change:+.1f}%"
 
 
 def _metrics(metrics: Mapping[str, Any], estimate: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The commands around a launch, as a person without Airflow uses them."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flywheel_tasks.cli import ab, registry
+from flywheel_tasks.online import analysis_text
 from flywheel_tasks.online.approval import GateBlockedError, registry_of
 from flywheel_tasks.online.design import DesignError
 from flywheel_tasks.settings import load_settings
@@ -34,7 +36,7 @@ def test_from_approval_to_champion_and_back(root: Path) -> None:
     assert "approved" in shown
     run_launch(root)
     call(ab.app, root, "start", "--by", "ada")
-    assert "minutes left" in call(ab.app, root, "status")
+    assert re.search(r"until 2\d{3}-\d\d-\d\d \d\d:\d\d UTC", call(ab.app, root, "status"))
     write_logs(root, "date=2026-11-09", ab_events(read_json(root / "launch/plan.json"), 200))
     assert "Depth: messages per exposed user" in call(ab.app, root, "analyze", "--by", "ada")
     assert "Champion: g0001" in call(registry.approve_app, root, "promotion", "--by", "ada")
@@ -180,6 +182,12 @@ def test_with_two_tests_every_decision_names_one(root: Path) -> None:
     assert registry_of(root).state().all_running() == ()
 
 
+def test_an_interval_without_an_end_is_no_row_of_digits() -> None:
+    lift = {"value": 203.0, "low": -100.0, "high": 90_035_007.6}
+    assert analysis_text._lift(lift) == "+203.0% (-100.0% to over +1000%)"
+    assert analysis_text._lift({**lift, "high": 1_000.0}) == "+203.0% (-100.0% to +1000.0%)"
+
+
 def test_a_harmful_test_is_exit_code_4(root: Path) -> None:
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("planned_users: 10000", "planned_users: 200"))
@@ -194,3 +202,18 @@ def test_a_harmful_test_is_exit_code_4(root: Path) -> None:
     shown = call(ab.app, root, "check", "--by", "ada", code=4)
     assert "worse by -100.0%" in shown
     assert "Next: flywheel ab stop --generation g0001 --by NAME" in shown
+
+
+def test_after_a_rejection_the_next_step_is_a_no(root: Path) -> None:
+    call(registry.approve_app, root, "launch", "--by", "ada")
+    run_launch(root)
+    call(ab.app, root, "start", "--by", "ada")
+    events = ab_events(read_json(root / "launch/plan.json"), 200)
+    candidates = sorted({e["user_id"] for e in events if e.get("arm") == "candidate"})
+    lost = candidates[: len(candidates) * 4 // 5]
+    write_logs(
+        root, "date=2026-11-09", [e for e in events if e["type"] == "exposure" or e["user_id"] not in lost]
+    )
+    shown = call(ab.app, root, "analyze", "--by", "ada")
+    assert "The rule says: reject." in shown
+    assert "Next: flywheel approve promotion --generation g0001 --by NAME --reject" in shown
