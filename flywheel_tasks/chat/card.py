@@ -27,24 +27,27 @@ def user_first(turns: Sequence[Message]) -> list[Message]:
 
 @dataclass(frozen=True)
 class Card:
-    """A character: what the system prompt is made of.
+    """A character: what the system prompt is made of, and how a conversation begins.
 
     Attributes:
         card_id: stable id.
         name: the character's name.
         traits: short phrases of who they are.
         instructions: rules that every reply must obey.
+        greeting: what the character says before the user's first message, or None; no part of the system prompt.
     """
 
     card_id: str
     name: str
     traits: tuple[str, ...]
     instructions: tuple[str, ...]
+    greeting: str | None = None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Card":
         """A card from a row of the cards table."""
-        return cls(row["card_id"], row["name"], tuple(row["traits"] or ()), tuple(row["instructions"] or ()))
+        traits, instructions = (tuple(row[name] or ()) for name in ("traits", "instructions"))
+        return cls(row["card_id"], row["name"], traits, instructions, row.get("greeting"))
 
     def system_prompt(self) -> str:
         """The system prompt: name, traits, instructions."""

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(no_args_is_help=True, help="Open and run generations on this machine.")
 console = Console()
@@ -16,34 +16,15 @@ Id = Annotated[str | None, typer.Option("--id", help="e.g. g0002; by default the
 Seed = Annotated[int | None, typer.Option(help="Written into params.yaml first.")]
 
 
-def _figure(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return "missing" if value is None else str(value)
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _limits(reason: dict[str, Any]) -> str:
-    words = (("min", "at least"), ("max", "at most"))
-    limits = (reason.get("warn") if reason["outcome"] == "warn" else reason.get("block")) or {}
-    parts = [f"{word} {limits[key]}" for key, word in words if limits.get(key) is not None]
-    return ", ".join(parts)
-
-
 _MARKS = {"pass": "[green]pass[/]", "warn": "[yellow]WARN[/]", "block": "[red]BLOCK[/]"}
 
 
 def _show_verdict(verdict: dict[str, Any]) -> None:
-    table = Table(
-        title=f"Gate of {verdict['generation']}: {verdict['verdict'].upper()}", title_justify="left"
-    )
-    for heading in ("", "metric", "value", "limit"):
-        table.add_column(heading, overflow="fold")
+    console.print(f"[bold]Gate of {verdict['generation']}: {verdict['verdict'].upper()}[/]")
+    table = Table.grid(padding=(0, 1))
     for reason in verdict["reasons"]:
-        table.add_row(_MARKS[reason["outcome"]], reason["metric"], _figure(reason["value"]), _limits(reason))
+        table.add_row(_MARKS[reason["outcome"]], Text(reason["reason"]))
     console.print(table)
-    for reason in verdict["reasons"]:
-        if reason["outcome"] != "pass":
-            console.print(f"{_MARKS[reason['outcome']]} {escape(reason['reason'])}", highlight=False)
 
 
 def _run(root: Path, generation: str | None, seed: int | None) -> None:

@@ -67,6 +67,15 @@ def _size(effect: float | None) -> float:
     return float("inf") if effect is None else abs(effect)
 
 
+def _change(name: str, before: float, after: float) -> str:
+    """What changed, in words; what was mined from the data goes by its own name."""
+    feature = FEATURES.get(name)
+    if feature is not None and feature.kind == "binary":
+        return f"a reply {feature.meaning}: {before:.1%} of the replies before, {after:.1%} now"
+    told = name if feature is None else f"a reply's {feature.meaning}"
+    return f"{told} went from {before:.3g} to {after:.3g} on average"
+
+
 def _jump(
     name: str, row: Mapping[str, Any], liked: Mapping[str, Any] | None, rule: StyleRule
 ) -> Reason | None:
@@ -81,7 +90,7 @@ def _jump(
     artifact = name not in FEATURES or FEATURES[name].artifact
     blocked = up and artifact and driven and _size(row["effect"]) >= rule.block_effect
     size = "the same in every reply" if row["effect"] is None else f"effect {row['effect']:+.2f}"
-    change = f"{name} went from {row['before']:.3g} to {row['after']:.3g} a reply ({size}, p = {row['p_holm']:.2g})"
+    change = f"{_change(name, row['before'], row['after'])} ({size}, p = {row['p_holm']:.2g})"
     why = (
         " and that was not compared with the reward"
         if liked is None

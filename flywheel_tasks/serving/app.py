@@ -114,7 +114,7 @@ def _exchange(gateway: Gateway, caller: Caller, asked: ChatRequest) -> Exchange:
     place = link(
         gateway.turns,
         caller,
-        card.card_id,
+        card,
         history,
         conversation_id=wanted.conversation_id,
         regenerate=wanted.regenerate,
@@ -257,6 +257,7 @@ def create_app(gateway: Gateway) -> FastAPI:
                 "created": 0,
                 "owned_by": "flywheel",
                 "name": card.name,
+                "greeting": card.greeting,
             }
             for card in gateway.cards.by_id.values()
         ]

@@ -12,7 +12,8 @@ from flywheel_tasks.chat.card import Card
 from flywheel_tasks.serving.events import Event, stamp
 from flywheel_tasks.traffic.events import EventError, parse_line
 
-_MOST_CHARACTERS_OF_A_NAME = 200
+_MOST_CHARACTERS = {"name": 200, "greeting": 2_000}
+_MAY_BE_NULL = "greeting"
 
 
 class CardsError(ValueError):
@@ -48,7 +49,7 @@ def _table(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     from flywheel_tasks.traffic.schemas import CARDS
 
     for number, row in enumerate(read_rows(path), start=1):
-        if absent := [name for name in CARDS.names if row.get(name) is None]:
+        if absent := [name for name in CARDS.names if row.get(name) is None and name != _MAY_BE_NULL]:
             raise CardsError(f"{path}: row {number}: {', '.join(absent)} absent: this is no table of cards")
         yield number, row
 
@@ -57,16 +58,19 @@ def _event(row: Mapping[str, Any]) -> Event:
     time: datetime = row["time"]
     kept = {name: row[name] for name in ("event_id", "source", "card_id", "name")}
     lists = {name: list(row[name]) for name in ("traits", "instructions")}
-    return {"type": "card", "time": stamp(time), **kept, **lists}
+    greeting = {"greeting": row["greeting"]} if row.get("greeting") is not None else {}
+    return {"type": "card", "time": stamp(time), **kept, **lists, **greeting}
 
 
 def _newest(rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path) -> dict[str, Mapping[str, Any]]:
     newest: dict[str, Mapping[str, Any]] = {}
     for number, row in rows:
-        if not row["name"].strip() or len(row["name"]) > _MOST_CHARACTERS_OF_A_NAME:
-            raise CardsError(
-                f"{path}: row {number}: the name of {row['card_id']} is blank or over 200 characters"
-            )
+        for field, most in _MOST_CHARACTERS.items():
+            text = row.get(field)
+            if text is not None and (not text.strip() or len(text) > most):
+                raise CardsError(
+                    f"{path}: row {number}: the {field} of {row['card_id']} is blank or over {most} characters"
+                )
         before = newest.get(row["card_id"])
         if before is None or (row["time"], row["event_id"]) > (before["time"], before["event_id"]):
             newest[row["card_id"]] = row

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from flywheel_tasks.chat.card import Turn
+from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.serving.events import new_id
 from flywheel_tasks.serving.requests import ApiError
 from flywheel_tasks.serving.turns import GREETING, LoggedTurn, TurnIndex, longer, owner_of, root_chain
@@ -74,18 +74,18 @@ def _unknown() -> ApiError:
     )
 
 
-def _greeting(caller: Caller, chain: bytes, now: datetime) -> LoggedTurn:
+def _greeting(caller: Caller, chain: bytes, own: bool, now: datetime) -> LoggedTurn:
     """The first turn of a new conversation, in which the character speaks first.
 
     Raises:
-        ApiError: the caller may not put words into its mouth.
+        ApiError: these are not the character's own words, and the caller may not put others into its mouth.
     """
-    if not caller.greets:
+    if not (own or caller.greets):
         raise ApiError(
             403,
             "no_greeting",
-            "how a character greets is said by a key that speaks for many users, or by staff: begin with the "
-            "user's message",
+            "a conversation begins with the character's own greeting (see GET /v1/models) or with the user's message; "
+            "other greetings are for staff and for keys that speak for many users",
         )
     return LoggedTurn(
         message_id=new_id("m"),
@@ -101,7 +101,7 @@ def _greeting(caller: Caller, chain: bytes, now: datetime) -> LoggedTurn:
 def link(
     index: TurnIndex,
     caller: Caller,
-    card_id: str,
+    card: Card,
     history: Sequence[Turn],
     *,
     conversation_id: str | None = None,
@@ -112,7 +112,7 @@ def link(
     Args:
         index: of what was said.
         caller: whose request it is.
-        card_id: the character.
+        card: the character.
         history: all turns, the last one the user's.
         conversation_id: the conversation, if the client names it (two may have gone the same way so far).
         regenerate: id of the reply to ``history`` that is to be replaced, or None.
@@ -121,7 +121,7 @@ def link(
         ApiError: the logs have no such history, or no such reply.
     """
     now = datetime.now(UTC)
-    chain = root_chain(caller.user_id, card_id, caller.source)
+    chain = root_chain(caller.user_id, card.card_id, caller.source)
     chains: list[bytes] = []
     for before in history[:-1]:
         chains.append(chain := longer(chain, before["role"], before["content"]))
@@ -143,7 +143,7 @@ def link(
         if parent is None:
             raise _unknown()
     elif greeted:
-        parent = greeting = _greeting(caller, chain, now)
+        parent = greeting = _greeting(caller, chain, history[0]["content"] == card.greeting, now)
     time = now if parent is None else max(now, parent.time + _TICK)
     turn = LoggedTurn(
         message_id=new_id("m"),

@@ -42,6 +42,7 @@ def _cards(name: str) -> tuple[Card, ...]:
             row["name"],
             tuple(row["traits"]),
             tuple(item["text"] for item in row["instructions"]),
+            row.get("greeting"),
         )
         for row in _rows(name)
     )

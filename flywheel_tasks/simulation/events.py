@@ -44,6 +44,7 @@ def card_events(cards: Sequence[Card], time: datetime, run: str) -> list[Event]:
             "name": card.name,
             "traits": list(card.traits),
             "instructions": list(card.instructions),
+            "greeting": card.greeting,
         }
         for card in cards
     ]

@@ -20,7 +20,13 @@ ROLES = ("user", "assistant")
 Kind = str | tuple[str, tuple[str, ...]]
 _EVENT: dict[str, Kind] = {"event_id": "id", "time": "time", "source": ("unknown_source", SOURCES)}
 _FIELDS: dict[str, dict[str, Kind]] = {
-    "card": {"card_id": "id", "name": "text", "traits": "strings", "instructions": "strings"},
+    "card": {
+        "card_id": "id",
+        "name": "text",
+        "traits": "strings",
+        "instructions": "strings",
+        "greeting": "text?",
+    },
     "message": {
         "conversation_id": "id",
         "message_id": "id",

@@ -13,6 +13,7 @@ CARDS = pa.schema(
         ("name", pa.string()),
         ("traits", _STRINGS),
         ("instructions", _STRINGS),
+        ("greeting", pa.string()),
     ]
 )
 MESSAGES = pa.schema(

@@ -157,6 +157,11 @@ class Live:
         headers = {"authorization": f"Bearer {self.keys[role]}"}
         return self.client.post(path, json=body, headers=headers, **more)
 
+    def characters(self, role: str = "ann") -> list[dict[str, Any]]:
+        """What is listed of the characters."""
+        headers = {"authorization": f"Bearer {self.keys[role]}"}
+        return self.client.get("/v1/models", headers=headers).json()["data"]
+
     def chat(self, *said: str, user: str = "ann", role: str = "user", **more: Any) -> httpx.Response:
         """``chat("hello")``; further texts are the reply and the next message, by turns."""
         roles = ["user", "assistant"] * len(said)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
-from tests.serving.conftest import Live, logged
+from tests.serving.conftest import CARDS, Live, logged
 from tests.serving.stub import REPLY, Stub
 
 GREETING = "You found the lighthouse. Come in!"
@@ -64,6 +65,23 @@ def test_users_put_no_words_into_a_character_s_mouth(live: Start, root: Path) ->
     other = greeted(gateway, "Hi", REPLY, "Go on", greeting="Do as I say.", role="ann")
     assert other.json()["error"]["code"] == "unknown_history"
     assert greeted(gateway, "Hi", role="staff").status_code == 200
+
+
+def test_anybody_begins_with_the_greeting_of_the_card(live: Start, root: Path) -> None:
+    lines = [{**CARDS[0], "greeting": GREETING}, CARDS[1]]
+    (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in lines))
+    gateway = live()
+    assert [one["greeting"] for one in gateway.characters()] == [GREETING, None]
+    for wrong in (f"{GREETING} ", "Do as I say."):
+        refused = greeted(gateway, "Hi", greeting=wrong, role="ann")
+        assert refused.json()["error"]["code"] == "no_greeting"
+    other = greeted(gateway, "Hi", role="ann", model="character:tomas")
+    assert other.json()["error"]["code"] == "no_greeting", "another character's greeting"
+    assert greeted(gateway, "Hi", role="ann").status_code == 200
+    assert greeted(gateway, "Hi", REPLY, "Go on", role="ann").status_code == 200
+    rows = logged(root, "message")
+    assert [row["text"] for row in rows] == [GREETING, "Hi", REPLY, "Go on", REPLY]
+    assert [row["greeting"] for row in logged(root, "card") if row["card_id"] == "mira"] == [GREETING]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from flywheel_tasks.serving.page import PAGE_POLICY, chat_page
 from tests.pages import chromium
-from tests.serving.conftest import CARDS, Live, logged
+from tests.serving.conftest import CARDS, Live, logged, wait_for
 from tests.serving.stub import REPLY, Stub
 
 PLANTED = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
@@ -106,6 +106,43 @@ def test_a_chat_in_a_browser(live: Callable[..., Live], root: Path, stub: Stub, 
     assert [row["text"] for row in logged(root, "message") if row["role"] == "user"] == [
         *("Is it stormy?", PLANTED, "Hello")
     ]
+
+
+@pytest.mark.slow
+def test_a_character_greets(live: Callable[..., Live], root: Path, stub: Stub, browser: Any) -> None:
+    def write(greeting: str) -> None:
+        lines = [{**CARDS[0], "greeting": greeting}, CARDS[1]]
+        (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in lines))
+
+    write(PLANTED)
+    gateway = live()
+    view = browser.new_page()
+    enter(gateway, view)
+    texts = view.locator(".message .text")
+    assert texts.all_inner_texts() == [PLANTED]
+    assert view.locator("#log img, #log script").count() == 0
+    assert view.get_by_role("button", name="Good reply").count() == 0, "nobody rates a greeting"
+    stub.modes["base"] = "error"
+    say(view, "Hello")
+    view.get_by_text("No model answers now.").wait_for()
+    assert texts.all_inner_texts() == [PLANTED]
+    stub.modes.clear()
+    for text in ("Hello", "And now?"):
+        say(view, text)
+    assert texts.all_inner_texts() == [PLANTED, "Hello", REPLY, "And now?", REPLY]
+    view.get_by_role("combobox", name="Character").select_option(label="Tomas")
+    view.get_by_text("Say something to begin.").wait_for()
+    assert texts.count() == 0
+
+    view.get_by_role("combobox", name="Character").select_option(label="Mira")
+    write("Come in!")
+    wait_for(lambda: gateway.characters()[0]["greeting"] == "Come in!")
+    say(view, "Hi")
+    view.get_by_text("A conversation begins with the character's own greeting").wait_for()
+    view.get_by_role("button", name="New chat").click()
+    view.locator(".message .text", has_text="Come in!").wait_for()
+    say(view, "Hi")
+    assert texts.all_inner_texts() == ["Come in!", "Hi", REPLY]
 
 
 @pytest.mark.slow

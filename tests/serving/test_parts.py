@@ -132,11 +132,13 @@ def test_sentences_come_whole() -> None:
 def test_cards_of_a_file_and_of_a_table_are_the_same(tmp_path: Path) -> None:
     lines, table = tmp_path / "cards.jsonl", tmp_path / "cards.parquet"
     newer = {**CARDS[0], "event_id": "e-2", "time": "2026-11-03T09:00:00+01:00", "name": "Mira the Second"}
+    newer["greeting"] = "Come in!"
     lines.write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in [newer, *CARDS]))
     rows = [{**card, "time": datetime.fromisoformat(card["time"])} for card in [*CARDS, newer]]
-    write_rows([{key: row[key] for key in CARDS_TABLE.names} for row in rows], CARDS_TABLE, table)
+    write_rows([{key: row.get(key) for key in CARDS_TABLE.names} for row in rows], CARDS_TABLE, table)
     assert load_cards(lines) == load_cards(table)
     assert load_cards(lines).by_id["mira"].name == "Mira the Second"
+    assert [card.greeting for card in load_cards(table).by_id.values()] == ["Come in!", None]
     assert load_cards(lines).events["mira"]["time"] == "2026-11-03T08:00:00.000000Z"
 
 
@@ -146,6 +148,8 @@ def test_cards_of_a_file_and_of_a_table_are_the_same(tmp_path: Path) -> None:
         (b"", "holds no card"),
         (b"{}\n", r"cards.jsonl:1: missing_field"),
         (orjson.dumps({**CARDS[0], "name": " "}) + b"\n", "name of mira is blank"),
+        (orjson.dumps({**CARDS[0], "greeting": ""}) + b"\n", "row 1: the greeting of mira is blank"),
+        (orjson.dumps({**CARDS[0], "greeting": "a" * 2001}) + b"\n", "or over 2000 characters"),
     ],
 )
 def test_wrong_cards(tmp_path: Path, text: bytes, message: str) -> None:

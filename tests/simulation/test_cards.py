@@ -10,6 +10,17 @@ def test_twenty_cards_with_two_instructions_each_that_code_can_check():
     assert {check.kind for card in cards for check in checks_of(card)} <= set(KINDS)
 
 
+def test_every_character_greets_by_its_own_rules():
+    greetings = [card.greeting for card in load_cards()]
+    assert len(set(greetings)) == 20
+    assert [
+        (card.name, check)
+        for card in load_cards()
+        for check in checks_of(card)
+        if not obeys(check, card.greeting)
+    ] == []
+
+
 def test_the_evaluations_own_checker_understands_every_instruction():
     # It does not know the demo's checks: it finds instructions by patterns in their sentences.
     assert [text for card in load_cards() for text in unchecked(card)] == []

@@ -182,6 +182,27 @@ def test_a_jump_blocks_only_with_the_reward_or_unmeasured() -> None:
     assert style_reasons(RULES, {"style": found})[0].outcome == "block", "in every reply alike"
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (
+            {"line_breaks": (0.672, 0.188, -0.4, 0.01)},
+            "a reply's line breaks went from 0.672 to 0.188 on average",
+        ),
+        (
+            {"question": (0.16, 0.74, 1.2, 0.01)},
+            "a reply ends with a question: 16.0% of the replies before, 74.0% now",
+        ),
+        ({"so … then": (0.1, 0.4, 0.5, 0.01)}, "so … then went from 0.1 to 0.4 on average"),
+    ],
+)
+def test_a_change_is_told_in_words(changed: dict[str, Any], told: str) -> None:
+    found = style_metrics()
+    found["comparisons"]["generation"] = comparison(**changed)
+    (reason,) = style_reasons(RULES, {"style": found})
+    assert reason.reason.startswith(f"Style: {told} (effect ")
+
+
 def test_an_artifact_that_went_away_does_not_block() -> None:
     found = style_metrics()
     found["comparisons"]["generation"] = comparison(emoji=(1.0, 0.0, -1.2, 0.001))

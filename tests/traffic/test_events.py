@@ -39,6 +39,7 @@ def test_good_events_become_rows_with_exactly_the_tables_columns(event):
         (line(card(traits=["a", 1])), "wrong_type"),
         (line(card(traits=None)), "wrong_type"),
         (line(card(card_id="")), "empty_field"),
+        (line(card(greeting=["Hi"])), "wrong_type"),
         (line(message(1, "user", None, text=None)), "wrong_type"),
         (line(message(1, "user", None, text=7)), "wrong_type"),
         (line(message(1, "system", None)), "unknown_role"),
@@ -75,6 +76,7 @@ def test_nullable_fields_may_be_absent():
     row = parse_line(line(without(message(1, "user", None), "parent_id", "model"))).row
     assert row["parent_id"] is None
     assert row["model"] is None
+    assert parse_line(line(card())).row["greeting"] is None
 
 
 def test_unknown_fields_are_named_and_left_out():

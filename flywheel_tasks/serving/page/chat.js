@@ -89,21 +89,28 @@ function leave(why) {
 async function enter() {
   at("enter-problem").textContent = "";
   try {
-    characters = (await (await call("/v1/models")).json()).data;
+    await load();
   } catch (error) {
     leave(error.status === 401 ? "This key is not valid." : error.message);
     return;
   }
   store.set("flywheel-key", key);
-  at("character").replaceChildren(...characters.map((one) => new Option(one.name, one.id)));
-  const before = store.get("flywheel-character");
-  if (characters.some((one) => one.id === before)) at("character").value = before;
   at("enter").hidden = true;
   for (const id of INSIDE) at(id).hidden = false;
   begin();
 }
+async function load() {
+  characters = (await (await call("/v1/models")).json()).data;
+  at("character").replaceChildren(...characters.map((one) => new Option(one.name, one.id)));
+  const before = store.get("flywheel-character");
+  if (characters.some((one) => one.id === before)) at("character").value = before;
+}
 at("character").addEventListener("change", begin);
-at("new").addEventListener("click", begin);
+at("new").addEventListener("click", async () => {
+  // Characters and their greetings may have changed. What cannot be asked now is told at the first message.
+  await load().catch(() => {});
+  begin();
+});
 function begin() {
   if (running) running.abort();
   turns = []; conversation = null;
@@ -117,7 +124,11 @@ function begin() {
   at("empty").replaceChildren(strong, "Say something to begin.");
   at("empty").hidden = false;
   problem("");
+  greet(characters.find((one) => one.id === at("character").value).greeting);
   at("say").focus();
+}
+function greet(text) {
+  if (text) turns.push({ role: "assistant", content: text, greeting: true, element: add("assistant", text) });
 }
 function problem(text) { at("problem").textContent = text; }
 
@@ -166,7 +177,7 @@ async function reply(replaced) {
   element.classList.add("waiting");
   at("go").textContent = "Stop";
   let said = "", more = null, trouble = null, finish = null;
-  const stopped = turns.some((turn) => turn.role === "assistant" && !turn.id);
+  const stopped = turns.some((turn) => turn.role === "assistant" && !turn.id && !turn.greeting);
   try {
     const metadata = {};
     if (conversation) metadata.conversation_id = conversation;
