@@ -1,6 +1,6 @@
 """Draws replies from a causal language model in batches; a prompt is read once, however many replies."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,25 +9,20 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    Cache,
-    DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import prompt_ids
+from flywheel_tasks.policy.decoding import Decoder, Follow
 from flywheel_tasks.policy.reply import Reply
-from flywheel_tasks.policy.roomy_cache import make_room
 from flywheel_tasks.policy.sentences import whole_sentences
-from flywheel_tasks.policy.shared_beginnings import Begun, Portion, batches, can_share, portions
+from flywheel_tasks.policy.shared_beginnings import Portion, batches, can_share, portions
 from flywheel_tasks.settings import Compute, Sampling
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
 from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.progress import Meter
-
-# Finished rows leave the batch when they are at least this share of it: moving the cache has its price too.
-_COMPACT_SHARE = 0.125
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -35,20 +30,6 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froze
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = [*configured] if isinstance(configured, list | tuple) else [configured]
     return frozenset(int(token) for token in [tokenizer.eos_token_id, *ids] if token is not None)
-
-
-def _told(
-    follow: Callable[[list[int], list[int]], list[bool]],
-    alive: torch.Tensor,
-    drawn: torch.Tensor,
-    ended: torch.Tensor,
-) -> torch.Tensor:
-    """Tell the tokens of the rows that go on; which of all rows are over now."""
-    going = (~ended).nonzero().squeeze(1)
-    over = follow(alive[going].tolist(), drawn[going].tolist())
-    told = ended.clone()
-    told[going] = torch.tensor(over, device=ended.device)
-    return told
 
 
 class Sampler:
@@ -111,8 +92,7 @@ class Sampler:
         self.max_prompt_tokens = max_prompt_tokens
         self.end_ids = end_ids(model, tokenizer)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._pad = int(pad)
-        self._ends = torch.tensor(sorted(self.end_ids), device=model.device)
+        self._decoder = Decoder(model, sampling, pad=int(pad), ends=self.end_ids)
         self._shares = can_share(model.config)
 
     def sample(
@@ -211,7 +191,7 @@ class Sampler:
             n: replies a prompt.
             first: the draw's seed and the number of the first batch.
         """
-        begun = self._begin(portion.beginnings) if portion.beginnings else None
+        begun = self._decoder.begin(portion.beginnings) if portion.beginnings else None
         rests = portion.rests(prompts)
         seed, start = first
         size = self.sampling.prompts_a_batch(n)
@@ -220,13 +200,13 @@ class Sampler:
             state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
             generator = torch.Generator(device=self.model.device).manual_seed(int(state[0]))
             started = None if begun is None else begun.of([portion.whose[i] for i in places])
-            yield places, self._decode_batch([rests[i] for i in places], n, generator, begun=started)
+            yield places, self._decoder.decode([rests[i] for i in places], n, generator, begun=started)
 
     def follow(
         self,
         prompts: Sequence[Sequence[int]],
         generator: torch.Generator,
-        step: Callable[[list[int], list[int]], list[bool]],
+        step: Follow,
     ) -> None:
         """Draw one reply to each prompt as one batch, and tell each token as it is drawn.
 
@@ -240,7 +220,7 @@ class Sampler:
             ValueError: the model gives logits that are not numbers.
         """
         with self._inference():
-            self._decode_batch(prompts, 1, generator, step)
+            self._decoder.decode(prompts, 1, generator, step)
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -252,93 +232,3 @@ class Sampler:
                 yield
         finally:
             self.model.train(training)
-
-    def _begin(self, beginnings: Sequence[Sequence[int]]) -> Begun:
-        """Read what prompts begin with."""
-        _, cache, mask = self._prefill(beginnings)
-        return Begun(cache, mask)
-
-    def _prefill(
-        self, prompts: Sequence[Sequence[int]], begun: Begun | None = None
-    ) -> tuple[torch.Tensor, Cache, torch.Tensor]:
-        """Read the prompts, left-padded.
-
-        Args:
-            prompts: token ids; where something was read before, what follows it.
-            begun: what was read of each prompt; its cache is filled further.
-
-        Returns:
-            logits of the next token (prompts, vocabulary), the cache, the attention mask (prompts, width).
-        """
-        width = max(len(prompt) for prompt in prompts)
-        ids = torch.full((len(prompts), width), self._pad)
-        mask = torch.zeros((len(prompts), width), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
-            mask[row, width - len(prompt) :] = 1
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        cache: Cache = DynamicCache(config=self.model.config) if begun is None else begun.cache
-        if begun is not None:
-            mask = torch.cat([begun.mask, mask], 1)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return out.logits[:, -1], cache, mask
-
-    def _decode_batch(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        generator: torch.Generator,
-        follow: Callable[[list[int], list[int]], list[bool]] | None = None,
-        begun: Begun | None = None,
-    ) -> list[list[int]]:
-        """Sample ``len(prompts) * n`` rows token by token; a row that ended leaves the batch soon."""
-        logits, cache, mask = self._prefill(prompts, begun)
-        logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
-        width, limit = mask.shape[1], self.sampling.max_new_tokens
-        cache.batch_repeat_interleave(n)
-        make_room(cache, limit)
-        rows = mask.shape[0]
-        positions = mask.sum(-1, keepdim=True)
-        mask = torch.cat([mask, mask.new_ones((rows, limit))], 1)
-        tokens = torch.full((rows, limit), -1, device=mask.device)
-        alive = torch.arange(rows, device=mask.device)  # the row of each batch entry
-        ended = torch.zeros(rows, dtype=torch.bool, device=mask.device)  # by batch entry
-        for step in range(limit):
-            drawn = self._draw(logits, generator)
-            tokens[alive, step] = torch.where(ended, -1, drawn)
-            ended |= torch.isin(drawn, self._ends) if follow is None else _told(follow, alive, drawn, ended)
-            finished = int(ended.sum())
-            if finished == len(alive) or step == limit - 1:
-                break
-            if finished >= _COMPACT_SHARE * len(alive):
-                keep = (~ended).nonzero().squeeze(1)
-                cache.batch_select_indices(keep)
-                alive, drawn, mask, positions = alive[keep], drawn[keep], mask[keep], positions[keep]
-                ended = ended[keep]
-            out = self.model(
-                input_ids=drawn[:, None],
-                attention_mask=mask[:, : width + step + 1],
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits = out.logits[:, -1]
-            positions = positions + 1
-        return [[token for token in row if token >= 0] for row in tokens.tolist()]
-
-    def _draw(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """One token for each row, (rows, vocabulary) -> (rows,): top-k first, then the softmax."""
-        top, ids = logits.float().topk(min(self.sampling.top_k, logits.shape[-1]), dim=-1)
-        if not torch.isfinite(top).all():
-            raise ValueError("the model's logits are not finite numbers; is the checkpoint damaged?")
-        # The largest is subtracted before the division, so that a tiny temperature cannot overflow.
-        chances = torch.softmax((top - top[:, :1]) / self.sampling.temperature, -1)
-        return ids.gather(1, torch.multinomial(chances, 1, generator=generator)).squeeze(1)
