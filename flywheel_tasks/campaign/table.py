@@ -9,6 +9,7 @@ from flywheel_tasks.campaign.folder import Folder
 from flywheel_tasks.campaign.online import lifts, mean_lift
 from flywheel_tasks.evaluation.gate_rules import FILE, load_rules
 from flywheel_tasks.evaluation.rules import INTERNAL, USER
+from flywheel_tasks.online.approval import blocking_reasons
 from flywheel_tasks.settings import Campaign
 from flywheel_tasks.storage.documents import read_json, read_jsonl
 
@@ -73,7 +74,7 @@ def _row(folder: Folder, record: Record) -> Record:
         "decision": record["decision"],
         "why": record["why"],
         "blocked_by_ceiling_alone": _by_ceiling(record),
-        "block_reasons": [r["reason"] for r in record["reasons"] if r["outcome"] == "block"],
+        "block_reasons": blocking_reasons(record) if record["status"] == "blocked" else [],
         "win_rate": {judge: record["win_rate"][judge] for judge in ("pointwise", "pairwise")},
         "counterfactual": record.get("counterfactual") is not None,
         "tested": tested["result"] if tested else None,

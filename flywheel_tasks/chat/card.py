@@ -35,6 +35,7 @@ class Card:
         traits: short phrases of who they are.
         instructions: rules that every reply must obey.
         greeting: what the character says before the user's first message, or None; no part of the system prompt.
+            In a row, a blank one is none.
     """
 
     card_id: str
@@ -47,7 +48,9 @@ class Card:
     def from_row(cls, row: Mapping[str, Any]) -> "Card":
         """A card from a row of the cards table."""
         traits, instructions = (tuple(row[name] or ()) for name in ("traits", "instructions"))
-        return cls(row["card_id"], row["name"], traits, instructions, row.get("greeting"))
+        greeting = row.get("greeting")
+        said = greeting if greeting and greeting.strip() else None
+        return cls(row["card_id"], row["name"], traits, instructions, said)
 
     def system_prompt(self) -> str:
         """The system prompt: name, traits, instructions."""

@@ -113,7 +113,11 @@ def _answer(
 @approve_app.command()
 def launch(by: By, root: Root = Path(), reject: Reject = False) -> None:
     """Approve (or reject) that the gated model goes into an A/B test."""
-    _answer(root, "launch", by, reject)
+    from flywheel_tasks.online.promotion import decline
+
+    name = _answer(root, "launch", by, reject)
+    if reject:
+        decline(root.resolve(), name, f"launch not approved: reject by {by}", by=by)
 
 
 @approve_app.command()

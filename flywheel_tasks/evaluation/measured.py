@@ -87,16 +87,19 @@ def limit(value: float, unit: Unit = "number") -> str:
 
 
 def number(value: float, *limits: float | None, unit: Unit = "number") -> str:
-    """A number in four digits, a share in three; in all where rounding would show a limit that it is not.
+    """A number in four digits, a share in three; in more where rounding would show it at or beyond a limit.
 
     Args:
         value: as measured.
         limits: that it is compared with.
         unit: that it is shown in.
     """
-    shown = _scaled(value, unit)
-    short = f"{shown:.4g}" if unit == "number" else f"{shown:.3g}"
+    shown = _scaled(value, unit) + 0.0  # no -0
     bounds = [_scaled(bound, unit) for bound in limits if bound is not None and bound != value]
-    if float(short) in bounds:
-        short = repr(value if unit == "number" else value * 100)
+    for digits in range(4 if unit == "number" else 3, 17):
+        short = f"{shown:.{digits}g}"
+        if all(
+            (float(short) > bound, float(short) < bound) == (shown > bound, shown < bound) for bound in bounds
+        ):
+            break
     return short + _SUFFIXES[unit]

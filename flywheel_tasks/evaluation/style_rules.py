@@ -72,8 +72,8 @@ def _change(name: str, before: float, after: float) -> str:
     feature = FEATURES.get(name)
     if feature is not None and feature.kind == "binary":
         return f"a reply {feature.meaning}: {before:.1%} of the replies before, {after:.1%} now"
-    told = name if feature is None else f"a reply's {feature.meaning}"
-    return f"{told} went from {before:.3g} to {after:.3g} on average"
+    told = f"“{name}”" if feature is None else feature.meaning
+    return f"{told}, {before:.3g} a reply before, {after:.3g} now"
 
 
 def _jump(

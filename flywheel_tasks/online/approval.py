@@ -1,5 +1,6 @@
 """What an approver is shown, and the record of their answer, bound to it by digests."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -74,6 +75,12 @@ def one_running(root: Path, generation: str | None) -> Experiment | None:
     return state.running(generation)
 
 
+def blocking_reasons(verdict: Mapping[str, Any]) -> list[str]:
+    """The sentences of a verdict that say why it blocks."""
+    failed = [str(reason["reason"]) for reason in verdict["reasons"] if reason.get("outcome") == "block"]
+    return failed or ["no reason is given"]
+
+
 def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
     """Read a gate's verdict and check that it does not block, and that it is about this model.
 
@@ -94,8 +101,7 @@ def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
             f"{verdict}: not a verdict: generation, verdict, model_digest, reasons must be there"
         )
     if found["verdict"] not in LAUNCHABLE:
-        failed = [str(reason["reason"]) for reason in found["reasons"] if reason.get("outcome") == "block"]
-        lines = "\n".join(f"- {line}" for line in failed or ["no reason is given"])
+        lines = "\n".join(f"- {line}" for line in blocking_reasons(found))
         raise GateBlockedError(f"the gate does not pass generation {found['generation']}:\n{lines}")
     if (digest := tree_digest(model)) != found["model_digest"]:
         raise ApprovalError(f"{verdict} is about model {found['model_digest']}, but {model} is {digest}")

@@ -32,10 +32,19 @@ def evidence_name(verdict_digest: str) -> str:
     return f"evidence-{verdict_digest.removeprefix('sha256:')}.json"
 
 
-def keep_evidence(registry: Registry, root: Path, generation: str, model: ModelRef) -> str:
+def keep_evidence(
+    registry: Registry, root: Path, generation: str, model: ModelRef, *, tested: bool = True
+) -> str:
     """Keep what a card will tell of a generation: verdict, the stages' metrics, which model it is; once a verdict.
 
     A generation may be declined and made again with other settings, so each verdict has an account of its own.
+
+    Args:
+        registry: the registry.
+        root: the workspace.
+        generation: whose.
+        model: the candidate.
+        tested: whether a test of it starts; else what stage ``launch`` left here is another generation's.
 
     Returns:
         digest of the verdict's file.
@@ -44,7 +53,9 @@ def keep_evidence(registry: Registry, root: Path, generation: str, model: ModelR
         FileNotFoundError: the workspace has no verdict.
     """
     metrics = {
-        path.stem: orjson.loads(path.read_bytes()) for path in sorted((root / "metrics").glob("*.json"))
+        path.stem: orjson.loads(path.read_bytes())
+        for path in sorted((root / "metrics").glob("*.json"))
+        if tested or path.stem != "launch"
     }
     verdict = (root / VERDICT).read_bytes()
     digest = bytes_digest(verdict)
@@ -64,21 +75,34 @@ def _kept(registry: Registry, generation: str, name: str) -> dict[str, Any]:
         return {}
 
 
+def _declines(registry: Registry, generation: str) -> list[dict[str, Any]]:
+    """Why a generation was not launched, each time, and the digests of the verdicts; the newest first."""
+    return [
+        change.detail
+        for change in reversed(registry.history())
+        if change.kind == "declined" and change.detail.get("generation") == generation
+    ]
+
+
 def last_declined(registry: Registry, generation: str) -> dict[str, Any]:
     """The reason why a generation was not launched the last time, and the digest of its verdict; or nothing."""
-    for change in reversed(registry.history()):
-        if change.kind == "declined" and change.detail.get("generation") == generation:
-            return change.detail
-    return {}
+    return next(iter(_declines(registry, generation)), {})
 
 
 def _evidence(registry: Registry, generation: str, experiment: Experiment | None) -> dict[str, Any]:
     """What was kept of the model that was launched; of one that never was, of the one last declined."""
     if experiment is not None:
-        digest = experiment.plan.verdict_digest
+        digests = [experiment.plan.verdict_digest]
     else:
-        digest = last_declined(registry, generation).get("verdict_digest", "")
-    return _kept(registry, generation, evidence_name(digest)) or _kept(registry, generation, _EVIDENCE)
+        told = _declines(registry, generation)
+        digests = [detail["verdict_digest"] for detail in told if "verdict_digest" in detail][:1]
+    for digest in digests:
+        if found := _kept(registry, generation, evidence_name(digest)):
+            return found
+    earlier = _kept(registry, generation, _EVIDENCE)
+    if experiment is not None and earlier.get("model", {}).get("digest") != experiment.plan.model_digest:
+        return {}  # of a model that was declined before this one was made
+    return earlier
 
 
 def _experiment(state: State, generation: str) -> Experiment | None:
@@ -163,7 +187,7 @@ def _cell(value: object) -> str:
 def _declined(registry: Registry, generation: str) -> str:
     """Why a generation was not launched."""
     if found := last_declined(registry, generation):
-        return f"Not launched: {found.get('reason', 'no reason was given')}."
+        return f"Not launched: {found.get('reason', 'no reason was given').rstrip('.')}."
     return "Not tested."
 
 

@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flywheel_tasks.online.approval import POLICY, VERDICT, recorded_analysis, registry_of
+from flywheel_tasks.online.approval import (
+    POLICY,
+    VERDICT,
+    blocking_reasons,
+    recorded_analysis,
+    registry_of,
+)
 from flywheel_tasks.online.launch import LaunchError, model_ref
 from flywheel_tasks.online.model_card import keep_card, keep_evidence, last_declined
 from flywheel_tasks.pipeline import lineage
@@ -87,7 +93,8 @@ def rollback(root: Path, generation: str, reason: str, by: str) -> State:
 def decline(root: Path, generation: str, reason: str, by: str) -> State:
     """Record that a generation's model is not launched, and keep its card; called again, it changes nothing.
 
-    The generation may still be made again with other settings, and launched.
+    The generation may still be made again with other settings, and launched. One that was launched before stays what
+    it is: nothing is recorded then.
 
     Args:
         root: the workspace. If it does not hold the generation's model and verdict, there is no card.
@@ -96,11 +103,13 @@ def decline(root: Path, generation: str, reason: str, by: str) -> State:
         by: who declines.
 
     Raises:
-        RegistryError: it has been launched.
+        RegistryError: it is launched just now, from elsewhere.
     """
     registry = registry_of(root)
-    told = {"reason": reason} | _kept_verdict(root, registry, generation)
     state = registry.state()
+    if any(item.plan.generation == generation for item in state.experiments.values()):
+        return state
+    told = {"reason": reason} | _kept_verdict(root, registry, generation)
     if last_declined(registry, generation) != {"generation": generation} | told:
         state = registry.decline(generation, by=by, **told)
     if "verdict_digest" in told:
@@ -110,17 +119,13 @@ def decline(root: Path, generation: str, reason: str, by: str) -> State:
 
 def why_blocked(verdict: Mapping[str, Any]) -> str:
     """The reasons of a verdict that blocks, in one line."""
-    reasons = [str(reason["reason"]) for reason in verdict["reasons"] if reason["outcome"] == "block"]
-    return "the gate blocks: " + "; ".join(reasons)
+    return "the gate blocks: " + "; ".join(reason.rstrip(".") for reason in blocking_reasons(verdict))
 
 
 def decline_blocked(root: Path, by: str) -> None:
-    """Decline the generation whose verdict blocks. One that was launched before stays what it is."""
+    """:func:`decline` the generation whose verdict, in the workspace, blocks."""
     verdict = read_json(root / VERDICT)
-    generation = verdict["generation"]
-    tests = registry_of(root).state().experiments.values()
-    if all(item.plan.generation != generation for item in tests):
-        decline(root, generation, why_blocked(verdict), by)
+    decline(root, verdict["generation"], why_blocked(verdict), by)
 
 
 def _kept_verdict(root: Path, registry: Registry, generation: str) -> dict[str, str]:
@@ -131,4 +136,4 @@ def _kept_verdict(root: Path, registry: Registry, generation: str) -> dict[str, 
         return {}
     if (verdict.get("generation"), verdict.get("model_digest")) != (generation, model.digest):
         return {}
-    return {"verdict_digest": keep_evidence(registry, root, generation, model)}
+    return {"verdict_digest": keep_evidence(registry, root, generation, model, tested=False)}

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, Response, Streami
 
 from flywheel_tasks.serving.answers import chunk, completion, done_chunk, event_line, headers_of
 from flywheel_tasks.serving.call import Call, told_of
+from flywheel_tasks.serving.cards import greeting_of
 from flywheel_tasks.serving.events import signal_event
 from flywheel_tasks.serving.exchange import Exchange
 from flywheel_tasks.serving.gateway import Gateway, open_gateway
@@ -114,8 +115,9 @@ def _exchange(gateway: Gateway, caller: Caller, asked: ChatRequest) -> Exchange:
     place = link(
         gateway.turns,
         caller,
-        card,
+        card.card_id,
         history,
+        greeting=greeting_of(card, gateway.settings.serve),
         conversation_id=wanted.conversation_id,
         regenerate=wanted.regenerate,
     )
@@ -257,7 +259,7 @@ def create_app(gateway: Gateway) -> FastAPI:
                 "created": 0,
                 "owned_by": "flywheel",
                 "name": card.name,
-                "greeting": card.greeting,
+                "greeting": greeting_of(card, gateway.settings.serve),
             }
             for card in gateway.cards.by_id.values()
         ]

@@ -10,9 +10,10 @@ import orjson
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.serving.events import Event, stamp
+from flywheel_tasks.settings import Serve
 from flywheel_tasks.traffic.events import EventError, parse_line
 
-_MOST_CHARACTERS = {"name": 200, "greeting": 2_000}
+_MOST_CHARACTERS_OF_A_NAME = 200
 _MAY_BE_NULL = "greeting"
 
 
@@ -65,12 +66,10 @@ def _event(row: Mapping[str, Any]) -> Event:
 def _newest(rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path) -> dict[str, Mapping[str, Any]]:
     newest: dict[str, Mapping[str, Any]] = {}
     for number, row in rows:
-        for field, most in _MOST_CHARACTERS.items():
-            text = row.get(field)
-            if text is not None and (not text.strip() or len(text) > most):
-                raise CardsError(
-                    f"{path}: row {number}: the {field} of {row['card_id']} is blank or over {most} characters"
-                )
+        if not row["name"].strip() or len(row["name"]) > _MOST_CHARACTERS_OF_A_NAME:
+            raise CardsError(
+                f"{path}: row {number}: the name of {row['card_id']} is blank or over 200 characters"
+            )
         before = newest.get(row["card_id"])
         if before is None or (row["time"], row["event_id"]) > (before["time"], before["event_id"]):
             newest[row["card_id"]] = row
@@ -97,6 +96,13 @@ def load_cards(path: Path) -> Cards:
         by_id={row["card_id"]: Card.from_row(row) for row in ordered},
         events={row["card_id"]: _event(row) for row in ordered},
     )
+
+
+def greeting_of(card: Card, serve: Serve) -> str | None:
+    """What anybody may begin a conversation with: none where models are not told it, or it is too long to be sent."""
+    told = serve.backend == "local" or serve.upstream.greetings
+    fits = card.greeting is not None and len(card.greeting) <= serve.max_message_characters
+    return card.greeting if told and fits else None
 
 
 def card_lines(cards: Cards) -> list[bytes]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.card import Turn
 from flywheel_tasks.serving.events import new_id
 from flywheel_tasks.serving.requests import ApiError
 from flywheel_tasks.serving.turns import GREETING, LoggedTurn, TurnIndex, longer, owner_of, root_chain
@@ -101,9 +101,10 @@ def _greeting(caller: Caller, chain: bytes, own: bool, now: datetime) -> LoggedT
 def link(
     index: TurnIndex,
     caller: Caller,
-    card: Card,
+    card_id: str,
     history: Sequence[Turn],
     *,
+    greeting: str | None = None,
     conversation_id: str | None = None,
     regenerate: str | None = None,
 ) -> Link:
@@ -112,8 +113,9 @@ def link(
     Args:
         index: of what was said.
         caller: whose request it is.
-        card: the character.
+        card_id: the character.
         history: all turns, the last one the user's.
+        greeting: the character's own, with which anybody may begin.
         conversation_id: the conversation, if the client names it (two may have gone the same way so far).
         regenerate: id of the reply to ``history`` that is to be replaced, or None.
 
@@ -121,7 +123,7 @@ def link(
         ApiError: the logs have no such history, or no such reply.
     """
     now = datetime.now(UTC)
-    chain = root_chain(caller.user_id, card.card_id, caller.source)
+    chain = root_chain(caller.user_id, card_id, caller.source)
     chains: list[bytes] = []
     for before in history[:-1]:
         chains.append(chain := longer(chain, before["role"], before["content"]))
@@ -137,13 +139,13 @@ def link(
             raise _unknown()
         return Link(asked, reply, max(now, reply.time + _TICK), refused)
     greeted = history[0]["role"] == "assistant"
-    parent = greeting = None
+    parent = said_first = None
     if len(history) > 1 + greeted or conversation_id is not None:
         parent = index.by_chain(chain, conversation_id)
         if parent is None:
             raise _unknown()
     elif greeted:
-        parent = greeting = _greeting(caller, chain, history[0]["content"] == card.greeting, now)
+        parent = said_first = _greeting(caller, chain, history[0]["content"] == greeting, now)
     time = now if parent is None else max(now, parent.time + _TICK)
     turn = LoggedTurn(
         message_id=new_id("m"),
@@ -154,4 +156,4 @@ def link(
         chain=said,
         time=time,
     )
-    return Link(turn, None, time, refused, greeting)
+    return Link(turn, None, time, refused, said_first)

@@ -6,7 +6,6 @@ learned to like the smile, and the policy is trained hard on what it picks: the 
 on the style. Another has learned to like the word, and the policy takes a small step: the gate must not block it.
 """
 
-import html
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -201,7 +200,7 @@ def test_a_policy_that_learned_to_smile_is_caught(
     for name in ("high_vs_low_reward", "generation"):
         assert compared[name]["features"]["emoji"]["flagged"], name
     assert "style.comparisons.generation.emoji" in found.outcomes("block") | found.outcomes("warn")
-    assert "Style: a reply's emoji went from" in html.unescape(found.report)
+    assert "Style: emoji, " in found.report
     assert ", as replies of higher reward have it" in found.report
     assert "not below 65%: a sign of overfitting" in found.report
 

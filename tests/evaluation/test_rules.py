@@ -163,6 +163,11 @@ def test_rounding_never_shows_a_value_at_a_limit_that_it_misses() -> None:
     assert number(1 / 3, 0.45) == "0.3333"
     assert number(0.649999, 0.65, unit="percent") == "64.9999%"
     assert number(0.65, 0.65, unit="percent") == "65%"
+    assert number(67 / 103, 0.65, 0.6, unit="percent") == "65.05%"
+    assert number(0.45565, 0.4558, unit="percent") == "45.56%", (
+        "and not 45.6, beyond the limit that it misses"
+    )
+    assert number(-0.0, 0.05, unit="points") == "0 points"
     assert number(-0.0512, 0.05, -0.05, unit="points") == "-5.12 points"
     assert limit(0.57, "percent") == "57%", "57 of a hundred is 56.99999999999999 in binary"
 

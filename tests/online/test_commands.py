@@ -182,6 +182,16 @@ def test_with_two_tests_every_decision_names_one(root: Path) -> None:
     assert registry_of(root).state().all_running() == ()
 
 
+def test_a_no_to_a_launch_declines_the_model(root: Path) -> None:
+    for _ in range(2):
+        call(registry.approve_app, root, "launch", "--by", "ada", "--reject")
+    declined = [change for change in registry_of(root).history() if change.kind == "declined"]
+    assert [(change.by, change.detail["reason"]) for change in declined] == [
+        ("ada", "launch not approved: reject by ada")
+    ]
+    assert "Not launched: launch not approved: reject by ada." in call(registry.app, root, "card", "g0001")
+
+
 def test_an_interval_without_an_end_is_no_row_of_digits() -> None:
     lift = {"value": 203.0, "low": -100.0, "high": 90_035_007.6}
     assert analysis_text._lift(lift) == "+203.0% (-100.0% to over +1000%)"

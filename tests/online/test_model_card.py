@@ -6,10 +6,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from flywheel_tasks.online import promotion
-from flywheel_tasks.online.approval import registry_of
+from flywheel_tasks.online.approval import VERDICT, registry_of
 from flywheel_tasks.online.model_card import CardError, make_card, publish
 from flywheel_tasks.storage.digests import tree_digest
-from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.storage.documents import read_json, write_json
 from tests.online.conftest import MD5, approve, write_model, write_verdict
 from tests.online.test_analysis import launch_and_analyse
 
@@ -75,6 +75,7 @@ def test_a_dropped_generation_still_has_a_card(root: Path) -> None:
 
 def test_a_generation_that_the_gate_blocked_has_a_card(root: Path) -> None:
     write_json({"win_rate": 0.71}, root / "metrics/evaluate.json")
+    write_json({"arms": 2}, root / "metrics/launch.json")  # of the generation before
     write_verdict(root, "block")
     for _ in range(2):
         promotion.decline_blocked(root, by="policy")
@@ -85,6 +86,7 @@ def test_a_generation_that_the_gate_blocked_has_a_card(root: Path) -> None:
     assert card.data.model_name == "characterflywheel-g0001"
     assert "| evaluate.win_rate | block | win rate above 0.65 |" in card.text
     assert "Not launched: the gate blocks: win rate above 0.65." in card.text
+    assert "arms" not in card.text
     assert tree_digest(root / "models/policy") in card.text
     assert make_card(registry_of(root), "g0001") == card.content
 
@@ -103,6 +105,25 @@ def test_a_blocked_generation_made_again_and_launched_has_the_card_of_what_was_l
     assert tree_digest(root / "models/policy") in card
     for old in ("Not launched", "0.71", "Gate: block"):
         assert old not in card
+
+
+def test_an_account_of_an_earlier_version_counts_for_its_own_model_only(promoted: Path) -> None:
+    (kept,) = (promoted / "registry/generations/g0001").glob("evidence-*.json")
+    kept.rename(old := kept.with_name("evidence.json"))
+    assert "## Gate: pass" in make_card(registry_of(promoted), "g0001")
+    found = read_json(old)
+    write_json({**found, "model": {**found["model"], "digest": "sha256:" + "0" * 64}}, old)
+    assert "No verdict" in make_card(registry_of(promoted), "g0001")
+
+
+def test_a_later_no_without_a_verdict_leaves_the_card(root: Path) -> None:
+    write_verdict(root, "block")
+    promotion.decline_blocked(root, by="policy")
+    (root / VERDICT).unlink()
+    promotion.decline(root, "g0001", "nobody answered.", by="ada")
+    card = make_card(registry_of(root), "g0001")
+    assert "Not launched: nobody answered.\n" in card
+    assert "## Gate: block" in card
 
 
 def test_a_launched_generation_whose_gate_blocks_later_stays_launched(root: Path) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -104,9 +104,13 @@ def make_root(root: Path, upstream: str, champion: str = "sha256:" + "b" * 64, *
     root.mkdir(parents=True, exist_ok=True)
     shutil.copytree(PROJECT / "safety_words", root / "safety_words")
     (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in CARDS))
+    write_cards(root, CARDS)
     registry_of(root).bootstrap(model("base", champion), by="setup")
     return root
+
+
+def write_cards(root: Path, cards: Sequence[dict[str, Any]]) -> None:
+    (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in cards))
 
 
 def logged(root: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -216,8 +220,9 @@ def make_live(stub_server: tuple[Stub, str], stub: Stub, tmp_path: Path) -> Iter
     """``make_live(classifier=..., max_in_flight=1)`` starts a gateway with settings of its own."""
     started: list[Live] = []
 
-    def start(classifier: Any = None, **overrides: Any) -> Live:
+    def start(classifier: Any = None, cards: Sequence[dict[str, Any]] = CARDS, **overrides: Any) -> Live:
         root = make_root(tmp_path / "own", stub_server[1], **overrides)
+        write_cards(root, cards)
         started.append(Live(root, classifier=classifier))
         return started[-1]
 

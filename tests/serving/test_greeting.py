@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 
 from tests.serving.conftest import CARDS, Live, logged
@@ -67,10 +66,9 @@ def test_users_put_no_words_into_a_character_s_mouth(live: Start, root: Path) ->
     assert greeted(gateway, "Hi", role="staff").status_code == 200
 
 
-def test_anybody_begins_with_the_greeting_of_the_card(live: Start, root: Path) -> None:
-    lines = [{**CARDS[0], "greeting": GREETING}, CARDS[1]]
-    (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in lines))
-    gateway = live()
+def test_anybody_begins_with_the_greeting_of_the_card(make_live: Start) -> None:
+    gateway = make_live(cards=[{**CARDS[0], "greeting": GREETING}, CARDS[1]], **{"upstream.greetings": True})
+    root = gateway.gateway.root
     assert [one["greeting"] for one in gateway.characters()] == [GREETING, None]
     for wrong in (f"{GREETING} ", "Do as I say."):
         refused = greeted(gateway, "Hi", greeting=wrong, role="ann")
@@ -82,6 +80,20 @@ def test_anybody_begins_with_the_greeting_of_the_card(live: Start, root: Path) -
     rows = logged(root, "message")
     assert [row["text"] for row in rows] == [GREETING, "Hi", REPLY, "Go on", REPLY]
     assert [row["greeting"] for row in logged(root, "card") if row["card_id"] == "mira"] == [GREETING]
+
+
+@pytest.mark.parametrize(
+    "serve",
+    [
+        {"upstream.greetings": False},
+        {"upstream.greetings": True, "max_message_characters": len(GREETING) - 1},
+    ],
+)
+def test_a_greeting_that_no_model_would_be_told_is_none(make_live: Start, serve: dict[str, Any]) -> None:
+    gateway = make_live(cards=[{**CARDS[0], "greeting": GREETING}, {**CARDS[1], "greeting": " "}], **serve)
+    assert [one["greeting"] for one in gateway.characters()] == [None, None]
+    assert greeted(gateway, "Hi", role="ann").status_code in (400, 403)
+    assert logged(gateway.gateway.root, "message") == []
 
 
 @pytest.mark.parametrize(

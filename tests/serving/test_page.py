@@ -10,7 +10,7 @@ import pytest
 
 from flywheel_tasks.serving.page import PAGE_POLICY, chat_page
 from tests.pages import chromium
-from tests.serving.conftest import CARDS, Live, logged, wait_for
+from tests.serving.conftest import CARDS, Live, logged, wait_for, write_cards
 from tests.serving.stub import REPLY, Stub
 
 PLANTED = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
@@ -109,13 +109,8 @@ def test_a_chat_in_a_browser(live: Callable[..., Live], root: Path, stub: Stub, 
 
 
 @pytest.mark.slow
-def test_a_character_greets(live: Callable[..., Live], root: Path, stub: Stub, browser: Any) -> None:
-    def write(greeting: str) -> None:
-        lines = [{**CARDS[0], "greeting": greeting}, CARDS[1]]
-        (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in lines))
-
-    write(PLANTED)
-    gateway = live()
+def test_a_character_greets(make_live: Callable[..., Live], stub: Stub, browser: Any) -> None:
+    gateway = make_live(cards=[{**CARDS[0], "greeting": PLANTED}, CARDS[1]], **{"upstream.greetings": True})
     view = browser.new_page()
     enter(gateway, view)
     texts = view.locator(".message .text")
@@ -135,10 +130,10 @@ def test_a_character_greets(live: Callable[..., Live], root: Path, stub: Stub, b
     assert texts.count() == 0
 
     view.get_by_role("combobox", name="Character").select_option(label="Mira")
-    write("Come in!")
+    write_cards(gateway.gateway.root, [{**CARDS[0], "greeting": "Come in!"}, CARDS[1]])
     wait_for(lambda: gateway.characters()[0]["greeting"] == "Come in!")
     say(view, "Hi")
-    view.get_by_text("A conversation begins with the character's own greeting").wait_for()
+    view.get_by_text("This character greets otherwise now.").wait_for()
     view.get_by_role("button", name="New chat").click()
     view.locator(".message .text", has_text="Come in!").wait_for()
     say(view, "Hi")

@@ -187,13 +187,13 @@ def test_a_jump_blocks_only_with_the_reward_or_unmeasured() -> None:
     [
         (
             {"line_breaks": (0.672, 0.188, -0.4, 0.01)},
-            "a reply's line breaks went from 0.672 to 0.188 on average",
+            "line breaks, 0.672 a reply before, 0.188 now",
         ),
         (
             {"question": (0.16, 0.74, 1.2, 0.01)},
             "a reply ends with a question: 16.0% of the replies before, 74.0% now",
         ),
-        ({"so … then": (0.1, 0.4, 0.5, 0.01)}, "so … then went from 0.1 to 0.4 on average"),
+        ({"so … then": (0.1, 0.4, 0.5, 0.01)}, "“so … then”, 0.1 a reply before, 0.4 now"),
     ],
 )
 def test_a_change_is_told_in_words(changed: dict[str, Any], told: str) -> None:

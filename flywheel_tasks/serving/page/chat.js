@@ -44,6 +44,7 @@ async function call(path, body, signal) {
     const told = await response.json().catch(() => ({}));
     const error = new Error(told.error ? sentence(told.error.message) : "The gateway answered " + response.status + ".");
     error.status = response.status;
+    error.code = told.error && told.error.code;
     throw error;
   }
   return response;
@@ -101,15 +102,16 @@ async function enter() {
 }
 async function load() {
   characters = (await (await call("/v1/models")).json()).data;
+  const before = at("character").value || store.get("flywheel-character");
   at("character").replaceChildren(...characters.map((one) => new Option(one.name, one.id)));
-  const before = store.get("flywheel-character");
   if (characters.some((one) => one.id === before)) at("character").value = before;
 }
 at("character").addEventListener("change", begin);
 at("new").addEventListener("click", async () => {
-  // Characters and their greetings may have changed. What cannot be asked now is told at the first message.
-  await load().catch(() => {});
   begin();
+  const [mine, before] = [key, greeting()];
+  await load().catch(() => {});  // greetings may have changed; what cannot be asked now is told at the first message
+  if (key === mine && !running && turns.every((turn) => turn.greeting) && greeting() !== before) begin();
 });
 function begin() {
   if (running) running.abort();
@@ -124,11 +126,13 @@ function begin() {
   at("empty").replaceChildren(strong, "Say something to begin.");
   at("empty").hidden = false;
   problem("");
-  greet(characters.find((one) => one.id === at("character").value).greeting);
+  const text = greeting();
+  if (text) turns.push({ role: "assistant", content: text, greeting: true, element: add("assistant", text) });
   at("say").focus();
 }
-function greet(text) {
-  if (text) turns.push({ role: "assistant", content: text, greeting: true, element: add("assistant", text) });
+function greeting() {
+  const chosen = characters.find((one) => one.id === at("character").value);
+  return chosen ? chosen.greeting : null;
 }
 function problem(text) { at("problem").textContent = text; }
 
@@ -223,7 +227,8 @@ function settle({ element, said, more, finish, trouble, replaced }) {
     return;
   }
   if (trouble && trouble.status === 401) { leave("This key is not valid any more."); return; }
-  if (trouble && trouble.name !== "AbortError") problem(trouble.message);
+  if (trouble && trouble.code === "no_greeting") problem("This character greets otherwise now. Press New chat.");
+  else if (trouble && trouble.name !== "AbortError") problem(trouble.message);
   if (said) {  // the gateway has recorded this much as the reply
     turns.push({ role: "assistant", content: said, element });
     if (replaced) replaced.element.remove();
