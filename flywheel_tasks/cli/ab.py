@@ -89,7 +89,7 @@ def status(root: Root = Path()) -> None:
         plan = experiment.plan
         console.print(f"Experiment {plan.experiment} (started by {experiment.started_by}): {ends}")
         for arm in plan.arms:
-            console.print(f"  {arm.name}: {arm.model}, {arm.share:.1%} of users", arm.digest, soft_wrap=True)
+            console.print(f"  {arm.name}: {arm.model}, {arm.share:.1%} of users,", arm.digest, soft_wrap=True)
         if plan.excludes:
             others = ", ".join(draw.experiment for draw in plan.excludes)
             console.print(f"  layer {plan.layer}, beside {others}: they share no users")
