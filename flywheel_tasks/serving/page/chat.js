@@ -109,9 +109,10 @@ async function load() {
 at("character").addEventListener("change", begin);
 at("new").addEventListener("click", async () => {
   begin();
-  const [mine, before] = [key, greeting()];
-  await load().catch(() => {});  // greetings may have changed; what cannot be asked now is told at the first message
-  if (key === mine && !running && turns.every((turn) => turn.greeting) && greeting() !== before) begin();
+  const [mine, who, text] = [key, at("character").value, greeting()];
+  await load().catch(() => {});  // characters may have changed; what cannot be asked now is told at the first message
+  const changed = at("character").value !== who || greeting() !== text;
+  if (changed && key === mine && !running && turns.every((turn) => turn.greeting)) begin();
 });
 function begin() {
   if (running) running.abort();
