@@ -4,6 +4,7 @@ import pytest
 
 from flywheel_tasks.pipeline import local, runner
 from flywheel_tasks.storage.documents import write_json, write_jsonl
+from flywheel_tasks.storage.registry import open_registry
 from tests.annotation.tasks_of_tests import label, task
 
 TASKS = [task("t1"), task("t2", "policy", reviews=2)]
@@ -18,7 +19,11 @@ def workspace(make_workspace, tmp_path, monkeypatch):
     reproduced = []
     monkeypatch.setattr(runner, "reproduce", lambda root, target: reproduced.append(target))
     monkeypatch.setattr(local, "open_generation", lambda root, **options: "g0001")
-    write_json({"verdict": "block"}, root / "gate/verdict.json")
+    reasons = [
+        {"metric": "s.x", "outcome": "block", "reason": "x is 0.71, above the maximum of 0.65: blocked."}
+    ]
+    verdict = {"generation": "g0001", "verdict": "block", "model_digest": "sha256:0", "reasons": reasons}
+    write_json(verdict, root / "gate/verdict.json")
     return root, reproduced
 
 
@@ -41,3 +46,8 @@ def test_it_goes_on_once_they_are_enough(workspace):
     write_jsonl(rows, root / "data/labels/g0001/mo.jsonl")
     assert generate(root).status == "blocked"
     assert reproduced == ["annotation_batch", "gate"]
+    last = open_registry("registry", root).history()[-1]
+    assert (last.kind, last.detail) == (
+        "declined",
+        {"generation": "g0001", "reason": "the gate blocks: x is 0.71, above the maximum of 0.65: blocked"},
+    )
