@@ -155,20 +155,18 @@ def check_gate(ti: Any, run_id: str) -> None:
 
     Whatever the gate says, whose data trained the generation's models is recorded first: they are there.
     """
-    from flywheel_tasks.online.approval import ApprovalError, GateBlockedError, launch_request
+    from flywheel_tasks.online.approval import GateBlockedError, launch_request
     from flywheel_tasks.online.promotion import decline_blocked
     from flywheel_tasks.pipeline.trained_on import record
 
     root = _holding(ti, "gate")
     record(root, _generation(ti))
-    try:
-        request = launch_request(root)
-    except GateBlockedError as error:
-        with _refusals_end_the_task():
+    with _refusals_end_the_task():
+        try:
+            request = launch_request(root)
+        except GateBlockedError:
             decline_blocked(root, by=f"airflow: {run_id}")
-        raise AirflowFailException(str(error)) from error
-    except ApprovalError as error:
-        raise AirflowFailException(str(error)) from error
+            raise
     if request.generation != _generation(ti):
         raise AirflowFailException(
             f"the verdict is of {request.generation}, this run is of {_generation(ti)}"

@@ -130,8 +130,7 @@ def _generation(folder: Folder, plan: Campaign, name: str, clock: Clock, say: Sa
             with step(f"the panel talks to {model}"):
                 measure(folder, root / model, folder.panel(digest), plan.panel_users)
     if record["verdict"] == "block":
-        why = why_blocked(read_json(root / VERDICT))
-        record |= {"status": "blocked", "decision": "declined", "why": why}
+        record |= {"status": "blocked", "decision": "declined", "why": why_blocked(record)}
         if hard or plan.counterfactuals:
             with step("what would have happened: an A/B test outside the registry"):
                 record["counterfactual"] = _kept(online.counterfactual(root, folder.counterfactual(name)))

@@ -116,10 +116,9 @@ def watch(root: Path, generation: str, by: str, now: datetime | None = None) -> 
         RegistryError: there never was a test of this generation.
     """
     moment, settings = now or datetime.now(UTC), load_settings(root / "params.yaml").ab
-    tests = [e for e in registry_of(root).state().experiments.values() if e.plan.generation == generation]
-    if not tests:
+    experiment = registry_of(root).state().tested(generation)
+    if experiment is None:
         raise RegistryError(f"there is no experiment of generation {generation}")
-    experiment = tests[-1]
     if experiment.status != "running":
         return Step(stopped=experiment.end_reason or f"the test has ended: {experiment.status}")
     every = timedelta(minutes=settings.look_minutes)

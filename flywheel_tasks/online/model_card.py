@@ -92,22 +92,16 @@ def last_declined(registry: Registry, generation: str) -> dict[str, Any]:
 def _evidence(registry: Registry, generation: str, experiment: Experiment | None) -> dict[str, Any]:
     """What was kept of the model that was launched; of one that never was, of the one last declined."""
     if experiment is not None:
-        digests = [experiment.plan.verdict_digest]
+        digest = experiment.plan.verdict_digest
     else:
-        told = _declines(registry, generation)
-        digests = [detail["verdict_digest"] for detail in told if "verdict_digest" in detail][:1]
-    for digest in digests:
-        if found := _kept(registry, generation, evidence_name(digest)):
-            return found
+        told = (detail.get("verdict_digest", "") for detail in _declines(registry, generation))
+        digest = next(filter(None, told), "")
+    if digest and (found := _kept(registry, generation, evidence_name(digest))):
+        return found
     earlier = _kept(registry, generation, _EVIDENCE)
     if experiment is not None and earlier.get("model", {}).get("digest") != experiment.plan.model_digest:
         return {}  # of a model that was declined before this one was made
     return earlier
-
-
-def _experiment(state: State, generation: str) -> Experiment | None:
-    tests = [item for item in state.experiments.values() if item.plan.generation == generation]
-    return tests[-1] if tests else None
 
 
 def _model(state: State, registry: Registry, generation: str) -> ModelRef:
@@ -120,7 +114,7 @@ def _model(state: State, registry: Registry, generation: str) -> ModelRef:
         for model in (then.champion, *then.candidates.values()):
             if model is not None and model.generation == generation:
                 return model
-    if (declined := _evidence(registry, generation, _experiment(state, generation)).get("model")) is not None:
+    if (declined := _evidence(registry, generation, state.tested(generation)).get("model")) is not None:
         return ModelRef.model_validate(declined)
     raise CardError(f"the registry knows no model of generation {generation}")
 
@@ -220,11 +214,9 @@ def make_card(registry: Registry, generation: str) -> str:
 
     state = registry.state()
     model = _model(state, registry, generation)
-    experiment = _experiment(state, generation)
-    inputs, evidence = (
-        _kept(registry, generation, "inputs.json"),
-        _evidence(registry, generation, experiment),
-    )
+    experiment = state.tested(generation)
+    inputs = _kept(registry, generation, "inputs.json")
+    evidence = _evidence(registry, generation, experiment)
     analysis: dict[str, Any] = {}
     if experiment is not None and experiment.analysis is not None:
         analysis = _kept(registry, generation, analysis_name(experiment.analysis.digest))

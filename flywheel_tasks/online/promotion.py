@@ -81,10 +81,10 @@ def rollback(root: Path, generation: str, reason: str, by: str) -> State:
     """
     registry = registry_of(root)
     state = registry.state()
-    tests = [item for item in state.experiments.values() if item.plan.generation == generation]
-    if not tests:
+    tested = state.tested(generation)
+    if tested is None:
         return decline(root, generation, reason, by)
-    if tests[-1].status != "rolled_back":
+    if tested.status != "rolled_back":
         state = registry.rollback(generation, reason, by=by)
     keep_card(registry, generation)
     return state
@@ -107,7 +107,7 @@ def decline(root: Path, generation: str, reason: str, by: str) -> State:
     """
     registry = registry_of(root)
     state = registry.state()
-    if any(item.plan.generation == generation for item in state.experiments.values()):
+    if state.tested(generation) is not None:
         return state
     told = {"reason": reason} | _kept_verdict(root, registry, generation)
     if last_declined(registry, generation) != {"generation": generation} | told:

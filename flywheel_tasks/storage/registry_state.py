@@ -120,6 +120,11 @@ class State(Record):
         found = [e for e in self.all_running() if generation in (None, e.plan.generation)]
         return found[-1] if found else None
 
+    def tested(self, generation: str) -> Experiment | None:
+        """The last experiment of a generation, whether it runs or is over; None if it was never launched."""
+        found = [e for e in self.experiments.values() if e.plan.generation == generation]
+        return found[-1] if found else None
+
     def approval(self, kind: Kind, generation: str) -> Approval | None:
         """The last answer given for a generation: a later no undoes an earlier yes, also one recorded after it."""
         matching = [a for a in self.approvals if a.kind == kind and a.generation == generation]
@@ -280,7 +285,7 @@ def rolled_back(state: State, generation: str, reason: str) -> State:
 
 def declined(state: State, generation: str) -> State:
     """A model that was never launched is given up: nothing changes. Refused for a launched one."""
-    if any(experiment.plan.generation == generation for experiment in state.experiments.values()):
+    if state.tested(generation) is not None:
         raise RegistryError(f"generation {generation} has been launched; roll it back")
     return state
 

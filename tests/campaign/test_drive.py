@@ -48,7 +48,6 @@ class World:
         monkeypatch.setattr(drive, "run_generation", self.generation)
         monkeypatch.setattr(drive, "describe", self.describe)
         monkeypatch.setattr(drive, "measure", self.measure)
-        monkeypatch.setattr(drive, "read_json", self.read)
         monkeypatch.setattr(drive.online, "counterfactual", self.counterfactual)
         monkeypatch.setattr(drive, "_tested", self.tested)
 
@@ -88,11 +87,6 @@ class World:
     def tested(self, root, name, plan):
         self.call("test", name)
         return {"analysis": analysis(), "decision": "promoted", "why": "better", "approvals": []}
-
-    def read(self, path):
-        from flywheel_tasks.storage.documents import read_json
-
-        return {"reasons": [reason()]} if path.name == "verdict.json" else read_json(path)
 
 
 @pytest.fixture

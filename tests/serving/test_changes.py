@@ -5,12 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from flywheel_tasks.serving import gateway as module
 from flywheel_tasks.serving.keys import revoke_key
-from tests.serving.conftest import CARDS, Live, wait_for
+from tests.serving.conftest import CARDS, Live, wait_for, write_cards
 
 Start = Callable[..., Live]
 
@@ -50,7 +49,7 @@ def test_new_cards_come_though_their_first_look_failed(
     read, _ = fail_once(module.load_cards)
     monkeypatch.setattr(module, "load_cards", read)
     new = {**CARDS[0], "event_id": "e-card-nora", "card_id": "nora", "name": "Nora"}
-    (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in [*CARDS, new]))
+    write_cards(root, [*CARDS, new])
     wait_for(lambda: gateway.chat("Hi", model="character:nora").status_code == 200)
 
 

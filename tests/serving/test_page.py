@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from flywheel_tasks.serving.page import PAGE_POLICY, chat_page
@@ -62,8 +61,7 @@ def say(view: Any, text: str) -> None:
 @pytest.mark.slow
 def test_a_chat_in_a_browser(live: Callable[..., Live], root: Path, stub: Stub, browser: Any) -> None:
     planted = {**CARDS[1], "name": f"Tomas {PLANTED}"}
-    lines = [CARDS[0], planted]
-    (root / "cards.jsonl").write_bytes(b"".join(orjson.dumps(card) + b"\n" for card in lines))
+    write_cards(root, [CARDS[0], planted])
     gateway = live()
     view = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
     errors: list[str] = []
