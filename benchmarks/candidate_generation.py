@@ -11,11 +11,13 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import prompt_ids
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.settings import Compute, load_settings
+from flywheel_tasks.training.precision import device, resolve_dtype
 
 _TEXT = "so I walked along the river this morning and thought about our garden, my old job and you"
 
@@ -46,10 +48,10 @@ def chats(count: int, seed: int) -> list[tuple[Card, list[Turn]]]:
     return found
 
 
-def _plain(sampler: Sampler, rows: list[list[int]], n: int) -> int:
+def _plain(model: PreTrainedModel, sampler: Sampler, rows: list[list[int]], n: int) -> int:
     """``model.generate`` in arrival order, the prompt repeated for each candidate; tokens made."""
     sampling, made = sampler.sampling, 0
-    generate: Any = sampler.model.generate
+    generate: Any = model.generate
     size = sampling.prompts_a_batch(n)
     pad, ends = sampler.tokenizer.pad_token_id, sorted(sampler.end_ids)
     for start in range(0, len(rows), size):
@@ -58,8 +60,8 @@ def _plain(sampler: Sampler, rows: list[list[int]], n: int) -> int:
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in batch])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
         out = generate(
-            input_ids=ids.to(sampler.model.device),
-            attention_mask=mask.to(sampler.model.device),
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
             do_sample=True,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
@@ -94,14 +96,18 @@ def main(
     sampler = Sampler(
         model, sampling=settings.sampling, compute=compute, max_prompt_tokens=settings.prompt.max_tokens
     )
+    peer = AutoModelForCausalLM.from_pretrained(
+        model, dtype=resolve_dtype(compute), use_safetensors=True
+    )
+    peer = peer.to(device()).eval()
     asked = chats(prompts, 1)
     rows = [prompt_ids(sampler.tokenizer, card, turns, settings.prompt.max_tokens) for card, turns in asked]
     alike = [card for card, _ in asked]
     mean = np.mean([len(row) for row in rows])
     print(f"{prompts} prompts of {mean:.0f} tokens on average, {candidates} replies each")
-    sampler.sample_ids(rows[:2], 1, seed=0), _plain(sampler, rows[:2], 1)  # warm up
+    sampler.sample_ids(rows[:2], 1, seed=0), _plain(peer, sampler, rows[:2], 1)  # warm up
     torch.manual_seed(0)
-    plain = _timed("model.generate", lambda: _plain(sampler, rows, candidates))
+    plain = _timed("model.generate", lambda: _plain(peer, sampler, rows, candidates))
     drawn = _timed(
         "Sampler",
         lambda: sum(len(r) for p in sampler.sample_ids(rows, candidates, seed=0, alike=alike) for r in p),

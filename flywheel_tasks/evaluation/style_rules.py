@@ -5,7 +5,7 @@ from typing import Any
 
 from flywheel_tasks.evaluation.gate_rules import StyleRule
 from flywheel_tasks.evaluation.rules import Outcome, Reason
-from flywheel_tasks.style.features import FEATURES
+from flywheel_tasks.style.features import FEATURES, amount
 
 GENERATION = "style.comparisons.generation"
 
@@ -70,10 +70,16 @@ def _size(effect: float | None) -> float:
 def _change(name: str, before: float, after: float) -> str:
     """What changed, in words; what was mined from the data goes by its own name."""
     feature = FEATURES.get(name)
-    if feature is not None and feature.kind == "binary":
-        return f"a reply {feature.meaning}: {before:.1%} of the replies before, {after:.1%} now"
-    told = f"“{name}”" if feature is None else feature.meaning
-    return f"{told}, {before:.3g} a reply before, {after:.3g} now"
+    first, now = amount(name, before), amount(name, after)
+    if feature is None:
+        return f"“{name}” in {first} of the replies before, in {now} now"
+    match feature.kind:
+        case "binary":
+            return f"a reply {feature.meaning}: {first} of the replies before, {now} now"
+        case "share":
+            return f"{feature.meaning}: {first} before, {now} now"
+        case "count":
+            return f"{feature.meaning}, {first} a reply before, {now} now"
 
 
 def _jump(

@@ -1,7 +1,7 @@
 """Draws replies from a causal language model in batches; a prompt is read once, however many replies."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.policy.shared_beginnings import Portion, batches, can_share, portions
 from flywheel_tasks.settings import Compute, Sampling
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
+from flywheel_tasks.training.prepacked import prepack, prepacked
 from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.progress import Meter
 
@@ -56,7 +57,8 @@ class Sampler:
         model = load_model(AutoModelForCausalLM, model_dir, resolve_dtype(compute), local_files_only=True)
         model.to(device())  # type: ignore[arg-type]
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-        self._bind(model.eval(), tokenizer, sampling, max_prompt_tokens)
+        prepack(model, sampling.batch_rows)
+        self._bind(model.eval(), tokenizer, sampling, max_prompt_tokens, trained=False)
 
     @classmethod
     def from_model(
@@ -76,7 +78,7 @@ class Sampler:
             max_prompt_tokens: as for the class.
         """
         sampler = cls.__new__(cls)
-        sampler._bind(model, tokenizer, sampling, max_prompt_tokens)
+        sampler._bind(model, tokenizer, sampling, max_prompt_tokens, trained=True)
         return sampler
 
     def _bind(
@@ -85,6 +87,8 @@ class Sampler:
         tokenizer: PreTrainedTokenizerBase,
         sampling: Sampling,
         max_prompt_tokens: int,
+        *,
+        trained: bool,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -94,6 +98,7 @@ class Sampler:
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._decoder = Decoder(model, sampling, pad=int(pad), ends=self.end_ids)
         self._shares = can_share(model.config)
+        self._trained = trained  # its weights change between draws
 
     def sample(
         self, prompts: Sequence[tuple[Card, Sequence[Turn]]], n: int, seed: int, progress: str | None = None
@@ -229,6 +234,7 @@ class Sampler:
         self.model.eval()
         try:
             with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
-                yield
+                with prepacked(self.model, self.sampling.batch_rows) if self._trained else nullcontext():
+                    yield
         finally:
             self.model.train(training)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flywheel_tasks.report import figures
+from flywheel_tasks.style.features import amount
 
 COLUMNS = {
     "generation": "champion to new model",
@@ -50,11 +51,11 @@ class StyleTable:
     quiet: list[tuple[str, list[Cell]]]
 
 
-def _cell(row: Any) -> Cell:
+def _cell(name: str, row: Any) -> Cell:
     if not isinstance(row, Mapping):
         return Cell("", "", False)
     effect, p_value = row.get("effect"), row.get("p_holm")
-    change = f"{figures.show(row['before'])} → {figures.show(row['after'])}"
+    change = f"{amount(name, row['before'])} → {amount(name, row['after'])}"
     note = change if p_value is None else f"{change}, p {p_value:.2g}"
     return Cell("all" if effect is None else f"{effect:+.2f}", note, bool(row.get("flagged")))
 
@@ -74,7 +75,7 @@ def style_table(metrics: Mapping[str, Any]) -> StyleTable:
     names = [name for name in COLUMNS if name in found]
     features = list(dict.fromkeys(feature for name in names for feature in found[name]["features"]))
     rows = [
-        (feature, [_cell(found[name]["features"].get(feature)) for name in names]) for feature in features
+        (feature, [_cell(feature, found[name]["features"].get(feature)) for name in names]) for feature in features
     ]
     return StyleTable(
         [_heading(name, found[name]) for name in names],
@@ -125,5 +126,5 @@ def _trend(name: str, names: list[str], values: list[float], flagged: bool) -> T
     points = " ".join(
         f"{i * step:.2f},{97 - 94 * max(0.0, value) / top:.2f}" for i, value in enumerate(values)
     )
-    shown = [(point, figures.show(float(value))) for point, value in zip(names, values, strict=True)]
+    shown = [(point, amount(name, float(value))) for point, value in zip(names, values, strict=True)]
     return Trend(name, points, shown, flagged)

@@ -18,6 +18,7 @@ from flywheel_tasks.rewards.encoding import Kind, Limits, at_limit, encode_compa
 from flywheel_tasks.rewards.packing import Group, pack, packed_scores
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
+from flywheel_tasks.training.prepacked import prepack
 from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.progress import Meter
 
@@ -55,6 +56,7 @@ class _Scorer:
             attn_implementation="sdpa",
         )
         self._model = model.to(device()).eval()  # type: ignore[arg-type]
+        prepack(self._model, _BATCH_TOKENS)
         self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_dir)
         self._limits = limits
 

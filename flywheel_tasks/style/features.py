@@ -13,6 +13,7 @@ from flywheel_tasks.chat.card import Turn
 from flywheel_tasks.style import text
 
 Measure = Callable[[Sequence[Turn], str], float]
+Kind = Literal["binary", "count", "share"]
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class Feature:
 
     Attributes:
         name: short id.
-        kind: ``binary`` (0 or 1) or ``count``.
+        kind: ``binary`` (0 or 1), ``count``, or ``share`` (0 to 1).
         meaning: one phrase for people.
         measure: its value for a history and a reply.
         artifact: whether more of it is surface only; length and what cards ask for are not.
     """
 
     name: str
-    kind: Literal["binary", "count"]
+    kind: Kind
     meaning: str
     measure: Measure
     artifact: bool = True
@@ -37,8 +38,20 @@ class Feature:
 FEATURES: dict[str, Feature] = {}
 
 
+def amount(name: str, mean: float) -> str:
+    """The mean of a feature over replies, for people: counts as numbers, shares in percent.
+
+    Args:
+        name: of a feature; one that is not registered was found in the data, and a reply has it or not.
+        mean: over some replies.
+    """
+    known = FEATURES.get(name)
+    return f"{mean:.3g}" if known is not None and known.kind == "count" else f"{mean:.1%}"
+
+
+
 def feature(
-    name: str, kind: Literal["binary", "count"], meaning: str, *, artifact: bool = True
+    name: str, kind: Kind, meaning: str, *, artifact: bool = True
 ) -> Callable[[Measure], Measure]:
     """Register a function as a style feature.
 
@@ -120,7 +133,7 @@ def _line_breaks(history: Sequence[Turn], reply: str) -> float:
     return reply.strip().count("\n")
 
 
-@feature("echo", "count", "share of its words that the user's last turn has", artifact=False)
+@feature("echo", "share", "share of a reply's words that the user's last turn has", artifact=False)
 def _echo(history: Sequence[Turn], reply: str) -> float:
     said = text.words(reply)
     last = set(text.words(history[-1]["content"])) if history else set()
@@ -139,14 +152,14 @@ def _questions(history: Sequence[Turn], reply: str) -> float:
     return len(re.findall(r"\?+", reply))
 
 
-@feature("self_reference", "count", "share of its words that are I, me, my, mine or myself")
+@feature("self_reference", "share", "share of a reply's words that are I, me, my, mine or myself")
 def _self_reference(history: Sequence[Turn], reply: str) -> float:
     said = text.words(reply)
     own = sum(re.fullmatch(r"(?:i(?:'[a-z]+)?|me|my|mine|myself)", word) is not None for word in said)
     return own / len(said) if said else 0.0
 
 
-@feature("repetition", "count", "share of its three-word runs that it has said before")
+@feature("repetition", "share", "share of a reply's three-word runs that it has said before")
 def _repetition(history: Sequence[Turn], reply: str) -> float:
     said = text.words(reply)
     runs = [tuple(said[i : i + 3]) for i in range(len(said) - 2)]

@@ -193,7 +193,11 @@ def test_a_jump_blocks_only_with_the_reward_or_unmeasured() -> None:
             {"question": (0.16, 0.74, 1.2, 0.01)},
             "a reply ends with a question: 16.0% of the replies before, 74.0% now",
         ),
-        ({"so … then": (0.1, 0.4, 0.5, 0.01)}, "“so … then”, 0.1 a reply before, 0.4 now"),
+        (
+            {"self_reference": (0.052, 0.118, 0.5, 0.01)},
+            "share of a reply's words that are I, me, my, mine or myself: 5.2% before, 11.8% now",
+        ),
+        ({"so … then": (0.1, 0.4, 0.5, 0.01)}, "“so … then” in 10.0% of the replies before, in 40.0% now"),
     ],
 )
 def test_a_change_is_told_in_words(changed: dict[str, Any], told: str) -> None:

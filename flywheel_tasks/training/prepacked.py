@@ -1,0 +1,85 @@
+"""Linear layers with prepacked weights, for inference on a CPU.
+
+A CPU's kernels read a weight in blocks. torch lays it out for them anew at each product, which costs little where a
+product has many rows, and a large share where it has a few dozen, as in sampling token by token; and what MKL chooses
+for so few rows on a CPU of another maker is slow besides. Here oneDNN lays each weight out once (what
+``torch.compile`` does with ``freezing``, without compiling anything).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ops: Any = torch.ops.mkldnn
+_LEAST_WEIGHTS = 2**14  # a score head or an adapter of low rank has nothing to gain
+
+
+def _kernel_for(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this number format on this CPU; emulated bfloat16 is left to torch."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[attr-defined]
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(_ops._is_mkldnn_bf16_supported()))
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Linear]:
+    """Layers that gain: plain ones (not quantised, not sharded) whose weight is whole and on a CPU."""
+    for layer in model.modules():
+        if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter:
+            continue
+        weight = layer.weight
+        if weight.device.type == "cpu" and weight.numel() >= _LEAST_WEIGHTS and _kernel_for(weight.dtype):
+            yield layer
+
+
+def _pack(layer: nn.Linear, rows: int) -> Tensor:
+    """The layer's weight as oneDNN reads it for products of ``rows`` rows; the layer computes with it from now on."""
+    packed: Tensor = _ops._reorder_linear_weight(layer.weight.detach().contiguous(), rows)
+    bias = None if layer.bias is None else layer.bias.detach()
+    layer.forward = partial(_product, weight=packed, bias=bias)  # type: ignore[method-assign]
+    return packed
+
+
+def _product(x: Tensor, *, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = _ops._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
+
+
+@torch.no_grad()
+def prepack(model: nn.Module, rows: int) -> None:
+    """Lay a frozen model's weights out for good; the plain ones are let go, so that memory does not double.
+
+    Products differ from plain ones by rounding alone. The model can neither be trained nor saved afterwards. On a
+    GPU nothing changes.
+
+    Args:
+        model: in memory, on its device.
+        rows: of a typical product; others are as right.
+    """
+    for layer in list(_layers(model)):
+        layer.weight = nn.Parameter(_pack(layer, rows), requires_grad=False)
+
+
+@contextmanager
+def prepacked(model: nn.Module, rows: int) -> Iterator[None]:
+    """Within it, a model in training has its weights laid out as :func:`prepack` does, for inference alone.
+
+    Gradients do not pass, and a weight changed within it has no effect before its end.
+
+    Args:
+        model: in memory, on its device.
+        rows: of a typical product; others are as right.
+    """
+    with torch.no_grad():
+        layers = list(_layers(model))
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                _pack(layer, rows)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
