@@ -96,10 +96,8 @@ def main(
     sampler = Sampler(
         model, sampling=settings.sampling, compute=compute, max_prompt_tokens=settings.prompt.max_tokens
     )
-    peer = AutoModelForCausalLM.from_pretrained(
-        model, dtype=resolve_dtype(compute), use_safetensors=True
-    )
-    peer = peer.to(device()).eval()
+    peer = AutoModelForCausalLM.from_pretrained(model, dtype=resolve_dtype(compute), use_safetensors=True)
+    peer = peer.to(device()).eval()  # type: ignore[arg-type]
     asked = chats(prompts, 1)
     rows = [prompt_ids(sampler.tokenizer, card, turns, settings.prompt.max_tokens) for card, turns in asked]
     alike = [card for card, _ in asked]

@@ -232,9 +232,9 @@ class Sampler:
         """Evaluation mode, no gradients; no autocast, whose cache would leak inference tensors."""
         training = self.model.training
         self.model.eval()
+        weights = prepacked(self.model, self.sampling.batch_rows) if self._trained else nullcontext()
         try:
-            with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False):
-                with prepacked(self.model, self.sampling.batch_rows) if self._trained else nullcontext():
-                    yield
+            with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False), weights:
+                yield
         finally:
             self.model.train(training)

@@ -75,7 +75,8 @@ def style_table(metrics: Mapping[str, Any]) -> StyleTable:
     names = [name for name in COLUMNS if name in found]
     features = list(dict.fromkeys(feature for name in names for feature in found[name]["features"]))
     rows = [
-        (feature, [_cell(feature, found[name]["features"].get(feature)) for name in names]) for feature in features
+        (feature, [_cell(feature, found[name]["features"].get(feature)) for name in names])
+        for feature in features
     ]
     return StyleTable(
         [_heading(name, found[name]) for name in names],

@@ -49,10 +49,7 @@ def amount(name: str, mean: float) -> str:
     return f"{mean:.3g}" if known is not None and known.kind == "count" else f"{mean:.1%}"
 
 
-
-def feature(
-    name: str, kind: Kind, meaning: str, *, artifact: bool = True
-) -> Callable[[Measure], Measure]:
+def feature(name: str, kind: Kind, meaning: str, *, artifact: bool = True) -> Callable[[Measure], Measure]:
     """Register a function as a style feature.
 
     Raises:

@@ -20,7 +20,7 @@ _LEAST_WEIGHTS = 2**14  # a score head or an adapter of low rank has nothing to 
 
 def _kernel_for(dtype: torch.dtype) -> bool:
     """Whether oneDNN multiplies this number format on this CPU; emulated bfloat16 is left to torch."""
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[attr-defined]
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(_ops._is_mkldnn_bf16_supported()))
 
