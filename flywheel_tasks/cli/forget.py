@@ -91,6 +91,14 @@ def _show_logs(found: Mapping[str, Any], what: str) -> None:
         _table("Raw logs that cannot be read to their end", ("file", "what is wrong"), broken, "none")
 
 
+def _keys_of(root: Path, settings: Any, user: str | None) -> list[str]:
+    """The API keys that hold the raw id: of what a key's holder says, new lines would come."""
+    from flywheel_tasks.serving.keys import keys_path, read_keys
+
+    keys = read_keys(keys_path(root / settings.serve.state))
+    return [key.id for key in keys if user is not None and user in (key.user_id, key.name)]
+
+
 def _left(root: Path, settings: Any, user: str | None, remotes: Sequence[str], raw_logs: bool) -> None:
     """Say what is not reached from here, and the command for each."""
     from flywheel_tasks.serving.journal import unsealed
@@ -110,8 +118,20 @@ def _left(root: Path, settings: Any, user: str | None, remotes: Sequence[str], r
         )
     if settings.logs.location.startswith("ibis+"):
         rows.append(("the warehouse", "delete the user's rows there; the next generation extracts it anew"))
-    if settings.label.annotator == "label_studio":
-        rows.append(("tasks in Label Studio", "delete them there, by the task_id in the table of tasks"))
+    if "://" in settings.ab.events:
+        rows.append((f"events for A/B tests ({settings.ab.events})", "delete the user's rows there"))
+    for key in _keys_of(root, settings, user):
+        rows.append(
+            (f"API key {key}, which names the user and lets them go on", f"flywheel serve keys revoke {key}")
+        )
+    if settings.label.annotator != "simulated":
+        told = "exports and previews of tasks"
+        if settings.label.annotator == "label_studio":
+            told = f"Label Studio, which gives them out again with every `annotation pull`, and {told}"
+        rows.append((told, "delete the tasks named above there"))
+    rows.append(
+        ("examples in questions that Airflow asked", "delete those runs in its UI, or airflow db clean")
+    )
     rows.append(("other checkouts", "flywheel forget USER, in each"))
     rows.append(("models named above", "people decide: train again without the user, or retire them"))
     rows.append(("backups, earlier versions in a versioned bucket of the DVC remote", "by their own tools"))
@@ -196,6 +216,12 @@ def _forget(
     console.print(
         f"User {who}" + (" (dry run: nothing is changed)" if dry_run else " is on the list of the forgotten")
     )
+    traces = (shown, given, checkpoints, turns, any(int(row[1]) for row in stored))
+    if not any(traces) and not any(of.lines for of in logs.values()):
+        console.print(
+            "[bold]Nothing of this user was found[/bold]: no row, no line of a log, no label, no model. "
+            "Is the id right? Upper and lower case and spaces count."
+        )
     _table(f"Rows {done}", ("table", "rows"), shown, "none")
     _table(f"Delivered labels {done}", ("file", "labels"), given, "none")
     _table(f"Copies {done} from DVC", ("place", "tables", "pages", "listings and runs"), stored, "none")
@@ -203,6 +229,9 @@ def _forget(
     _show_logs(logs, f"Raw logs: lines {done}" if raw_logs else kept)
     if turns:
         console.print(f"Turns {done} from the gateway's index, which is without texts: {turns}")
+    if settings.label.annotator != "simulated":
+        tasks = [(task,) for task in sorted(ids.of["task"])]
+        _table("Tasks about the user that annotators may hold", ("task_id",), tasks, "none")
     headings = ("generation", "model", "splits")
     _table("Models trained on the user's data", headings, checkpoints, "none")
     _left(root, settings, user, left, raw_logs)

@@ -31,6 +31,7 @@ _COUNTS = (
     "broken_conversations",
     "prompts",
     "replies",
+    "refusals",
     "regenerated",
     "edited",
     "unanswered",

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from flywheel_tasks.conversations.schemas import PROBLEMS, SIBLINGS, STRINGS, TIMED_PROMPTS, TURNS
 from flywheel_tasks.conversations.tree import NONE, Bools, Ints, Tree, histories, plant
 from flywheel_tasks.settings import SIGNALS
+from flywheel_tasks.traffic.schemas import REFUSAL_MODEL
 
 _SLICE_MESSAGES = 100_000  # messages of histories made at once
 _CONTINUE = 1 << SIGNALS.index("continue")
@@ -64,7 +65,9 @@ class _Assembly:
         tree, rows = self.tree, np.arange(messages.num_rows)
         self.answers = np.flatnonzero(tree.user & (tree.parent >= 0) & self.good)  # user turns after a reply
         asked = (tree.parent >= 0) & tree.user[tree.parent]
-        self.replies = np.flatnonzero(~tree.user & asked & self.good)
+        refusals = pc.equal(self.messages["model"], REFUSAL_MODEL).fill_null(False)
+        self.refusals = refusals.to_numpy().astype(bool) & ~tree.user & self.good
+        self.replies = np.flatnonzero(~tree.user & asked & self.good & ~self.refusals)
         # Rows are in the order of time, so the first reply of a prompt is the first row.
         self.first_reply = np.full(len(rows), NONE)
         self.first_reply[tree.parent[self.replies][::-1]] = self.replies[::-1]
@@ -197,6 +200,7 @@ class _Assembly:
             "conversations": ordered,
             "broken_conversations": len(tree.broken),
             "replies": len(self.replies),
+            "refusals": int(self.refusals.sum()),
             "regenerated": len(self.replies) - int(first.sum()),
             "edited": int((self.good & (tree.replaces >= 0)).sum()),
             "unanswered": int((tree.user & self.good & ~first).sum()),
@@ -210,7 +214,8 @@ def assemble_group(
     """Assemble some conversations.
 
     A regenerated or edited reply is a sibling (same parent). A prompt has the first sibling and its signals: a
-    regeneration counts against what caused it. Histories go on with the sibling that the user answered.
+    regeneration counts against what caused it. Histories go on with the sibling that the user answered. A refusal in
+    the gateway's own words stands in histories, but is nobody's reply: it is neither learned from nor a sibling.
 
     Args:
         messages: rows of the messages table, whole conversations, in any order.

@@ -174,5 +174,6 @@ def drop_kept(root: Path) -> None:
 
 
 def pages(root: Path) -> list[Path]:
-    """Pages that stages made of tables."""
-    return sorted(path for name in ("data", "gate", "launch") for path in (root / name).rglob("*.html"))
+    """Pages that stages made of tables, and the text that an approver reads."""
+    folders = [root / name for name in ("data", "gate", "launch")]
+    return sorted(page for folder in folders for kind in ("*.html", "*.md") for page in folder.rglob(kind))

@@ -1,7 +1,8 @@
 """Copies of tables outside the workspace: DVC's cache and remotes, and the run cache that points at them.
 
 An object there has no name, only a digest, so every one that begins as a table does is read. Pages (HTML) quote
-rows of the tables that they are about; where a table of a user lies, all pages go, for DVC makes them again.
+rows of the tables that they are about, and so does the Markdown that an approver reads; where a table of a user
+lies, all pages go, for DVC makes them again.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 from flywheel_tasks.privacy.forget import BATCH_ROWS, Ids
 from flywheel_tasks.storage.fast_yaml import load_yaml
 
-_PAGE = b"<!doctype html"
+# As pages begin, in lower case: HTML, and the headings of `gate/approval.md` (report/approval.py).
+_PAGES = (b"<!doctype html", b"# pass", b"# blocked")
 
 
 @dataclass
@@ -50,8 +52,8 @@ class Place:
             if path.endswith(".dir"):
                 continue
             with self.fs.open(path, "rb") as file:
-                start = file.read(len(_PAGE))
-            if start.lower() == _PAGE:
+                start = file.read(max(map(len, _PAGES)))
+            if start.lower().startswith(_PAGES):
                 self.pages.append(path)
             elif start.startswith((b"PAR1", b"{")):
                 self.tables.append(path)

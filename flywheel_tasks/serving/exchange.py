@@ -21,6 +21,7 @@ from flywheel_tasks.serving.safety import Guard, Verdict
 from flywheel_tasks.serving.speech import Speech, finished
 from flywheel_tasks.serving.turns import REFUSAL, LoggedTurn, longer
 from flywheel_tasks.storage.registry_state import ModelRef
+from flywheel_tasks.traffic.schemas import REFUSAL_MODEL
 
 _log = logging.getLogger(__name__)
 
@@ -240,7 +241,7 @@ class Exchange:
     def _closing(self) -> tuple[list[Event], list[LoggedTurn]]:
         """What is recorded of the reply.
 
-        A refusal of the gateway's own words has no model. Whose output was refused, all of it or the rest of what
+        A refusal is in the gateway's own words, no model's. Whose output was refused, all of it or the rest of what
         was shown, is in ``refused_model``, so that each violation counts for the model that committed it.
         """
         out, link = self.outcome, self.link
@@ -257,7 +258,7 @@ class Exchange:
             user_id=self._caller.user_id,
             source=self._caller.source,
             card_id=self._card.card_id,
-            model=None if filtered and out.text == self._services.refusal else out.model,
+            model=REFUSAL_MODEL if filtered and out.text == self._services.refusal else out.model,
             **more,
         )
         return [event], [replace(turn, role=REFUSAL) if self._refused else turn]

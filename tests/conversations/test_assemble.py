@@ -14,7 +14,7 @@ from flywheel_tasks.conversations.group import assemble_group
 from flywheel_tasks.conversations.schemas import REASONS
 from flywheel_tasks.settings import Assemble
 from flywheel_tasks.storage.tables import read_rows, read_table, write_rows
-from flywheel_tasks.traffic.schemas import CARDS, MESSAGES, SIGNALS
+from flywheel_tasks.traffic.schemas import CARDS, MESSAGES, REFUSAL_MODEL, SIGNALS
 from tests.curation.rows import card, message, signal
 
 SETTINGS = Assemble(continue_window_minutes=30, max_history_messages=99)
@@ -174,3 +174,35 @@ def test_a_longer_conversation_than_a_bucket_stays_whole(tmp_path, monkeypatch):
     assemble(tmp_path / "in", tmp_path / "out", SETTINGS, tmp_path / "scratch")
     prompts = read_rows(tmp_path / "out/prompts.parquet")
     assert len(prompts[19]["history"]) == 39
+
+
+def test_a_gateways_refusal_is_nobodys_reply(tmp_path):
+    """It stays in the history; another try is the reply, and no sibling that was preferred to it."""
+
+    def refused(conversation):
+        return message(conversation, 1, "assistant", "I cannot say that here.", 0, model=REFUSAL_MODEL)
+
+    log = [
+        message("c1", 0, "user", "hello"),
+        refused("c1"),
+        message("c1", 2, "user", "well then", 1),
+        message("c1", 3, "assistant", "as you like", 2),
+        message("c2", 0, "user", "hello"),
+        refused("c2"),
+        message("c2", 2, "assistant", "hello you", 0),
+    ]
+    write(tmp_path / "in", log, [signal("c1-1", "thumb_down")])
+    metrics = assemble(tmp_path / "in", tmp_path / "out", SETTINGS, tmp_path / "scratch")
+    prompts = {row["prompt_id"]: row for row in read_rows(tmp_path / "out/prompts.parquet")}
+    first, second, again = (prompts[name] for name in ("c1-0", "c1-2", "c2-0"))
+    assert (first["reply"], first["reply_model"], first["signals"]) == (None, None, [])
+    assert [turn["content"] for turn in second["history"]] == [
+        "hello",
+        "I cannot say that here.",
+        "well then",
+    ]
+    assert second["reply"] == "as you like"
+    assert again["reply"] == "hello you"
+    assert not read_rows(tmp_path / "out/siblings.parquet")
+    assert (metrics["refusals"], metrics["replies"], metrics["unanswered"]) == (2, 2, 1)
+    assert metrics["read"] == metrics["used"]

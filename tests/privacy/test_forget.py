@@ -13,7 +13,10 @@ from flywheel_tasks.cli.app import app
 from flywheel_tasks.contracts.load import load_contracts
 from flywheel_tasks.pipeline import dvc_locks, trained_on
 from flywheel_tasks.pipeline.generation_ids import BusyError
-from flywheel_tasks.privacy import forget
+from flywheel_tasks.privacy import forget, stored_copies
+from flywheel_tasks.report.approval import BADGES
+from flywheel_tasks.serving.keys import add_key, keys_path
+from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import read_json, write_jsonl
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, UserKey
@@ -215,3 +218,34 @@ def test_models_trained_on_the_user_and_on_top_of_those_are_listed(workspace):
     output = call(workspace, GONE)
     assert "policy_train" in output
     assert trained_on.checkpoints_of(workspace, KEY.hashed(GONE)) == found, "also when the tables are clean"
+
+
+def test_a_user_of_whom_nothing_is_found_is_no_quiet_success(workspace):
+    found = call(workspace, GONE, "--dry-run")
+    assert "Nothing of this user was found" not in found
+    output = call(workspace, f"{GONE} ")
+    assert "Nothing of this user was found" in output
+    assert "Upper and lower case and spaces count" in output
+
+
+def test_what_still_names_the_user_is_told(workspace):
+    state = workspace / load_settings(workspace / "params.yaml").serve.state
+    theirs_, _ = add_key(keys_path(state), "a phone", "user", GONE)
+    other, _ = add_key(keys_path(state), "another", "user", "somebody-else")
+    text = (workspace / "params.yaml").read_text()
+    settings = yaml.safe_load(text)
+    settings["label"]["annotator"] = "files"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    tasks = {row["task_id"] for row in everything(workspace)["data/annotation/batch.jsonl"] if theirs(row)}
+    output = call(workspace, GONE)
+    assert f"flywheel serve keys revoke {theirs_.id}" in output
+    assert other.id not in output
+    assert tasks
+    assert all(re.search(rf"\b{task}\b", output) for task in tasks)
+    assert "examples in questions that Airflow asked" in output
+
+
+@pytest.mark.parametrize("badge", BADGES.values())
+def test_the_approvers_text_is_known_by_its_beginning(badge):
+    """It quotes users; in DVC's cache it has no name."""
+    assert f"# {badge}".lower().encode().startswith(stored_copies._PAGES)

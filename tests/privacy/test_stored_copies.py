@@ -46,6 +46,7 @@ def stored(home: Path) -> dict[str, str]:
         "labels": put(home, json.dumps({"task_id": "t1", "annotator": "mo"}).encode() + b"\n"),
         "others": put(home, json.dumps({"task_id": "t2", "user_id": OTHER}).encode() + b"\n"),
         "page": put(home, b"<!DOCTYPE html><p>I live in ...</p>"),
+        "approval": put(home, b"# PASS WITH WARNINGS: generation g0001\n\n**Mae** was told: I live in ..."),
         "weights": put(home, b"\x08\x00weights of a model"),
         "document": put(home, b'{\n "a": 1\n}\n'),
     }
@@ -80,7 +81,7 @@ def checkout(tmp_path, make_workspace, monkeypatch):
     return root
 
 
-GONE = ("batch", "labels", "page", "listing")
+GONE = ("batch", "labels", "page", "approval", "listing")
 KEPT = ("others", "weights", "document", "clean")
 
 
@@ -312,6 +313,7 @@ def test_what_stages_keep_beside_their_outputs_goes_too(checkout):
     for name in [
         *(f".flywheel/{name}" for name in kept),
         "gate/report.html",
+        "gate/approval.md",
         "data/validated/contracts.html",
     ]:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from flywheel_tasks.online.log_spool import LogReader
 from flywheel_tasks.safety.classifier import SafetyError, Scores
 from flywheel_tasks.serving.gateway import open_gateway
 from flywheel_tasks.traffic.lines import RawLine
+from flywheel_tasks.traffic.schemas import REFUSAL_MODEL
 from tests.serving.conftest import Live, logged, start_experiment, user_of, wait_for
 from tests.serving.stub import REPLY, Stub
 
@@ -67,7 +68,7 @@ def test_a_message_that_may_not_be_said_reaches_no_model(
     assert user["text"] == "How to brew poison?"
     assert (reply["text"], reply["model"], reply["finish_reason"]) == (
         refusal(gateway),
-        None,
+        REFUSAL_MODEL,
         "content_filter",
     )
     assert "refused_model" not in reply  # no model broke a rule
@@ -93,7 +94,7 @@ def test_a_reply_that_may_not_be_shown_is_not_and_counts_as_exposure(
     choice = gateway.chat("Hi", user=user).json()["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == (refusal(gateway), "content_filter")
     reply = logged(root, "message")[-1]
-    assert (reply["model"], reply["refused_model"]) == (None, "g0001")
+    assert (reply["model"], reply["refused_model"]) == (REFUSAL_MODEL, "g0001")
     assert "poison" not in str(logged(root))
     assert [row["arm"] for row in logged(root, "exposure")] == ["candidate"]
 
@@ -114,7 +115,7 @@ def test_a_stream_stops_before_the_sentence_that_may_not_be_shown(
     stub.replies["base"] = "It is poison."
     assert gateway.stream("Hi")[1][0]["choices"][0]["delta"]["content"] == refusal(gateway)
     reply = logged(root, "message")[-1]
-    assert (reply["model"], reply["refused_model"]) == (None, "base")
+    assert (reply["model"], reply["refused_model"]) == (REFUSAL_MODEL, "base")
     assert kinds(root) == ["message", "reply", "safety_violation"] * 2
 
 
