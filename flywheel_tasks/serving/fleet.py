@@ -85,6 +85,13 @@ class Fleet:
         loading = [slot.loading for slot in self._slots.values() if slot.loading is not None]
         await asyncio.gather(*loading)
 
+    async def ready_within(self, model: ModelRef, seconds: float) -> bool:
+        """Whether a model that is wanted has been prepared; if it is being loaded, wait so long for it at most."""
+        loading = self._slots[model.digest].loading
+        if not self.ready(model) and loading is not None:
+            await asyncio.wait([loading], timeout=seconds)
+        return self.ready(model)
+
     def keep(self, models: Sequence[ModelRef]) -> None:
         """Let go of all other models, in the background: one that is still being loaded may take long.
 

@@ -30,6 +30,7 @@ from flywheel_tasks.storage.registry_state import ModelRef
 _log = logging.getLogger(__name__)
 _PUBLISH_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 2.0
+_SOON_SECONDS = 1.0
 _ROUTING_SECONDS = 3.0  # from the check of a message to the call of its model, at most
 # Word lists take microseconds; a model in this process is asked by one thread at a time.
 _SAFETY_THREADS = {"words": 0, "local": 1, "http": 32}
@@ -175,13 +176,15 @@ class Gateway:
         serve = self.settings.serve
         if self._client is None:
             self._client = upstream_client(serve.upstream, serve.timeout_seconds)
-        return UpstreamModel(
+        upstream = UpstreamModel(
             model.generation,
             settings=serve.upstream,
             sampling=self.settings.sampling,
             history_turns=serve.history_turns,
             client=self._client,
         )
+        await upstream.check()
+        return upstream
 
     # Changes
 
@@ -221,10 +224,10 @@ class Gateway:
         if rollout is None:
             return
         self.fleet.want(rollout.models())
-        if self.rollout is not None and not self.fleet.ready(rollout.champion):
-            await asyncio.sleep(0)  # a model that needs no loading is ready at once
-            if not self.fleet.ready(rollout.champion):
-                return  # the champion before goes on until the new one can answer
+        # A model on a server that has it needs no loading: it is there at the first look.
+        ready = await self.fleet.ready_within(rollout.champion, _SOON_SECONDS)
+        if self.rollout is not None and not ready:
+            return  # the champion before goes on until the new one can answer
         if rollout != self.rollout:
             self.rollout = rollout
             fields = {

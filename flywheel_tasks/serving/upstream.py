@@ -12,6 +12,8 @@ from flywheel_tasks.serving.backend import ModelError, Piece, Prompt, RequestRef
 from flywheel_tasks.settings import Sampling, ServeUpstream
 
 API_KEY = "FLYWHEEL_UPSTREAM_API_KEY"
+# Answers of a server that has no list of its models.
+_NO_LIST = frozenset({404, 405, 501})
 # Answers by which a server refuses one request and says nothing about its model.
 _REFUSED = frozenset({400, 413, 422})
 
@@ -57,15 +59,41 @@ class UpstreamModel:
         history_turns: int,
         client: aiohttp.ClientSession,
     ) -> None:
-        self._url = settings.url.replace("{model}", model).rstrip("/") + "/chat/completions"
+        home = settings.url.replace("{model}", model).rstrip("/")
+        self._url, self._list_url = f"{home}/chat/completions", f"{home}/models"
+        self._name = settings.model.replace("{model}", model)
+        self._list_timeout = aiohttp.ClientTimeout(total=settings.connect_seconds)
         self._fixed: Mapping[str, Any] = {
-            "model": settings.model.replace("{model}", model),
+            "model": self._name,
             "temperature": sampling.temperature,
             **settings.extra,
         }
         self._history_turns = history_turns
         self._greetings = settings.greetings
         self._client = client
+
+    async def check(self) -> None:
+        """Make sure that the server is there and lists the model; one that keeps no list is believed.
+
+        Raises:
+            ModelError: it is not there in time, lets nobody in, or lists others only.
+        """
+        try:
+            async with self._client.get(self._list_url, timeout=self._list_timeout) as response:
+                if response.status in _NO_LIST:
+                    return
+                if response.status != 200:
+                    raise ModelError(f"{self._list_url} answered {response.status}")
+                listed = orjson.loads(await response.read())
+            names = [str(model["id"]) for model in listed["data"]]
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ModelError(f"{self._list_url}: {type(error).__name__}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"{self._list_url}: not a list of models: {type(error).__name__}") from error
+        if self._name not in names:
+            raise ModelError(
+                f"{self._list_url} does not list {self._name}, but {', '.join(names[:10]) or 'none'}"
+            )
 
     def _body(self, prompt: Prompt, *, stream: bool) -> bytes:
         turns = prompt.history[-self._history_turns :]

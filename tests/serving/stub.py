@@ -22,6 +22,7 @@ class Stub:
             breaks off after its first sentence).
         replies: by model name; :data:`REPLY` by default.
         asked: bodies of all requests.
+        served: names in its list of models; None: it keeps no list.
         seconds: it takes over a reply.
         pace: seconds between the words of a stream.
     """
@@ -29,6 +30,7 @@ class Stub:
     modes: dict[str, str] = field(default_factory=dict)
     replies: dict[str, str] = field(default_factory=dict)
     asked: list[dict[str, Any]] = field(default_factory=list)
+    served: list[str] | None = None
     seconds: float = 0.0
     pace: float = 0.0
 
@@ -41,6 +43,9 @@ class Stub:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
+        if scope["path"].endswith("/models"):
+            await self._list(send)
+            return
         request = orjson.loads(body)
         self.asked.append(request)
         del self.asked[:-1000]
@@ -62,6 +67,12 @@ class Stub:
             return
         answer = b"{}" if mode == "garbage" or status != 200 else self._whole(request)
         await send({"type": "http.response.body", "body": answer})
+
+    async def _list(self, send: Any) -> None:
+        status = 404 if self.served is None else 200
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        listed = {"object": "list", "data": [{"id": name, "object": "model"} for name in self.served or ()]}
+        await send({"type": "http.response.body", "body": orjson.dumps(listed)})
 
     def _whole(self, request: dict[str, Any]) -> bytes:
         text = self.replies.get(request["model"], REPLY)

@@ -15,6 +15,7 @@ from flywheel_tasks.serving.breaker import Breaker
 from flywheel_tasks.serving.gateway import Gateway
 from flywheel_tasks.traffic.lines import RawLine
 from tests.serving.conftest import Live, logged, start_experiment, user_of, wait_for
+from tests.serving.conftest import model as ref_of
 from tests.serving.stub import REPLY, Stub
 
 Start = Callable[..., Live]
@@ -235,3 +236,28 @@ def test_breaker() -> None:
     assert breaker.allows()
     breaker.succeeded()
     assert breaker.allows()
+
+
+def test_a_champion_that_its_server_does_not_list_never_takes_over(
+    live: Start, root: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A roll-back to a model that the server has let go must not take the product down."""
+    stub.served = ["base"]
+    gateway = live()
+    restored = registry_of(root).state().model_copy(update={"champion": ref_of("g0001")})
+    monkeypatch.setattr(gateway.gateway._registry, "state", lambda: restored)
+    wait_for(lambda: "/v1/models does not list g0001, but base" in caplog.text)
+    assert answered_by(gateway, "ann") == "base"
+    stub.served = ["base", "g0001"]
+    wait_for(lambda: answered_by(gateway, "ann") == "g0001")
+
+
+def test_a_server_that_lists_others_only_or_lets_nobody_in_is_not_ready(
+    live: Start, root: Path, stub: Stub
+) -> None:
+    stub.served = ["somebody-else"]
+    gateway = live()
+    assert gateway.chat("Hi").status_code == 503
+    assert "the champion is broken" in gateway.client.get("/readyz").text
+    stub.served = None  # a server without a list is believed
+    wait_for(lambda: gateway.chat("Hi").status_code == 200)
