@@ -133,9 +133,17 @@ def analyze(by: By, root: Root = Path(), generation: Generation = None) -> None:
     found = analyse(root.resolve(), name, by=by)
     console.print(Markdown(analysis_markdown(found)))
     if found["result"] != "valid":
+        stop = f"flywheel ab stop --generation {name} --by NAME --reason WHY"
+        console.print(f"Nothing can be promoted, and its users still meet the candidate. Next: {stop}")
         raise typer.Exit(3)
-    answer = " --reject" if found["advice"] == "reject" else ""
-    console.print(f"Next: flywheel approve promotion --generation {name} --by NAME{answer}")
+    promote = f"flywheel approve promotion --generation {name} --by NAME"
+    match found["advice"]:
+        case "promote":
+            console.print(f"Next: {promote}")
+        case "reject":
+            console.print(f"Next: {promote} --reject")
+        case _:
+            console.print(f"The rule leaves it to you. Next: {promote}, or {promote} --reject")
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """``flywheel registry``, ``flywheel approve``, ``flywheel rollback``: who is champion and who decided so."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ console = Console(highlight=False, markup=False, emoji=False)
 Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
 By = Annotated[str, typer.Option("--by", help="Your name, for the history.")]
 Reject = Annotated[bool, typer.Option("--reject", help="Answer no.")]
+Yes = Annotated[bool, typer.Option("--yes", help="At a terminal: do not ask before it is recorded.")]
 Generation = Annotated[
     str | None, typer.Option("--generation", help="Whose test; may be left out if only one runs.")
 ]
@@ -95,13 +97,49 @@ def publish(
     console.print(f"{publish_model(root.resolve(), generation, out)} and the model's files beside it")
 
 
+def _at_a_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Let a person read before it is done; a script is not asked."""
+    if not yes and _at_a_terminal():
+        typer.confirm(question, abort=True)
+
+
+def _no_test_yet(root: Path, generation: str) -> None:
+    """A no to a launch comes too late for a model that has been launched: it would change nothing in silence."""
+    from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.storage.registry_state import RegistryError
+
+    tested = registry_of(root).state().tested(generation)
+    if tested is not None and tested.status == "running":
+        stop = f"flywheel ab stop --generation {generation} --by NAME --reason WHY"
+        raise RegistryError(f"the test of {generation} is running already; to end it: {stop}")
+    if tested is not None:
+        raise RegistryError(
+            f"{generation} has been tested already ({tested.status}); there is no launch to reject"
+        )
+
+
 def _answer(
-    root: Path, kind: Literal["launch", "promotion"], by: str, reject: bool, generation: str | None = None
+    root: Path,
+    kind: Literal["launch", "promotion"],
+    by: str,
+    reject: bool,
+    generation: str | None,
+    yes: bool,
 ) -> str:
-    from flywheel_tasks.online.approval import record_answer, request_of
+    from flywheel_tasks.online.approval import ApprovalError, record_answer, request_of
 
     shown = request_of(root.resolve(), kind, generation)
+    if generation not in (None, shown.generation):
+        raise ApprovalError(f"the workspace holds {shown.generation}, not {generation}")
+    if kind == "launch" and reject:
+        _no_test_yet(root.resolve(), shown.generation)
     console.print(Markdown(shown.body))
+    asked = f"{'Reject' if reject else 'Approve'} the {kind} of {shown.generation} as {by}?"
+    _confirm(asked, yes)
     record_answer(root.resolve(), shown, decision="reject" if reject else "approve", by=by)
     answer = ("rejected", "red") if reject else ("approved", "green")
     console.print(
@@ -111,22 +149,32 @@ def _answer(
 
 
 @approve_app.command()
-def launch(by: By, root: Root = Path(), reject: Reject = False) -> None:
+def launch(
+    by: By,
+    root: Root = Path(),
+    reject: Reject = False,
+    generation: Annotated[
+        str | None, typer.Option("--generation", help="Refuse if the workspace holds another one.")
+    ] = None,
+    yes: Yes = False,
+) -> None:
     """Approve (or reject) that the gated model goes into an A/B test."""
     from flywheel_tasks.online.promotion import decline
 
-    name = _answer(root, "launch", by, reject)
+    name = _answer(root, "launch", by, reject, generation, yes)
     if reject:
         decline(root.resolve(), name, f"launch not approved: reject by {by}", by=by)
 
 
 @approve_app.command()
-def promotion(by: By, root: Root = Path(), reject: Reject = False, generation: Generation = None) -> None:
+def promotion(
+    by: By, root: Root = Path(), reject: Reject = False, generation: Generation = None, yes: Yes = False
+) -> None:
     """Approve (or reject) that the tested model becomes champion, and do it."""
     from flywheel_tasks.online.promotion import promote
     from flywheel_tasks.online.promotion import rollback as roll_back
 
-    name = _answer(root, "promotion", by, reject, generation)
+    name = _answer(root, "promotion", by, reject, generation, yes)
     if reject:
         roll_back(root.resolve(), name, f"promotion not approved: reject by {by}", by=by)
         console.print("The candidate is dropped; the champion stays.")
@@ -141,6 +189,7 @@ def rollback(
     root: Root = Path(),
     champion: Annotated[bool, typer.Option("--champion", help="Go back to the champion before.")] = False,
     generation: Generation = None,
+    yes: Yes = False,
 ) -> None:
     """Drop the candidate and end its A/B test; with --champion, make the previous champion champion again."""
     from flywheel_tasks.online.approval import one_running, registry_of
@@ -148,6 +197,10 @@ def rollback(
     from flywheel_tasks.storage.registry_state import RegistryError
 
     if champion:
+        state = registry_of(root.resolve()).state()
+        if state.champion is not None and state.previous is not None:
+            now, before = state.champion.generation, state.previous.generation
+            _confirm(f"{before} becomes champion again, and {now} cannot be brought back. Go on?", yes)
         restored = registry_of(root.resolve()).restore(reason, by=by).champion
         assert restored is not None
         console.print(f"Champion: {restored.generation}")
