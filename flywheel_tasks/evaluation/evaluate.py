@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.chat.prompt import reply_ids
 from flywheel_tasks.evaluation import production, suites, win_rate
 from flywheel_tasks.evaluation.intervals import mean, share
 from flywheel_tasks.evaluation.judge import Judging, describe, judged, open_judge
@@ -20,6 +19,7 @@ from flywheel_tasks.evaluation.prompts import card_of, check_disjoint, load_card
 from flywheel_tasks.evaluation.refusal_detector import Detector, open_detector
 from flywheel_tasks.evaluation.replies import REPLIES
 from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.storage.tables import read_rows, write_rows
@@ -50,7 +50,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     ]
     # A judge that cannot be used is an error before anything is drawn.
     judge = open_judge(io.settings.evaluate.judge, io.settings.compute, [io.dep(path) for path in _JUDGED])
-    tokens = _reply(io, rows, asked)
+    drawn = _reply(io, rows, asked)
     _judge(io, rows)
     out = io.out("data/evaluation")
     out.mkdir(parents=True)
@@ -65,7 +65,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     detector = open_detector(io.dep("models/embedder"), io.settings.compute)
     trained = [cards[card] for card in trained_cards(io.dep("data/split")) if card in cards]
     return {
-        **measure(rows, tokens, answers, detector, trained),
+        **measure(rows, drawn, answers, detector, trained),
         **describe(judge),
         "refusal_detector": {"by": detector.name} | ({"why": detector.why} if detector.why else {}),
         "suites": _suites(io, asked_cards, judge, detector),
@@ -117,9 +117,9 @@ def _card(row: Mapping[str, Any]) -> Card:
 
 def _reply(
     io: StageIO, rows: list[dict[str, Any]], asked: Sequence[tuple[Card, Sequence[Turn]]]
-) -> dict[str, list[int]]:
-    """Fill in both policies' replies, drawn with one seed; return their lengths in tokens without the end."""
-    tokens: dict[str, list[int]] = {}
+) -> dict[str, list[Reply]]:
+    """Fill in both policies' replies, drawn with one seed; return them as drawn."""
+    drawn: dict[str, list[Reply]] = {}
     folders: dict[str, Path] = {"champion": io.dep("inputs/champion"), "candidate": io.dep("models/policy")}
     for side in SIDES:
         sampler = Sampler(
@@ -128,14 +128,15 @@ def _reply(
             compute=io.settings.compute,
             max_prompt_tokens=io.settings.prompt.max_tokens,
         )
-        drawn = sampler.sample(asked, io.settings.evaluate.samples, io.settings.seed, f"{side} replies")
-        replies = [reply for replies in drawn for reply in replies]
-        tokens[side] = [len(reply_ids(sampler.tokenizer, reply)) - 1 for reply in replies]
+        found = sampler.sample_replies(
+            asked, io.settings.evaluate.samples, io.settings.seed, f"{side} replies"
+        )
+        drawn[side] = [reply for replies in found for reply in replies]
         del sampler  # two models at once would double the memory
         gc.collect()
-        for row, reply in zip(rows, replies, strict=True):
-            row[f"{side}_reply"] = reply
-    return tokens
+        for row, reply in zip(rows, drawn[side], strict=True):
+            row[f"{side}_reply"] = reply.text
+    return drawn
 
 
 def _judge(io: StageIO, rows: list[dict[str, Any]]) -> None:
@@ -169,7 +170,7 @@ def _number(value: float, row: Mapping[str, Any], what: str) -> float:
 
 def measure(
     rows: Sequence[dict[str, Any]],
-    tokens: Mapping[str, Sequence[int]],
+    drawn: Mapping[str, Sequence[Reply]],
     answers: Answers | None = None,
     detector: Detector | None = None,
     trained: Sequence[Card] = (),
@@ -178,12 +179,12 @@ def measure(
 
     Args:
         rows: as in ``replies.parquet``.
-        tokens: lengths of ``champion`` and ``candidate`` replies, in the order of the rows.
+        drawn: replies of ``champion`` and ``candidate``, in the order of the rows.
         answers: of the judge, by side; None where there is no judge.
         detector: of refusals; the rules by default.
         trained: cards that the policy or its judges were trained on.
     """
-    answered = {side: _answered(rows, side, tokens[side]) for side in SIDES}
+    answered = {side: _answered(rows, side, drawn[side]) for side in SIDES}
     seen = {card.card_id for card in trained}, {rule for card in trained for rule in card.instructions}
     new = {side: production.unseen(answered[side], *seen) for side in SIDES}
     sources, users = [row["source"] for row in rows], [row["user_id"] for row in rows]
@@ -217,12 +218,18 @@ def measure(
     }
 
 
-def _answered(rows: Sequence[dict[str, Any]], side: str, tokens: Sequence[int]) -> list[production.Answered]:
+def _answered(rows: Sequence[dict[str, Any]], side: str, drawn: Sequence[Reply]) -> list[production.Answered]:
     return [
         production.Answered(
-            row["prompt_id"], row["user_id"], _card(row), row["history"], row[f"{side}_reply"], length
+            row["prompt_id"],
+            row["user_id"],
+            _card(row),
+            row["history"],
+            row[f"{side}_reply"],
+            reply.tokens or 0,
+            at_limit=not reply.ended,
         )
-        for row, length in zip(rows, tokens, strict=True)
+        for row, reply in zip(rows, drawn, strict=True)
     ]
 
 

@@ -29,6 +29,7 @@ SHARES = (
     "list",
     "emoji",
     "cut_off",
+    "at_limit",
     "empty",
     "instruction_following",
     "instruction_violation",
@@ -49,7 +50,8 @@ class Answered:
         card: the character.
         history: turns, ending with the user's.
         reply: the text.
-        tokens: its length in the policy's tokens.
+        tokens: its length in the policy's tokens, as drawn.
+        at_limit: whether the token limit ended it; its text is then cut back to its last whole sentence.
     """
 
     prompt_id: str
@@ -58,6 +60,7 @@ class Answered:
     history: Sequence[Turn]
     reply: str
     tokens: int
+    at_limit: bool = False
 
     def conversation(self) -> str:
         """Key of its conversation: a user's replies from one card after one beginning are of one."""
@@ -148,6 +151,7 @@ def measure(
         )
         values["words"] = float(len(text.words(row.reply)))
         values["tokens"] = float(row.tokens)
+        values["at_limit"] = float(row.at_limit)
         measured.append(values)
     return measured
 

@@ -33,6 +33,7 @@ _PRODUCTION = (
     "templated",
     "wall_of_text",
     "cut_off",
+    "at_limit",
     "emoji",
     "words",
 )
@@ -88,10 +89,15 @@ def _win_rates(metrics: Mapping[str, Any]) -> str:
     for judge in ("pointwise", "pairwise"):
         cells = [_cell(get(metrics, "evaluate", "win_rate", judge, source)) for source in _SOURCES]
         lines.append(f"| {judge} model | {' | '.join(cells)} |")
-    accuracy = _cell(get(metrics, "train_pointwise_rm", "heldout", "accuracy"))
+    all_pairs = _cell(get(metrics, "train_pointwise_rm", "heldout", "accuracy"))
+    pointwise, pairwise = (
+        _cell(get(metrics, f"train_{judge}_rm", "heldout", "by_set", "consensus", "accuracy"))
+        for judge in ("pointwise", "pairwise")
+    )
     note = (
         f"Share of replies{compared(metrics)}, with 95% interval. "
-        f"Accuracy of the pointwise model on held-out pairs: {accuracy}."
+        f"Accuracy of these judges on held-out rankings of policies' replies (a coin: 50%): pointwise {pointwise}, "
+        f"pairwise {pairwise}; of the pointwise model on all held-out pairs, rewrites too: {all_pairs}."
     )
     models = " ".join(map(escape, against_earlier(metrics)))
     earlier = f"Against the last launched generation's models: {models}" if models else ""

@@ -47,15 +47,19 @@ def by_set(pairs: Sequence[Pair], margins: Sequence[float]) -> dict[str, Any]:
     look better (paper, section on annotation).
 
     Returns:
-        ``consensus``: the pairs of the consensus set. ``single_review``: every ranked pair as one review has it, drawn
+        ``consensus``: the pairs of the consensus set, rankings of policies' replies; without any, the accuracy is null
+        with a ``reason``. ``single_review``: every ranked pair as one review has it, drawn
         where there are several; where that review prefers the other reply, so must the model. Pairs that it leaves
         equal have no answer and are counted as ``ties``.
     """
     consensus = [i for i, pair in enumerate(pairs) if pair.consensus]
     single = [(i, pair.one_review) for i, pair in enumerate(pairs) if pair.one_review is not None]
     decided = [(i, 1.0 if said == 1.0 else -1.0) for i, said in single if said != 0.5]
+    agreed = measured([margins[i] for i in consensus], [pairs[i].user_id for i in consensus])
+    if not consensus:
+        agreed["accuracy"]["reason"] = "no held-out pair has several reviews that agree"
     return {
-        "consensus": measured([margins[i] for i in consensus], [pairs[i].user_id for i in consensus]),
+        "consensus": agreed,
         "single_review": measured(
             [sign * margins[i] for i, sign in decided], [pairs[i].user_id for i, _ in decided]
         )

@@ -79,6 +79,7 @@ def metrics(
         "list": (0.02, 0.0),
         "emoji": (0.05, 0.12),
         "cut_off": (0.42, 0.20),
+        "at_limit": (0.30, 0.12),
         "empty": (0.0, 0.0),
         "instruction_following": (0.31, 0.44),
         "instruction_violation": (0.81, 0.70),
@@ -123,7 +124,10 @@ def metrics(
         },
         "train_pairwise_rm": {
             "steps": 16,
-            "heldout": {"accuracy": estimate(0.59, 96)},
+            "heldout": {
+                "accuracy": estimate(0.59, 96),
+                "by_set": {"consensus": label_set(60, 0.57), "single_review": label_set(70, 0.54)},
+            },
             "earlier": {
                 "generation": None,
                 "accuracy_gain": {**estimate(None), "reason": "no earlier model: none was launched"},

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClas
 from flywheel_tasks.evaluation import evaluate
 from flywheel_tasks.evaluation.evaluate import run
 from flywheel_tasks.evaluation.prompts import LeakError
+from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.rewards.encoding import Limits, reward_tokenizer
 from flywheel_tasks.settings import SPLITS
 from flywheel_tasks.storage.tables import read_rows, write_rows
@@ -126,6 +127,9 @@ def test_rows_and_metrics_twice_the_same(evaluate_io: Callable[..., Any]) -> Non
     )
     assert set(metrics["production"]["false_refusal"]) == {"champion", "candidate"}
     assert metrics["instructions"] == {"checked": 2, "unchecked": 2}
+    limited = metrics["production"]["at_limit"]["candidate"]["value"]
+    assert limited > 0.5, "a random policy seldom ends by itself, within a few tokens"
+    assert metrics["production"]["tokens"]["candidate"]["value"] > 1
     assert set(metrics["suites"]) == {"over_refusal", "pushing"}
     assert metrics["suites"]["pushing"]["unseen_cards"]["instruction_following"]["n"] >= 20
     assert metrics["refusal_detector"]["by"] == "rules"
@@ -165,6 +169,6 @@ def test_a_prompt_without_its_card_is_an_error(evaluate_io: Callable[..., Any]) 
 def test_no_number_never_becomes_a_metric(column: str) -> None:
     rows = replies()
     rows[3][column] = float("nan")
-    tokens = {side: [5] * len(rows) for side in ("champion", "candidate")}
+    drawn = {side: [Reply("Aye.", 5, True)] * len(rows) for side in ("champion", "candidate")}
     with pytest.raises(ValueError, match=r"finite|between 0 and 1"):
-        evaluate.measure(rows, tokens)
+        evaluate.measure(rows, drawn)

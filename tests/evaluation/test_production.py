@@ -186,6 +186,13 @@ def test_summary_counts_by_hand() -> None:
     assert found["instruction_following"]["n"] == 4
 
 
+def test_replies_that_the_token_limit_ended_are_counted() -> None:
+    """Their text is cut back to a whole sentence, so nothing in it tells."""
+    rows = [replace(row, at_limit=place < 3) for place, row in enumerate(answered(["Aye."] * 4))]
+    found = production.summarise(rows)
+    assert (found["at_limit"]["value"], found["cut_off"]["value"]) == (0.75, 0.0)
+
+
 def test_unchecked_instructions_count_neither_way() -> None:
     found = production.summarise(answered(["Hello!", "Bye!"], card=FREE))
     assert found["instruction_following"] == {

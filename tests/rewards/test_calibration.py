@@ -6,7 +6,7 @@ from scipy.special import expit
 from sklearn.metrics import brier_score_loss
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.rewards.agreement import agreement, alike
+from flywheel_tasks.rewards.agreement import agreement, alike, by_set
 from flywheel_tasks.rewards.calibration import brier, calibration_error, expected_calibration_error
 from flywheel_tasks.rewards.pairs import Pair
 
@@ -62,3 +62,9 @@ def test_a_judge_of_length_is_shown_for_what_it_is() -> None:
     measured = agreement(pairs, by_length)
     assert measured["accuracy"] == measured["accuracy_by_length"]
     assert measured["accuracy_alike"]["n"] < 60
+
+
+def test_without_several_reviews_there_is_no_accuracy_on_their_consensus_and_the_reason_is_told() -> None:
+    """So that a gate's rule on it passes where it may be absent; a missing number would block."""
+    alone = by_set([pair("Aye, a fine day.", "No.")], [0.3])["consensus"]["accuracy"]
+    assert (alone["value"], alone["reason"]) == (None, "no held-out pair has several reviews that agree")
