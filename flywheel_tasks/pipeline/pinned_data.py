@@ -1,5 +1,6 @@
 """Data that a generation starts from: the newest logs, the profile and the splits of earlier launched generations."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ def pinned_logs(settings: Settings, root: Path) -> dict[str, Any]:
 
         pinned = extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root)
     else:
-        pinned = pin_logs(logs.location, root, newest_days=logs.newest_days)
+        today = (
+            datetime.now(UTC).date() if logs.source == "files" else None
+        )  # simulated weeks are of any date
+        pinned = pin_logs(logs.location, root, newest_days=logs.newest_days, today=today)
     return pinned if logs.earlier == "auto" else {**pinned, "earlier": logs.earlier == "always"}
 
 

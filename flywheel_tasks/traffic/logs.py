@@ -119,6 +119,7 @@ def pin_logs(
     root: Path,
     wanted: Callable[[str], bool] = lambda name: True,
     newest_days: int | None = None,
+    today: date | None = None,
 ) -> dict[str, Any]:
     """List the partitions of a location with their digests: the document ``inputs/logs.json``.
 
@@ -127,17 +128,26 @@ def pin_logs(
         root: the workspace.
         wanted: which partitions, by path; the others are not read.
         newest_days: only partitions of so many days, counted back from the newest one's date.
+        today: in UTC; a partition of a later day than tomorrow is then an error. None: dates are not compared with it.
 
     Returns:
         ``{"location", "earlier", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by path; ``earlier`` is
         whether there are logs from before these days.
 
     Raises:
-        LogsError: there are no partitions, a log file is in the wrong place, or something cannot be read.
+        LogsError: there are no partitions, a log file is in the wrong place or from the future, or something cannot be
+            read.
     """
     names = list_logs(location, root)
     if not names:
         raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
+    # One wrong clock would move the whole window of days. Tomorrow has begun where clocks are ahead of UTC.
+    late = [name for name in names if today and partition_date(name) > today + timedelta(days=1)]
+    if late:
+        raise LogsError(
+            f"{location}: {late[0]} is from the future (today is {today}, UTC): the window of newest days would be "
+            f"counted back from it; move it, and the {len(late) - 1} others like it, or correct its date"
+        )
     place = open_logs(location, root)
     within = names
     if newest_days is not None:

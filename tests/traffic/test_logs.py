@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_only_the_newest_days_are_pinned_and_whether_there_are_earlier_ones_is_n
         pinned = pin_logs("data/logs", tmp_path, newest_days=days)
         assert pinned["partitions"][0]["path"] == f"date=2026-11-{first}/a.jsonl"
         assert pinned["earlier"] is earlier
+
+
+def test_a_partition_from_the_future_is_refused_by_name(tmp_path):
+    for day in ("2026-11-03", "2026-11-05", "2027-06-01"):
+        write_log(tmp_path, [b"a\n"], f"date={day}/a.jsonl")
+    with pytest.raises(
+        LogsError, match=r"date=2027-06-01/a\.jsonl is from the future \(today is 2026-11-04, UTC\)"
+    ):
+        pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 11, 4))
+    (tmp_path / "data/logs/date=2027-06-01/a.jsonl").unlink()
+    assert len(pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 11, 4))["partitions"]) == 2
 
 
 def test_partitions_behind_a_linked_folder_are_found(tmp_path):
