@@ -1,10 +1,10 @@
-"""Writes single numbers into params.yaml; every other character of it, which is a person's, stays."""
+"""Writes params.yaml: a single number, where every other character stays, or all of it."""
 
 from pathlib import Path
 
 import yaml
 
-from flywheel_tasks.settings import SettingsError
+from flywheel_tasks.settings import SettingsError, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 
 FILE = "params.yaml"
@@ -27,6 +27,24 @@ def write_setting(root: Path, name: str, value: int) -> None:
     if after != before:
         with atomic_path(path, synced=True) as temporary:
             temporary.write_bytes(after.encode("utf-8"))
+
+
+def write_params(root: Path, text: str) -> None:
+    """Put another text in the place of params.yaml, if it can be read.
+
+    Args:
+        root: the workspace.
+        text: of the file.
+
+    Raises:
+        SettingsError: this release cannot read it; the file stays as it is.
+    """
+    with atomic_path(root / FILE, synced=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        try:
+            load_settings(temporary)
+        except SettingsError as error:
+            raise SettingsError(str(error).replace(str(temporary), FILE)) from error
 
 
 def _with(text: str, keys: list[str], value: int, what: str) -> str:

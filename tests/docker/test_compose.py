@@ -187,6 +187,7 @@ KEPT_OUT = (
     "campaigns/cache/files/md5/ab/cd",
     "data/logs/date=2026-11-02/part-000.jsonl",
     "docker/.env",
+    "docker/keys.env",
     "dvc.lock.broken",
     "gate/report.html",
     "inputs/champion/model.safetensors",
@@ -229,6 +230,20 @@ def test_code_and_settings_enter_the_image() -> None:
     assert [path for path in needed if not enters_the_image(path)] == []
 
 
-def test_secrets_stay_out_of_git() -> None:
-    result = subprocess.run(["git", "check-ignore", "-q", "docker/.env"], cwd=PROJECT, check=False)
-    assert result.returncode == 0, "docker/.env holds secrets and must be ignored by git"
+@pytest.mark.parametrize("path", ["docker/.env", "docker/keys.env"])
+def test_secrets_stay_out_of_git(path: str) -> None:
+    result = subprocess.run(["git", "check-ignore", "-q", path], cwd=PROJECT, check=False)
+    assert result.returncode == 0, f"{path} holds secrets and must be ignored by git"
+
+
+def test_whoever_works_for_the_flywheel_gets_the_keys_of_other_services(compose: dict[str, Any]) -> None:
+    """Without a file of keys nothing fails: the demo needs none."""
+    ours = {name for name, service in compose["services"].items() if "flywheel" in str(service.get("image"))}
+    assert {"worker-cpu", "worker-gpu", "scheduler", "triggerer", "gateway"} <= ours
+    for name in ours:
+        assert compose["services"][name]["env_file"] == [{"path": "keys.env", "required": False}], name
+
+
+def test_the_s3_store_is_a_default_and_an_empty_address_is_that_of_aws(compose: dict[str, Any]) -> None:
+    found = {value for _, key, value in environments(compose) if key == "AWS_ENDPOINT_URL"}
+    assert found == {"${FLYWHEEL_S3_ENDPOINT-http://store:9000}"}  # with :- an empty one would be the store's

@@ -3,6 +3,7 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import orjson
 import pytest
 
 from flywheel_tasks.pipeline import champion_files, dvc_locks, local, runner
@@ -196,3 +197,16 @@ def test_no_generation_is_opened_while_somebody_is_forgotten(workspace):
                 opening.result(timeout=0.5)
             assert current(workspace)["generation"] == "g0001"
         assert opening.result(timeout=60) == "g0002"
+
+
+def test_settings_of_another_release_never_take_the_place_of_readable_ones(workspace):
+    """Every later command would fail on them, the workers' and the DAG's too."""
+    bundle = next((workspace / "registry").rglob("g0001/inputs.json"))
+    kept = orjson.loads(bundle.read_bytes())
+    kept["params"] = kept["params"].replace("  newest_days:", "  newest_weeks:")
+    bundle.write_bytes(orjson.dumps(kept))
+    before = (workspace / "params.yaml").read_text()
+    with pytest.raises(GenerationError, match=r"g0001 was opened by another release.*\n?.*newest_"):
+        generations.sync(workspace, "g0001")
+    assert (workspace / "params.yaml").read_text() == before
+    assert not list(workspace.glob("params.yaml?*"))
