@@ -14,6 +14,7 @@ import orjson
 
 from flywheel_tasks.online.analysis_text import analysis_markdown
 from flywheel_tasks.online.approval import VERDICT, analysis_name, registry_of
+from flywheel_tasks.pipeline.model_files import model_folder
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest
 from flywheel_tasks.storage.fast_yaml import load_yaml
@@ -257,19 +258,14 @@ def publish(root: Path, generation: str, folder: Path) -> Path:
         the copy's ``README.md``.
 
     Raises:
-        CardError: the folder exists, or the workspace does not hold exactly this model.
+        CardError: the folder exists.
+        ModelFilesError: the model is not here, and DVC does not bring it.
     """
     registry = registry_of(root)
     model = _model(registry.state(), registry, generation)
     if folder.exists():
         raise CardError(f"{folder} exists already")
-    places = [root / "models/policy", root / "inputs/champion", root / "models/base"]
-    source = next((p for p in places if p.is_dir() and tree_digest(p) == model.digest), None)
-    if source is None:
-        raise CardError(
-            f"none of {', '.join(str(p.relative_to(root)) for p in places)} is model {model.digest} of {generation}; "
-            "bring it back with dvc checkout, from the commit of its launch"
-        )
+    source = model_folder(root, model)
     card = make_card(registry, generation)
     with atomic_path(folder) as temporary:
         shutil.copytree(source, temporary)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from flywheel_tasks.online.approval import (
-    POLICY,
     VERDICT,
     blocking_reasons,
     recorded_analysis,
@@ -13,8 +12,7 @@ from flywheel_tasks.online.approval import (
 )
 from flywheel_tasks.online.launch import LaunchError, model_ref
 from flywheel_tasks.online.model_card import keep_card, keep_evidence, last_declined
-from flywheel_tasks.pipeline import lineage
-from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.pipeline.model_files import model_folder
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import Registry
 from flywheel_tasks.storage.registry_state import ModelRef, State
@@ -25,17 +23,12 @@ class PromotionError(ValueError):
 
 
 def _check_files(root: Path, candidate: ModelRef) -> None:
-    """The workspace's model is the candidate, by its contents and by DVC's hash, under which it is kept."""
-    if (found := tree_digest(root / POLICY)) != candidate.digest:
+    """The candidate is there, or DVC brings it by its hash, whatever the workspace has made since its launch."""
+    if candidate.dvc is None:
         raise PromotionError(
-            f"{POLICY} is {found}, but the candidate of {candidate.generation} is {candidate.digest}; "
-            "bring it back with dvc checkout, from the commit of its launch"
+            f"the candidate of {candidate.generation} was launched without DVC's hash of its files"
         )
-    md5 = lineage.dvc_output(root, POLICY)["md5"]
-    if candidate.dvc is None or candidate.dvc.md5 != md5:
-        raise PromotionError(
-            f"dvc.lock has {md5} for {POLICY}, the candidate was launched as {candidate.dvc}"
-        )
+    model_folder(root, candidate)
 
 
 def promote(root: Path, generation: str, by: str) -> ModelRef:
@@ -47,7 +40,8 @@ def promote(root: Path, generation: str, by: str) -> ModelRef:
         by: who promotes it.
 
     Raises:
-        PromotionError: the model's files are not the candidate.
+        ModelFilesError: the candidate's files are not here, and DVC does not bring them now.
+        PromotionError: nothing says under which hash DVC keeps them.
         ApprovalError: the kept analysis is not the recorded one.
         RegistryError: no valid analysis, or no matching approval.
     """

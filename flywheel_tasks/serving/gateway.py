@@ -158,12 +158,12 @@ class Gateway:
     # Models
 
     async def _prepare_local(self, model: ModelRef) -> Backend:
+        from flywheel_tasks.pipeline.model_files import model_folder
         from flywheel_tasks.serving.local import LocalModel
-        from flywheel_tasks.serving.model_files import model_folder
 
         def load() -> Backend:
             return LocalModel(
-                model_folder(self.root, self.state, model),
+                model_folder(self.root, model),
                 settings=self.settings.serve.local,
                 sampling=self.settings.sampling,
                 compute=self.settings.compute,

@@ -1,12 +1,14 @@
 """The A/B analysis: from logs to a verdict, every reason for an invalid test, and the end of a test."""
 
 import math
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from flywheel_tasks.online import launch, promotion
 from flywheel_tasks.online.analysis import ANALYSIS, analyse, analyse_population, arm_sums
@@ -15,7 +17,10 @@ from flywheel_tasks.online.approval import ApprovalError, promotion_request, reg
 from flywheel_tasks.online.assignment import staff_key
 from flywheel_tasks.online.exposed import Window, population
 from flywheel_tasks.online.log_events import open_events
+from flywheel_tasks.pipeline import runner
+from flywheel_tasks.pipeline.model_files import ModelFilesError
 from flywheel_tasks.settings import load_settings
+from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry_state import Override, RegistryError
 from tests.dags.small import ab_events, write_logs
@@ -299,13 +304,30 @@ def test_other_files_are_not_promoted(root: Path) -> None:
     launch_and_analyse(root, 200)
     approve(root, "promotion")
     write_model(root, "another")
-    with pytest.raises(promotion.PromotionError, match="but the candidate of g0001 is"):
-        promotion.promote(root, "g0001", by="ada")
-    write_model(root)
-    (root / "dvc.lock").write_text((root / "dvc.lock").read_text().replace("0123", "9999"))
-    with pytest.raises(promotion.PromotionError, match=r"dvc\.lock has 9999"):
+    with pytest.raises(ModelFilesError, match="model g0001: DVC does not bring it"):
         promotion.promote(root, "g0001", by="ada")
     assert registry_of(root).state().champion.generation == "base"
+
+
+def test_a_workspace_that_has_moved_on_keeps_no_winner_from_its_promotion(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The candidate comes from DVC, by the hash that its launch recorded; nothing of the workspace is replaced."""
+    launch_and_analyse(root, 200)
+    approve(root, "promotion")
+    shutil.copytree(root / "models/policy", root / "kept")
+    write_model(root, "another")
+    asked = []
+
+    def bring(_root: Path, target: str) -> None:
+        asked.append(yaml.safe_load((root / target).read_text())["outs"][0]["md5"])
+        shutil.copytree(root / "kept", root / target.removesuffix(".dvc"))
+
+    monkeypatch.setattr(runner, "bring", bring)
+    candidate = registry_of(root).state().candidates["g0001"]
+    assert promotion.promote(root, "g0001", by="ada") == candidate
+    assert asked == [candidate.dvc.md5]
+    assert tree_digest(root / "models/policy") != candidate.digest
 
 
 def test_a_new_analysis_needs_a_new_approval(root: Path) -> None:

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from flywheel_tasks.online import promotion
 from flywheel_tasks.online.approval import VERDICT, registry_of
 from flywheel_tasks.online.model_card import CardError, make_card, publish
+from flywheel_tasks.pipeline.model_files import ModelFilesError
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from tests.online.conftest import MD5, approve, write_model, write_verdict
@@ -58,7 +59,7 @@ def test_a_published_copy_has_the_card_beside_the_weights(promoted: Path, tmp_pa
 
 def test_another_model_is_not_published_under_its_name(promoted: Path, tmp_path: Path) -> None:
     write_model(promoted, "another")
-    with pytest.raises(CardError, match="none of models/policy"):
+    with pytest.raises(ModelFilesError, match="DVC does not bring it"):
         publish(promoted, "g0001", tmp_path / "hub")
     assert not (tmp_path / "hub").exists()
 

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from flywheel_tasks.chat.card import Card
+from flywheel_tasks.pipeline.model_files import ModelFilesError, model_folder
 from flywheel_tasks.serving.backend import ModelError, Prompt
 from flywheel_tasks.serving.local import LocalModel
-from flywheel_tasks.serving.model_files import model_folder
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.registry_state import DvcRef
@@ -101,11 +101,10 @@ def test_a_model_with_broken_weights_fails_and_goes_on(local: LocalModel) -> Non
 def test_a_models_files_are_what_the_registry_says(tmp_path: Path, tiny_models: Path) -> None:
     shutil.copytree(tiny_models / "base", tmp_path / "models/policy")
     digest = tree_digest(tmp_path / "models/policy")
-    (tmp_path / "state").mkdir()
-    assert model_folder(tmp_path, tmp_path / "state", model("g0001", digest)) == tmp_path / "models/policy"
+    assert model_folder(tmp_path, model("g0001", digest)) == tmp_path / "models/policy"
     other = model("g0002", "sha256:" + "1" * 64)
-    with pytest.raises(ModelError, match="no DVC hash"):
-        model_folder(tmp_path, tmp_path / "state", other.model_copy(update={"dvc": None}))
+    with pytest.raises(ModelFilesError, match="no DVC hash"):
+        model_folder(tmp_path, other.model_copy(update={"dvc": None}))
 
 
 @pytest.mark.slow
@@ -117,9 +116,8 @@ def test_a_models_files_come_from_dvc(tmp_path: Path) -> None:
         shutil.copy(PROJECT / name, tmp_path)
     run("git", "init")
     run("dvc", "init")
-    made, state = tmp_path / "made", tmp_path / ".flywheel/serve"
+    made = tmp_path / "made"
     made.mkdir()
-    state.mkdir(parents=True)
     (made / "model.safetensors").write_text("weights")
     (made / "config.json").write_text("{}")
     digest = tree_digest(made)
@@ -127,7 +125,7 @@ def test_a_models_files_come_from_dvc(tmp_path: Path) -> None:
     md5 = yaml.safe_load((tmp_path / "made.dvc").read_text())["outs"][0]["md5"]
     shutil.rmtree(made)
     wanted = model("g0001", digest).model_copy(update={"dvc": DvcRef(path="models/policy", md5=md5)})
-    found = model_folder(tmp_path, state, wanted)
+    found = model_folder(tmp_path, wanted)
     assert tree_digest(found) == digest
     left = subprocess.run(
         ["git", "status", "--porcelain", "inputs"], cwd=tmp_path, capture_output=True, check=True

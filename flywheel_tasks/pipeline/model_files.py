@@ -6,7 +6,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from flywheel_tasks.pipeline import runner
-from flywheel_tasks.serving.backend import ModelError
+from flywheel_tasks.pipeline.stage_io import locks_of
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.registry_state import ModelRef
@@ -16,33 +16,36 @@ _PLACES = ("inputs/champion", "models/policy", "models/base")
 _log = logging.getLogger(__name__)
 
 
-def model_folder(root: Path, state: Path, model: ModelRef) -> Path:
+class ModelFilesError(RuntimeError):
+    """A model's files are not here, and DVC does not bring them."""
+
+
+def model_folder(root: Path, model: ModelRef) -> Path:
     """The folder of a model; its contents are what the registry says.
 
     Args:
         root: the workspace.
-        state: the gateway's own folder, where its workers lock.
         model: which one.
 
     Raises:
-        ModelError: it is nowhere.
+        ModelFilesError: it is nowhere.
     """
-    # DVC takes no pointer from an ignored folder, so not below the gateway's own one.
+    # DVC takes no pointer from an ignored folder, so not below .flywheel.
     kept = root / "inputs" / f"served-{model.digest.removeprefix('sha256:')[:16]}"
-    with FileLock(state / "models.lock"):
+    with FileLock(locks_of(root) / "models.lock"):
         for place in (kept, *(root / name for name in _PLACES)):
             if place.is_dir() and tree_digest(place) == model.digest:
                 return place
         _bring(root, kept, model)
     if (found := tree_digest(kept)) != model.digest:
-        raise ModelError(f"{kept} is {found}, the registry says {model.digest}")
+        raise ModelFilesError(f"{kept} is {found}, the registry says {model.digest}")
     return kept
 
 
 def _bring(root: Path, kept: Path, model: ModelRef) -> None:
     """Have DVC place a model's files, by their hash."""
     if model.dvc is None:
-        raise ModelError(
+        raise ModelFilesError(
             f"model {model.generation} is not on this machine, and the registry has no DVC hash for it"
         )
     _log.warning("model %s comes from DVC", model.generation)
@@ -53,6 +56,6 @@ def _bring(root: Path, kept: Path, model: ModelRef) -> None:
     try:
         runner.bring(root, target)
     except runner.StageFailedError as error:
-        raise ModelError(f"model {model.generation}: DVC does not bring it: {error}") from error
+        raise ModelFilesError(f"model {model.generation}: DVC does not bring it: {error}") from error
     finally:
         pointer.unlink()
