@@ -181,7 +181,8 @@ def rl_gain(metrics: Mapping[str, Any]) -> str:
     interval = "no interval," if gain["low"] is None else "95% interval"
     return (
         f"Mean reward on held-out prompts: {before} before RL, {after} after; gain {show(gain['value'])} "
-        f"({interval} {estimate_note(gain, as_percent=False)}). {_handed_over(checkpoint, trained)}"
+        f"({interval} {estimate_note(gain, as_percent=False)}), flattered a little: the checkpoint was chosen on these "
+        f"prompts. {_handed_over(checkpoint, trained)}"
         f"{_last_check(get(heldout, 'reward_gain_last'), checkpoint)}"
     ).strip()
 

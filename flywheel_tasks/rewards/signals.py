@@ -25,6 +25,7 @@ from flywheel_tasks.storage.tables import read_rows
 from flywheel_tasks.training.precision import set_threads
 
 _RESAMPLES = 1000
+_LEAST_USERS = 5  # with a reply of each class, for an interval
 _TOLERANCE = 1e-3  # of a probability, between two processes
 _PROBE = ("What have you been up to today?", "Mending nets since dawn. Shall I tell you more?")
 
@@ -100,20 +101,23 @@ def auc_interval(
         seed: of the resampling.
 
     Returns:
-        value, low, high, n; the numbers are None without both classes, or the bounds with too few users for
-        both to be drawn in at least half of the samples.
+        value, low, high, n; the numbers are None without both classes. The bounds are None where fewer than five users
+        have a reply of one of the classes: drawn again and again, these few would look like certainty.
     """
     value = auc(scores, positive)
     unique = sorted(set(users))
     rows_of = {user: [i for i, u in enumerate(users) if u == user] for user in unique}
     rng = np.random.default_rng(seed)
     draws: list[float] = []
-    for _ in range(_RESAMPLES if value is not None else 0):
+    of_class = [
+        {user for user, is_so in zip(users, positive, strict=True) if is_so == one} for one in (True, False)
+    ]
+    enough = min(map(len, of_class)) >= _LEAST_USERS
+    for _ in range(_RESAMPLES if enough else 0):
         chosen = [row for k in rng.integers(len(unique), size=len(unique)) for row in rows_of[unique[k]]]
         if (drawn := auc(scores[chosen], positive[chosen])) is not None:
             draws.append(drawn)
-    enough = len(draws) >= _RESAMPLES // 2
-    low, high = np.quantile(draws, [0.025, 0.975]) if enough else (None, None)
+    low, high = np.quantile(draws, [0.025, 0.975]) if draws else (None, None)
     return {
         "value": value,
         "low": None if low is None else float(low),

@@ -197,3 +197,14 @@ def test_features_are_of_the_turn_the_reply_and_their_product(tiny_models: Path)
     assert np.allclose(both[0, :size], both[1, size : 2 * size], atol=1e-6)
     assert np.allclose(both[:, 2 * size :], both[:, :size] * both[:, size : 2 * size])
     assert np.allclose(np.linalg.norm(both[:, :size], axis=1), 1.0, atol=1e-5)
+
+
+def test_one_user_with_a_signal_is_no_certainty() -> None:
+    """Resampled, the only positive would give 1.00 to 1.00."""
+    scores = np.linspace(0, 1, 26)
+    positive = scores == 1
+    users = [str(k) for k in range(26)]
+    found = signals.auc_interval(scores, positive, users, seed=1)
+    assert (found["value"], found["low"], found["high"]) == (1.0, None, None)
+    positive = scores > 0.8
+    assert signals.auc_interval(scores, positive, users, seed=1)["low"] is not None
