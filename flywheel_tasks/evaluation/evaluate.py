@@ -212,7 +212,7 @@ def measure(
         "reward": {  # only the difference of two replies to one prompt has a meaning
             "gain": mean([row["candidate_reward"] - row["champion_reward"] for row in rows], users)
         },
-        "production": _production(answered, answers or {}, detector),
+        **_production(answered, answers or {}, detector),
         "unseen": {name: {side: new[side][name] for side in SIDES} for name in new["candidate"]},
         "instructions": production.instruction_coverage({row["card_id"]: _card(row) for row in rows}),
     }
@@ -236,5 +236,13 @@ def _answered(rows: Sequence[dict[str, Any]], side: str, drawn: Sequence[Reply])
 def _production(
     answered: Mapping[str, Sequence[production.Answered]], answers: Answers, detector: Detector | None
 ) -> dict[str, dict[str, Any]]:
-    summaries = {side: production.summarise(answered[side], answers.get(side), detector) for side in SIDES}
-    return {name: {side: summaries[side][name] for side in SIDES} for name in summaries["champion"]}
+    measured = {side: production.measure(answered[side], answers.get(side), detector) for side in SIDES}
+    summaries = {
+        side: production.summarised(answered[side], measured[side], answers.get(side)) for side in SIDES
+    }
+    return {
+        "production": {
+            name: {side: summaries[side][name] for side in SIDES} for name in summaries["champion"]
+        },
+        "change": production.changes(answered["candidate"], measured["champion"], measured["candidate"]),
+    }

@@ -171,7 +171,15 @@ def summarise(
     Returns:
         an estimate a metric; one that was not measured is null, with a reason.
     """
-    measured = measure(rows, answers, detector)
+    return summarised(rows, measure(rows, answers, detector), answers)
+
+
+def summarised(
+    rows: Sequence[Answered],
+    measured: Sequence[Mapping[str, float | None]],
+    answers: Sequence[Mapping[str, float | None]] | None = None,
+) -> dict[str, intervals.Estimate]:
+    """:func:`summarise` of what :func:`measure` has found."""
     summary: dict[str, intervals.Estimate] = {}
     for name in (*SHARES, *MEANS):
         present = [(values[name], row.user_id) for values, row in zip(measured, rows, strict=True)]
@@ -186,6 +194,39 @@ def summarise(
         elif not kept:
             summary[name]["reason"] = NO_RULE if name.startswith("instruction") else judge.NOT_SET
     return summary
+
+
+def changes(
+    rows: Sequence[Answered],
+    before: Sequence[Mapping[str, float | None]],
+    after: Sequence[Mapping[str, float | None]],
+) -> dict[str, intervals.Estimate]:
+    """By how much each metric rose from one policy to another on the same prompts, reply by reply.
+
+    Paired, so that what prompts and users differ by drops out; two intervals side by side would hide it.
+
+    Args:
+        rows: what was asked, in the order of the replies.
+        before: of :func:`measure`, one policy's replies.
+        after: the other's.
+
+    Returns:
+        the mean difference of each metric with its 95% interval, clustered by user. Where there is no interval,
+        ``reason`` says why.
+    """
+    found: dict[str, intervals.Estimate] = {}
+    for name in (*SHARES, *MEANS):
+        pairs: list[tuple[float, Hashable]] = []
+        for row, first, second in zip(rows, before, after, strict=True):
+            old, new = first[name], second[name]
+            if old is not None and new is not None:
+                pairs.append((new - old, row.user_id))
+        found[name] = intervals.mean([value for value, _ in pairs], [user for _, user in pairs])
+        if found[name]["low"] is None:
+            found[name]["reason"] = (
+                "all replies are of one user" if pairs else "not measured on both policies"
+            )
+    return found
 
 
 def _silent(name: str, absent: int, answers: Sequence[Mapping[str, float | None]]) -> int:

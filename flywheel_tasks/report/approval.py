@@ -8,6 +8,7 @@ from typing import Any
 from flywheel_tasks.report.contents import Contents, most_different
 from flywheel_tasks.report.figures import (
     MISSING,
+    change,
     compared,
     estimate_note,
     get,
@@ -107,12 +108,14 @@ def _win_rates(metrics: Mapping[str, Any]) -> str:
 
 def _production(contents: Contents) -> str:
     metrics = contents.metrics
-    lines = ["| replies | champion | candidate |", "|---|---|---|"]
+    lines = ["| replies | champion | candidate | change |", "|---|---|---|---|"]
     for name in _PRODUCTION:
         cells = [
             _cell(get(metrics, "evaluate", "production", name, side), share=name != "words")
             for side in ("champion", "candidate")
         ]
+        rise, interval = change(get(metrics, "evaluate", "change", name), as_percent=name != "words")
+        cells.append(f"{rise} ({interval})" if interval else rise)
         lines.append(f"| {words(name)} | {' | '.join(cells)} |")
     sentences = " ".join(contents.not_measured())
     return "\n\n".join(filter(None, ["## Production metrics", "\n".join(lines), sentences]))

@@ -1,6 +1,7 @@
 """The generation report: one HTML file that needs nothing else, for the person who approves."""
 
 import re
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -56,7 +57,7 @@ def render_page(contents: Contents) -> str:
         "detector": _DETECTORS.get(
             figures.get(evaluate, "refusal_detector", "by"), "a detector that is not recorded"
         ),
-        "production": _production(evaluate.get("production") or {}),
+        "production": _production(evaluate.get("production") or {}, evaluate.get("change") or {}),
         "instructions": evaluate.get("instructions"),
         "styles": style_table(contents.metrics),
         "absent": figures.get(contents.metrics, "style", "absent") or {},
@@ -85,7 +86,9 @@ def _sections(
     return [(title, found) for title, found in rows if found]
 
 
-def _production(metrics: dict[str, dict[str, dict[str, float | None]]]) -> list[dict[str, str]]:
+def _production(
+    metrics: dict[str, dict[str, dict[str, float | None]]], changes: dict[str, Any]
+) -> list[dict[str, str]]:
     rows = []
     for name, sides in metrics.items():
         share = name not in _COUNTED
@@ -95,5 +98,6 @@ def _production(metrics: dict[str, dict[str, dict[str, float | None]]]) -> list[
             row[side] = figures.percent(value) if share else figures.show(value)
             note = figures.estimate_note(sides[side], as_percent=share)
             row[f"{side}_note"] = note if value is not None else str(sides[side].get("reason") or "")
+        row["change"], row["change_note"] = figures.change(changes.get(name), as_percent=share)
         rows.append(row)
     return rows

@@ -166,6 +166,10 @@ def metrics(
                     for side in ("champion", "candidate")
                 }
             },
+            "change": {
+                name: {**estimate(new - old), "low": new - old - 0.15, "high": new - old + 0.15}
+                for name, (old, new) in shares.items()
+            },
             "judge": "none",
             "instructions": {"checked": 38, "unchecked": 2},
         },

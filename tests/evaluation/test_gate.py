@@ -116,3 +116,21 @@ def test_no_two_replies_that_differ(gate_io: Callable[..., Any]) -> None:
     io = gate_io(rows=rows)
     finish(io)
     assert "No two replies differ" in (io.root / "gate/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high"),
+    [("instruction_following", -0.3, -0.1), ("false_refusal", 0.02, 0.2), ("templated", 0.02, 0.2)],
+)
+def test_what_is_worse_than_the_champion_beyond_noise_warns(
+    gate_io: Callable[..., Any], metric: str, low: float, high: float
+) -> None:
+    measured = metrics()
+    measured["evaluate"]["change"][metric] |= {"low": low, "high": high}
+    io = gate_io(measured)
+    finish(io)
+    reasons = read_json(io.root / "gate/verdict.json")["reasons"]
+    warned = [reason for reason in reasons if reason["outcome"] == "warn"]
+    end = "high" if high < 0 else "low"
+    assert [reason["metric"] for reason in warned] == [f"evaluate.change.{metric}.{end}"]
+    assert warned[0]["reason"].startswith("Change in")

@@ -1,7 +1,9 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.evaluation import production
@@ -204,3 +206,20 @@ def test_unchecked_instructions_count_neither_way() -> None:
         "reason": production.NO_RULE,
     }
     assert production.instruction_coverage({"c": CARD, "f": FREE}) == {"checked": 2, "unchecked": 2}
+
+
+def test_a_change_is_paired_and_says_why_it_has_no_interval() -> None:
+    rows = answered(["Aye.", "Aye.", "Aye.", "Aye."])
+    before = production.measure(answered(["Aye 🙂.", "Aye 🙂.", "Aye.", "Aye one two three four."]))
+    after = production.measure(rows)
+    found = production.changes(rows, before, after)
+    differences = [
+        b["instruction_following"] - a["instruction_following"] for a, b in zip(before, after, strict=True)
+    ]
+    by_hand = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    change = found["instruction_following"]
+    assert change["value"] == pytest.approx(np.mean(differences)) == pytest.approx(0.375)
+    assert (change["low"], change["high"]) == (pytest.approx(by_hand.low), pytest.approx(by_hand.high))
+    assert found["cooperation"]["reason"] == "not measured on both policies"
+    alone = production.changes([replace(row, user_id="u") for row in rows], before, after)
+    assert alone["emoji"]["reason"] == "all replies are of one user"

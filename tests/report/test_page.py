@@ -57,7 +57,11 @@ def test_figures_reach_the_page(contents: Callable[..., Any]) -> None:
         "length ratio",
     ):
         assert text in page
-    assert "0.11 before RL, 0.35 after; gain 0.24 (95% interval 0.14–0.34, n = 40), flattered a little: the checkpoint was chosen on these prompts." in page
+    assert (
+        "0.11 before RL, 0.35 after; gain 0.24 (95% interval 0.14–0.34, n = 40), flattered a little" in page
+    )
+    assert "+13.0 points" in page
+    assert "-2.0 to +28.0" in page
     assert "PASS" in page
     assert 'polyline points="0.00,3.00 50.00,50.00 100.00,97.00"' in page
     assert "learned 210 pairs of this generation, and of earlier ones 90 of 200 of g0007." in page
