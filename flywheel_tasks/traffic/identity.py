@@ -138,10 +138,12 @@ class Identity:
     Attributes:
         key: hashes them.
         forgotten: hashes of users whose lines are dropped.
+        sample: share of the users that is read, by their hashes.
     """
 
     key: UserKey
     forgotten: frozenset[str]
+    sample: float = 1.0
     _known: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def hashed(self, user_id: str) -> str:
@@ -152,6 +154,10 @@ class Identity:
                 self._known.clear()
             found = self._known[user_id] = self.key.hashed(user_id)
         return found
+
+    def sampled(self, user: str) -> bool:
+        """Whether a user, as a hash, is of the sample: always the same ones; a larger share adds to them."""
+        return int(user[2:10], 16) < self.sample * 2**32
 
 
 def user_fields(rename: Mapping[str, str]) -> list[str]:

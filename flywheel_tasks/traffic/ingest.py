@@ -10,6 +10,7 @@ with neither.
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,6 +91,7 @@ class Ingestion:
             "rename": settings.rename,
             "key": identity.key.fingerprint,
             "forgotten": sorted(identity.forgotten),
+            "sample_users": identity.sample,
         }
         self._cache = PartitionCache(cache, key_of(scope), settings.cache_bytes) if cache else None
         self.parsed: list[str] = []
@@ -193,14 +195,17 @@ def _metrics(
         CountError: they do not add up.
     """
     read = sum(entry.document["read"] for entry in entries)
-    forgotten = sum(entry.document["forgotten"] for entry in entries)
+    forgotten, not_sampled = (
+        sum(entry.document[name] for entry in entries) for name in ("forgotten", "not_sampled")
+    )
+    left_out = forgotten + not_sampled
     refused = _sum(entries, "refused")
     refused["conflicting_duplicate"] += len(repeats.conflicts)
     total = sum(accepted.values())
-    if total + refused.total() + repeats.duplicates + forgotten != read or refused.total() != quarantine_rows:
+    if total + refused.total() + repeats.duplicates + left_out != read or refused.total() != quarantine_rows:
         raise CountError(
             f"{read} lines read, but {total} accepted, {refused.total()} quarantined ({quarantine_rows} written), "
-            f"{repeats.duplicates} duplicates, {forgotten} of forgotten users"
+            f"{repeats.duplicates} duplicates, {forgotten} of forgotten users, {not_sampled} of users not sampled"
         )
     profile = Profile()
     for entry in entries:
@@ -215,6 +220,7 @@ def _metrics(
         "quarantined": {"total": refused.total(), **{k: n for k, n in sorted(refused.items()) if n}},
         "duplicates": repeats.duplicates,
         "forgotten": forgotten,
+        "not_sampled": not_sampled,
         "lateness": {name: late.get(name, 0) for name in lateness_names()},
         "unknown_fields": {"total": unknown.total(), **dict(sorted(unknown.items()))},
         "renamed": dict(sorted(_sum(entries, "renamed").items())),
@@ -237,7 +243,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         LogsError: no logs are pinned, a partition is gone, changed or damaged, or no line is an event.
     """
     location, partitions = read_pinned(io.dep("inputs/logs.json"))
-    identity = read_identity(io.dep("inputs/users.json"))
+    identity = replace(read_identity(io.dep("inputs/users.json")), sample=io.settings.ingest.sample_users)
     cache = io.root / STATE / "cache" / "ingest"
     ingestion = Ingestion(location, io.root, io.settings.ingest, identity, io.scratch(), cache)
     metrics = ingestion.run(partitions, io.out("data/ingested"))

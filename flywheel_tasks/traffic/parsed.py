@@ -6,6 +6,7 @@ Good rows come as columns (:mod:`flywheel_tasks.traffic.columns`), every other l
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Parsed:
     Attributes:
         read: lines.
         forgotten: lines of users to forget.
+        not_sampled: lines of users who are not of the sample.
         tables: good rows by event type, with the column ``line``.
         refused: quarantined lines: ``line``, ``rule``, ``detail``, ``raw``, ``user_ids``.
         renamed: lines with a field under its old name, by that name.
@@ -39,6 +41,7 @@ class Parsed:
 
     read: int = 0
     forgotten: int = 0
+    not_sampled: int = 0
     tables: dict[str, list[pa.Table]] = field(default_factory=dict)
     refused: list[dict[str, Any]] = field(default_factory=list)
     renamed: Counter[str] = field(default_factory=Counter)
@@ -103,6 +106,11 @@ class Parser:
         if self._identity.forgotten:
             keep = pc.invert(pc.is_in(users, value_set=pa.array(sorted(self._identity.forgotten))))
             parsed.forgotten += table.num_rows - (pc.sum(keep).as_py() or 0)
+            table, users = table.filter(keep), users.filter(keep)
+        if self._identity.sample < 1:
+            drawn = [user for user in pc.unique(users).to_pylist() if self._identity.sampled(user)]
+            keep = pc.is_in(users, value_set=pa.array(drawn, pa.string()))
+            parsed.not_sampled += table.num_rows - (pc.sum(keep).as_py() or 0)
             table = table.filter(keep)
         return table
 
@@ -143,6 +151,9 @@ class Parser:
                 if event.row["user_id"] in self._identity.forgotten:
                     parsed.forgotten += 1
                     continue
+                if not self._identity.sampled(event.row["user_id"]):
+                    parsed.not_sampled += 1
+                    continue
             parsed.renamed.update(event.renamed)
             parsed.profile.add_event(
                 event.type, event.row, {name: given[name] for name in event.unknown if name in given}
@@ -155,11 +166,14 @@ class Parser:
     def _refuse(
         self, parsed: Parsed, number: int, line: bytes, rule: str, detail: str, *, cut: bool = False
     ) -> bool:
-        """Put a line (or, ``cut``, the start of one) into quarantine; False if it is a forgotten user's."""
+        """Put a line (or, ``cut``, the start of one) into quarantine; False if it is of a user who is left out."""
         # Ids are masked before the line is cut, so that no cut leaves the start of one.
         found = self._mask.masked(line.decode(errors="backslashreplace"), cut=cut)
         if found.forgotten:
             parsed.forgotten += 1
+            return False
+        if not self._in_sample(found.users, line):
+            parsed.not_sampled += 1
             return False
         # Whose words the start of a line is that names nobody cannot be told, and so not be forgotten either.
         raw = found.text[:RAW_CHARACTERS] if found.users or not cut else ""
@@ -169,6 +183,12 @@ class Parser:
             {"line": number, "rule": rule, "detail": told.text, "raw": raw, "user_ids": users}
         )
         return True
+
+    def _in_sample(self, users: Sequence[str], line: bytes) -> bool:
+        """Of a line that names nobody, the line itself is drawn: the share of broken lines must stay what it is."""
+        if users:
+            return any(map(self._identity.sampled, users))
+        return self._identity.sampled(f"u_{blake2b(line, digest_size=4).hexdigest()}")
 
 
 def _written(event: Mapping[str, Any]) -> bytes:

@@ -89,7 +89,7 @@ class PartitionWriter:
         self._hasher = _Hasher()
         self._runs: list[dict[str, Any]] = []
         self._key_files: list[str] = []
-        self._read = self._forgotten = self._rows = 0
+        self._read = self._forgotten = self._not_sampled = self._rows = 0
         self._refused: Counter[str] = Counter()
         self._renamed: Counter[str] = Counter()
         self._late: Counter[str] = Counter()
@@ -104,6 +104,7 @@ class PartitionWriter:
         """Take one block."""
         self._read += parsed.read
         self._forgotten += parsed.forgotten
+        self._not_sampled += parsed.not_sampled
         self._renamed.update(parsed.renamed)
         self._profile.merge(parsed.profile)
         if parsed.refused:
@@ -158,6 +159,7 @@ class PartitionWriter:
         document = {
             "read": self._read,
             "forgotten": self._forgotten,
+            "not_sampled": self._not_sampled,
             "rows": self._rows,
             "refused": dict(self._refused),
             "renamed": dict(self._renamed),

@@ -109,7 +109,11 @@ def test_the_worst_comes_first_and_names_value_interval_and_limit() -> None:
 
 
 def test_between_the_limits_is_a_warning() -> None:
-    (reason,) = (r for r in judge(RULES, metrics(false_refusal=0.15)) if "false_refusal" in r.metric)
+    (reason,) = (
+        r
+        for r in judge(RULES, metrics(false_refusal=0.15))
+        if r.metric.startswith("evaluate.production.false")
+    )
     assert reason.outcome == "warn"
     assert "above the maximum of 10%: look before you launch" in reason.reason
 

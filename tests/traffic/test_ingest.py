@@ -35,7 +35,7 @@ def adds_up(metrics) -> bool:
         if sum(number for name, number in counts.items() if name != "total") != counts["total"]:
             return False
     placed = metrics["accepted"]["total"] + metrics["quarantined"]["total"] + metrics["duplicates"]
-    placed += metrics["forgotten"]
+    placed += metrics["forgotten"] + metrics.get("not_sampled", 0)
     return placed == metrics["read"]
 
 
@@ -292,6 +292,30 @@ def test_lines_of_forgotten_users_are_dropped_and_counted(tmp_path, make_io):
     _, folder = ingest(tmp_path, make_io)
     before = read_rows(folder / "messages.parquet")
     assert kept == [row for row in before if row["user_id"] == KEY.hashed("u2")]
+
+
+def test_a_share_of_the_users_is_read_and_always_the_same_ones(tmp_path, make_io):
+    users = [f"person-{number}" for number in range(60)]
+    log = [card()]
+    for user in users:
+        log += [
+            {**event, "user_id": user, "event_id": f"{user}-{event['event_id']}"} for event in events()[1:]
+        ]
+        log.append(message(8, "robot", None, user_id=user, event_id=f"{user}-broken"))
+    write_log(tmp_path, [*map(line, log), *(b"not json %d\n" % number for number in range(200))])
+    read = {}
+    for share in (1.0, 0.5, 0.2):
+        metrics, folder = ingest(tmp_path, make_io, **{"ingest.sample_users": share})
+        assert adds_up(metrics)
+        read[share] = {row["user_id"] for row in read_rows(folder / "messages.parquet")}
+        drawn = len(read[share])
+        assert 0.5 * share < drawn / len(users) < min(1.0, 1.6 * share) + 0.001
+        assert metrics["accepted"]["total"] == 1 + 8 * drawn, "cards are nobody's, and users are read whole"
+        # Broken lines are drawn too: their share of the log would seem many times what it is.
+        broken = read_rows(folder / "quarantine.parquet")
+        assert {row["user_ids"][0] for row in broken if row["user_ids"]} == read[share]
+        assert 0.5 * share <= sum(not row["user_ids"] for row in broken) / 200 <= min(1.0, 1.6 * share)
+    assert read[0.2] < read[0.5] < read[1.0]
 
 
 def test_the_same_logs_give_the_same_bytes(tmp_path, make_io):
