@@ -108,6 +108,8 @@ class GateRules(Section):
     suites: dict[Suite, Limit | Annotated[dict[str, Limit], Field(min_length=1)]] = Field(
         default_factory=dict
     )
+    # What it means that evaluate.suites does not run one: nothing else measures what it does.
+    not_run: dict[Suite, Literal["warn", "block"]] = Field(default_factory=dict)
     shown: dict[str, Shown] = Field(default_factory=dict)  # by metric; others go by their own name
 
     def told(self, metric: str) -> Shown:

@@ -184,7 +184,10 @@ def judge(rules: GateRules, metrics: Mapping[str, Any]) -> Sequence[Reason]:
 
 
 def _suites(rules: GateRules, metrics: Mapping[str, Any]) -> list[Reason]:
-    """The suites that were run; one without a limit of its own must be right on every prompt."""
+    """The suites that were run; one without a limit of its own must be right on every prompt.
+
+    One that the rules want, and that was not run, is a reason too.
+    """
     run = (metrics.get("evaluate") or {}).get("suites") or {}
     reasons = []
     for name in run:
@@ -193,6 +196,11 @@ def _suites(rules: GateRules, metrics: Mapping[str, Any]) -> list[Reason]:
         for part, bounds in parts.items():
             metric = f"evaluate.suites.{name}{part}"
             reasons.append(apply(Rule(metric=metric, block=bounds), metrics, rules.told(metric)))
+    for name, outcome in rules.not_run.items():
+        if name not in run:
+            metric = f"evaluate.suites.{name}"
+            text = f"{rules.told(metric).title} was not measured: evaluate.suites does not run {name}."
+            reasons.append(Reason(metric, outcome, None, None, None, None, None, text))
     return reasons
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import orjson
 
 from flywheel_tasks.online.analysis_text import analysis_markdown
+from flywheel_tasks.pipeline.generation_ids import current
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import bytes_digest, file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json
@@ -112,14 +113,29 @@ def _digests(model: str, evidence: str, evidence_digest: str) -> str:
     return f"\n\n---\n\n**Your answer is bound to**\n\n- model `{model}`\n- {evidence} `{evidence_digest}`\n"
 
 
+def _from_the_champion(root: Path, generation: str) -> None:
+    """A model is tested against the champion that it was made from; one dropped meanwhile must not come back in it."""
+    state, here = registry_of(root).state(), current(root)
+    if here is None or here["generation"] != generation or state.champion is None:
+        return
+    began = here["champion"]
+    if began["digest"] != state.champion.digest and state.tested(generation) is None:
+        raise ApprovalError(
+            f"{generation} was made from {began['model']}, which is not champion any more "
+            f"({state.champion.generation} is): open the next generation"
+        )
+
+
 def launch_request(root: Path) -> Request:
     """The question whether a gated model may go into an A/B test.
 
     Raises:
         GateBlockedError: the gate does not pass it: then nobody is asked.
-        ApprovalError: the verdict is about another model, or the gate's text is of another verdict.
+        ApprovalError: the verdict is about another model, the gate's text is of another verdict, or the champion is
+            another than the one that the generation began from.
     """
     verdict = passing_verdict(root / VERDICT, root / POLICY)
+    _from_the_champion(root, verdict["generation"])
     digest = file_digest(root / VERDICT)
     body = (root / GATE_TEXT).read_text(encoding="utf-8").rstrip()
     # The gate's text names what it is about. Without these digests its figures are another model's.

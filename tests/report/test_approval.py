@@ -63,7 +63,7 @@ def test_planted_markup_is_not_in_the_text(contents: Callable[..., Any]) -> None
 
 def test_verdict_reasons_figures_and_digests_are_there(contents: Callable[..., Any]) -> None:
     text = render_approval(contents(user=0.707, internal=0.437))
-    assert text.startswith("# BLOCKED: generation g0001\n\n3 of 17 gate rules fail.")
+    assert text.startswith("# BLOCKED: generation g0001\n\n3 of 18 gate rules fail.")
     assert "**Simulated.** The annotators and the users of this generation are simulated" in text
     assert "| pointwise model | 70.7% (60.7–80.7, n = 30) | 43.7% (33.7–53.7, n = 30) |" in text
     assert "| instruction following | 31.0% (21.0–41.0, n = 60) | 44.0% (34.0–54.0, n = 60) |" in text
@@ -74,7 +74,7 @@ def test_verdict_reasons_figures_and_digests_are_there(contents: Callable[..., A
 
 def test_a_warning_is_told_and_still_asks(contents: Callable[..., Any]) -> None:
     text = render_approval(contents(false_refusal=0.15))
-    assert text.startswith("# PASS WITH WARNINGS: generation g0001\n\nNo gate rule fails, 1 of 17 warns.")
+    assert text.startswith("# PASS WITH WARNINGS: generation g0001\n\nNo gate rule fails, 1 of 18 warns.")
     assert text.index("△") < text.index("✓")
 
 
@@ -85,11 +85,12 @@ def test_real_people_are_not_called_simulated(contents: Callable[..., Any]) -> N
 
 def test_what_was_not_run_is_said_to_the_approver(contents: Callable[..., Any]) -> None:
     shown = contents()
-    assert "the red-team suite was not run" in render_approval(shown)
-    evaluate = dict(shown.metrics["evaluate"])
+    evaluate = dict(shown.metrics["evaluate"]) | {"suites": {}}
+    silent = replace(shown, metrics={**shown.metrics, "evaluate": evaluate})
+    assert "the red-team suite was not run" in render_approval(silent)
     evaluate |= {"suites": {"red_team": {"value": 1.0}}, "refusal_detector": {"by": "rules"}}
     text = render_approval(replace(shown, metrics={**shown.metrics, "evaluate": evaluate}))
-    assert "red-team" not in text
+    assert "the red-team suite was not run" not in text
     assert "Refusals were told by rules alone" in text
     evaluate["refusal_detector"] = {"by": "model"}
     assert not replace(shown, metrics={**shown.metrics, "evaluate": evaluate}).not_measured()
