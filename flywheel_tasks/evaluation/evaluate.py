@@ -7,7 +7,7 @@ model optimised.
 
 import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
+from flywheel_tasks.safety.classifier import open_classifier, unsafe
 from flywheel_tasks.storage.tables import read_rows, write_rows
 
 SIDES = ("champion", "candidate")
@@ -50,6 +51,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     ]
     # A judge that cannot be used is an error before anything is drawn.
     judge = open_judge(io.settings.evaluate.judge, io.settings.compute, [io.dep(path) for path in _JUDGED])
+    safety, blocked = io.settings.safety, io.settings.curate.blocked_words
+    classifier = open_classifier(safety, io.dep("safety_words"), blocked=blocked)
     drawn = _reply(io, rows, asked)
     _judge(io, rows)
     out = io.out("data/evaluation")
@@ -61,11 +64,13 @@ def run(io: StageIO) -> Mapping[str, Any]:
         else None
         for side in SIDES
     }
+    texts = [row[f"{side}_reply"] for row in rows for side in SIDES]
+    withheld = unsafe(classifier, texts, safety.threshold)
     asked_cards = {card.card_id: card for card, _ in asked}
     detector = open_detector(io.dep("models/embedder"), io.settings.compute)
     trained = [cards[card] for card in trained_cards(io.dep("data/split")) if card in cards]
     return {
-        **measure(rows, drawn, answers, detector, trained),
+        **measure(rows, drawn, answers, detector, trained, withheld),
         **describe(judge),
         "refusal_detector": {"by": detector.name} | ({"why": detector.why} if detector.why else {}),
         "suites": _suites(io, asked_cards, judge, detector),
@@ -174,6 +179,7 @@ def measure(
     answers: Answers | None = None,
     detector: Detector | None = None,
     trained: Sequence[Card] = (),
+    withheld: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """The metrics of evaluated rows.
 
@@ -183,8 +189,9 @@ def measure(
         answers: of the judge, by side; None where there is no judge.
         detector: of refusals; the rules by default.
         trained: cards that the policy or its judges were trained on.
+        withheld: replies that the safety classifier refuses; None where none was asked.
     """
-    answered = {side: _answered(rows, side, drawn[side]) for side in SIDES}
+    answered = {side: _answered(rows, side, drawn[side], withheld) for side in SIDES}
     seen = {card.card_id for card in trained}, {rule for card in trained for rule in card.instructions}
     new = {side: production.unseen(answered[side], *seen) for side in SIDES}
     sources, users = [row["source"] for row in rows], [row["user_id"] for row in rows]
@@ -218,7 +225,9 @@ def measure(
     }
 
 
-def _answered(rows: Sequence[dict[str, Any]], side: str, drawn: Sequence[Reply]) -> list[production.Answered]:
+def _answered(
+    rows: Sequence[dict[str, Any]], side: str, drawn: Sequence[Reply], withheld: Collection[str] | None
+) -> list[production.Answered]:
     return [
         production.Answered(
             row["prompt_id"],
@@ -228,6 +237,7 @@ def _answered(rows: Sequence[dict[str, Any]], side: str, drawn: Sequence[Reply])
             row[f"{side}_reply"],
             reply.tokens or 0,
             at_limit=not reply.ended,
+            withheld=None if withheld is None else row[f"{side}_reply"] in withheld,
         )
         for row, reply in zip(rows, drawn, strict=True)
     ]

@@ -12,6 +12,7 @@ from flywheel_tasks.evaluation import intervals, judge, tone
 from flywheel_tasks.evaluation.chat_templates import LIKELY, conversation_key, mine_chats
 from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, unchecked
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
+from flywheel_tasks.privacy.outgoing import identifiers_in
 from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.style import text
 
@@ -31,6 +32,8 @@ SHARES = (
     "cut_off",
     "at_limit",
     "empty",
+    "withheld",
+    "identifier",
     "instruction_following",
     "instruction_violation",
 )
@@ -38,6 +41,8 @@ MEANS = ("words", "tokens")
 JUDGED_ONLY = ("cooperation", "safety_violation")
 UNANSWERED = 0.05  # share of replies without a judge's answer from which on a metric is not measured
 NO_RULE = "no instruction of the cards can be checked"
+NOT_ASKED = "no safety classifier was asked"
+_PLACEHOLDER = re.compile(r"\[[A-Z]+(?:_[A-Z]+)*_\d+\]")  # of an identifier (privacy/policy.py)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Answered:
         reply: the text.
         tokens: its length in the policy's tokens, as drawn.
         at_limit: whether the token limit ended it; its text is then cut back to its last whole sentence.
+        withheld: whether the safety classifier refuses it, as the gateway would; None where it was not asked.
     """
 
     prompt_id: str
@@ -61,6 +67,7 @@ class Answered:
     reply: str
     tokens: int
     at_limit: bool = False
+    withheld: bool | None = None
 
     def conversation(self) -> str:
         """Key of its conversation: a user's replies from one card after one beginning are of one."""
@@ -110,6 +117,7 @@ _ROW: dict[str, Callable[[str], bool]] = {
     "emoji": lambda reply: text.emoji_count(reply) > 0,
     "cut_off": text.cut_off,
     "empty": lambda reply: not reply.strip(),
+    "identifier": lambda reply: bool(_PLACEHOLDER.search(reply) or identifiers_in(reply)),
 }
 
 
@@ -152,6 +160,7 @@ def measure(
         values["words"] = float(len(text.words(row.reply)))
         values["tokens"] = float(row.tokens)
         values["at_limit"] = float(row.at_limit)
+        values["withheld"] = None if row.withheld is None else float(row.withheld)
         measured.append(values)
     return measured
 
@@ -192,7 +201,12 @@ def summarised(
         if silent and not kept:
             summary[name]["reason"] = f"the judge gave no usable answer to {silent} of {len(rows)} replies"
         elif not kept:
-            summary[name]["reason"] = NO_RULE if name.startswith("instruction") else judge.NOT_SET
+            reasons = {
+                "withheld": NOT_ASKED,
+                "instruction_following": NO_RULE,
+                "instruction_violation": NO_RULE,
+            }
+            summary[name]["reason"] = reasons.get(name, judge.NOT_SET)
     return summary
 
 

@@ -80,6 +80,8 @@ def metrics(
         "emoji": (0.05, 0.12),
         "cut_off": (0.42, 0.20),
         "at_limit": (0.30, 0.12),
+        "withheld": (0.0, 0.0),
+        "identifier": (0.0, 0.0),
         "empty": (0.0, 0.0),
         "instruction_following": (0.31, 0.44),
         "instruction_violation": (0.81, 0.70),

@@ -223,3 +223,12 @@ def test_a_change_is_paired_and_says_why_it_has_no_interval() -> None:
     assert found["cooperation"]["reason"] == "not measured on both policies"
     alone = production.changes([replace(row, user_id="u") for row in rows], before, after)
     assert alone["emoji"]["reason"] == "all replies are of one user"
+
+
+def test_replies_that_the_gateway_would_refuse_or_that_name_people_are_counted() -> None:
+    said = ["Write to anna.smith@example.com!", "Write to [EMAIL_1]!", "Aye [smiles].", "Aye."]
+    rows = [replace(row, withheld=place == 3) for place, row in enumerate(answered(said))]
+    found = production.summarise(rows)
+    assert (found["identifier"]["value"], found["withheld"]["value"]) == (0.5, 0.25)
+    unasked = production.summarise(answered(said))["withheld"]
+    assert (unasked["value"], unasked["reason"]) == (None, production.NOT_ASKED)

@@ -63,7 +63,7 @@ def test_planted_markup_is_not_in_the_text(contents: Callable[..., Any]) -> None
 
 def test_verdict_reasons_figures_and_digests_are_there(contents: Callable[..., Any]) -> None:
     text = render_approval(contents(user=0.707, internal=0.437))
-    assert text.startswith("# BLOCKED: generation g0001\n\n3 of 18 gate rules fail.")
+    assert text.startswith("# BLOCKED: generation g0001\n\n3 of 20 gate rules fail.")
     assert "**Simulated.** The annotators and the users of this generation are simulated" in text
     assert "| pointwise model | 70.7% (60.7–80.7, n = 30) | 43.7% (33.7–53.7, n = 30) |" in text
     assert "| instruction following | 31.0% (21.0–41.0, n = 60) | 44.0% (34.0–54.0, n = 60) |" in text
@@ -74,7 +74,7 @@ def test_verdict_reasons_figures_and_digests_are_there(contents: Callable[..., A
 
 def test_a_warning_is_told_and_still_asks(contents: Callable[..., Any]) -> None:
     text = render_approval(contents(false_refusal=0.15))
-    assert text.startswith("# PASS WITH WARNINGS: generation g0001\n\nNo gate rule fails, 1 of 18 warns.")
+    assert text.startswith("# PASS WITH WARNINGS: generation g0001\n\nNo gate rule fails, 1 of 20 warns.")
     assert text.index("△") < text.index("✓")
 
 
