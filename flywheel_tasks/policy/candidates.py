@@ -1,6 +1,6 @@
 """Candidates of rejection sampling: which need no score, which are out whatever their score, and which one is kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,6 +86,18 @@ def mark_unusable(candidates: Sequence[Candidate]) -> None:
         elif plain in seen:
             candidate.reason = "duplicate"
         seen.add(plain)
+
+
+def mark_unsafe(candidates: Sequence[Candidate], refused: Collection[str]) -> None:
+    """Give a reason to candidates that the safety classifier refuses: the gateway would withhold what they teach.
+
+    Args:
+        candidates: of all prompts; those with a reason already are left out.
+        refused: their texts.
+    """
+    for candidate in candidates:
+        if not candidate.reason and candidate.text in refused:
+            candidate.reason = "unsafe"
 
 
 def mark_templated(candidates: Sequence[Candidate]) -> None:

@@ -19,6 +19,7 @@ from flywheel_tasks.policy.candidates import (
     decide,
     mark_disobedient,
     mark_templated,
+    mark_unsafe,
     mark_unusable,
     thresholds,
 )
@@ -26,6 +27,7 @@ from flywheel_tasks.policy.pool import Policy, draw, open_pool
 from flywheel_tasks.policy.prompts import CONTEXT, Prompt, choose, load_split
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
+from flywheel_tasks.safety.classifier import open_classifier, unsafe
 from flywheel_tasks.settings import TRAINABLE_SIGNALS
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.tables import write_rows
@@ -131,6 +133,10 @@ def run(io: StageIO) -> Mapping[str, Any]:
     """
     section, signals = io.settings.rejection_sample, io.settings.signal_models
     split = io.dep("data/split/policy_train.parquet")
+    safety, blocked = io.settings.safety, io.settings.curate.blocked_words
+    classifier = open_classifier(
+        safety, io.dep("safety_words"), blocked=blocked
+    )  # refused before anything is drawn
     prompts = load_split(split, io.dep("data/curated/cards.parquet"))
     prompts = choose(prompts, section.prompts, io.settings.seed, "rejection_sample")
     pool = open_pool(
@@ -145,6 +151,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     everything = [candidate for candidates in by_prompt for candidate in candidates]
     for candidates in by_prompt:
         mark_unusable(candidates)
+    texts = [candidate.text for candidate in everything if not candidate.reason]
+    mark_unsafe(everything, unsafe(classifier, texts, safety.threshold))
     if section.drop_templated:
         mark_templated(everything)
     for candidates in by_prompt:

@@ -16,6 +16,7 @@ from flywheel_tasks.policy.candidates import (
     decide,
     mark_disobedient,
     mark_templated,
+    mark_unsafe,
     mark_unusable,
     thresholds,
 )
@@ -89,6 +90,15 @@ def test_empty_cut_off_and_repeated_replies_are_not_scored() -> None:
     assert [row.reason for row in rows] == ["", "duplicate", "empty", "cut_off", ""]
     assert rows[-1].text == "It is 3.5 miles."
     assert len({row.candidate_id for row in rows}) == 5
+
+
+def test_what_the_gateway_would_withhold_is_not_learned() -> None:
+    rows = candidates_of(
+        PROMPT, "champion", [Reply(text, 2, True) for text in ("Aye.", "How to brew it: ...", "")]
+    )
+    mark_unusable(rows)
+    mark_unsafe(rows, {"How to brew it: ...", ""})
+    assert [row.reason for row in rows] == ["", "unsafe", "empty"]
 
 
 def _obedience(section: dict[str, Any], *texts: str, instructions: tuple[str, ...]) -> list[str]:
