@@ -19,6 +19,7 @@ from flywheel_tasks.serving.keys import KeyRing, keys_path, read_keys
 from flywheel_tasks.serving.limits import RateLimiter
 from flywheel_tasks.serving.metrics import Metrics, metrics_folder, worker_name
 from flywheel_tasks.serving.recorder import Recorder
+from flywheel_tasks.serving.remembered import RememberedRegistry
 from flywheel_tasks.serving.rollout import Rollout, rollout_of
 from flywheel_tasks.serving.safety import Guard
 from flywheel_tasks.serving.turns import TurnIndex
@@ -109,7 +110,8 @@ class Gateway:
         serve = settings.serve
         self.state = root / serve.state
         self.state.mkdir(parents=True, exist_ok=True)
-        self._registry = open_registry(settings.registry.location, root)
+        registry = open_registry(settings.registry.location, root)
+        self._registry = RememberedRegistry(registry, self.state / "registry.json")
         self._cards_file = _Watched(root / serve.cards)
         with self._cards_file.change():
             self.cards: Cards = load_cards(self._cards_file.path)

@@ -9,7 +9,9 @@ import pytest
 
 from flywheel_tasks.serving import gateway as module
 from flywheel_tasks.serving.keys import revoke_key
-from tests.serving.conftest import CARDS, Live, wait_for, write_cards
+from flywheel_tasks.storage.registry import Registry
+from flywheel_tasks.storage.registry_state import State
+from tests.serving.conftest import CARDS, Live, start_experiment, wait_for, write_cards
 
 Start = Callable[..., Live]
 
@@ -70,3 +72,37 @@ def test_a_registry_that_hangs_keeps_no_key_alive(live: Start, monkeypatch: pyte
         wait_for(lambda: gateway.chat("Hi", role="ann").status_code == 401)
     finally:
         ends.set()
+
+
+def test_a_gateway_that_starts_while_the_registry_is_out_of_reach_serves_what_it_said_last(
+    live: Start, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert live().chat("Hi").status_code == 200
+
+    def gone(self: Registry) -> State:
+        raise ConnectionError("no route to host")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "state", gone)
+        again = live()
+        assert again.chat("Hi").status_code == 200
+        assert "its last known state is served" in caplog.text
+    start_experiment(root)
+    wait_for(lambda: bool(again.gateway.rollout and again.gateway.rollout.running))
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "state", gone)
+        with pytest.raises(ConnectionError):  # what is known by now is newer than what is kept
+            again.gateway._registry.state()
+
+
+def test_without_a_word_of_the_registry_nobody_is_served(
+    live: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: Registry) -> State:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(Registry, "state", gone)
+    kept = root / ".flywheel/serve/registry.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text('{"champion": 5}')
+    assert live().chat("Hi").status_code == 503
