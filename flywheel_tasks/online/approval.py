@@ -126,6 +126,23 @@ def _from_the_champion(root: Path, generation: str) -> None:
         )
 
 
+def _tries(root: Path, generation: str, verdict_digest: str) -> str:
+    """How often the gate has declined models of this generation: each try on the same prompts may pass by luck."""
+    declined = {
+        change.detail["verdict_digest"]
+        for change in registry_of(root).history()
+        if change.kind == "declined" and change.detail.get("generation") == generation
+        if "verdict_digest" in change.detail
+    }
+    if not (before := len(declined - {verdict_digest})):
+        return ""
+    times = "once" if before == 1 else f"{before} times"
+    return (
+        f"\n\n**Made again.** {generation} has been declined {times} before, and was judged on the same "
+        "evaluation prompts each time: a pass by luck becomes likelier with every try."
+    )
+
+
 def launch_request(root: Path) -> Request:
     """The question whether a gated model may go into an A/B test.
 
@@ -141,6 +158,7 @@ def launch_request(root: Path) -> Request:
     # The gate's text names what it is about. Without these digests its figures are another model's.
     if verdict["model_digest"] not in body or digest not in body:
         raise ApprovalError(f"{GATE_TEXT} is not of this verdict: run stage gate again")
+    body += _tries(root, verdict["generation"], digest)
     return Request("launch", verdict["generation"], verdict["model_digest"], digest, body)
 
 

@@ -283,3 +283,13 @@ def test_what_grew_from_a_champion_that_was_dropped_is_not_put_up_for_approval(r
         ApprovalError, match=r"g0001 was made from g0000, which is not champion any more \(base is\)"
     ):
         call(registry.approve_app, root, "launch", "--by", "ada")
+
+
+def test_a_generation_that_was_declined_and_made_again_says_so(root: Path) -> None:
+    call(registry.approve_app, root, "launch", "--by", "ada", "--reject")
+    shown = call(registry.approve_app, root, "launch", "--by", "ada")
+    assert "Made again" not in shown, "of this verdict, the answer was changed"
+    call(registry.approve_app, root, "launch", "--by", "ada", "--reject")
+    write_verdict(root, "warn")
+    shown = call(registry.approve_app, root, "launch", "--by", "ada")
+    assert "g0001 has been declined once before" in shown
