@@ -133,7 +133,12 @@ def _left(root: Path, settings: Any, user: str | None, remotes: Sequence[str], r
         ("examples in questions that Airflow asked", "delete those runs in its UI, or airflow db clean")
     )
     rows.append(("other checkouts", "flywheel forget USER, in each"))
-    rows.append(("models named above", "people decide: train again without the user, or retire them"))
+    retire = (
+        "flywheel rollback --champion --to GENERATION, the newest that is not named, and the next generation"
+    )
+    rows.append(
+        ("models named above", f"people decide: leave them, or retire them ({retire} starts from it)")
+    )
     rows.append(("backups, earlier versions in a versioned bucket of the DVC remote", "by their own tools"))
     _table("Not reached from here", ("what", "how"), rows, "nothing")
 

@@ -188,6 +188,10 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why, for the history.")],
     root: Root = Path(),
     champion: Annotated[bool, typer.Option("--champion", help="Go back to the champion before.")] = False,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="With --champion: to this earlier one instead (`base`: the first)."),
+    ] = None,
     generation: Generation = None,
     yes: Yes = False,
 ) -> None:
@@ -196,14 +200,19 @@ def rollback(
     from flywheel_tasks.online.promotion import rollback as roll_back
     from flywheel_tasks.storage.registry_state import RegistryError
 
+    if to is not None and not champion:
+        raise RegistryError("--to names a champion: it goes with --champion")
     if champion:
-        state = registry_of(root.resolve()).state()
-        if state.champion is not None and state.previous is not None:
-            now, before = state.champion.generation, state.previous.generation
-            _confirm(f"{before} becomes champion again, and {now} cannot be brought back. Go on?", yes)
-        restored = registry_of(root.resolve()).restore(reason, by=by).champion
+        registry = registry_of(root.resolve())
+        now = registry.state().champion
+        _confirm(f"{to or 'The champion before'} becomes champion again. Go on?", yes)
+        restored = registry.restore(reason, by=by, to=to).champion
+        assert now is not None
         assert restored is not None
         console.print(f"Champion: {restored.generation}")
+        console.print(
+            f"To take it back: flywheel rollback --champion --to {now.generation} --by NAME --reason WHY"
+        )
         return
     running = one_running(root.resolve(), generation)
     if running is None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field, ValidationError
 
 from flywheel_tasks.storage import registry_state as rules
+from flywheel_tasks.storage.champions import earlier_champion
 from flywheel_tasks.storage.objects import Exists, MissingObjectError, ObjectStore, open_store
 from flywheel_tasks.storage.registry_state import (
     Analysis,
@@ -259,9 +260,20 @@ class Registry:
             detail["verdict_digest"] = verdict_digest
         return self._change("declined", by, detail, lambda s: rules.declined(s, generation), retry=True)
 
-    def restore(self, reason: str, *, by: str) -> State:
-        """Make the champion before the last promotion champion again."""
-        return self._change("restored", by, {"reason": reason}, rules.restored)
+    def restore(self, reason: str, *, by: str, to: str | None = None) -> State:
+        """Make an earlier champion champion again, so that a restoration can be taken back too.
+
+        Args:
+            reason: for the history.
+            by: who does it.
+            to: its generation (``base``: what the registry began with); None: the one before the last promotion.
+
+        Raises:
+            RegistryError: it has never been champion or is it now, there is none before, or a test is running.
+        """
+        model = None if to is None else earlier_champion((change.state for change in self.history()), to)
+        detail = {"reason": reason} if model is None else {"reason": reason, "to": model.generation}
+        return self._change("restored", by, detail, lambda s: rules.restored(s, model))
 
     # What a generation started from
 

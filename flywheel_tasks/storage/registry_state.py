@@ -290,10 +290,12 @@ def declined(state: State, generation: str) -> State:
     return state
 
 
-def restored(state: State) -> State:
-    """The champion before the last promotion is champion again. Refused while an experiment runs."""
+def restored(state: State, to: ModelRef | None = None) -> State:
+    """The champion before the last promotion, or one of before that, is champion again. Refused while a test runs."""
     if (experiment := state.running()) is not None:
         raise RegistryError(f"experiment {experiment.plan.experiment} is running; roll it back first")
-    if state.previous is None:
-        raise RegistryError("there is no earlier champion to go back to")
-    return state.with_(champion=state.previous, previous=None)
+    if (again := to or state.previous) is None:
+        raise RegistryError(
+            "there is no champion of just before to go back to; name an earlier one with --to"
+        )
+    return state.with_(champion=again, previous=None)

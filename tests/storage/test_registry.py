@@ -91,7 +91,7 @@ def test_a_whole_generation_is_its_history(tmp_path: Path) -> None:
     assert state.candidate is None
     assert state.experiments["g0001"].status == "promoted"
     assert registry.restore("complaints", by="ada").champion == model("base", BASE)
-    with pytest.raises(RegistryError, match="no earlier champion"):
+    with pytest.raises(RegistryError, match="name an earlier one with --to"):
         registry.restore("again", by="ada")
     kinds = [(change.kind, change.by, change.at) for change in registry.history()]
     assert [kind for kind, _, _ in kinds] == [
@@ -157,3 +157,24 @@ def test_inputs_of_a_generation_never_change(store: ObjectStore) -> None:
     assert registry.generations() == ["g0001"]
     with pytest.raises(RegistryError, match="there is no generations/g0002"):
         registry.get_generation("g0002", "logs.json")
+
+
+def test_any_earlier_champion_can_come_back_and_a_restoration_be_taken_back(tmp_path: Path) -> None:
+    registry = Registry(open_store("registry", tmp_path))
+    launched(registry)
+    analysed(registry)
+    approve_promotion(registry)
+    registry.promote("g0001", by="scheduler")
+    with pytest.raises(RegistryError, match="g0001 is champion now"):
+        registry.restore("why", by="ada", to="g0001")
+    with pytest.raises(RegistryError, match="g0007 has never been champion; these have: base, g0001"):
+        registry.restore("why", by="ada", to="g0007")
+    registry.restore("by mistake", by="ada")
+    assert registry.restore("it was a mistake", by="ada", to="g0001").champion == model("g0001", NEW)
+    assert registry.restore("trained on a forgotten user", by="ada", to="base").champion == model(
+        "base", BASE
+    )
+    assert [change.detail for change in registry.history()][-2:] == [
+        {"reason": "it was a mistake", "to": "g0001"},
+        {"reason": "trained on a forgotten user", "to": "base"},
+    ]
