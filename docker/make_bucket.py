@@ -1,9 +1,16 @@
 """Makes the bucket of the DVC remote and the registry. Credentials and endpoint: boto3's environment."""
 
 import sys
+from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
+
+
+def _region(client: Any) -> str | None:
+    """What AWS wants to be told of a bucket outside of its first region; other stores have no such regions."""
+    at_aws = client.meta.endpoint_url.endswith(".amazonaws.com")
+    return client.meta.region_name if at_aws and client.meta.region_name != "us-east-1" else None
 
 
 def make_bucket(name: str) -> bool:
@@ -24,7 +31,12 @@ def make_bucket(name: str) -> bool:
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
             raise
-        client.create_bucket(Bucket=name)
+        create = (
+            {"CreateBucketConfiguration": {"LocationConstraint": region}}
+            if (region := _region(client))
+            else {}
+        )
+        client.create_bucket(Bucket=name, **create)
         return True
     return False
 

@@ -91,58 +91,6 @@ def _show_logs(found: Mapping[str, Any], what: str) -> None:
         _table("Raw logs that cannot be read to their end", ("file", "what is wrong"), broken, "none")
 
 
-def _keys_of(root: Path, settings: Any, user: str | None) -> list[str]:
-    """The API keys that hold the raw id: of what a key's holder says, new lines would come."""
-    from flywheel_tasks.serving.keys import keys_path, read_keys
-
-    keys = read_keys(keys_path(root / settings.serve.state))
-    return [key.id for key in keys if user is not None and user in (key.user_id, key.name)]
-
-
-def _left(root: Path, settings: Any, user: str | None, remotes: Sequence[str], raw_logs: bool) -> None:
-    """Say what is not reached from here, and the command for each."""
-    from flywheel_tasks.serving.journal import unsealed
-
-    rows = [(f"DVC remote {name}", "flywheel forget USER --remotes") for name in remotes]
-    if not raw_logs:
-        rows.append(("raw logs", "flywheel forget USER --raw-logs"))
-    elif unsealed(root / settings.serve.logs).open:
-        again = f"flywheel forget USER --raw-logs, again in {settings.serve.segment_seconds:g} seconds"
-        rows.append(("what a running gateway has logged since its last segment", again))
-    if user is None:
-        rows.append(
-            (
-                "the gateway's digests of who said what",
-                f"flywheel forget with the raw id; they go after {settings.serve.turn_days} days anyway",
-            )
-        )
-    if settings.logs.location.startswith("ibis+"):
-        rows.append(("the warehouse", "delete the user's rows there; the next generation extracts it anew"))
-    if "://" in settings.ab.events:
-        rows.append((f"events for A/B tests ({settings.ab.events})", "delete the user's rows there"))
-    for key in _keys_of(root, settings, user):
-        rows.append(
-            (f"API key {key}, which names the user and lets them go on", f"flywheel serve keys revoke {key}")
-        )
-    if settings.label.annotator != "simulated":
-        told = "exports and previews of tasks"
-        if settings.label.annotator == "label_studio":
-            told = f"Label Studio, which gives them out again with every `annotation pull`, and {told}"
-        rows.append((told, "delete the tasks named above there"))
-    rows.append(
-        ("examples in questions that Airflow asked", "delete those runs in its UI, or airflow db clean")
-    )
-    rows.append(("other checkouts", "flywheel forget USER, in each"))
-    retire = (
-        "flywheel rollback --champion --to GENERATION, the newest that is not named, and the next generation"
-    )
-    rows.append(
-        ("models named above", f"people decide: leave them, or retire them ({retire} starts from it)")
-    )
-    rows.append(("backups, earlier versions in a versioned bucket of the DVC remote", "by their own tools"))
-    _table("Not reached from here", ("what", "how"), rows, "nothing")
-
-
 def forget(
     user: Annotated[str, typer.Argument(help="The raw user id, as the logs have it.")],
     hashed: Annotated[bool, typer.Option("--hashed", help="USER is the hash already.")] = False,
@@ -177,6 +125,7 @@ def _forget(
     remotes: bool,
     dry_run: bool,
 ) -> None:
+    from flywheel_tasks.cli.not_reached import keys_of, not_reached
     from flywheel_tasks.pipeline.trained_on import checkpoints_of
     from flywheel_tasks.privacy import forget as tables
     from flywheel_tasks.privacy.forget_labels import remove_labels
@@ -190,9 +139,10 @@ def _forget(
     ids, journal = tables.Ids(who), tables.Journal(root, who)
     # Before the splits change; those that an earlier run found it found before, too.
     checkpoints = sorted({*journal.read(ids), *checkpoints_of(root, who)})
+    fresh = True
     if not dry_run:
         journal.complete(ids, checkpoints)
-        _list_as_forgotten(root, settings, key, who)
+        fresh = _list_as_forgotten(root, settings, key, who)
     # It may take hours, and fail: by now nothing takes the user in again, and no row has gone that would be told of.
     logs = _find_logs(root, settings, key, who, names)
     paths = _tables_of(root, settings)
@@ -221,8 +171,9 @@ def _forget(
     console.print(
         f"User {who}" + (" (dry run: nothing is changed)" if dry_run else " is on the list of the forgotten")
     )
-    traces = (shown, given, checkpoints, turns, any(int(row[1]) for row in stored))
-    if not any(traces) and not any(of.lines for of in logs.values()):
+    keys = [] if user is None else keys_of(root, settings, user)
+    traces = (shown, given, checkpoints, turns, keys, any(int(row[1]) for row in stored))
+    if fresh and not any(traces) and not any(of.lines for of in logs.values()):
         console.print(
             "[bold]Nothing of this user was found[/bold]: no row, no line of a log, no label, no model. "
             "Is the id right? Upper and lower case and spaces count."
@@ -239,20 +190,22 @@ def _forget(
         _table("Tasks about the user that annotators may hold", ("task_id",), tasks, "none")
     headings = ("generation", "model", "splits")
     _table("Models trained on the user's data", headings, checkpoints, "none")
-    _left(root, settings, user, left, raw_logs)
+    rows = not_reached(root, settings, user, keys, left, raw_logs)
+    _table("Not reached from here", ("what", "how"), rows, "nothing")
     if not dry_run:
         journal.close()  # now that all of it has been said
 
 
-def _list_as_forgotten(root: Path, settings: Any, key: Any, who: str) -> None:
-    """Before any row goes, so that whatever happens next, no later run takes them in again."""
+def _list_as_forgotten(root: Path, settings: Any, key: Any, who: str) -> bool:
+    """Before any row goes, so that no later run takes them in again; False: they were listed before."""
     from flywheel_tasks.pipeline.generation import write_users
     from flywheel_tasks.storage.documents import read_json
     from flywheel_tasks.storage.forgotten import open_forgotten
 
-    open_forgotten(settings.registry.location, root).add(key.fingerprint, who)
+    added = open_forgotten(settings.registry.location, root).add(key.fingerprint, who)
     if (root / "inputs/users.json").exists():
         write_users(root, read_json(root / "inputs/users.json")["key"])
+    return added
 
 
 def _tables_of(root: Path, settings: Any) -> list[Path]:

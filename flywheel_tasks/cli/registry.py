@@ -132,7 +132,7 @@ def _answer(
 ) -> str:
     from flywheel_tasks.online.approval import ApprovalError, record_answer, request_of
 
-    shown = request_of(root.resolve(), kind, generation)
+    shown = request_of(root.resolve(), kind, generation, refusing=reject)
     if generation not in (None, shown.generation):
         raise ApprovalError(f"the workspace holds {shown.generation}, not {generation}")
     if kind == "launch" and reject:

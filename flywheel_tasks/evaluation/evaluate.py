@@ -21,6 +21,7 @@ from flywheel_tasks.evaluation.replies import REPLIES
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sampler import Sampler
+from flywheel_tasks.privacy.outgoing import kept_types
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.safety.classifier import open_classifier, unsafe
 from flywheel_tasks.storage.tables import read_rows, write_rows
@@ -70,7 +71,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     detector = open_detector(io.dep("models/embedder"), io.settings.compute)
     trained = [cards[card] for card in trained_cards(io.dep("data/split")) if card in cards]
     return {
-        **measure(rows, drawn, answers, detector, trained, withheld),
+        **measure(rows, drawn, answers, detector, trained, withheld, kept_types(io.settings.privacy.policy)),
         **describe(judge),
         "refusal_detector": {"by": detector.name} | ({"why": detector.why} if detector.why else {}),
         "suites": _suites(io, asked_cards, judge, detector),
@@ -180,6 +181,7 @@ def measure(
     detector: Detector | None = None,
     trained: Sequence[Card] = (),
     withheld: Collection[str] | None = None,
+    kept: Collection[str] = (),
 ) -> dict[str, Any]:
     """The metrics of evaluated rows.
 
@@ -190,6 +192,7 @@ def measure(
         detector: of refusals; the rules by default.
         trained: cards that the policy or its judges were trained on.
         withheld: replies that the safety classifier refuses; None where none was asked.
+        kept: types of identifiers that the privacy policy lets stay.
     """
     answered = {side: _answered(rows, side, drawn[side], withheld) for side in SIDES}
     seen = {card.card_id for card in trained}, {rule for card in trained for rule in card.instructions}
@@ -219,7 +222,7 @@ def measure(
         "reward": {  # only the difference of two replies to one prompt has a meaning
             "gain": mean([row["candidate_reward"] - row["champion_reward"] for row in rows], users)
         },
-        **_production(answered, answers or {}, detector),
+        **_production(answered, answers or {}, detector, kept),
         "unseen": {name: {side: new[side][name] for side in SIDES} for name in new["candidate"]},
         "instructions": production.instruction_coverage({row["card_id"]: _card(row) for row in rows}),
     }
@@ -244,9 +247,12 @@ def _answered(
 
 
 def _production(
-    answered: Mapping[str, Sequence[production.Answered]], answers: Answers, detector: Detector | None
+    answered: Mapping[str, Sequence[production.Answered]],
+    answers: Answers,
+    detector: Detector | None,
+    kept: Collection[str],
 ) -> dict[str, dict[str, Any]]:
-    measured = {side: production.measure(answered[side], answers.get(side), detector) for side in SIDES}
+    measured = {side: production.measure(answered[side], answers.get(side), detector, kept) for side in SIDES}
     summaries = {
         side: production.summarised(answered[side], measured[side], answers.get(side)) for side in SIDES
     }

@@ -113,8 +113,16 @@ def _digests(model: str, evidence: str, evidence_digest: str) -> str:
     return f"\n\n---\n\n**Your answer is bound to**\n\n- model `{model}`\n- {evidence} `{evidence_digest}`\n"
 
 
-def _from_the_champion(root: Path, generation: str) -> None:
-    """A model is tested against the champion that it was made from; one dropped meanwhile must not come back in it."""
+def made_from_the_champion(root: Path, generation: str) -> None:
+    """Make sure that the champion is still the one that a model was made from: one dropped must not come back in it.
+
+    Args:
+        root: the workspace.
+        generation: of the model.
+
+    Raises:
+        ApprovalError: another one is champion by now.
+    """
     state, here = registry_of(root).state(), current(root)
     if here is None or here["generation"] != generation or state.champion is None:
         return
@@ -143,8 +151,12 @@ def _tries(root: Path, generation: str, verdict_digest: str) -> str:
     )
 
 
-def launch_request(root: Path) -> Request:
+def launch_request(root: Path, *, refusing: bool = False) -> Request:
     """The question whether a gated model may go into an A/B test.
+
+    Args:
+        root: the workspace.
+        refusing: the answer will be no, which any model may get.
 
     Raises:
         GateBlockedError: the gate does not pass it: then nobody is asked.
@@ -152,9 +164,13 @@ def launch_request(root: Path) -> Request:
             another than the one that the generation began from.
     """
     verdict = passing_verdict(root / VERDICT, root / POLICY)
-    _from_the_champion(root, verdict["generation"])
+    if not refusing:
+        made_from_the_champion(root, verdict["generation"])
     digest = file_digest(root / VERDICT)
-    body = (root / GATE_TEXT).read_text(encoding="utf-8").rstrip()
+    try:
+        body = (root / GATE_TEXT).read_text(encoding="utf-8").rstrip()
+    except FileNotFoundError as error:  # a user was forgotten whom it may have quoted
+        raise ApprovalError(f"{GATE_TEXT} is gone: run stage gate again") from error
     # The gate's text names what it is about. Without these digests its figures are another model's.
     if verdict["model_digest"] not in body or digest not in body:
         raise ApprovalError(f"{GATE_TEXT} is not of this verdict: run stage gate again")
@@ -197,7 +213,13 @@ def promotion_request(root: Path, generation: str) -> Request:
     return Request("promotion", generation, analysis["model_digest"], digest, body)
 
 
-def request_of(root: Path, kind: Literal["launch", "promotion"], generation: str | None = None) -> Request:
+def request_of(
+    root: Path,
+    kind: Literal["launch", "promotion"],
+    generation: str | None = None,
+    *,
+    refusing: bool = False,
+) -> Request:
     """The question of either kind; a promotion's generation may be left out if only one test runs.
 
     Raises:
@@ -206,7 +228,7 @@ def request_of(root: Path, kind: Literal["launch", "promotion"], generation: str
         RegistryError: no generation is named and more than one test runs.
     """
     if kind == "launch":
-        return launch_request(root)
+        return launch_request(root, refusing=refusing)
     if generation is None:
         running = one_running(root, None)
         if running is None:

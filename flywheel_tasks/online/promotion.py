@@ -12,7 +12,7 @@ from flywheel_tasks.online.approval import (
 )
 from flywheel_tasks.online.launch import LaunchError, model_ref
 from flywheel_tasks.online.model_card import keep_card, keep_evidence, last_declined
-from flywheel_tasks.pipeline.model_files import model_folder
+from flywheel_tasks.pipeline.model_files import ModelLostError, model_folder
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import Registry
 from flywheel_tasks.storage.registry_state import ModelRef, State
@@ -28,7 +28,10 @@ def _check_files(root: Path, candidate: ModelRef) -> None:
         raise PromotionError(
             f"the candidate of {candidate.generation} was launched without DVC's hash of its files"
         )
-    model_folder(root, candidate)
+    try:
+        model_folder(root, candidate)
+    except ModelLostError as error:
+        raise PromotionError(str(error)) from error
 
 
 def promote(root: Path, generation: str, by: str) -> ModelRef:
@@ -41,7 +44,7 @@ def promote(root: Path, generation: str, by: str) -> ModelRef:
 
     Raises:
         ModelFilesError: the candidate's files are not here, and DVC does not bring them now.
-        PromotionError: nothing says under which hash DVC keeps them.
+        PromotionError: DVC has lost them, or nothing says under which hash it keeps them.
         ApprovalError: the kept analysis is not the recorded one.
         RegistryError: no valid analysis, or no matching approval.
     """

@@ -35,7 +35,7 @@ from flywheel_tasks.pipeline.generation_ids import (
     number_of,
 )
 from flywheel_tasks.pipeline.leftovers import living_dvc
-from flywheel_tasks.pipeline.params_file import write_params, write_setting
+from flywheel_tasks.pipeline.params_file import check_params, write_setting
 from flywheel_tasks.pipeline.pinned_data import (
     NO_PROFILE,
     NO_SPLITS,
@@ -46,6 +46,7 @@ from flywheel_tasks.pipeline.pinned_data import (
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
 from flywheel_tasks.pipeline.stage_io import locks_of
 from flywheel_tasks.settings import Settings, SettingsError, load_settings
+from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.forgotten import open_forgotten
@@ -111,15 +112,19 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
         raise GenerationError(
             f"{generation} was opened by an earlier version, whose tables hold raw user ids: open a new generation"
         )
-    leave(root, generation)
-    if params and (root / "params.yaml").read_text(encoding="utf-8") != bundle["params"]:
-        try:
-            write_params(root, bundle["params"])
+    others = params and (root / "params.yaml").read_text(encoding="utf-8") != bundle["params"]
+    if others:
+        try:  # before anything is changed
+            check_params(root, bundle["params"])
         except SettingsError as error:
             raise GenerationError(
                 f"{generation} was opened by another release, whose params.yaml this one cannot read: {error}. "
                 "Go on with that release, or open a new generation"
             ) from error
+    leave(root, generation)
+    if others:
+        with atomic_path(root / "params.yaml", synced=True) as temporary:
+            temporary.write_text(bundle["params"], encoding="utf-8")
     champion, previous = ModelRef.model_validate(bundle["champion"]), bundle.get("previous")
     _pin(root, "logs.json", bundle["logs"])
     # A release that pinned none of these opened it: as before the first launch.

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from flywheel_tasks.online.approval import LAUNCHABLE
+from flywheel_tasks.online.approval import LAUNCHABLE, made_from_the_champion
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
 from flywheel_tasks.pipeline.generation import open_generation
@@ -85,6 +85,7 @@ def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
         return found.decision == "approve"
     if settings.approval.local != "policy":
         return False
+    made_from_the_champion(root, verdict["generation"])
     registry.record_approval(
         "launch",
         generation=verdict["generation"],

@@ -17,7 +17,11 @@ _log = logging.getLogger(__name__)
 
 
 class ModelFilesError(RuntimeError):
-    """A model's files are not here, and DVC does not bring them."""
+    """A model's files are not here, and DVC does not bring them now."""
+
+
+class ModelLostError(ModelFilesError):
+    """DVC does not have a model's files, or has others under their hash: they will not come another time."""
 
 
 def model_folder(root: Path, model: ModelRef) -> Path:
@@ -38,14 +42,14 @@ def model_folder(root: Path, model: ModelRef) -> Path:
                 return place
         _bring(root, kept, model)
     if (found := tree_digest(kept)) != model.digest:
-        raise ModelFilesError(f"{kept} is {found}, the registry says {model.digest}")
+        raise ModelLostError(f"{kept} is {found}, the registry says {model.digest}")
     return kept
 
 
 def _bring(root: Path, kept: Path, model: ModelRef) -> None:
     """Have DVC place a model's files, by their hash."""
     if model.dvc is None:
-        raise ModelFilesError(
+        raise ModelLostError(
             f"model {model.generation} is not on this machine, and the registry has no DVC hash for it"
         )
     _log.warning("model %s comes from DVC", model.generation)
@@ -55,6 +59,8 @@ def _bring(root: Path, kept: Path, model: ModelRef) -> None:
     target = str(pointer.relative_to(root))
     try:
         runner.bring(root, target)
+    except runner.LostDataError as error:
+        raise ModelLostError(f"model {model.generation}: DVC has lost it: {error}") from error
     except runner.StageFailedError as error:
         raise ModelFilesError(f"model {model.generation}: DVC does not bring it: {error}") from error
     finally:

@@ -1,6 +1,7 @@
-"""Writes params.yaml: a single number, where every other character stays, or all of it."""
+"""Writes single numbers into params.yaml; every other character of it, a person's, stays. Checks whole texts."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 
@@ -29,22 +30,23 @@ def write_setting(root: Path, name: str, value: int) -> None:
             temporary.write_bytes(after.encode("utf-8"))
 
 
-def write_params(root: Path, text: str) -> None:
-    """Put another text in the place of params.yaml, if it can be read.
+def check_params(root: Path, text: str) -> None:
+    """Make sure that this release can read a text as params.yaml.
 
     Args:
-        root: the workspace.
+        root: the workspace, in which the text is laid for a moment.
         text: of the file.
 
     Raises:
-        SettingsError: this release cannot read it; the file stays as it is.
+        SettingsError: it cannot.
     """
-    with atomic_path(root / FILE, synced=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with TemporaryDirectory(dir=root, prefix=".params-") as folder:
+        path = Path(folder) / FILE
+        path.write_text(text, encoding="utf-8")
         try:
-            load_settings(temporary)
+            load_settings(path)
         except SettingsError as error:
-            raise SettingsError(str(error).replace(str(temporary), FILE)) from error
+            raise SettingsError(str(error).replace(str(path), FILE)) from error
 
 
 def _with(text: str, keys: list[str], value: int, what: str) -> str:

@@ -134,9 +134,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     section, signals = io.settings.rejection_sample, io.settings.signal_models
     split = io.dep("data/split/policy_train.parquet")
     safety, blocked = io.settings.safety, io.settings.curate.blocked_words
-    classifier = open_classifier(
-        safety, io.dep("safety_words"), blocked=blocked
-    )  # refused before anything is drawn
+    # One that cannot be used is an error before anything is drawn.
+    classifier = open_classifier(safety, io.dep("safety_words"), blocked=blocked)
     prompts = load_split(split, io.dep("data/curated/cards.parquet"))
     prompts = choose(prompts, section.prompts, io.settings.seed, "rejection_sample")
     pool = open_pool(

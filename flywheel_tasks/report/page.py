@@ -8,7 +8,12 @@ from markupsafe import Markup, escape
 from flywheel_tasks.report import figures
 from flywheel_tasks.report.approval import BADGES
 from flywheel_tasks.report.contents import Contents, most_different
-from flywheel_tasks.report.reward_models import against_earlier, learned_from, quality_rows
+from flywheel_tasks.report.reward_models import (
+    against_earlier,
+    learned_from,
+    one_feature_judges,
+    quality_rows,
+)
 from flywheel_tasks.report.styles import style_table, style_trends
 from flywheel_tasks.report.template import render_file
 
@@ -51,7 +56,7 @@ def render_page(contents: Contents) -> str:
         "rl_gain": figures.rl_gain(contents.metrics),
         "accuracy": figures.accuracy_bars(contents.metrics),
         "quality": quality_rows(contents.metrics),
-        "learned_from": learned_from(contents.metrics),
+        "learned_from": [*learned_from(contents.metrics), *one_feature_judges(contents.metrics)],
         "against_earlier": against_earlier(contents.metrics),
         "judge": None if evaluate.get("judge") in (None, "none") else evaluate["judge"],
         "detector": _DETECTORS.get(

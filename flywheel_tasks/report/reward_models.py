@@ -46,6 +46,20 @@ def _pairs(model: str, node: Mapping[str, Any]) -> str:
     return f"{model}: learned {node['own']} pairs of this generation, and of earlier ones {', '.join(parts)}."
 
 
+def one_feature_judges(metrics: Mapping[str, Any]) -> list[str]:
+    """A sentence a model: what looking at one feature of the surface would reach on the same held-out pairs."""
+    found = ((name, figures.get(metrics, stage, "heldout")) for stage, name in MODELS.items())
+    return [
+        f"{name}: {figures.percent(node['accuracy']['value'])} right on all held-out pairs; a judge that looks at "
+        f"one feature alone ({node['surface']['feature']}: {node['surface']['better']} is better), "
+        f"{figures.percent(node['surface']['accuracy']['value'])}."
+        for name, node in found
+        if isinstance(node, Mapping)
+        and "surface" in node
+        and node["surface"]["accuracy"]["value"] is not None
+    ]
+
+
 def against_earlier(metrics: Mapping[str, Any]) -> list[str]:
     """A sentence a model: how it compares with the last launched generation's on the same pairs, or why not."""
     found = ((name, figures.get(metrics, stage, "earlier")) for stage, name in MODELS.items())

@@ -17,6 +17,7 @@ from flywheel_tasks.rewards.earlier_pairs import Found, earlier_pairs
 from flywheel_tasks.rewards.encoding import Kind, Limits, at_limit, reward_tokenizer
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs, require
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
+from flywheel_tasks.rewards.surface import one_feature
 from flywheel_tasks.rewards.trainer import Row, train_rows
 from flywheel_tasks.settings import PreferenceModel
 
@@ -117,7 +118,7 @@ def train_and_measure(
         | {"pairs": len(rows), "left_out_as_equal": len(equal)}
         | ({"replies_at_limit": replies_at_limit(rows, limits)} if recipe.kind == "pointwise" else {}),
         "pairs": {"own": len(own), "earlier": len(before.pairs), "by_generation": before.account},
-        "heldout": agreement(heldout, margins),
+        "heldout": agreement(heldout, margins) | {"surface": one_feature([*own, *before.pairs], heldout)},
         "earlier": against_earlier(io, recipe.kind, heldout, margins, margins_of),
         "head_moved": trained.head_moved,
     }

@@ -3,8 +3,6 @@
 import logging
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.registry import Registry
 from flywheel_tasks.storage.registry_state import State
@@ -44,13 +42,16 @@ class RememberedRegistry:
             )
             return kept
         if found != self._last:
-            with atomic_path(self._path) as temporary:
-                temporary.write_text(found.model_dump_json(), encoding="utf-8")
             self._last = found
+            try:
+                with atomic_path(self._path) as temporary:
+                    temporary.write_text(found.model_dump_json(), encoding="utf-8")
+            except OSError as error:  # what the registry says holds all the same
+                _log.error("the registry's state is not kept for the next start: %s", error)
         return found
 
     def _kept(self) -> State | None:
         try:
             return State.model_validate_json(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValidationError):
+        except (OSError, ValueError):  # absent, or nothing that a gateway of this release has written
             return None

@@ -12,8 +12,8 @@ from flywheel_tasks.serving.backend import ModelError, Piece, Prompt, RequestRef
 from flywheel_tasks.settings import Sampling, ServeUpstream
 
 API_KEY = "FLYWHEEL_UPSTREAM_API_KEY"
-# Answers of a server that has no list of its models.
-_NO_LIST = frozenset({404, 405, 501})
+# Answers of a server that shows no list of its models, to this key or to anybody.
+_NO_LIST = frozenset({401, 403, 404, 405, 501})
 # Answers by which a server refuses one request and says nothing about its model.
 _REFUSED = frozenset({400, 413, 422})
 
@@ -62,6 +62,7 @@ class UpstreamModel:
         home = settings.url.replace("{model}", model).rstrip("/")
         self._url, self._list_url = f"{home}/chat/completions", f"{home}/models"
         self._name = settings.model.replace("{model}", model)
+        self._of_generation = "{model}" in settings.model
         self._list_timeout = aiohttp.ClientTimeout(total=settings.connect_seconds)
         self._fixed: Mapping[str, Any] = {
             "model": self._name,
@@ -73,10 +74,12 @@ class UpstreamModel:
         self._client = client
 
     async def check(self) -> None:
-        """Make sure that the server is there and lists the model; one that keeps no list is believed.
+        """Make sure that the server is there and lists the model; one that shows no list is believed.
+
+        So is one whose model has a fixed name in the settings: whatever it calls it, it has no other.
 
         Raises:
-            ModelError: it is not there in time, lets nobody in, or lists others only.
+            ModelError: it is not there in time, or lists others only.
         """
         try:
             async with self._client.get(self._list_url, timeout=self._list_timeout) as response:
@@ -90,7 +93,7 @@ class UpstreamModel:
             raise ModelError(f"{self._list_url}: {type(error).__name__}") from error
         except (ValueError, TypeError, KeyError) as error:
             raise ModelError(f"{self._list_url}: not a list of models: {type(error).__name__}") from error
-        if self._name not in names:
+        if self._of_generation and not any(name in (self._name, f"{self._name}:latest") for name in names):
             raise ModelError(
                 f"{self._list_url} does not list {self._name}, but {', '.join(names[:10]) or 'none'}"
             )

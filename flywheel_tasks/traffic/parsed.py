@@ -151,13 +151,14 @@ class Parser:
                 if event.row["user_id"] in self._identity.forgotten:
                     parsed.forgotten += 1
                     continue
-                if not self._identity.sampled(event.row["user_id"]):
-                    parsed.not_sampled += 1
-                    continue
             parsed.renamed.update(event.renamed)
             parsed.profile.add_event(
                 event.type, event.row, {name: given[name] for name in event.unknown if name in given}
             )
+            # Like the columns' fast path, the profile counts everybody: what drifts is told of all.
+            if "user_id" in event.row and not self._identity.sampled(event.row["user_id"]):
+                parsed.not_sampled += 1
+                continue
             rows.setdefault(event.type, []).append({**event.row, "line": number})
         for kind, found in rows.items():
             schema = TABLES[TABLE_OF[kind]].append(LINE)
@@ -166,7 +167,7 @@ class Parser:
     def _refuse(
         self, parsed: Parsed, number: int, line: bytes, rule: str, detail: str, *, cut: bool = False
     ) -> bool:
-        """Put a line (or, ``cut``, the start of one) into quarantine; False if it is of a user who is left out."""
+        """Put a line (or, ``cut``, the start of one) into quarantine; False if it is a forgotten user's."""
         # Ids are masked before the line is cut, so that no cut leaves the start of one.
         found = self._mask.masked(line.decode(errors="backslashreplace"), cut=cut)
         if found.forgotten:
@@ -174,7 +175,7 @@ class Parser:
             return False
         if not self._in_sample(found.users, line):
             parsed.not_sampled += 1
-            return False
+            return True
         # Whose words the start of a line is that names nobody cannot be told, and so not be forgotten either.
         raw = found.text[:RAW_CHARACTERS] if found.users or not cut else ""
         told = self._mask.masked(detail)  # it may quote a part of the line

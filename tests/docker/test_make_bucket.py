@@ -32,3 +32,13 @@ def test_a_name_that_is_not_allowed_is_an_error(script: ModuleType, monkeypatch:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with pytest.raises(ClientError, match="InvalidBucketName"):
         script.make_bucket("ab")
+
+
+@mock_aws
+def test_in_another_region_of_aws_the_bucket_is_of_that_region(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    assert script.make_bucket("flywheel")
+    found = boto3.client("s3").get_bucket_location(Bucket="flywheel")
+    assert found["LocationConstraint"] == "eu-central-1"

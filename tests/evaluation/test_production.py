@@ -230,5 +230,8 @@ def test_replies_that_the_gateway_would_refuse_or_that_name_people_are_counted()
     rows = [replace(row, withheld=place == 3) for place, row in enumerate(answered(said))]
     found = production.summarise(rows)
     assert (found["identifier"]["value"], found["withheld"]["value"]) == (0.5, 0.25)
+    told = answered(said, said="I am [EMAIL_1].")
+    assert production.summarise(told)["identifier"]["value"] == 0.25, "the placeholder is the user's own word"
+    assert production.measure(told, kept=["EMAIL"])[0]["identifier"] == 0
     unasked = production.summarise(answered(said))["withheld"]
     assert (unasked["value"], unasked["reason"]) == (None, production.NOT_ASKED)

@@ -309,6 +309,21 @@ def test_other_files_are_not_promoted(root: Path) -> None:
     assert registry_of(root).state().champion.generation == "base"
 
 
+def test_a_candidate_that_dvc_has_lost_fails_for_good(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch_and_analyse(root, 200)
+    approve(root, "promotion")
+    write_model(root, "another")
+
+    def lost(_root: Path, target: str) -> None:
+        raise runner.LostDataError("neither here nor there")
+
+    monkeypatch.setattr(runner, "bring", lost)
+    with pytest.raises(
+        promotion.PromotionError, match="model g0001: DVC has lost it: neither here nor there"
+    ):
+        promotion.promote(root, "g0001", by="ada")
+
+
 def test_a_workspace_that_has_moved_on_keeps_no_winner_from_its_promotion(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_blocked_model_cannot_be_approved(root: Path) -> None:
     write_verdict(root, "block")
     with pytest.raises(GateBlockedError, match=r"win rate above 0\.65"):
         call(registry.approve_app, root, "launch", "--by", "ada")
+    assert registry_of(root).state().approvals == ()
 
 
 def test_a_plan_from_past_logs_becomes_the_rule_of_the_test(root: Path) -> None:
@@ -228,6 +229,12 @@ def test_after_a_rejection_the_next_step_is_a_no(root: Path) -> None:
     assert "Next: flywheel approve promotion --generation g0001 --by NAME --reject" in shown
 
 
+def test_without_the_approvers_text_nobody_is_asked(root: Path) -> None:
+    (root / "gate/approval.md").unlink()  # as after `flywheel forget`
+    with pytest.raises(ApprovalError, match=r"gate/approval\.md is gone: run stage gate again"):
+        call(registry.approve_app, root, "launch", "--by", "ada")
+
+
 def test_a_no_to_a_launch_that_has_happened_is_no_quiet_success(root: Path) -> None:
     call(registry.approve_app, root, "launch", "--by", "ada", "--generation", "g0001")
     run_launch(root)
@@ -279,6 +286,7 @@ def test_what_grew_from_a_champion_that_was_dropped_is_not_put_up_for_approval(r
     inputs = read_json(root / "inputs/generation.json")
     inputs["champion"] = {"model": "g0000", "digest": "sha256:" + "9" * 64}
     write_json(inputs, root / "inputs/generation.json")
+    call(registry.approve_app, root, "launch", "--by", "ada", "--reject")  # a no, any model may get
     with pytest.raises(
         ApprovalError, match=r"g0001 was made from g0000, which is not champion any more \(base is\)"
     ):

@@ -209,4 +209,5 @@ def test_settings_of_another_release_never_take_the_place_of_readable_ones(works
     with pytest.raises(GenerationError, match=r"g0001 was opened by another release.*\n?.*newest_"):
         generations.sync(workspace, "g0001")
     assert (workspace / "params.yaml").read_text() == before
-    assert not list(workspace.glob("params.yaml?*"))
+    assert current(workspace)["generation"] == "g0001"
+    assert not list(workspace.glob(".params*"))

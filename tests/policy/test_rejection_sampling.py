@@ -1,6 +1,6 @@
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import pytest
 from transformers import GenerationConfig
 
 from flywheel_tasks.chat.card import Card
+from flywheel_tasks.policy import rejection_sampling
 from flywheel_tasks.policy.candidates import (
     Candidate,
     Thresholds,
@@ -198,6 +199,27 @@ def test_stage(policy_io: Callable[..., Any], tiny_models: Path) -> None:
     assert metrics["thresholds"]["p_thumb_up"] is None
     # Both sources are sampled, in their share of the split (a quarter is internal).
     assert set(metrics["prompts_by_source"]) == {"internal", "user"}
+
+
+def test_the_safety_classifier_is_asked_about_every_candidate_that_could_be_learned(
+    policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    io = policy_io("rejection_sample", SHORT)
+    end_early(io.root)
+    asked: list[str] = []
+
+    def refuse_first(classifier: Any, texts: Sequence[str], threshold: float) -> dict[str, str]:
+        asked.extend(texts)
+        return {texts[0]: "harm"}
+
+    monkeypatch.setattr(rejection_sampling, "unsafe", refuse_first)
+    metrics = run(io)
+    rows = read_rows(io.out("data/rejection") / "candidates.parquet")
+    refused = [row for row in rows if row["text"] == asked[0] and row["reason"] != "duplicate"]
+    assert {row["reason"] for row in refused} == {"unsafe"}
+    assert {row["reward"] for row in refused} == {None}
+    assert metrics["reasons"]["unsafe"] == len(refused)
+    assert asked[0] not in [row["reply"] for row in read_rows(io.out("data/rejection") / "accepted.parquet")]
 
 
 def test_a_killed_run_draws_only_what_is_missing_and_ends_the_same(

@@ -226,6 +226,7 @@ def test_a_user_of_whom_nothing_is_found_is_no_quiet_success(workspace):
     output = call(workspace, f"{GONE} ")
     assert "Nothing of this user was found" in output
     assert "Upper and lower case and spaces count" in output
+    assert "Nothing of this user was found" not in call(workspace, f"{GONE} "), "they are on the list by now"
 
 
 def test_what_still_names_the_user_is_told(workspace):

@@ -61,6 +61,7 @@ def test_figures_reach_the_page(contents: Callable[..., Any]) -> None:
         "0.11 before RL, 0.35 after; gain 0.24 (95% interval 0.14–0.34, n = 40), flattered a little" in page
     )
     assert "+13.0 points" in page
+    assert "one feature alone (ends with a question: more is better), 58.0%." in page
     assert "-2.0 to +28.0" in page
     assert "PASS" in page
     assert 'polyline points="0.00,3.00 50.00,50.00 100.00,97.00"' in page

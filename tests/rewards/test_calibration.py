@@ -9,6 +9,7 @@ from flywheel_tasks.chat.card import Card
 from flywheel_tasks.rewards.agreement import agreement, alike, by_set
 from flywheel_tasks.rewards.calibration import brier, calibration_error, expected_calibration_error
 from flywheel_tasks.rewards.pairs import Pair
+from flywheel_tasks.rewards.surface import one_feature
 
 
 def pair(chosen: str, rejected: str, number: int = 0) -> Pair:
@@ -68,3 +69,18 @@ def test_without_several_reviews_there_is_no_accuracy_on_their_consensus_and_the
     """So that a gate's rule on it passes where it may be absent; a missing number would block."""
     alone = by_set([pair("Aye, a fine day.", "No.")], [0.3])["consensus"]["accuracy"]
     assert (alone["value"], alone["reason"]) == (None, "no held-out pair has several reviews that agree")
+
+
+def test_the_best_single_feature_is_chosen_on_training_pairs_and_measured_on_others() -> None:
+    learned = [pair(f"Aye {n}. And are you?", f"Aye {n}. So it is.", n) for n in range(20)]
+    heldout = [
+        pair("Why?", "No.", 1),
+        pair("Who?", "No.", 2),
+        pair("No.", "What?", 3),
+        pair("No.", "Yes.", 4),
+    ]
+    found = one_feature(learned, heldout)
+    assert (found["feature"], found["better"]) == ("ends with a question", "more")
+    assert found["accuracy"]["value"] == (1 + 1 + 0 + 0.5) / 4
+    fewer = one_feature([pair("Aye.", "Aye 🙂 🙂.", n) for n in range(9)], heldout)
+    assert (fewer["better"], fewer["accuracy"]["value"]) == ("less", 0.5)

@@ -303,7 +303,7 @@ def test_a_share_of_the_users_is_read_and_always_the_same_ones(tmp_path, make_io
         ]
         log.append(message(8, "robot", None, user_id=user, event_id=f"{user}-broken"))
     write_log(tmp_path, [*map(line, log), *(b"not json %d\n" % number for number in range(200))])
-    read = {}
+    read, drifts = {}, []
     for share in (1.0, 0.5, 0.2):
         metrics, folder = ingest(tmp_path, make_io, **{"ingest.sample_users": share})
         assert adds_up(metrics)
@@ -314,8 +314,10 @@ def test_a_share_of_the_users_is_read_and_always_the_same_ones(tmp_path, make_io
         # Broken lines are drawn too: their share of the log would seem many times what it is.
         broken = read_rows(folder / "quarantine.parquet")
         assert {row["user_ids"][0] for row in broken if row["user_ids"]} == read[share]
+        drifts.append(metrics["drift"])
         assert 0.5 * share <= sum(not row["user_ids"] for row in broken) / 200 <= min(1.0, 1.6 * share)
     assert read[0.2] < read[0.5] < read[1.0]
+    assert drifts[0] == drifts[1] == drifts[2], "what fields lines have is told of all"
 
 
 def test_the_same_logs_give_the_same_bytes(tmp_path, make_io):

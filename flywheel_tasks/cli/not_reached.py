@@ -1,0 +1,77 @@
+"""What ``flywheel forget`` does not reach: said at its end, with the command or the way for each."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+def keys_of(root: Path, settings: Any, user: str) -> list[str]:
+    """The API keys that hold the raw id: of what a key's holder says, new lines would come."""
+    from flywheel_tasks.serving.keys import KeysError, keys_path, read_keys
+
+    try:
+        keys = read_keys(keys_path(root / settings.serve.state))
+    except KeysError as error:
+        _log.warning("whether an API key names the user cannot be told: %s", error)
+        return []
+    return [key.id for key in keys if key.revoked is None and user in (key.user_id, key.name)]
+
+
+def not_reached(
+    root: Path,
+    settings: Any,
+    user: str | None,
+    keys: Sequence[str],
+    remotes: Sequence[str],
+    raw_logs: bool,
+) -> list[tuple[str, str]]:
+    """What is not reached from here, and the command or the way for each.
+
+    Args:
+        root: the workspace.
+        settings: of it.
+        user: the raw id, or None where only the hash is known.
+        keys: API keys that name the user.
+        remotes: of DVC, that were not looked at.
+        raw_logs: whether the raw logs were rewritten.
+    """
+    from flywheel_tasks.serving.journal import unsealed
+
+    rows = [(f"DVC remote {name}", "flywheel forget USER --remotes") for name in remotes]
+    if not raw_logs:
+        rows.append(("raw logs", "flywheel forget USER --raw-logs"))
+    elif unsealed(root / settings.serve.logs).open:
+        again = f"flywheel forget USER --raw-logs, again in {settings.serve.segment_seconds:g} seconds"
+        rows.append(("what a running gateway has logged since its last segment", again))
+    if user is None:
+        rows.append(
+            (
+                "the gateway's digests of who said what",
+                f"flywheel forget with the raw id; they go after {settings.serve.turn_days} days anyway",
+            )
+        )
+    if settings.logs.location.startswith("ibis+"):
+        rows.append(("the warehouse", "delete the user's rows there; the next generation extracts it anew"))
+    if "://" in settings.ab.events:
+        rows.append((f"events for A/B tests ({settings.ab.events})", "delete the user's rows there"))
+    for key in keys:
+        rows.append(
+            (f"API key {key}, which names the user and lets them go on", f"flywheel serve keys revoke {key}")
+        )
+    if settings.label.annotator != "simulated":
+        told = "exports and previews of tasks"
+        if settings.label.annotator == "label_studio":
+            told = f"Label Studio, which gives them out again with every `annotation pull`, and {told}"
+        rows.append((told, "delete the tasks named above there"))
+    rows.append(
+        ("examples in questions that Airflow asked", "delete those runs in its UI, or airflow db clean")
+    )
+    rows.append(("other checkouts", "flywheel forget USER, in each"))
+    retire = "flywheel rollback --champion --to GENERATION --by NAME --reason WHY"
+    decide = f"people decide: leave them, or retire them ({retire}, to one not named; the next begins from it)"
+    rows.append(("models named above", decide))
+    rows.append(("backups, earlier versions in a versioned bucket of the DVC remote", "by their own tools"))
+    return rows
