@@ -71,7 +71,9 @@ def not_reached(
     )
     rows.append(("other checkouts", "flywheel forget USER, in each"))
     retire = "flywheel rollback --champion --to GENERATION --by NAME --reason WHY"
-    decide = f"people decide: leave them, or retire them ({retire}, to one not named; the next begins from it)"
+    decide = (
+        f"people decide: leave them, or retire them ({retire}, to one not named; the next begins from it)"
+    )
     rows.append(("models named above", decide))
     rows.append(("backups, earlier versions in a versioned bucket of the DVC remote", "by their own tools"))
     return rows
