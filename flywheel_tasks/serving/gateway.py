@@ -226,9 +226,10 @@ class Gateway:
         if rollout is None:
             return
         self.fleet.want(rollout.models())
-        # A model on a server that has it needs no loading: it is there at the first look.
-        ready = await self.fleet.ready_within(rollout.champion, _SOON_SECONDS)
-        if self.rollout is not None and not ready:
+        # A model on a server that has it needs no loading: it is there at the first look, the champion's and a test's.
+        waits = (self.fleet.ready_within(model, _SOON_SECONDS) for model in rollout.models())
+        champion_ready, *_ = await asyncio.gather(*waits)
+        if self.rollout is not None and not champion_ready:
             return  # the champion before goes on until the new one can answer
         if rollout != self.rollout:
             self.rollout = rollout

@@ -206,6 +206,7 @@ def stub(stub_server: tuple[Stub, str]) -> Stub:
     stub.replies.clear()
     stub.asked.clear()
     stub.seconds = stub.pace = 0.0
+    stub.served = None
     return stub
 
 
