@@ -7,10 +7,12 @@ import boto3
 from botocore.exceptions import ClientError
 
 
-def _region(client: Any) -> str | None:
+def _region(client: Any) -> dict[str, Any]:
     """What AWS wants to be told of a bucket outside of its first region; other stores have no such regions."""
-    at_aws = client.meta.endpoint_url.endswith(".amazonaws.com")
-    return client.meta.region_name if at_aws and client.meta.region_name != "us-east-1" else None
+    region = client.meta.region_name
+    if region == "us-east-1" or not client.meta.endpoint_url.endswith(".amazonaws.com"):
+        return {}
+    return {"CreateBucketConfiguration": {"LocationConstraint": region}}
 
 
 def make_bucket(name: str) -> bool:
@@ -31,12 +33,7 @@ def make_bucket(name: str) -> bool:
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
             raise
-        create = (
-            {"CreateBucketConfiguration": {"LocationConstraint": region}}
-            if (region := _region(client))
-            else {}
-        )
-        client.create_bucket(Bucket=name, **create)
+        client.create_bucket(Bucket=name, **_region(client))
         return True
     return False
 

@@ -21,7 +21,7 @@ from flywheel_tasks.curation.traffic import Traffic, read_traffic
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.privacy.detector import Detector
 from flywheel_tasks.privacy.policy import Conversations, protect, protect_card, still_identified
-from flywheel_tasks.safety.classifier import open_classifier, unsafe_prompts
+from flywheel_tasks.safety.classifier import classifier_of, unsafe_prompts
 from flywheel_tasks.storage.tables import read_rows, write_rows, write_table
 
 Row = dict[str, Any]
@@ -46,8 +46,7 @@ class _Rules:
         self._cards, self._detector = cards, detector
         self._names = [card["name"] for card in cards.values()]
         self._privacy, self._safety = io.settings.privacy.policy, io.settings.safety
-        words = io.settings.curate.blocked_words
-        self._classifier = open_classifier(self._safety, io.dep("safety_words"), blocked=words)
+        self._classifier = classifier_of(io.settings, io.dep("safety_words"))
         self.privacy: dict[str, dict[str, Any]] = {}
         self._conversations = Conversations()
 

@@ -23,7 +23,7 @@ from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.privacy.outgoing import kept_types
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
-from flywheel_tasks.safety.classifier import open_classifier, unsafe
+from flywheel_tasks.safety.classifier import classifier_of, unsafe
 from flywheel_tasks.storage.tables import read_rows, write_rows
 
 SIDES = ("champion", "candidate")
@@ -52,8 +52,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     ]
     # A judge that cannot be used is an error before anything is drawn.
     judge = open_judge(io.settings.evaluate.judge, io.settings.compute, [io.dep(path) for path in _JUDGED])
-    safety, blocked = io.settings.safety, io.settings.curate.blocked_words
-    classifier = open_classifier(safety, io.dep("safety_words"), blocked=blocked)
+    classifier = classifier_of(io.settings, io.dep("safety_words"))
     drawn = _reply(io, rows, asked)
     _judge(io, rows)
     out = io.out("data/evaluation")
@@ -66,7 +65,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         for side in SIDES
     }
     texts = [row[f"{side}_reply"] for row in rows for side in SIDES]
-    withheld = unsafe(classifier, texts, safety.threshold)
+    withheld = unsafe(classifier, texts, io.settings.safety.threshold)
     asked_cards = {card.card_id: card for card, _ in asked}
     detector = open_detector(io.dep("models/embedder"), io.settings.compute)
     trained = [cards[card] for card in trained_cards(io.dep("data/split")) if card in cards]
@@ -254,7 +253,7 @@ def _production(
 ) -> dict[str, dict[str, Any]]:
     measured = {side: production.measure(answered[side], answers.get(side), detector, kept) for side in SIDES}
     summaries = {
-        side: production.summarised(answered[side], measured[side], answers.get(side)) for side in SIDES
+        side: production.summarise(answered[side], measured[side], answers.get(side)) for side in SIDES
     }
     return {
         "production": {

@@ -169,28 +169,19 @@ def measure(
 
 def summarise(
     rows: Sequence[Answered],
+    measured: Sequence[Mapping[str, float | None]],
     answers: Sequence[Mapping[str, float | None]] | None = None,
-    detector: Detector | None = None,
 ) -> dict[str, intervals.Estimate]:
     """Every metric over the replies of one policy, with its 95% interval (clustered by user).
 
     Args:
         rows: all evaluated replies of one policy.
-        answers: of the judge, as for :func:`measure`.
-        detector: of refusals; the rules by default.
+        measured: of :func:`measure`.
+        answers: of the judge, as there.
 
     Returns:
         an estimate a metric; one that was not measured is null, with a reason.
     """
-    return summarised(rows, measure(rows, answers, detector), answers)
-
-
-def summarised(
-    rows: Sequence[Answered],
-    measured: Sequence[Mapping[str, float | None]],
-    answers: Sequence[Mapping[str, float | None]] | None = None,
-) -> dict[str, intervals.Estimate]:
-    """:func:`summarise` of what :func:`measure` has found."""
     summary: dict[str, intervals.Estimate] = {}
     for name in (*SHARES, *MEANS):
         present = [(values[name], row.user_id) for values, row in zip(measured, rows, strict=True)]

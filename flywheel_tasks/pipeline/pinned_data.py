@@ -23,9 +23,8 @@ def pinned_logs(settings: Settings, root: Path) -> dict[str, Any]:
 
         pinned = extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root)
     else:
-        today = (
-            datetime.now(UTC).date() if logs.source == "files" else None
-        )  # simulated weeks are of any date
+        # Simulated weeks are of any date.
+        today = datetime.now(UTC).date() if logs.source == "files" else None
         pinned = pin_logs(logs.location, root, newest_days=logs.newest_days, today=today)
     return pinned if logs.earlier == "auto" else {**pinned, "earlier": logs.earlier == "always"}
 

@@ -27,7 +27,7 @@ from flywheel_tasks.policy.pool import Policy, draw, open_pool
 from flywheel_tasks.policy.prompts import CONTEXT, Prompt, choose, load_split
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
-from flywheel_tasks.safety.classifier import open_classifier, unsafe
+from flywheel_tasks.safety.classifier import classifier_of, unsafe
 from flywheel_tasks.settings import TRAINABLE_SIGNALS
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.tables import write_rows
@@ -133,9 +133,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     """
     section, signals = io.settings.rejection_sample, io.settings.signal_models
     split = io.dep("data/split/policy_train.parquet")
-    safety, blocked = io.settings.safety, io.settings.curate.blocked_words
     # One that cannot be used is an error before anything is drawn.
-    classifier = open_classifier(safety, io.dep("safety_words"), blocked=blocked)
+    classifier = classifier_of(io.settings, io.dep("safety_words"))
     prompts = load_split(split, io.dep("data/curated/cards.parquet"))
     prompts = choose(prompts, section.prompts, io.settings.seed, "rejection_sample")
     pool = open_pool(
@@ -151,7 +150,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     for candidates in by_prompt:
         mark_unusable(candidates)
     texts = [candidate.text for candidate in everything if not candidate.reason]
-    mark_unsafe(everything, unsafe(classifier, texts, safety.threshold))
+    mark_unsafe(everything, unsafe(classifier, texts, io.settings.safety.threshold))
     if section.drop_templated:
         mark_templated(everything)
     for candidates in by_prompt:

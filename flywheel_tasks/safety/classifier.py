@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from flywheel_tasks.settings import Safety
+from flywheel_tasks.settings import Safety, Settings
 
 UNSCORED = "unscored"
 BLOCKED = "blocked"  # category of curate.blocked_words
@@ -51,6 +51,14 @@ def open_classifier(settings: Safety, word_lists: Path, *, blocked: Sequence[str
         return WordLists({**lists, BLOCKED: [*lists.get(BLOCKED, ()), *blocked]} if blocked else lists)
     model = _open_model(settings)
     return BlockedWords(model, blocked) if blocked else model
+
+
+def classifier_of(settings: Settings, word_lists: Path) -> SafetyClassifier:
+    """The classifier that every stage and the gateway ask: the section ``safety``, and ``curate.blocked_words``.
+
+    Args and errors as :func:`open_classifier`; the settings are all of them.
+    """
+    return open_classifier(settings.safety, word_lists, blocked=settings.curate.blocked_words)
 
 
 def _open_model(settings: Safety) -> SafetyClassifier:

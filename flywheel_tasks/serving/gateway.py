@@ -10,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 
-from flywheel_tasks.safety.classifier import SafetyClassifier, open_classifier
+from flywheel_tasks.safety.classifier import SafetyClassifier, classifier_of
 from flywheel_tasks.serving.backend import Backend
 from flywheel_tasks.serving.cards import Cards, card_lines, load_cards
 from flywheel_tasks.serving.exchange import Services
@@ -147,8 +147,7 @@ class Gateway:
             grace_seconds=serve.safety_seconds + _ROUTING_SECONDS,
         )
         if classifier is None:
-            words = settings.curate.blocked_words
-            classifier = open_classifier(settings.safety, root / "safety_words", blocked=words)
+            classifier = classifier_of(settings, root / "safety_words")
         guard = Guard(
             classifier,
             threshold=settings.safety.threshold,

@@ -252,9 +252,7 @@ def test_a_champion_that_its_server_does_not_list_never_takes_over(
     wait_for(lambda: answered_by(gateway, "ann") == "g0001")
 
 
-def test_a_server_that_lists_others_only_or_lets_nobody_in_is_not_ready(
-    live: Start, root: Path, stub: Stub
-) -> None:
+def test_a_server_that_lists_others_only_is_not_ready(live: Start, root: Path, stub: Stub) -> None:
     stub.served = ["somebody-else"]
     gateway = live()
     assert gateway.chat("Hi").status_code == 503
