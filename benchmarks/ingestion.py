@@ -220,7 +220,7 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 def run_peer(name: str, root: Path) -> None:
     """Read the pinned files in another way and print what it took."""
-    from flywheel_tasks.traffic.logs import open_partition, read_pinned
+    from flywheel_tasks.traffic.logs import read_pinned
 
     location, partitions = read_pinned(root / "inputs/logs.json")
     paths = [str(Path(location) / item["path"]) for item in partitions]
@@ -230,7 +230,7 @@ def run_peer(name: str, root: Path) -> None:
         import pyarrow.parquet as pq
 
         from flywheel_tasks.traffic.identity import DEMO_KEY, Identity, UserKey
-        from tests.traffic.line_by_line import Ingestion
+        from tests.traffic.line_by_line import Ingestion, open_partition
 
         ingestion = Ingestion(Identity(UserKey(DEMO_KEY), frozenset()))
         for item in partitions:

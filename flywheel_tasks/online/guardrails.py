@@ -10,6 +10,7 @@ from flywheel_tasks.online.analysis import arm_sums, as_bytes, look_at, running_
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.decision import harms
 from flywheel_tasks.online.exposed import Population
+from flywheel_tasks.online.kept_spools import drop_others
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.registry_state import Experiment, GuardrailCheck, Plan, RegistryError
@@ -67,6 +68,8 @@ def check(root: Path, generation: str, by: str, now: datetime | None = None) -> 
     experiment = running_experiment(root, generation)
     if stopped := next((item for item in experiment.checks if item.result == "stop"), None):
         return stopped
+    registry = registry_of(root)
+    drop_others(root, registry.state().all_running())  # of tests that ended on other machines
     try:
         with look_at(root, settings, experiment, moment) as look:
             document = look_document(experiment.plan, look.population)
@@ -75,7 +78,6 @@ def check(root: Path, generation: str, by: str, now: datetime | None = None) -> 
     day = day_of(experiment, moment)
     data = as_bytes({"experiment": experiment.plan.experiment, "day": day, **document})
     digest = bytes_digest(data)
-    registry = registry_of(root)
     registry.put_generation(generation, f"look-{digest.removeprefix('sha256:')}.json", data)
     found = GuardrailCheck(
         day=day, at=moment, result=document["result"], digest=digest, reasons=tuple(document["reasons"])

@@ -22,12 +22,14 @@ import ibis
 import ibis.expr.types as ir
 
 from flywheel_tasks.online.event_source import shown
-from flywheel_tasks.online.log_spool import LogReader, write_spool
+from flywheel_tasks.online.kept_spools import Spools
 from flywheel_tasks.settings import Settings
+from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.engine import threads_within
 from flywheel_tasks.storage.experiment_records import Override, Plan
-from flywheel_tasks.traffic.logs import open_partition, pin_logs
+from flywheel_tasks.traffic.logs import pin_logs
 
+_LINES = 1 << 40  # more than a partition has
 _THREAD_MB = 500  # of the joins and groupings of an analysis
 # Columns that a warehouse's or a folder's tables must have.
 TABLES = {
@@ -105,6 +107,12 @@ def _within(days: tuple[date, date] | None) -> Callable[[str], bool]:
     return lambda name: first <= date.fromisoformat(name.split("date=", 1)[1][:10]) <= last
 
 
+def _digest(partitions: list[Mapping[str, Any]]) -> str:
+    """Of the partitions' names and contents."""
+    names = "".join(f"{item['path']} {item['sha256']}\n" for item in partitions)
+    return bytes_digest(names.encode())
+
+
 def _raw(
     settings: Settings,
     root: Path,
@@ -114,23 +122,16 @@ def _raw(
     con: Any,
     folder: Path,
 ) -> Events:
-    reader, location = LogReader(plan, overrides, settings.ingest.rename), settings.logs.location
-    wanted = _within(days)
-    partitions = list(pin_logs(location, root, wanted)["partitions"])
-    reader.counts.partitions = partitions
-
-    def lines() -> Iterator[Any]:
-        for partition in partitions:
-            yield from open_partition(
-                location, root, partition, max_line_bytes=settings.ingest.max_line_bytes
-            )
-
-    write_spool(reader.rows(lines()), folder / "events.parquet")
-    spool = con.read_parquet(folder / "events.parquet")
+    location = settings.logs.location
+    partitions = list(pin_logs(location, root, _within(days))["partitions"])
+    spools = folder / "spools"
+    counts = Spools(root, location, plan, overrides, settings.ingest).write(partitions, spools)
+    spool = con.read_parquet(f"{spools}/*/*.parquet", filename=True)
+    number = spool.filename.split("/")[-2].cast("int64")
+    spool = spool.mutate(ordinal=number * _LINES + spool.ordinal).drop("filename")
     # An id that comes again is the same event written twice, or a fault of the product's: the first one counts.
     firsts = spool.group_by("event").aggregate(ordinal=spool.ordinal.min())
     unique = computed(spool.semi_join(firsts, ["event", "ordinal"]))
-    counts = reader.counts
     return Events(
         exposures=unique.filter(unique.kind == "exposure").select(
             "user", "time", "arm", "source", "assigned"
@@ -141,10 +142,10 @@ def _raw(
         description={
             "from": "logs",
             "partitions": len(partitions),
-            "digest": counts.digest,
-            "unreadable_lines": counts.unreadable,
-            "repeated_events": counts.read - int(unique.count().execute()),
-            "staff_exposures": counts.staff,
+            "digest": _digest(partitions),
+            "unreadable_lines": counts["unreadable"],
+            "repeated_events": counts["rows"] - int(unique.count().execute()),
+            "staff_exposures": counts["staff"],
         },
     )
 
@@ -193,8 +194,8 @@ def open_events(
 ) -> Iterator[Events]:
     """Open the events of a test, from where ``ab.events`` says.
 
-    ``logs``: the raw logs (``logs.location``), line by line through the one parser, pinned by digest; spooled as ids
-    without texts to a scratch folder that is removed. A folder or ``s3://`` prefix: Parquet files
+    ``logs``: the raw logs (``logs.location``), pinned by digest; spooled as keys of ids without texts, which are kept
+    while the test runs (:mod:`flywheel_tasks.online.kept_spools`). A folder or ``s3://`` prefix: Parquet files
     ``exposures/*.parquet``, ``messages/*.parquet``, ``signals/*.parquet`` with the columns of :data:`TABLES`. A URL:
     tables of these names in a warehouse that ibis can open. In both of these events must be unique, and ids may be
     raw or keyed hashes, as long as they are the same in all three.

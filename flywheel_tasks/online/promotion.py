@@ -10,6 +10,7 @@ from flywheel_tasks.online.approval import (
     recorded_analysis,
     registry_of,
 )
+from flywheel_tasks.online.kept_spools import drop_others
 from flywheel_tasks.online.launch import LaunchError, model_ref
 from flywheel_tasks.online.model_card import keep_card, keep_evidence, last_declined
 from flywheel_tasks.pipeline.model_files import ModelLostError, model_folder
@@ -56,7 +57,9 @@ def promote(root: Path, generation: str, by: str) -> ModelRef:
     if (candidate := state.candidates.get(generation)) is not None:
         _check_files(root, candidate)
         recorded_analysis(registry, generation)
-    champion = registry.promote(generation, by=by).champion
+    state = registry.promote(generation, by=by)
+    drop_others(root, state.all_running())
+    champion = state.champion
     assert champion is not None
     keep_card(registry, generation)
     return champion
@@ -83,6 +86,7 @@ def rollback(root: Path, generation: str, reason: str, by: str) -> State:
         return decline(root, generation, reason, by)
     if tested.status != "rolled_back":
         state = registry.rollback(generation, reason, by=by)
+        drop_others(root, state.all_running())
     keep_card(registry, generation)
     return state
 

@@ -161,8 +161,9 @@ class Journal:
         self._path.unlink(missing_ok=True)
 
 
-# What stages keep beside their outputs: half-made and resumable work, parsed logs, vectors, a failed check's page.
-_KEPT = ("tmp", "resume", "contracts", "cache/ingest", "cache/embeddings")
+# What is kept beside outputs: half-made and resumable work, parsed logs, what looks at A/B tests read, vectors, a
+# failed check's page.
+_KEPT = ("tmp", "resume", "contracts", "cache/ingest", "cache/looks", "cache/embeddings")
 
 
 def drop_kept(root: Path) -> None:

@@ -42,7 +42,9 @@ class Ingest(Section):
 
     max_line_bytes: Positive
     rename: dict[str, str]  # old field names to new ones, of fields that logs write under another name
-    cache_bytes: Annotated[int, Field(ge=0)]  # of parsed partitions kept for the next generation; 0: none
+    cache_bytes: Annotated[
+        int, Field(ge=0)
+    ]  # of parsed partitions kept for the next generation, or look; 0: none
     sample_users: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the users that a generation reads
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ what is not accepted here, it decides. So this module may be strict, but never l
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -88,7 +88,13 @@ def _good(rows: Mapping[str, pa.ChunkedArray], kind: str) -> np.ndarray:
     return good
 
 
-def take_rows(table: pa.Table, lines: np.ndarray, positions: np.ndarray, rename: Mapping[str, str]) -> Taken:
+def take_rows(
+    table: pa.Table,
+    lines: np.ndarray,
+    positions: np.ndarray,
+    rename: Mapping[str, str],
+    beyond: Sequence[str] = (),
+) -> Taken:
     """Accept the rows that are plainly good.
 
     Args:
@@ -96,6 +102,7 @@ def take_rows(table: pa.Table, lines: np.ndarray, positions: np.ndarray, rename:
         lines: line number of each row.
         positions: of each row, for ``rest``.
         rename: old field names to new ones.
+        beyond: fields that the format does not have, and that the accepted rows keep where the table has them.
     """
     taken = Taken()
     left = np.ones(table.num_rows, bool)
@@ -117,7 +124,10 @@ def take_rows(table: pa.Table, lines: np.ndarray, positions: np.ndarray, rename:
         extra = {name: column for name, column in rows.items() if name not in FIELDS[kind] and name != "type"}
         accepted = pa.Table.from_arrays([rows[name] for name in schema.names], schema=schema)
         taken.profile.add_table(kind, accepted, extra)
-        taken.tables[kind] = [accepted.append_column("line", pa.array(lines[where]))]
+        accepted = accepted.append_column("line", pa.array(lines[where]))
+        for name in (name for name in beyond if name in extra):
+            accepted = accepted.append_column(name, extra[name])
+        taken.tables[kind] = [accepted]
         for old, used in was_renamed.items():
             if rename[old] in FIELDS[kind] or rename[old] == "type":
                 taken.renamed[old] += int(used[where].sum())
@@ -156,10 +166,11 @@ class LineReader:
     Args:
         max_bytes: of a line; longer ones are left to the exact parser.
         rename: old field names to new ones, of fields that are strings.
+        beyond: as in :func:`take_rows`.
     """
 
-    def __init__(self, max_bytes: int, rename: Mapping[str, str]) -> None:
-        self._max_bytes, self._rename = max_bytes, rename
+    def __init__(self, max_bytes: int, rename: Mapping[str, str], beyond: Sequence[str] = ()) -> None:
+        self._max_bytes, self._rename, self._beyond = max_bytes, rename, beyond
         names = dict.fromkeys([*_STRINGS, *(old for old, new in rename.items() if new in _STRINGS)])
         self._schema = pa.schema([(name, pa.string()) for name in names])
 
@@ -209,7 +220,7 @@ class LineReader:
             return
         table = self._parse(data, len(at))
         if table is not None:
-            yield take_rows(table, at + first, at, self._rename)
+            yield take_rows(table, at + first, at, self._rename, self._beyond)
         elif len(at) < _LEAST_LINES:
             yield Taken(rest=at.tolist())
         else:

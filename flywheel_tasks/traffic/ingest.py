@@ -7,12 +7,12 @@ Partitions are parsed, a few at a time, into sorted runs on disk (kept for later
 with neither.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from rich.progress import track
@@ -23,6 +23,7 @@ from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.traffic.drift import Profile
 from flywheel_tasks.traffic.events import TYPES
 from flywheel_tasks.traffic.identity import Identity, read_identity
+from flywheel_tasks.traffic.in_order import THREADS, in_order
 from flywheel_tasks.traffic.logs import (
     LogsError,
     partition_blocks,
@@ -37,29 +38,9 @@ from flywheel_tasks.traffic.partition_cache import PartitionCache, code_version,
 from flywheel_tasks.traffic.repeats import Entry, Repeats, find_repeats
 from flywheel_tasks.traffic.schemas import RAW_CHARACTERS
 
-_THREADS = 2
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
-
 
 class CountError(RuntimeError):
     """Lines were lost or counted twice: a defect of this stage."""
-
-
-def _in_order(pool: Executor, work: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """``map`` that runs only a few items ahead, and begins no more of them after an error."""
-    ahead: deque[Future[Made]] = deque()
-    try:
-        for item in items:
-            ahead.append(pool.submit(work, item))
-            if len(ahead) > _THREADS + 1:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        for future in ahead:
-            future.cancel()
 
 
 class Ingestion:
@@ -116,7 +97,7 @@ class Ingestion:
         blocks = partition_blocks(
             self._location, self._root, partition, max_line_bytes=self._settings.max_line_bytes
         )
-        yield from _in_order(pool, self._parser.lines, blocks)
+        yield from in_order(pool, self._parser.lines, blocks)
 
     def _parse_rows(self, partition: Mapping[str, Any]) -> Iterator[Parsed]:
         first = 1
@@ -140,8 +121,8 @@ class Ingestion:
         """
         out.mkdir(parents=True, exist_ok=True)
         # While the rows of one partition are sorted and written, the lines of the next are parsed.
-        with ThreadPoolExecutor(_THREADS) as pool, ThreadPoolExecutor(_THREADS) as reading:
-            made = _in_order(reading, lambda item: self.entry(*item, pool), enumerate(partitions))
+        with ThreadPoolExecutor(THREADS) as pool, ThreadPoolExecutor(THREADS) as reading:
+            made = in_order(reading, lambda item: self.entry(*item, pool), enumerate(partitions))
             entries = list(track(made, "Reading logs", total=len(partitions), transient=True))
             self.parsed.sort()
             repeats = find_repeats(entries)

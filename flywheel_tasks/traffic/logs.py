@@ -15,22 +15,19 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
-import orjson
 import pyarrow as pa
 
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.traffic.lines import (
     Block,
     CorruptGzipError,
-    RawLine,
     gzip_chunks,
     line_blocks,
     plain_chunks,
-    split_lines,
 )
 from flywheel_tasks.traffic.log_store import LogsError as LogsError
 from flywheel_tasks.traffic.log_store import open_logs
-from flywheel_tasks.traffic.tabular import TabularError, decoded, read_tables
+from flywheel_tasks.traffic.tabular import TabularError, read_tables
 
 _DATED = re.compile(r"date=[^/]*")
 _PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})/[^/]+\.(?:jsonl(?:\.gz)?|parquet)")
@@ -258,39 +255,3 @@ def partition_tables(
     """
     with partition_copy(location, root, partition) as file:
         yield from _tables(location, partition["path"], file, rename)
-
-
-def open_partition(
-    location: str, root: Path, partition: Mapping[str, Any], *, max_line_bytes: int
-) -> Iterator[RawLine]:
-    """Stream the lines of a pinned partition; none is given out before its digest was checked.
-
-    Args:
-        location: as in :func:`pin_logs`.
-        root: the workspace.
-        partition: an entry of ``partitions`` (``path``, ``sha256``).
-        max_line_bytes: longer lines are cut and marked.
-
-    Yields:
-        the lines, see :func:`flywheel_tasks.traffic.lines.split_lines`; rows of Parquet, as JSON lines.
-
-    Raises:
-        LogsError: the partition is gone, is not what was pinned, or is damaged (a cut gzip is no error:
-            its last line carries the problem ``truncated_gzip``).
-    """
-    name = partition["path"]
-    with partition_copy(location, root, partition) as file:
-        number = 0
-        if name.endswith(".parquet"):
-            for table in _tables(location, name, file, {}):
-                for event in decoded(table, range(table.num_rows)):
-                    number += 1
-                    yield RawLine(number, orjson.dumps(event, default=repr))
-            return
-        chunks = gzip_chunks(file) if name.endswith(".gz") else plain_chunks(file)
-        try:
-            for line in split_lines(chunks, max_line_bytes):
-                number = line.number
-                yield line
-        except CorruptGzipError as error:
-            raise LogsError(f"{location}: {name}: damaged gzip, beyond line {number}: {error}") from error

@@ -9,14 +9,14 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from flywheel_tasks.traffic.partition import DOCUMENT, read_whole
+from flywheel_tasks.traffic.partition import read_whole
 
 # What reads and writes partitions: another release of it may do so in another way.
 _LIBRARIES = ("pyarrow", "duckdb", "numpy", "orjson")
@@ -24,11 +24,14 @@ _CODE = ("columns", "drift", "events", "identity", "lines", "parsed", "partition
 _ABANDONED = 86_400  # seconds after which a temporary folder has no owner
 
 
-def code_version() -> str:
-    """A digest over the parser's code and the libraries that it uses."""
+def code_version(*more: Path) -> str:
+    """A digest over the parser's code and the libraries that it uses.
+
+    Args:
+        more: files of code that make something of what is parsed.
+    """
     digest = hashlib.sha256()
-    for name in _CODE:
-        path = Path(__file__).with_name(f"{name}.py")
+    for path in (*(Path(__file__).with_name(f"{name}.py") for name in _CODE), *more):
         digest.update(path.read_bytes())
     for name in _LIBRARIES:
         digest.update(f"{name} {version(name)}\n".encode())
@@ -60,15 +63,22 @@ class PartitionCache:
         scope: entries of another scope (settings, code, users to forget) are removed, for they hold what this one
             must not see.
         most: bytes of all entries.
+        whole: the document of an entry; None if it, or a file that goes with it, is not there.
     """
 
-    def __init__(self, folder: Path, scope: str, most: int) -> None:
-        self._all, self._folder, self._most = folder, folder / scope, most
+    def __init__(
+        self,
+        folder: Path,
+        scope: str,
+        most: int,
+        whole: Callable[[Path], dict[str, Any] | None] = read_whole,
+    ) -> None:
+        self._all, self._folder, self._most, self._whole = folder, folder / scope, most, whole
 
     def get(self, key: str, into: Path) -> dict[str, Any] | None:
         """Put an entry's files into a new folder, and give its document; None if there is no such entry."""
         entry = self._folder / key
-        if not (entry / DOCUMENT).exists():
+        if not entry.exists():
             return None
         try:
             _link(entry, into)
@@ -77,7 +87,7 @@ class PartitionCache:
             shutil.rmtree(into, ignore_errors=True)
             return None
         # Whoever removes it by hand may do so while it is listed: then some files are missing, and no link failed.
-        document = read_whole(into)
+        document = self._whole(into)
         if document is None:
             shutil.rmtree(into, ignore_errors=True)
         return document

@@ -5,7 +5,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import duckdb
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,13 +15,12 @@ from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import PopulationError, Window, population
 from flywheel_tasks.online.guardrails import check, look_document
 from flywheel_tasks.online.log_events import EventsError, open_events
-from flywheel_tasks.online.log_spool import LogReader
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.traffic.events import parse_event
-from flywheel_tasks.traffic.lines import RawLine
 from tests.dags.small import ab_events, write_logs
 from tests.online.conftest import approve
 from tests.online.people import START, make_plan
+from tests.online.spooled import spooled
 from tests.online.test_launch import run_launch
 
 PLAN = make_plan()
@@ -144,11 +142,10 @@ def test_latency_and_refused_replies_of_the_gateway_count(root: Path, events: li
 def test_a_reply_that_was_cut_short_is_a_reply_and_a_violation(events: list[dict]) -> None:
     cut = next(event for event in events if event.get("role") == "assistant") | {"refused_model": "g0001"}
     assert cut["model"] is not None  # what was shown before is the model's
-    reader = LogReader(PLAN, ())
-    reply, violation = reader.rows(iter([RawLine(1, orjson.dumps(cut))]))
+    reader, (reply, violation) = spooled([cut], PLAN)
     assert (reply["kind"], violation["kind"]) == ("reply", "safety_violation")
     assert (violation["user"], violation["time"]) == (reply["user"], reply["time"])
-    assert (violation["event"] == reply["event"], reader.counts.unreadable) == (False, 0)
+    assert (violation["event"] == reply["event"], reader.counts()["unreadable"]) == (False, 0)
 
 
 def test_a_greeting_is_no_reply_of_an_arm(root: Path, events: list[dict]) -> None:
@@ -177,7 +174,7 @@ def test_a_champions_reply_in_place_of_a_failed_one_is_a_fallback(
     stood_in = next(event for event in events if event.get("role") == "assistant") | more
     if reason == 7:  # not what it should be
         del stood_in["refused_model"]
-    found = list(LogReader(PLAN, ()).rows(iter([RawLine(1, orjson.dumps(stood_in))])))
+    _, found = spooled([stood_in], PLAN)
     assert [row["kind"] for row in found] == ["reply", "fallback"][:kinds]
     assert len({row["event"] for row in found}) == kinds
     assert [row.get("milliseconds") for row in found] == [100 if reason == 7 else None, None][:kinds]

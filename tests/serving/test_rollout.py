@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from flywheel_tasks.online.approval import registry_of
-from flywheel_tasks.online.log_spool import LogReader
 from flywheel_tasks.serving.breaker import Breaker
 from flywheel_tasks.serving.gateway import Gateway
-from flywheel_tasks.traffic.lines import RawLine
+from tests.online.spooled import spooled
 from tests.serving.conftest import Live, logged, start_experiment, user_of, wait_for
 from tests.serving.conftest import model as ref_of
 from tests.serving.stub import REPLY, Stub
@@ -172,8 +170,7 @@ def test_while_a_candidate_is_loaded_the_champion_answers_and_nothing_has_failed
     response = gateway.chat("Hi", user=user_of(plan, "candidate"))
     asked.set()
     assert response.headers["x-flywheel-fallback"] == "loading"
-    lines = [RawLine(1, orjson.dumps(event)) for event in logged(root, "message")]
-    assert [row["kind"] for row in LogReader(None, ()).rows(iter(lines))] == ["message", "reply"]
+    assert [row["kind"] for row in spooled(logged(root, "message"))[1]] == ["message", "reply"]
 
 
 def test_a_client_that_goes_away_has_seen_what_is_recorded(live: Start, root: Path, stub: Stub) -> None:

@@ -8,14 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
-from flywheel_tasks.online.log_spool import LogReader
 from flywheel_tasks.safety.classifier import SafetyError, Scores
 from flywheel_tasks.serving.gateway import open_gateway
-from flywheel_tasks.traffic.lines import RawLine
 from flywheel_tasks.traffic.schemas import REFUSAL_MODEL
+from tests.online.spooled import spooled
 from tests.serving.conftest import Live, logged, start_experiment, user_of, wait_for
 from tests.serving.stub import REPLY, Stub
 
@@ -45,8 +43,7 @@ def refusal(gateway: Live) -> str:
 
 def kinds(root: Path) -> list[str]:
     """What an A/B test makes of the logged messages."""
-    lines = [RawLine(n, orjson.dumps(event)) for n, event in enumerate(logged(root, "message"), 1)]
-    return [row["kind"] for row in LogReader(None, ()).rows(iter(lines))]
+    return [row["kind"] for row in spooled(logged(root, "message"))[1]]
 
 
 @pytest.mark.parametrize("stream", [False, True])

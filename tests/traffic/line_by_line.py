@@ -1,7 +1,9 @@
 """Ingestion line by line, in memory: what the stage must give on any input, and its peer in the benchmark."""
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -9,11 +11,39 @@ import pyarrow as pa
 
 from flywheel_tasks.traffic.events import TABLE_OF, TYPES, Event, EventError, parse_line
 from flywheel_tasks.traffic.identity import Identity, Mask
-from flywheel_tasks.traffic.lines import RawLine
+from flywheel_tasks.traffic.lines import CorruptGzipError, RawLine, gzip_chunks, plain_chunks, split_lines
+from flywheel_tasks.traffic.logs import LogsError, partition_copy, partition_tables
 from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, RAW_CHARACTERS, TABLES
+from flywheel_tasks.traffic.tabular import decoded
 
 _BATCH_ROWS = 20_000  # rows held as Python objects before they become Arrow
 _UNKNOWN_NAMES = 50  # unknown fields counted by name; the others are counted together
+
+
+def open_partition(
+    location: str, root: Path, partition: Mapping[str, Any], *, max_line_bytes: int
+) -> Iterator[RawLine]:
+    """The lines of a pinned partition, or its rows as JSON lines; none is given before its digest was checked.
+
+    Raises:
+        LogsError: it is gone, is not what was pinned, or is damaged (a cut gzip is no error: its last line carries the
+            problem ``truncated_gzip``).
+    """
+    name, number = partition["path"], 0
+    if name.endswith(".parquet"):
+        for table in partition_tables(location, root, partition, {}):
+            for event in decoded(table, range(table.num_rows)):
+                number += 1
+                yield RawLine(number, orjson.dumps(event, default=repr))
+        return
+    with partition_copy(location, root, partition) as file:
+        chunks = gzip_chunks(file) if name.endswith(".gz") else plain_chunks(file)
+        try:
+            for line in split_lines(chunks, max_line_bytes):
+                number = line.number
+                yield line
+        except CorruptGzipError as error:
+            raise LogsError(f"{location}: {name}: damaged gzip, beyond line {number}: {error}") from error
 
 
 class _Rows:

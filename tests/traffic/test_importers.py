@@ -15,9 +15,9 @@ from flywheel_tasks.traffic.importers import (
     read_rpbench,
     write_partitions,
 )
-from flywheel_tasks.traffic.logs import open_partition, pin_logs
+from flywheel_tasks.traffic.logs import pin_logs
 from flywheel_tasks.traffic.schemas import TABLES
-from tests.traffic.line_by_line import Ingestion
+from tests.traffic.line_by_line import Ingestion, open_partition
 
 DAY = date(2026, 3, 1)
 ASKED = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: A joke, please: \nHuman: or two"

@@ -9,7 +9,8 @@ from moto.s3.models import s3_backends
 
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.traffic.log_store import open_logs
-from flywheel_tasks.traffic.logs import LogsError, open_partition, pin_logs, read_pinned
+from flywheel_tasks.traffic.logs import LogsError, pin_logs, read_pinned
+from tests.traffic.line_by_line import open_partition
 from tests.traffic.sample import write_log
 
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from flywheel_tasks.traffic import merge, partition, repeats
 from flywheel_tasks.traffic.identity import Identity
-from flywheel_tasks.traffic.logs import open_partition, pin_logs
+from flywheel_tasks.traffic.logs import pin_logs
 from flywheel_tasks.traffic.schemas import TABLES
 from tests.traffic.ingesting import KEY, NAMES, WHO, ingest, many
 from tests.traffic.line_by_line import Ingestion as LineByLine
+from tests.traffic.line_by_line import open_partition
 from tests.traffic.sample import card, exposure, line, message, signal, write_log
 
 
