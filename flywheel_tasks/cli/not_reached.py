@@ -1,29 +1,30 @@
 """What ``flywheel forget`` does not reach: said at its end, with the command or the way for each."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 _log = logging.getLogger(__name__)
 
 
-def keys_of(root: Path, settings: Any, user: str) -> list[str]:
-    """The API keys that hold the raw id: of what a key's holder says, new lines would come."""
+def keys_of(root: Path, settings: Any, users: Collection[str]) -> dict[str, str]:
+    """The API keys that hold a raw id, and which: of what a key's holder says, new lines would come."""
     from flywheel_tasks.serving.keys import KeysError, keys_path, read_keys
 
     try:
         keys = read_keys(keys_path(root / settings.serve.state))
     except KeysError as error:
-        _log.warning("whether an API key names the user cannot be told: %s", error)
-        return []
-    return [key.id for key in keys if key.revoked is None and user in (key.user_id, key.name)]
+        _log.warning("whether an API key names a user cannot be told: %s", error)
+        return {}
+    live = [key for key in keys if key.revoked is None]
+    return {key.id: name for key in live for name in (key.name, key.user_id) if name in users and name}
 
 
 def not_reached(
     root: Path,
     settings: Any,
-    user: str | None,
+    hashed: bool,
     keys: Sequence[str],
     remotes: Sequence[str],
     raw_logs: bool,
@@ -33,8 +34,8 @@ def not_reached(
     Args:
         root: the workspace.
         settings: of it.
-        user: the raw id, or None where only the hash is known.
-        keys: API keys that name the user.
+        hashed: whether only the hashes are known.
+        keys: API keys that name one of the users.
         remotes: of DVC, that were not looked at.
         raw_logs: whether the raw logs were rewritten.
     """
@@ -46,20 +47,20 @@ def not_reached(
     elif unsealed(root / settings.serve.logs).open:
         again = f"flywheel forget USER --raw-logs, again in {settings.serve.segment_seconds:g} seconds"
         rows.append(("what a running gateway has logged since its last segment", again))
-    if user is None:
+    if hashed:
         rows.append(
             (
                 "the gateway's digests of who said what",
-                f"flywheel forget with the raw id; they go after {settings.serve.turn_days} days anyway",
+                f"flywheel forget with the raw ids; they go after {settings.serve.turn_days} days anyway",
             )
         )
     if settings.logs.location.startswith("ibis+"):
-        rows.append(("the warehouse", "delete the user's rows there; the next generation extracts it anew"))
+        rows.append(("the warehouse", "delete their rows there; the next generation extracts it anew"))
     if "://" in settings.ab.events:
-        rows.append((f"events for A/B tests ({settings.ab.events})", "delete the user's rows there"))
+        rows.append((f"events for A/B tests ({settings.ab.events})", "delete their rows there"))
     for key in keys:
         rows.append(
-            (f"API key {key}, which names the user and lets them go on", f"flywheel serve keys revoke {key}")
+            (f"API key {key}, which names a user and lets them go on", f"flywheel serve keys revoke {key}")
         )
     if settings.label.annotator != "simulated":
         told = "exports and previews of tasks"

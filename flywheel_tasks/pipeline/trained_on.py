@@ -1,5 +1,6 @@
 """Whose data a generation's models were trained on: kept in the registry, so that it outlives the tables."""
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,12 +60,7 @@ def record(root: Path, generation: str) -> None:
     """
     if not (root / "data/split").is_dir() or not (root / "models/policy").exists():
         return
-    document = {
-        "generation": generation,
-        "model": tree_digest(root / "models/policy"),
-        "others": _digests(root),
-        "users": users_by_split(root),
-    }
+    document = {"generation": generation, **(_here(root) or {})}
     data = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     digest = bytes_digest(data).removeprefix("sha256:")[:16]
     store = open_store(load_settings(root / "params.yaml").registry.location, root)
@@ -80,40 +76,62 @@ def _digests(root: Path) -> dict[str, str]:
     return dict(zip(homes, tree_digests(homes.values()), strict=True))
 
 
-def _said(users: dict[str, list[str]], user: str) -> str:
-    return ", ".join(split for split in (*SPLITS, _EARLIER) if user in users.get(split, ()))
+class _Trained(NamedTuple):
+    """What was trained on whom: the record of a generation, or what lies in the workspace."""
+
+    generation: str
+    model: str
+    others: Mapping[str, str]
+    users: Mapping[str, Collection[str]]
+
+    def checkpoints(self, user: str) -> list[Checkpoint]:
+        said = ", ".join(split for split in (*SPLITS, _EARLIER) if user in self.users.get(split, ()))
+        digests = [self.model, *(f"{name} {self.others[name]}" for name in sorted(self.others))]
+        return [Checkpoint(self.generation, digest, said) for digest in digests] if said else []
 
 
-def checkpoints_of(root: Path, user: str) -> list[Checkpoint]:
-    """The models trained on a user's data, or on top of such a model, oldest generation first.
+def _trained(generation: str, document: Mapping[str, Any]) -> _Trained:
+    users = {split: frozenset(of) for split, of in document["users"].items()}
+    return _Trained(generation, document["model"], document.get("others", {}), users)
+
+
+def checkpoints_of(root: Path, users: Collection[str]) -> dict[str, list[Checkpoint]]:
+    """The models trained on each user's data, or on top of such a model, oldest generation first.
 
     Args:
         root: the workspace.
-        user: the hash.
+        users: their hashes.
     """
     store = open_store(load_settings(root / "params.yaml").registry.location, root)
-    found: list[Checkpoint] = []
-    bundles: dict[str, Any] = {}
+    records, parents = list[_Trained](), dict[str, str]()
     for key in store.list("generations/"):
         _, generation, name = key.split("/", 2)
         if name == "inputs.json":
-            bundles[generation] = orjson.loads(store.get(key))
+            parents[generation] = orjson.loads(store.get(key))["generation"]["champion"]["model"]
         elif name.startswith(_NAME):
-            document = orjson.loads(store.get(key))
-            if said := _said(document["users"], user):
-                found.append(Checkpoint(generation, document["model"], said))
-                others = document.get("others", {})
-                found += [Checkpoint(generation, f"{name} {others[name]}", said) for name in sorted(others)]
-    tainted = {item.generation for item in found}
-    for generation in sorted(bundles):
-        parent = bundles[generation]["generation"]["champion"]["model"]
+            records.append(_trained(generation, orjson.loads(store.get(key))))
+    if here := _here(root):
+        records.append(_trained("workspace", here))
+    return {user: _known_by(user, records, parents) for user in users}
+
+
+def _here(root: Path) -> dict[str, Any] | None:
+    model = root / "models/policy"
+    if not model.exists():
+        return None
+    return {"model": tree_digest(model), "others": _digests(root), "users": users_by_split(root)}
+
+
+def _known_by(user: str, records: Sequence[_Trained], parents: Mapping[str, str]) -> list[Checkpoint]:
+    found = [
+        one for record in records if record.generation != "workspace" for one in record.checkpoints(user)
+    ]
+    tainted, digests = {one.generation for one in found}, {one.digest for one in found}
+    for generation, parent in sorted(parents.items()):
         if parent in tainted and generation not in tainted:
             tainted.add(generation)
             found.append(Checkpoint(generation, "all of this generation", f"starts from {parent}"))
-    here = root / "models/policy"
-    if here.exists() and (said := _said(users_by_split(root), user)):
-        digest = tree_digest(here)
-        if digest not in {item.digest for item in found}:
-            found.append(Checkpoint("workspace", digest, said))
-            found += [Checkpoint("workspace", f"{name} {of}", said) for name, of in _digests(root).items()]
+    for record in records:
+        if record.generation == "workspace" and record.model not in digests:
+            found += record.checkpoints(user)
     return sorted(found)

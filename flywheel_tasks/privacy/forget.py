@@ -1,14 +1,13 @@
-"""Removes a user from the tables of a workspace: a row is theirs by their hash, or by an id that only they have.
+"""Removes users from the tables of a workspace: a row is theirs by their hash, or by an id that only they have.
 
 Tables are rewritten one by one, each whole or not at all. What is needed to know their rows is kept in a journal until
-the end, because a table that names the user may be rewritten before one that only names a task of theirs; so a
+the end, because a table that names a user may be rewritten before one that only names a task of theirs; so a
 run that was killed goes on where it stopped.
 """
 
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from flywheel_tasks.pipeline.stage_io import STATE
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.traffic.identity import HASHED
 
 # Columns whose value belongs to one user, and the kind of id they hold.
 _KIND = {
@@ -38,34 +38,49 @@ _SUFFIXES = (".parquet", ".jsonl")
 _MODELS = "models"  # in the journal, beside the kinds of ids
 
 
-@dataclass
 class Ids:
-    """How rows of a user are known.
+    """How rows of some users are known.
+
+    Args:
+        users: their hashes.
 
     Attributes:
-        user: the hash.
-        of: ids that are theirs, by kind.
+        users: the hashes.
+        of: ids that are theirs, by kind, and whose each is.
+        found: those of the users of whom a row was seen.
     """
 
-    user: str
-    of: dict[str, set[str]] = field(default_factory=lambda: {kind: set() for kind in set(_KIND.values())})
+    def __init__(self, *users: str) -> None:
+        self.users, self.found = frozenset(users), set[str]()
+        self.of: dict[str, dict[str, str]] = {kind: {} for kind in set(_KIND.values())}
 
     def learn(self, row: Mapping[str, Any]) -> None:
-        """Take the ids of a row that names the user."""
-        if row.get("user_id") == self.user:
+        """Take the ids of a row that names one of the users."""
+        if (user := row.get("user_id")) in self.users:
             for column, kind in _KIND.items():
                 if isinstance(row.get(column), str):
-                    self.of[kind].add(row[column])
+                    self.of[kind][row[column]] = user
 
     def owns(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row is the user's."""
-        named = row.get("user_id")
-        if named is not None:
-            return bool(named == self.user)
-        if any(row.get(column) in self.of[kind] for column, kind in _KIND.items() if row.get(column)):
-            return True
+        """Whether a row is one of the users'."""
+        owners = self._owners(row)
+        self.found |= owners
+        return bool(owners)
+
+    def _owners(self, row: Mapping[str, Any]) -> set[str]:
+        if (named := row.get("user_id")) is not None:
+            return {named} & self.users
+        known = {self.of[kind].get(row[column]) for column, kind in _KIND.items() if row.get(column)}
+        if owners := {user for user in known if user is not None}:
+            return owners
         # Lines in quarantine are text that holds the hash, or list it where the text is cut before it.
-        return any(isinstance(value, str | list) and self.user in value for value in row.values())
+        hashes: set[str] = set()
+        for value in row.values():
+            if isinstance(value, list):
+                hashes.update(item for item in value if isinstance(item, str))
+            elif isinstance(value, str) and "u_" in value:
+                hashes.update(HASHED.findall(value))
+        return hashes & self.users
 
 
 def tables(root: Path, others: Iterable[Path]) -> list[Path]:
@@ -98,7 +113,7 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def count(path: Path, ids: Ids) -> int:
-    """Rows of the user in a table."""
+    """Rows of the users in a table."""
     return sum(map(ids.owns, rows_of(path)))
 
 
@@ -113,7 +128,7 @@ def _rewrite_parquet(path: Path, temporary: Path, ids: Ids) -> None:
 
 
 def remove(path: Path, ids: Ids) -> None:
-    """Rewrite a table without the user's rows; the others stay as they are."""
+    """Rewrite a table without the users' rows; the others stay as they are."""
     with atomic_path(path) as temporary:
         if path.suffix == ".parquet":
             _rewrite_parquet(path, temporary, ids)
@@ -126,39 +141,50 @@ def remove(path: Path, ids: Ids) -> None:
 
 
 class Journal:
-    """What is known of a user whose rows are being removed, kept until all are.
+    """What is known of users whose rows are being removed, a file each, kept until all are.
 
     Args:
         root: the workspace.
-        user: the hash.
+        users: their hashes.
     """
 
-    def __init__(self, root: Path, user: str) -> None:
-        self._path = root / STATE / "forget" / f"{user}.json"
+    def __init__(self, root: Path, users: Iterable[str]) -> None:
+        self._paths = {user: root / STATE / "forget" / f"{user}.json" for user in users}
 
-    def read(self, ids: Ids) -> list[tuple[str, ...]]:
-        """Add what an earlier run learnt, and give the models that it knew to be trained on the user's data."""
-        if not self._path.exists():
-            return []
-        found = json.loads(self._path.read_text(encoding="utf-8"))
-        models = found.pop(_MODELS, [])
-        for kind, known in found.items():
-            ids.of.setdefault(kind, set()).update(known)
-        return [tuple(model) for model in models]
+    def read(self, ids: Ids) -> dict[str, list[tuple[str, ...]]]:
+        """Add what an earlier run learnt, and give the models that it knew to be trained on each user's data."""
+        models = {}
+        for user, path in self._paths.items():
+            if not path.exists():
+                continue
+            found = json.loads(path.read_text(encoding="utf-8"))
+            models[user] = [tuple(model) for model in found.pop(_MODELS, [])]
+            for kind, known in found.items():
+                ids.of.setdefault(kind, {}).update(dict.fromkeys(known, user))
+        return models
 
-    def complete(self, ids: Ids, models: Iterable[Sequence[str]]) -> None:
+    def complete(self, ids: Ids, models: Mapping[str, Iterable[Sequence[str]]]) -> None:
         """Add what an earlier run learnt, and keep it all.
 
         Args:
-            ids: of the user.
-            models: generation, digest and reason of each model that was trained on their data.
+            ids: of the users.
+            models: by user generation, digest and reason of each model that was trained on their data.
         """
-        known = sorted({*self.read(ids), *map(tuple, models)})
-        write_json({_MODELS: known, **{kind: sorted(ids.of[kind]) for kind in ids.of}}, self._path)
+        before = self.read(ids)
+        theirs: dict[str, dict[str, list[str]]] = {
+            user: {kind: [] for kind in ids.of} for user in self._paths
+        }
+        for kind, owned in ids.of.items():
+            for name, user in owned.items():
+                theirs[user][kind].append(name)
+        for user, path in self._paths.items():
+            known = sorted({*before.get(user, ()), *map(tuple, models.get(user, ()))})
+            write_json({_MODELS: known, **{kind: sorted(of) for kind, of in theirs[user].items()}}, path)
 
     def close(self) -> None:
         """Everything is removed."""
-        self._path.unlink(missing_ok=True)
+        for path in self._paths.values():
+            path.unlink(missing_ok=True)
 
 
 # What is kept beside outputs: half-made and resumable work, parsed logs, what looks at A/B tests read, vectors, a

@@ -1,7 +1,7 @@
-"""Finds a user in raw logs by the hash of each line's id, and rewrites the files without them."""
+"""Finds users in raw logs by the hash of each line's id, and rewrites the files without them."""
 
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -25,15 +25,17 @@ _TRAILER = 8  # bytes at the end of a gzip stream, without which it counts as cu
 
 
 class Found(NamedTuple):
-    """Where a user is in raw logs.
+    """Where some users are in raw logs.
 
     Attributes:
         lines: the number of their lines, by file.
-        broken: files that could not be read to their end, and what that means for the user.
+        broken: files that could not be read to their end, and what that means for the users.
+        users: those of whom there are lines.
     """
 
     lines: dict[str, int]
     broken: dict[str, str]
+    users: set[str]
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
@@ -61,25 +63,34 @@ def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
 
 
 class _Theirs:
-    """Which lines and rows name a user, under any name that the logs have for the field."""
+    """Which lines and rows name one of some users, under any name that the logs have for the field.
 
-    def __init__(self, key: UserKey, user: str, rename: Mapping[str, str]) -> None:
-        self._identity = Identity(key, frozenset([user]))
+    Attributes:
+        seen: the users that were named.
+    """
+
+    def __init__(self, key: UserKey, users: Collection[str], rename: Mapping[str, str]) -> None:
+        self._identity = Identity(key, frozenset(users))
         self._mask, self._fields = Mask(self._identity, rename), user_fields(rename)
+        self.seen: set[str] = set()
 
     def line(self, line: bytes) -> bool:
-        """Whether a line names the user."""
-        return self._mask(line.rstrip(b"\r\n").decode(errors="backslashreplace"))[1]
+        """Whether a line names one of the users."""
+        found = self._mask.masked(line.rstrip(b"\r\n").decode(errors="backslashreplace"))
+        if found.forgotten:
+            self.seen |= self._identity.forgotten.intersection(found.users)
+        return found.forgotten
 
     def columns(self, names: Sequence[str]) -> list[str]:
-        """Of some columns those that can name the user."""
+        """Of some columns those that can name a user."""
         return [name for name in names if name in self._fields]
 
     def rows(self, table: pa.Table) -> list[bool]:
-        """Whether each row names the user."""
+        """Whether each row names one of the users."""
         found = [False] * table.num_rows
         for name in self.columns(table.column_names):
             hashed = self._identity.key.hashed_column(table[name].cast(pa.string())).to_pylist()
+            self.seen |= self._identity.forgotten.intersection(hashed)
             found = [
                 before or user in self._identity.forgotten for before, user in zip(found, hashed, strict=True)
             ]
@@ -104,7 +115,7 @@ def _parquet(file: BinaryIO) -> pq.ParquetFile:
 
 
 def _count(file: BinaryIO, name: str, theirs: _Theirs) -> Iterator[int]:
-    """The number of the user's lines, a part of the file at a time; of a broken file first what can be read."""
+    """The number of the users' lines, a part of the file at a time; of a broken file first what can be read."""
     if name.endswith(".parquet"):
         source = _parquet(file)
         columns = theirs.columns(source.schema_arrow.names)
@@ -116,9 +127,14 @@ def _count(file: BinaryIO, name: str, theirs: _Theirs) -> Iterator[int]:
 
 
 def find(
-    location: str, root: Path, names: Sequence[str], key: UserKey, user: str, rename: Mapping[str, str]
+    location: str,
+    root: Path,
+    names: Sequence[str],
+    key: UserKey,
+    users: Collection[str],
+    rename: Mapping[str, str],
 ) -> Found:
-    """Files of raw logs that hold a user.
+    """Files of raw logs that hold one of some users.
 
     Each file is read once, as it is then: logs may grow and old ones go while others are searched. A file that is gone
     holds nobody.
@@ -128,13 +144,14 @@ def find(
         root: the workspace.
         names: which files, as :func:`flywheel_tasks.traffic.logs.list_logs` gives them.
         key: of user ids.
-        user: the hash.
+        users: their hashes.
         rename: the setting ``ingest.rename``: old field names to new ones.
 
     Raises:
         LogsError: a file cannot be read.
     """
-    theirs, store, found = _Theirs(key, user, rename), open_logs(location, root), Found({}, {})
+    theirs, store = _Theirs(key, users, rename), open_logs(location, root)
+    found = Found({}, {}, theirs.seen)
     for name in names:
         lines = 0
         try:
@@ -147,7 +164,7 @@ def find(
             found.broken[name] = "is cut: what can be read of it was searched"
         except (CorruptGzipError, pa.ArrowException) as error:
             found.broken[name] = (
-                f"is damaged ({error}), with {lines} lines of the user before that: it is not rewritten, "
+                f"is damaged ({error}), with {lines} of the lines before that: it is not rewritten, "
                 "mend or delete it yourself"
             )
             continue
@@ -157,23 +174,28 @@ def find(
 
 
 def rewrite(
-    location: str, root: Path, names: Sequence[str], key: UserKey, user: str, rename: Mapping[str, str]
+    location: str,
+    root: Path,
+    names: Sequence[str],
+    key: UserKey,
+    users: Collection[str],
+    rename: Mapping[str, str],
 ) -> None:
-    """Rewrite files of raw logs without a user's lines; all other bytes of lines stay as they are.
+    """Rewrite files of raw logs without the lines of some users; all other bytes of lines stay as they are.
 
     Args:
         location: the setting ``logs.location``: a folder, or ``s3://bucket/prefix``.
         root: the workspace.
         names: files, as :func:`find` gives them in ``lines``; one that is gone by now is passed over.
         key: of user ids.
-        user: the hash.
+        users: their hashes.
         rename: the setting ``ingest.rename``.
 
     Raises:
         LogsError: a file cannot be read or written, or was written to meanwhile. Such a file stays as it is; the
             others are rewritten first.
     """
-    theirs, store, changed = _Theirs(key, user, rename), open_logs(location, root), list[str]()
+    theirs, store, changed = _Theirs(key, users, rename), open_logs(location, root), list[str]()
     for name in names:
         try:
             _rewrite(store, name, theirs)

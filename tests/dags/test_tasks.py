@@ -96,7 +96,7 @@ def test_whose_data_trained_a_blocked_model_is_on_record(gated: Path, failure: t
     last = open_registry("registry", gated).history()[-1]
     assert (last.kind, last.by) == ("declined", "airflow: run-1")
     shutil.rmtree(gated / "data/split")  # the tables are gone, the record is not
-    (found,) = checkpoints_of(gated, "u_1")
+    (found,) = checkpoints_of(gated, ["u_1"])["u_1"]
     assert (found.generation, found.digest) == ("g0001", tree_digest(gated / "models/policy"))
 
 

@@ -166,6 +166,10 @@ def test_a_kill_between_two_tables_is_made_good_by_running_again(workspace, monk
     assert next(left) == 0
 
 
+def models_of(workspace, user):
+    return trained_on.checkpoints_of(workspace, [user])[user]
+
+
 def test_models_that_a_killed_run_found_are_listed_by_the_next(workspace, monkeypatch):
     """The splits that they were found by are clean by then."""
 
@@ -175,7 +179,7 @@ def test_models_that_a_killed_run_found_are_listed_by_the_next(workspace, monkey
     assert "workspace" in call(workspace, GONE, "--dry-run")
     monkeypatch.setattr(forget, "drop_kept", killed)
     CliRunner().invoke(app, ["forget", GONE, "--root", str(workspace)])
-    assert trained_on.checkpoints_of(workspace, KEY.hashed(GONE)) == []
+    assert models_of(workspace, KEY.hashed(GONE)) == []
     monkeypatch.undo()
     monkeypatch.setenv("FLYWHEEL_USER_KEY", SECRET)
     assert "policy_train" in call(workspace, GONE).split("Models trained on")[1]
@@ -208,16 +212,16 @@ def test_models_trained_on_the_user_and_on_top_of_those_are_listed(workspace):
     ):
         bundle = b'{"generation": {"champion": {"model": "%s"}}}' % champion.encode()
         registry.put_generation(generation, "inputs.json", bundle)
-    found = trained_on.checkpoints_of(workspace, KEY.hashed(GONE))
+    found = models_of(workspace, KEY.hashed(GONE))
     assert [(one.generation, one.why) for one in found] == [
         ("g0001", "policy_train"),
         ("g0002", "starts from g0001"),
         ("g0003", "starts from g0002"),
     ]
-    assert trained_on.checkpoints_of(workspace, KEY.hashed("nobody")) == []
+    assert models_of(workspace, KEY.hashed("nobody")) == []
     output = call(workspace, GONE)
     assert "policy_train" in output
-    assert trained_on.checkpoints_of(workspace, KEY.hashed(GONE)) == found, "also when the tables are clean"
+    assert models_of(workspace, KEY.hashed(GONE)) == found, "also when the tables are clean"
 
 
 def test_a_user_of_whom_nothing_is_found_is_no_quiet_success(workspace):

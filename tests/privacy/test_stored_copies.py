@@ -150,7 +150,7 @@ def test_a_bucket_with_versions_keeps_none_of_a_rewritten_log(s3_server, tmp_pat
 def test_delivered_labels_are_rewritten_in_a_folder_and_on_s3(s3_server, tmp_path):
     s3_server.create_bucket(Bucket="labels")
     ids = Ids(WHO)
-    ids.of["task"].add("t1")
+    ids.of["task"]["t1"] = WHO
     files = {
         "g0001/mine.jsonl": b'{"task_id": "t1"}\n{"task_id": "t2"}\n',
         "g0001/export.json": json.dumps(
@@ -188,7 +188,7 @@ def test_delivered_labels_are_rewritten_in_a_folder_and_on_s3(s3_server, tmp_pat
 )
 def test_labels_are_found_by_any_form_of_their_location(s3_server, tmp_path, location, delivered):
     ids = Ids(WHO)
-    ids.of["task"].add("t1")
+    ids.of["task"]["t1"] = WHO
     mine = b'[{"task_id":"t1"}]' if delivered.endswith(".json") else b'{"task_id":"t1"}\n'
     others = ("labels/round-old/x.jsonl", "labels/old-g0001/x.jsonl", "data/annotation/labels.jsonl")
     files = {delivered: mine, **(dict.fromkeys(others, b'{"task_id":"t1"}\n') if "{" in location else {})}

@@ -23,8 +23,8 @@ def renamed(number: int, user: str) -> dict:
     return {**{name: value for name, value in event.items() if name != "user_id"}, "author": user}
 
 
-def find(root, key, user, rename, location="data/logs"):
-    return forget_logs.find(location, root, list_logs(location, root), key, user, rename)
+def find(root, key, users, rename, location="data/logs"):
+    return forget_logs.find(location, root, list_logs(location, root), key, users, rename)
 
 
 LINES = [
@@ -40,12 +40,12 @@ LINES = [
 @pytest.mark.parametrize("name", ["date=2026-11-02/a.jsonl", "date=2026-11-02/a.jsonl.gz"])
 def test_lines_under_an_old_name_are_found_and_go(tmp_path, name):
     write_log(tmp_path, LINES, name)
-    who = (KEY, KEY.hashed(ALICE), RENAME)
-    assert find(tmp_path, KEY, KEY.hashed(ALICE), {}).lines == {name: 1}
+    who = (KEY, {KEY.hashed(ALICE)}, RENAME)
+    assert find(tmp_path, KEY, {KEY.hashed(ALICE)}, {}).lines == {name: 1}
     assert find(tmp_path, *who).lines == {name: 4}
     forget_logs.rewrite("data/logs", tmp_path, [name], *who)
-    assert find(tmp_path, *who) == ({}, {})
-    assert find(tmp_path, KEY, KEY.hashed("ben"), RENAME).lines == {name: 2}
+    assert find(tmp_path, *who) == ({}, {}, set())
+    assert find(tmp_path, KEY, {KEY.hashed("ben")}, RENAME).lines == {name: 2}
 
 
 def test_rows_under_an_old_name_are_found_and_go(tmp_path):
@@ -60,9 +60,9 @@ def test_rows_under_an_old_name_are_found_and_go(tmp_path):
         buffer = BytesIO()
         pq.write_table(pa.Table.from_pylist(rows).select(columns), buffer)
         write_log(tmp_path, [buffer.getvalue()], name)
-        found = find(tmp_path, KEY, KEY.hashed(ALICE), RENAME)
+        found = find(tmp_path, KEY, {KEY.hashed(ALICE)}, RENAME)[:2]
         assert found == ({name: len(columns) - 1}, {})
-        forget_logs.rewrite("data/logs", tmp_path, [name], KEY, KEY.hashed(ALICE), RENAME)
+        forget_logs.rewrite("data/logs", tmp_path, [name], KEY, {KEY.hashed(ALICE)}, RENAME)
         left = pq.read_table(tmp_path / "data/logs" / name)
         assert left["event_id"].to_pylist() == (["e3", "e4"] if "user_id" in columns else ["e2", "e3", "e4"])
 
@@ -72,7 +72,7 @@ def pack(data):
 
 
 def test_a_cut_file_is_told_of_searched_as_far_as_it_goes_and_stays_cut(tmp_path):
-    name, who = "date=2026-11-02/a.jsonl.gz", (KEY, KEY.hashed(ALICE), RENAME)
+    name, who = "date=2026-11-02/a.jsonl.gz", (KEY, {KEY.hashed(ALICE)}, RENAME)
     whole = [LINES[0], LINES[1], LINES[1][:-20]]  # the last line is not whole
     path = write_log(tmp_path, [], name)
     path.write_bytes(pack(b"".join(whole))[:-8])
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_told_of_and_keeps_no_other_from_being_searched(tmp_pa
     write_log(tmp_path, [], broken).write_bytes(b"no gzip")
     write_log(tmp_path, [], "date=2026-11-02/c.parquet").write_bytes(b"no parquet")
     write_log(tmp_path, LINES, name)
-    found = find(tmp_path, KEY, KEY.hashed(ALICE), RENAME)
+    found = find(tmp_path, KEY, {KEY.hashed(ALICE)}, RENAME)
     assert found.lines == {name: 4}
     assert list(found.broken) == [broken, "date=2026-11-02/c.parquet"]
     assert all("mend or delete it yourself" in why for why in found.broken.values())
@@ -104,11 +104,11 @@ def test_a_damaged_file_is_told_of_and_keeps_no_other_from_being_searched(tmp_pa
 
 def test_where_there_are_no_logs_there_is_nobody(tmp_path):
     (tmp_path / "data/logs").mkdir(parents=True)
-    assert find(tmp_path, KEY, KEY.hashed(ALICE), {}) == ({}, {})
-    forget_logs.rewrite("data/logs", tmp_path, [], KEY, KEY.hashed(ALICE), {})
+    assert find(tmp_path, KEY, {KEY.hashed(ALICE)}, {}) == ({}, {}, set())
+    forget_logs.rewrite("data/logs", tmp_path, [], KEY, {KEY.hashed(ALICE)}, {})
 
 
-WHO = (KEY, KEY.hashed(ALICE), RENAME)
+WHO = (KEY, {KEY.hashed(ALICE)}, RENAME)
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_logs_that_grow_and_go_while_they_are_searched_are_searched_all_the_same
     names = list_logs("data/logs", tmp_path)
     written_to.add(paths[0])
     paths[1].unlink()
-    found = forget_logs.find("data/logs", tmp_path, names, *WHO)
+    found = forget_logs.find("data/logs", tmp_path, names, *WHO)[:2]
     assert found == ({names[0]: 4, names[2]: 4}, {})
     forget_logs.rewrite("data/logs", tmp_path, [names[1]], *WHO)
     assert not paths[1].exists()
@@ -168,11 +168,11 @@ def test_on_s3_a_file_that_another_one_replaces_meanwhile_stays(s3_server, tmp_p
         with pytest.raises(LogsError, match=f"{name}: was written to"):
             forget_logs.rewrite("s3://grows/live", tmp_path, [name], *WHO)
     assert s3_server.get_object(**stored)["Body"].read() == b"".join([*LINES, LINES[1]])
-    assert find(tmp_path, *WHO, location="s3://grows/live") == ({name: 4}, {})
+    assert find(tmp_path, *WHO, location="s3://grows/live")[:2] == ({name: 4}, {})
     forget_logs.rewrite("s3://grows/live", tmp_path, [name], *WHO)
     assert s3_server.get_object(**stored)["Body"].read() == LINES[1] + LINES[5] + LINES[1]
     s3_server.delete_object(**stored)
-    assert forget_logs.find("s3://grows/live", tmp_path, [name], *WHO) == ({}, {})
+    assert forget_logs.find("s3://grows/live", tmp_path, [name], *WHO) == ({}, {}, set())
     forget_logs.rewrite("s3://grows/live", tmp_path, [name], *WHO)
 
 
@@ -198,7 +198,7 @@ def test_a_file_is_rewritten_in_memory_that_does_not_grow_with_it(tmp_path, name
     tracemalloc.stop()
     assert peak < 8_000_000
     assert find(tmp_path, *WHO).lines == {}
-    assert find(tmp_path, KEY, KEY.hashed("ben"), RENAME).lines == {name: 100}
+    assert find(tmp_path, KEY, {KEY.hashed("ben")}, RENAME).lines == {name: 100}
 
 
 def test_parquet_is_rewritten_some_rows_at_a_time(tmp_path, monkeypatch):
