@@ -93,13 +93,15 @@ def _forget(root: Path, settings: Any, who: Who, raw_logs: bool, remotes: bool, 
         recover(root / settings.serve.logs)  # what dead gateways left becomes logs that are listed
     names = _list_logs(root, settings)  # before anything is changed, for it may fail
     ids, journal = tables.Ids(*who.given), tables.Journal(root, who.given)
-    checkpoints = _checkpoints(root, journal.read(ids), who)
+    begun = journal.read(ids)
+    checkpoints = _checkpoints(root, begun, who)
     fresh = set(who.given)
     if not dry_run:
         journal.complete(ids, checkpoints)
-        fresh = _list_as_forgotten(root, settings, who)
+        fresh = _list_as_forgotten(root, settings, who) | begun.keys()
     # It may take hours, and fail: by now nothing takes the users in again, and no row has gone that would be told of.
     logs = _find_logs(root, settings, who, names)
+    ids.found.update(*(of.users for of in logs.values()))
     paths = _tables_of(root, settings)
     for path in paths:
         for row in tables.rows_of(path):
@@ -121,9 +123,10 @@ def _forget(root: Path, settings: Any, who: Who, raw_logs: bool, remotes: bool, 
         _pin_labels_again(root, settings)
         if raw_logs:  # last, for a file that somebody writes to at this moment stops it
             _rewrite_logs(root, settings, who, logs)
+            tables.drop_kept(root)  # a look at a running test may have read the logs until now
     done = "would be removed" if dry_run else "removed"
     keys = keys_of(root, settings, who.raw)
-    seen = ids.found.union(turns, *(of.users for of in logs.values()))
+    seen = ids.found.union(turns)
     seen |= {who.key.hashed(user) for user in keys.values()} | {
         user for user, of in checkpoints.items() if of
     }
@@ -162,8 +165,8 @@ def _forget_turns(root: Path, settings: Any, who: Who, dry_run: bool) -> dict[st
     if who.hashed:
         return {}
     index = root / settings.serve.state / "turns.sqlite"
-    counts = {user: forget_turns(index, raw, dry_run=dry_run) for user, raw in who.given.items()}
-    return {user: count for user, count in counts.items() if count}
+    counts = forget_turns(index, who.raw, dry_run=dry_run)
+    return {user: counts[raw] for user, raw in who.given.items() if counts[raw]}
 
 
 def _list_as_forgotten(root: Path, settings: Any, who: Who) -> set[str]:

@@ -83,7 +83,7 @@ def say_whom(who: Who, nowhere: Sequence[str], dry_run: bool) -> None:
     )
     if len(who.given) > 1:
         for user in nowhere:
-            console.print(f"  {who.given[user]}", markup=False)
+            console.print(f"  {who.given[user]!r}", markup=False, emoji=False, highlight=False)
 
 
 def _are(items: Collection[str]) -> str:

@@ -46,7 +46,10 @@ def whom(users: Sequence[str], file: Path | None, *, hashed: bool, source: str) 
 
     if file is not None:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        users = [*users, *(line for line in text.split("\n") if line.strip())]
+        lines = text.removeprefix("\ufeff").split(
+            "\n"
+        )  # some editors begin a file with a mark that nobody sees
+        users = [*users, *(line for line in lines if line.strip())]
     if not users:
         raise IdentityError("nobody to forget: give ids, or --from a file with one a line")
     key = user_key(source)  # type: ignore[arg-type]

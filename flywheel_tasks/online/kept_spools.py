@@ -21,7 +21,7 @@ from flywheel_tasks.online.log_spool import SPOOL, LogReader
 from flywheel_tasks.settings import Ingest
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
-from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.documents import DocumentError, read_json, write_json
 from flywheel_tasks.storage.experiment_records import Override, Plan
 from flywheel_tasks.storage.registry_state import Experiment
 from flywheel_tasks.traffic.in_order import THREADS, in_order
@@ -34,28 +34,38 @@ _SECRET_BYTES = 32
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
-    """The counts of a partition's spool; None if it, or its rows, are not in the folder."""
+    """The counts of a partition's spool; None if it, or its rows, are not whole, as a power cut may leave them."""
     try:
         document: dict[str, Any] = read_json(folder / _DOCUMENT)
-    except FileNotFoundError:
+        rows = pq.read_metadata(folder / _ROWS).num_rows
+    except (FileNotFoundError, DocumentError, pa.ArrowException):
         return None
-    return document if (folder / _ROWS).exists() else None
+    return document if document["rows"] == rows else None
 
 
 def _folder_of(root: Path, experiment: str) -> Path:
     return root / FOLDER / bytes_digest(experiment.encode()).removeprefix("sha256:")[:32]
 
 
+def _read_secret(folder: Path) -> bytes | None:
+    """The secret of a test's keys; None if there is none, or one that a power cut left empty."""
+    try:
+        found = (folder / "secret").read_bytes()
+    except FileNotFoundError:
+        return None
+    return found if len(found) == _SECRET_BYTES else None
+
+
 def _secret(folder: Path) -> bytes:
     """The secret of a test's keys, made at its first look."""
-    path = folder / "secret"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    found = _read_secret(folder)
+    if found is None:
+        found = secrets.token_bytes(_SECRET_BYTES)
+        with atomic_path(folder / "secret", synced=True) as temporary:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(_SECRET_BYTES))
-    return path.read_bytes()
+                file.write(found)
+    return found
 
 
 def drop_others(root: Path, running: Iterable[Experiment]) -> None:
@@ -95,7 +105,7 @@ class Spools:
         self._cache: PartitionCache | None = None
         self._secret = secrets.token_bytes(_SECRET_BYTES)
         if plan is not None and settings.cache_bytes:
-            folder = _folder_of(root, plan.experiment)
+            folder = self._folder = _folder_of(root, plan.experiment)
             self._secret = _secret(folder)
             scope = {
                 "code": code_version(Path(log_spool.__file__), Path(assignment.__file__)),
@@ -121,19 +131,23 @@ class Spools:
             LogsError: a partition is gone, changed or damaged.
         """
         total: Counter[str] = Counter()
+        keys = []
         for number, partition in enumerate(partitions):
             place = folder / f"{number}"
             key = key_of({"path": partition["path"], "sha256": partition["sha256"]})
+            keys.append(key)
             document = self._cache.get(key, place) if self._cache else None
             if document is None:
                 document = self._spool(partition, place)
-                if self._cache is not None:
+                # The test may have ended meanwhile, or somebody was forgotten: then there is nothing to be kept.
+                if self._cache is not None and _read_secret(self._folder) == self._secret:
                     self._cache.put(key, place)
             total.update(document)
         if not partitions:
             (folder / "0").mkdir(parents=True)
             pq.write_table(SPOOL.empty_table(), folder / "0" / _ROWS)
         if self._cache is not None:
+            self._cache.keep(keys)  # a file that has changed may hold less than it did
             self._cache.trim()
         return total
 

@@ -25,7 +25,7 @@ from flywheel_tasks.traffic.tabular import decoded
 # The gateway's reason for a fallback while the arm's model is still being loaded.
 _LOADING = "loading"
 # What the gateway logs of a reply beyond the format.
-_BEYOND = ("latency_ms", "refused_model", "fallback")
+_BEYOND = {"latency_ms": pa.float64(), "refused_model": pa.string(), "fallback": pa.string()}
 _LONGEST = 1e9  # milliseconds
 _TIME = pa.timestamp("us")
 SPOOL = pa.schema(
@@ -94,7 +94,7 @@ class LogReader:
             first: number of its first row.
         """
         position = np.arange(table.num_rows)
-        taken = take_rows(table, position + first, position, self._rename, _BEYOND)
+        taken = take_rows(_typed(table), position + first, position, self._rename, _BEYOND)
         rest = zip(taken.rest, decoded(table, taken.rest), strict=True)
         return self._rows(taken, [(first + k, event) for k, event in rest])
 
@@ -206,22 +206,31 @@ def _where(items: Sequence[str], keep: Sequence[bool]) -> list[str]:
     return [item for item, kept in zip(items, keep, strict=True) if kept]
 
 
+def _typed(table: pa.Table) -> pa.Table:
+    """A columnar partition whose columns beyond the format have their types; of other types they say nothing."""
+    for name, kind in _BEYOND.items():
+        if name not in table.column_names:
+            continue
+        column = table[name]
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        right = text if pa.types.is_string(kind) else number
+        column = column.cast(kind, safe=False) if right else pa.nulls(len(table), kind)
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
 def _more_of_columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
     """What :func:`_more` says of each row, as columns ``milliseconds`` and ``beside``."""
-    of = {name: table[name] if name in table.column_names else pa.nulls(len(table)) for name in _BEYOND}
-    texts = {
-        name: of[name] if pa.types.is_string(of[name].type) else pa.nulls(len(table), pa.string())
-        for name in _BEYOND
+    of = {
+        name: table[name] if name in table.column_names else pa.nulls(len(table), kind)
+        for name, kind in _BEYOND.items()
     }
-    took, stood_in, refused = of["latency_ms"], texts["fallback"], texts["refused_model"].is_valid()
-    if pa.types.is_integer(took.type) or pa.types.is_floating(took.type):
-        took = took.cast(pa.float64(), safe=False)
-        right = pc.and_(pc.greater_equal(took, 0), pc.less(took, _LONGEST))
-        took = pc.round(
-            pc.if_else(pc.and_(right, pc.is_null(stood_in)), took, None), round_mode="half_to_even"
-        )
-    else:
-        took = pa.nulls(len(table))
+    took, stood_in, refused = of["latency_ms"], of["fallback"], of["refused_model"].is_valid()
+    right = pc.and_(pc.greater_equal(took, 0), pc.less(took, _LONGEST))
+    took = pc.round(pc.if_else(pc.and_(right, pc.is_null(stood_in)), took, None), round_mode="half_to_even")
     failed = pc.if_else(pc.equal(stood_in, _LOADING), None, "fallback")
     beside = pc.if_else(stood_in.is_valid(), failed, pc.if_else(refused, "safety_violation", None))
     return {"milliseconds": took.cast(pa.int64()), "beside": beside.cast(pa.string())}

@@ -52,6 +52,7 @@ def promote(root: Path, generation: str, by: str) -> ModelRef:
     registry = registry_of(root)
     state = registry.state()
     if state.champion is not None and state.champion.generation == generation:
+        drop_others(root, state.all_running())
         keep_card(registry, generation)  # a promotion that was killed in between left none
         return state.champion
     if (candidate := state.candidates.get(generation)) is not None:
@@ -86,7 +87,7 @@ def rollback(root: Path, generation: str, reason: str, by: str) -> State:
         return decline(root, generation, reason, by)
     if tested.status != "rolled_back":
         state = registry.rollback(generation, reason, by=by)
-        drop_others(root, state.all_running())
+    drop_others(root, state.all_running())
     keep_card(registry, generation)
     return state
 

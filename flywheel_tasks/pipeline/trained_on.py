@@ -90,8 +90,8 @@ class _Trained(NamedTuple):
         return [Checkpoint(self.generation, digest, said) for digest in digests] if said else []
 
 
-def _trained(generation: str, document: Mapping[str, Any]) -> _Trained:
-    users = {split: frozenset(of) for split, of in document["users"].items()}
+def _trained(generation: str, document: Mapping[str, Any], whom: Collection[str]) -> _Trained:
+    users = {split: frozenset(whom).intersection(of) for split, of in document["users"].items()}
     return _Trained(generation, document["model"], document.get("others", {}), users)
 
 
@@ -109,9 +109,9 @@ def checkpoints_of(root: Path, users: Collection[str]) -> dict[str, list[Checkpo
         if name == "inputs.json":
             parents[generation] = orjson.loads(store.get(key))["generation"]["champion"]["model"]
         elif name.startswith(_NAME):
-            records.append(_trained(generation, orjson.loads(store.get(key))))
+            records.append(_trained(generation, orjson.loads(store.get(key)), users))
     if here := _here(root):
-        records.append(_trained("workspace", here))
+        records.append(_trained("workspace", here, users))
     return {user: _known_by(user, records, parents) for user in users}
 
 

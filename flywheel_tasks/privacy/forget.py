@@ -35,7 +35,7 @@ _KIND = {
 }
 BATCH_ROWS = 5000
 _SUFFIXES = (".parquet", ".jsonl")
-_MODELS = "models"  # in the journal, beside the kinds of ids
+_MODELS, _FOUND = "models", "found"  # in the journal, beside the kinds of ids
 
 
 class Ids:
@@ -56,7 +56,9 @@ class Ids:
 
     def learn(self, row: Mapping[str, Any]) -> None:
         """Take the ids of a row that names one of the users."""
-        if (user := row.get("user_id")) in self.users:
+        user = row.get("user_id")
+        if isinstance(user, str) and user in self.users:
+            self.found.add(user)
             for column, kind in _KIND.items():
                 if isinstance(row.get(column), str):
                     self.of[kind][row[column]] = user
@@ -69,8 +71,9 @@ class Ids:
 
     def _owners(self, row: Mapping[str, Any]) -> set[str]:
         if (named := row.get("user_id")) is not None:
-            return {named} & self.users
-        known = {self.of[kind].get(row[column]) for column, kind in _KIND.items() if row.get(column)}
+            return {named} & self.users if isinstance(named, str) else set()
+        ids = ((kind, row.get(column)) for column, kind in _KIND.items())
+        known = {self.of[kind].get(value) for kind, value in ids if isinstance(value, str)}
         if owners := {user for user in known if user is not None}:
             return owners
         # Lines in quarantine are text that holds the hash, or list it where the text is cut before it.
@@ -152,13 +155,18 @@ class Journal:
         self._paths = {user: root / STATE / "forget" / f"{user}.json" for user in users}
 
     def read(self, ids: Ids) -> dict[str, list[tuple[str, ...]]]:
-        """Add what an earlier run learnt, and give the models that it knew to be trained on each user's data."""
+        """Add what an earlier run learnt, and give the models that it knew to be trained on each user's data.
+
+        A user whose removal was not brought to its end, and only they, have an entry.
+        """
         models = {}
         for user, path in self._paths.items():
             if not path.exists():
                 continue
             found = json.loads(path.read_text(encoding="utf-8"))
             models[user] = [tuple(model) for model in found.pop(_MODELS, [])]
+            if found.pop(_FOUND, False):
+                ids.found.add(user)
             for kind, known in found.items():
                 ids.of.setdefault(kind, {}).update(dict.fromkeys(known, user))
         return models
@@ -179,7 +187,8 @@ class Journal:
                 theirs[user][kind].append(name)
         for user, path in self._paths.items():
             known = sorted({*before.get(user, ()), *map(tuple, models.get(user, ()))})
-            write_json({_MODELS: known, **{kind: sorted(of) for kind, of in theirs[user].items()}}, path)
+            about = {_MODELS: known, _FOUND: user in ids.found}
+            write_json(about | {kind: sorted(of) for kind, of in theirs[user].items()}, path)
 
     def close(self) -> None:
         """Everything is removed."""

@@ -7,7 +7,7 @@ sends back are found again, by any worker of this machine, and a history that wa
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -134,48 +134,60 @@ class TurnIndex:
         before = (datetime.now(UTC) - timedelta(days=days)).isoformat()
         return self._db.execute("DELETE FROM turns WHERE time < ?", (before,)).rowcount
 
-    def count_of(self, owner: bytes) -> int:
-        """How many turns a user has; ``owner`` is of :func:`owner_of`."""
-        found = self._db.execute("SELECT count(*) FROM turns WHERE owner = ?", (owner,)).fetchone()
-        return int(found[0])
+    def counts_of(self, owners: Iterable[bytes]) -> dict[bytes, int]:
+        """How many turns each of some users has, all looked for at once; ``owners`` are of :func:`owner_of`."""
+        self._name(owners)
+        return dict(
+            self._db.execute(
+                "SELECT owner, count(*) FROM turns WHERE owner IN (SELECT * FROM named) GROUP BY 1"
+            )
+        )
 
-    def forget_owner(self, owner: bytes) -> int:
-        """Drop all turns of a user, whose conversations then begin anew; how many.
+    def forget_owners(self, owners: Iterable[bytes]) -> None:
+        """Drop all turns of users, whose conversations then begin anew.
 
         Their bytes are overwritten, in the database and, as far as no other process reads it just then, in its log.
 
         Args:
-            owner: of :func:`owner_of`.
+            owners: of :func:`owner_of`.
         """
+        self._name(owners)
         self._db.execute("PRAGMA secure_delete = ON")
-        dropped = self._db.execute("DELETE FROM turns WHERE owner = ?", (owner,)).rowcount
+        self._db.execute("DELETE FROM turns WHERE owner IN (SELECT * FROM named)")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return dropped
+
+    def _name(self, owners: Iterable[bytes]) -> None:
+        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS named (owner BLOB PRIMARY KEY)")
+        self._db.execute("DELETE FROM named")
+        self._db.executemany("INSERT OR IGNORE INTO named VALUES (?)", ((owner,) for owner in owners))
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
 
 
-def forget_turns(path: Path, user_id: str, *, dry_run: bool = False) -> int:
-    """Drop a user's turns from the index of a gateway, which may be running.
+def forget_turns(path: Path, user_ids: Collection[str], *, dry_run: bool = False) -> dict[str, int]:
+    """Drop users' turns from the index of a gateway, which may be running.
 
     Args:
         path: the database; where there is none nothing is made.
-        user_id: raw, as the logs have it: the index knows no hash of it but its own.
+        user_ids: raw, as the logs have them: the index knows no hash of them but its own.
         dry_run: only count them.
 
     Returns:
-        how many there were.
+        how many there were of each.
 
     Raises:
         sqlite3.Error: it cannot be read or written.
     """
     if not path.exists():
-        return 0
-    index = TurnIndex(path)
+        return dict.fromkeys(user_ids, 0)
+    index, owners = TurnIndex(path), {user: owner_of(user) for user in user_ids}
     try:
-        return index.count_of(owner_of(user_id)) if dry_run else index.forget_owner(owner_of(user_id))
+        counts = index.counts_of(owners.values())
+        if not dry_run:
+            index.forget_owners(owners.values())
+        return {user: counts.get(owner, 0) for user, owner in owners.items()}
     finally:
         index.close()
 

@@ -5,7 +5,7 @@ what is not accepted here, it decides. So this module may be strict, but never l
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -93,7 +93,7 @@ def take_rows(
     lines: np.ndarray,
     positions: np.ndarray,
     rename: Mapping[str, str],
-    beyond: Sequence[str] = (),
+    beyond: Collection[str] = (),
 ) -> Taken:
     """Accept the rows that are plainly good.
 
@@ -166,13 +166,16 @@ class LineReader:
     Args:
         max_bytes: of a line; longer ones are left to the exact parser.
         rename: old field names to new ones, of fields that are strings.
-        beyond: as in :func:`take_rows`.
+        beyond: fields as in :func:`take_rows`, and their types; a line with a value of another type is left to the
+            exact parser.
     """
 
-    def __init__(self, max_bytes: int, rename: Mapping[str, str], beyond: Sequence[str] = ()) -> None:
-        self._max_bytes, self._rename, self._beyond = max_bytes, rename, beyond
+    def __init__(
+        self, max_bytes: int, rename: Mapping[str, str], beyond: Mapping[str, pa.DataType] | None = None
+    ) -> None:
+        self._max_bytes, self._rename, self._beyond = max_bytes, rename, beyond or {}
         names = dict.fromkeys([*_STRINGS, *(old for old, new in rename.items() if new in _STRINGS)])
-        self._schema = pa.schema([(name, pa.string()) for name in names])
+        self._schema = pa.schema([*((name, pa.string()) for name in names), *self._beyond.items()])
 
     def read(self, data: bytes, first: int) -> Taken:
         """Accept what is plainly good of some lines.

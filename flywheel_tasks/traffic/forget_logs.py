@@ -164,7 +164,7 @@ def find(
             found.broken[name] = "is cut: what can be read of it was searched"
         except (CorruptGzipError, pa.ArrowException) as error:
             found.broken[name] = (
-                f"is damaged ({error}), with {lines} of the lines before that: it is not rewritten, "
+                f"is damaged ({error}), with {lines} of their lines before that: it is not rewritten, "
                 "mend or delete it yourself"
             )
             continue

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class PartitionCache:
         document = self._whole(into)
         if document is None:
             shutil.rmtree(into, ignore_errors=True)
+            self._remove(entry)  # to be made again
         return document
 
     def put(self, key: str, folder: Path) -> None:
@@ -104,6 +105,22 @@ class PartitionCache:
             return
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Remove all entries of the scope but these."""
+        for entry in self._folder.glob("[!.]*"):
+            if entry.name not in keys:
+                self._remove(entry)
+
+    def _remove(self, entry: Path) -> bool:
+        """Remove an entry, renamed first so that nobody finds it half removed; False if it is gone."""
+        gone = entry.with_name(f".{uuid.uuid4().hex}")
+        try:
+            entry.rename(gone)
+        except FileNotFoundError:
+            return False
+        shutil.rmtree(gone, ignore_errors=True)
+        return True
 
     def trim(self) -> None:
         """Remove other scopes, abandoned folders, and the entries that were not used for longest."""
@@ -128,11 +145,5 @@ class PartitionCache:
         for _, entry, size in sorted(entries, key=lambda item: (item[0], item[1].name)):
             if total <= self._most:
                 return
-            # Renamed first, so that nobody finds it half removed.
-            gone = entry.with_name(f".{uuid.uuid4().hex}")
-            try:
-                entry.rename(gone)
-            except FileNotFoundError:
-                continue
-            shutil.rmtree(gone, ignore_errors=True)
-            total -= size
+            if self._remove(entry):
+                total -= size

@@ -55,8 +55,15 @@ def read_tables(file: BinaryIO, rename: Mapping[str, str]) -> Iterator[pa.Table]
         raise TabularError(f"not a Parquet file that can be read: {error}") from error
 
 
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of a type that rows can be picked from; Arrow has no such function for views."""
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.string())
+    return column.cast(pa.binary()) if pa.types.is_binary_view(column.type) else column
+
+
 def _table(table: pa.Table, rename: Mapping[str, str]) -> pa.Table:
-    columns = {name: table[name] for name in table.column_names}
+    columns = {name: _plain(table[name]) for name in table.column_names}
     old = [name for name, new in rename.items() if new not in _LISTS]
     for name in [*_KNOWN, *old]:
         if name in columns and name not in _LISTS:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flywheel_tasks.online import kept_spools, launch, promotion
+from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.assignment import assign, staff_key
 from flywheel_tasks.online.guardrails import check
 from flywheel_tasks.online.kept_spools import FOLDER
@@ -127,6 +128,50 @@ def test_columns_give_what_the_exact_parser_gives(lines: list[bytes], small: boo
     assert len(users) == len({key for key, _ in users}) == len({who for _, who in users})
 
 
+@pytest.mark.parametrize("name", ["refused_model", "fallback"])
+def test_a_model_whose_name_looks_like_a_date_is_a_text(name: str) -> None:
+    """Arrow would read a column of such names as times."""
+    events = [
+        reply(n, **{name: "2026-11-02", "event_id": f"d{n}", "latency_ms": 5}) for n in range(1, 60)
+    ] * 3
+    _, rows = spooled(events, PLAN)
+    kind = {"refused_model": "safety_violation", "fallback": "fallback"}[name]
+    assert [row["kind"] for row in rows] == ["reply", kind] * len(events)
+
+
+TEXTS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=str)
+@pytest.mark.parametrize("number", [pa.int16(), pa.float32(), pa.int64()], ids=str)
+def test_columns_of_parquet_logs_may_be_of_any_type_of_text_and_number(
+    root: Path, text: pa.DataType, number: pa.DataType
+) -> None:
+    said = [reply(n, event_id=f"r{n}") for n in range(4)]
+    names = {key: [event[key] for event in said] for key in said[0]}
+    names |= {
+        "refused_model": pa.array(["g0001", None, None, None]).cast(text),
+        "fallback": pa.array([None, "failed", "loading", None]).cast(text),
+        "latency_ms": pa.array([7, 8, 9, 10], number),
+        "of the team's own": pa.array(["a", "b", "c", "d"]).cast(text),
+    }
+    folder = root / "data/logs/date=2026-11-02"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table(names), folder / "part-000.parquet")
+    with open_events(load_settings(root / "params.yaml"), root, PLAN) as found:
+        rows = found.activity.select("kind", "milliseconds").to_pyarrow().to_pylist()
+    expected = [
+        ("reply", 7),
+        ("safety_violation", None),
+        ("reply", None),
+        ("fallback", None),
+        ("reply", None),
+    ]
+    assert sorted(map(repr, (tuple(row.values()) for row in rows))) == sorted(
+        map(repr, [*expected, ("reply", 10)])
+    )
+
+
 def test_parquet_logs_say_what_json_lines_say(root: Path) -> None:
     events = [
         e | ({"latency_ms": 40} if e.get("role") == "assistant" else {})
@@ -222,10 +267,8 @@ def kept_files(root: Path) -> list[Path]:
     return [path for path in (root / FOLDER).rglob("*") if path.is_file()]
 
 
-def test_what_is_kept_names_nobody_and_a_damaged_entry_is_made_again(
-    root: Path, started: Any, read: list[str]
-) -> None:
-    look = check(root, "g0001", "ada", started.started_at)
+def test_what_is_kept_names_nobody(root: Path, started: Any) -> None:
+    check(root, "g0001", "ada", started.started_at)
     files = kept_files(root)
     assert {path.name for path in files} == {"rows.parquet", "rows.json", "secret"}
     assert not any(b"user-0" in path.read_bytes() for path in files)
@@ -233,19 +276,80 @@ def test_what_is_kept_names_nobody_and_a_damaged_entry_is_made_again(
     assert not names & {"user_id", "event_id", "text"}
     secret = next(path for path in files if path.name == "secret")
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    next(path for path in files if path.name == "rows.parquet").unlink()
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.json", "secret"])
+@pytest.mark.parametrize("left", [None, b"", b'{"rows": 1}'])
+def test_a_damaged_entry_is_made_again(
+    root: Path, started: Any, read: list[str], name: str, left: bytes | None
+) -> None:
+    """As a kill or a power cut leaves it."""
+    look = check(root, "g0001", "ada", started.started_at)
+    damaged = next(path for path in kept_files(root) if path.name == name)
+    if left is None:
+        damaged.unlink()
+    else:
+        damaged.write_bytes(left)
     read.clear()
     assert check(root, "g0001", "ada", started.started_at).digest == look.digest
-    assert len(read) == 1
+    assert len(read) == (2 if name == "secret" else 1)
+    assert {path.name for path in kept_files(root)} == {"rows.parquet", "rows.json", "secret"}
+    assert len(kept_files(root)) == 5
+    assert len((next((root / FOLDER).glob("*")) / "secret").read_bytes()) == 32
 
 
-@pytest.mark.parametrize("end", ["rolled back", "another look", "forgotten"])
+def test_of_a_file_that_changed_only_what_it_is_now_is_kept(root: Path, started: Any) -> None:
+    """Whoever is forgotten goes from the raw logs, and must not stay here."""
+    check(root, "g0001", "ada", started.started_at)
+    files = kept_files(root)
+    plan = started.plan.model_dump(mode="json")
+    write_logs(root, day_of(started, 0), ab_events(plan, 100, start=started.started_at, name="0"))
+    check(root, "g0001", "ada", started.started_at)
+    now = kept_files(root)
+    assert len(now) == len(files)
+    assert len(set(now) - set(files)) == 2
+
+
+def test_a_look_during_which_the_test_ends_keeps_nothing(
+    root: Path, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = kept_spools.partition_blocks
+
+    def ends(*given: Any, **more: Any) -> Any:
+        kept_spools.drop_others(root, [])
+        return plain(*given, **more)
+
+    monkeypatch.setattr(kept_spools, "partition_blocks", ends)
+    check(root, "g0001", "ada", started.started_at)
+    assert not kept_files(root)
+
+
+def test_logs_that_change_while_they_are_read_make_a_look_unknown(
+    root: Path, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = kept_spools.partition_blocks
+
+    def changed(location: str, root: Path, partition: Mapping[str, Any], **more: Any) -> Any:
+        path = root / location / partition["path"]
+        path.write_bytes(path.read_bytes() + b"{}\n")
+        return plain(location, root, partition, **more)
+
+    monkeypatch.setattr(kept_spools, "partition_blocks", changed)
+    found = check(root, "g0001", "ada", started.started_at)
+    assert found.result == "unknown"
+    assert "changed since it was pinned" in found.reasons[0]
+    assert {path.name for path in kept_files(root)} == {"secret"}
+
+
+@pytest.mark.parametrize("end", ["rolled back", "rolled back after a kill", "another look", "forgotten"])
 def test_what_was_kept_goes_with_the_test_and_with_who_is_forgotten(
     root: Path, started: Any, end: str
 ) -> None:
     check(root, "g0001", "ada", started.started_at)
     assert kept_files(root)
-    if end == "rolled back":
+    if end == "rolled back after a kill":
+        registry_of(root).rollback("g0001", "no", by="ada")
+    if end.startswith("rolled back"):
         promotion.rollback(root, "g0001", "no", by="ada")
     elif end == "another look":  # the test ended on another machine
         kept_spools.drop_others(root, [])

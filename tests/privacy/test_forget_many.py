@@ -1,5 +1,6 @@
 """Several users are forgotten at once: as one by one, with one search, and each is told of."""
 
+import json
 import re
 import shutil
 
@@ -12,6 +13,7 @@ from flywheel_tasks.privacy import forget
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.traffic import forget_logs
 from flywheel_tasks.traffic.identity import IdentityError
+from flywheel_tasks.traffic.log_store import LogsError
 from tests.privacy.forgetting import GONE, KEY, USERS, call, everything
 
 OTHER = next(user for user in USERS if user != GONE)
@@ -52,12 +54,12 @@ def test_each_file_of_logs_is_searched_once(workspace, monkeypatch):
 
 def test_ids_come_from_a_file_too_and_the_mistyped_one_is_named(workspace, tmp_path):
     file = tmp_path / "ids.txt"
-    file.write_text(f"{GONE}\n\nnobody [bold]here[/bold]\n")
+    file.write_text(f"\ufeff{GONE}\n\nnobody [bold]here[/bold] :smile: \n")  # as some editors begin a file
     output = call(workspace, OTHER, "--from", str(file))
     assert "3 users are on the list" in output
     assert "Nothing of 1 of them was found" in output
-    assert "  nobody [bold]here[/bold]\n" in output
-    assert f"  {GONE}" not in output
+    assert "  'nobody [bold]here[/bold] :smile: '\n" in output
+    assert f"  {GONE!r}" not in output
     assert re.findall(r"policy_train +│ (\d+) +│", output) == ["2"]
 
 
@@ -99,3 +101,47 @@ def test_models_are_told_for_each(workspace):
     found = trained_on.checkpoints_of(workspace, [KEY.hashed(GONE), KEY.hashed("nobody")])
     assert [one.why for one in found[KEY.hashed(GONE)]] == ["policy_train"]
     assert found[KEY.hashed("nobody")] == []
+
+
+def test_of_whom_rows_are_only_in_the_cache_something_was_found(workspace):
+    """Of two in one table, too."""
+    old = [KEY.hashed(name) for name in ("old-1", "old-2")]
+    path = workspace / ".dvc/cache/files/md5/aa/1"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps({"user_id": user, "event_id": user}) + "\n" for user in old))
+    assert "Nothing of" not in call(workspace, "old-1", "old-2")
+
+
+def test_after_a_run_that_failed_the_mistyped_one_is_still_named(workspace, monkeypatch):
+    rewrite = forget_logs.rewrite
+
+    def busy(*given):
+        raise LogsError("somebody writes to it")
+
+    monkeypatch.setattr(forget_logs, "rewrite", busy)
+    CliRunner().invoke(app, ["forget", GONE, "mistyped", "--raw-logs", "--root", str(workspace)])
+    monkeypatch.setattr(forget_logs, "rewrite", rewrite)
+    output = call(workspace, GONE, "mistyped", "--raw-logs")
+    assert "Nothing of 1 of them was found" in output
+    assert "'mistyped'" in output
+
+
+def test_a_user_id_that_is_no_text_is_nobodys(workspace):
+    path = workspace / ".dvc/cache/files/md5/aa/1"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"user_id": {"type": "string"}, "task_id": ["t"]}) + "\n")
+    call(workspace, GONE)
+    assert path.exists()
+
+
+def test_what_a_look_reads_while_the_logs_are_rewritten_goes_too(workspace, monkeypatch):
+    rewrite, kept = forget_logs.rewrite, workspace / ".flywheel/cache/looks/of a test/rows.parquet"
+
+    def looked(*given):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text("keys of the user's events")
+        rewrite(*given)
+
+    monkeypatch.setattr(forget_logs, "rewrite", looked)
+    call(workspace, GONE, "--raw-logs")
+    assert not kept.exists()

@@ -214,14 +214,14 @@ def test_old_turns_are_forgotten_while_a_worker_runs(tmp_path: Path, monkeypatch
 
 def test_a_user_is_forgotten_while_a_gateway_has_the_index_open(tmp_path: Path) -> None:
     path, now = tmp_path / "turns.sqlite", datetime.now(UTC)
-    assert forget_turns(path, "ann") == 0
+    assert forget_turns(path, ["ann"]) == {"ann": 0}
     assert not path.exists()
     running = TurnIndex(path)
     running.add([*(_turn_of("ann", f"m-{n}", now) for n in range(3)), _turn_of("bob", "m-bob", now)])
-    assert forget_turns(path, "ann", dry_run=True) == 3
-    assert forget_turns(path, "ann") == 3
+    assert forget_turns(path, ["ann", "nobody"], dry_run=True) == {"ann": 3, "nobody": 0}
+    assert forget_turns(path, ["ann"]) == {"ann": 3}
     assert [running.by_id(name) is None for name in ("m-0", "m-bob")] == [True, False]
     kept = b"".join(file.read_bytes() for file in tmp_path.glob("turns.sqlite*"))
     assert owner_of("bob") in kept
     assert owner_of("ann") not in kept
-    assert forget_turns(path, "ann") == 0
+    assert forget_turns(path, ["ann"]) == {"ann": 0}

@@ -1,0 +1,198 @@
+"""Frees DVC's cache, and its remotes, of what nothing will read again: ``dvc gc`` that knows the registry.
+
+DVC alone would delete champions: it knows what the workspace and git name, not what the registry may ask for. So what
+the registry names is named to DVC as well, by pointers that are here only while it looks.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from flywheel_tasks.pipeline import runner
+from flywheel_tasks.pipeline.forgetting import nobody_else
+from flywheel_tasks.pipeline.generation_ids import number_of
+from flywheel_tasks.storage.registry import PAIRS, REWARD_MODELS, Registry
+from flywheel_tasks.storage.registry_state import ModelRef
+
+# DVC takes no pointer from an ignored folder, so not below .flywheel.
+_POINTERS = Path("inputs/registered")
+# The newest launched generation's are compared with; those before it belong to the one that compares.
+_REWARD_MODELS = 2
+
+
+class UnneededError(ValueError):
+    """What is needed cannot be told, so nothing is removed; the message says why."""
+
+
+class Unneeded(NamedTuple):
+    """What nothing will read again.
+
+    Attributes:
+        kept: what the registry may ask for, by name.
+        lost: of these what DVC does not have.
+        objects: files and listings in the cache that are not needed.
+        bytes: of them.
+        remotes: objects that are not needed, by remote.
+    """
+
+    kept: list[str]
+    lost: list[str]
+    objects: int
+    bytes: int
+    remotes: dict[str, int]
+
+
+def wanted(registry: Registry) -> dict[str, str]:
+    """What the registry may ask for: DVC's hashes by name.
+
+    These are all models that were champion, candidates of running tests, the reward models of the last launched
+    generations, and the pairs that launched generations learned from.
+
+    Args:
+        registry: of the workspace.
+    """
+    history = registry.history()
+    models = {
+        f"champion-{change.state.champion.generation}-{change.state.champion.digest[-8:]}": change.state.champion
+        for change in history
+        if change.state.champion
+    }
+    if history:
+        models |= {f"candidate-{name}": model for name, model in history[-1].state.candidates.items()}
+    of_judges = 0
+    for name in sorted(registry.generations(), key=_newest_first):
+        if (kept := registry.find_generation(name, PAIRS)) is not None:
+            models[f"pairs-{name}"] = ModelRef.model_validate(orjson.loads(kept)["ref"])
+        kept = registry.find_generation(name, REWARD_MODELS)
+        if kept is not None and of_judges < _REWARD_MODELS:
+            of_judges += 1
+            for kind, found in orjson.loads(kept).items():
+                models[f"{kind}-{name}"] = ModelRef.model_validate(found)
+    return {name: model.dvc.md5 for name, model in models.items() if model.dvc is not None}
+
+
+def _newest_first(generation: str) -> int:
+    return -number_of(generation)
+
+
+def under_way(registry: Registry) -> str | None:
+    """The generation that may be at work somewhere: the newest one, unless its test has ended or it was declined."""
+    names = sorted(registry.generations(), key=_newest_first)
+    if not names:
+        return None
+    tested = registry.state().tested(names[0])
+    if tested is not None:
+        return names[0] if tested.status == "running" else None
+    declined = {change.detail.get("generation") for change in registry.history() if change.kind == "declined"}
+    return None if names[0] in declined else names[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep DVC from warning of every stage that was not run yet."""
+    logger = logging.getLogger("dvc")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _named_to_dvc(root: Path, hashes: Mapping[str, str]) -> Iterator[None]:
+    folder = root / _POINTERS
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir(parents=True)
+    try:
+        for name, md5 in hashes.items():
+            (folder / f"{name}.dvc").write_text(runner.pointer(md5, name), encoding="utf-8")
+        yield
+    finally:
+        shutil.rmtree(folder)
+
+
+def _places(repo: Any) -> dict[str, Any]:
+    return {name: repo.cloud.get_remote_odb(name, hash_name="md5") for name in sorted(repo.config["remote"])}
+
+
+def _bring_listings(repo: Any, hashes: Mapping[str, str]) -> list[str]:
+    """Bring the listings of folders, without which DVC cannot say which files are theirs; give those that are lost."""
+    lost = []
+    for name, md5 in hashes.items():
+        if not md5.endswith(".dir") or repo.cache.local.exists(md5):
+            continue
+        place = next((place for place in _places(repo).values() if place.exists(md5)), None)
+        if place is None:
+            lost.append(name)
+        else:
+            repo.cache.local.add(place.oid_to_path(md5), place.fs, md5)
+    return sorted(lost)
+
+
+def _own_cache(repo: Any, root: Path) -> None:
+    if not Path(repo.cache.local.path).resolve().is_relative_to(root.resolve()):
+        raise UnneededError(
+            f"DVC's cache is {repo.cache.local.path}, outside {root}: what others there need is unknown"
+        )
+
+
+def _not_used(odb: Any, used: set[str]) -> list[str]:
+    return [odb.oid_to_path(name) for name in odb.all() if name not in used]
+
+
+def clean(root: Path, registry: Registry, *, remotes: bool, remove: bool) -> Unneeded:
+    """Find what nothing will read again, and perhaps remove it.
+
+    Needed is what the registry may ask for (:func:`wanted`), what the workspace has made (``dvc.lock`` and pointers),
+    and what the tips of git's branches and tags name.
+
+    Args:
+        root: the workspace.
+        registry: of it.
+        remotes: of every DVC remote, too.
+        remove: it; else nothing is changed.
+
+    Raises:
+        UnneededError: the cache is shared, something that is needed is not to be found, or with ``remotes`` a
+            generation may be at work elsewhere, whose data only its worker names.
+        BusyError: DVC or a stage is at work here.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc_data.hashfile.db import get_index
+    from dvc_data.hashfile.gc import gc
+
+    if remotes and (name := under_way(registry)) is not None:
+        raise UnneededError(
+            f"generation {name} is not over: a worker that is at it may have put into the remotes what nobody else "
+            "names. Decide it first (flywheel approve, flywheel ab stop), or leave --remotes out"
+        )
+    hashes = wanted(registry)
+    with nobody_else(root), _quiet(), Repo(str(root)) as repo:
+        _own_cache(repo, root)
+        lost = _bring_listings(repo, hashes)
+        with _named_to_dvc(root, {name: md5 for name, md5 in hashes.items() if name not in lost}):
+            tips = {"all_branches": True, "all_tags": True} if (root / ".git").exists() else {}
+            try:
+                found = repo.used_objs(**tips)
+            except DvcException as error:
+                raise UnneededError(
+                    f"DVC cannot tell what is needed, so nothing is removed: {error}"
+                ) from error
+        items = set().union(*found.values())
+        used = {item.value for item in items}
+        paths = _not_used(repo.cache.local, used)
+        size = sum(Path(path).stat().st_size for path in paths)
+        places = _places(repo) if remotes else {}
+        elsewhere = {name: len(_not_used(place, used)) for name, place in places.items()}
+        if remove:
+            for place in (repo.cache.local, *places.values()):
+                gc(place, items)
+                get_index(place).clear()
+    return Unneeded(sorted(hashes.keys() - set(lost)), lost, len(paths), size, elsewhere)
