@@ -100,23 +100,20 @@ def publish(
 @app.command()
 def gc(
     root: Root = Path(),
-    remotes: Annotated[bool, typer.Option("--remotes", help="Of every DVC remote, too.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove it; else it is only shown.")] = False,
 ) -> None:
     """Free DVC's cache of data and models that nothing will read again (never plain `dvc gc`: it knows no champion)."""
     from flywheel_tasks.online.approval import registry_of
     from flywheel_tasks.pipeline.unneeded import clean
 
-    found = clean(root.resolve(), registry_of(root.resolve()), remotes=remotes, remove=remove)
+    found = clean(root.resolve(), registry_of(root.resolve()), remove=remove)
     console.print(f"Kept, as the registry may ask for them: {', '.join(found.kept) or 'nothing'}")
     console.print("Kept, too: what this workspace has made last, and what git's branches and tags name.")
     for name in found.lost:
         console.print(f"Lost: {name}; neither the cache nor a remote has it")
     done = "removed" if remove else "not needed any more"
     console.print(f"Cache: {found.objects} objects, {found.bytes / 1e9:.2f} GB {done}")
-    for name, count in found.remotes.items():
-        console.print(f"Remote {name}: {count} objects {done}")
-    if not remove and (found.objects or any(found.remotes.values())):
+    if not remove and found.objects:
         console.print("Next: the same with --remove")
 
 

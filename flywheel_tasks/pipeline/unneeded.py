@@ -1,4 +1,4 @@
-"""Frees DVC's cache, and its remotes, of what nothing will read again: ``dvc gc`` that knows the registry.
+"""Frees DVC's cache of what nothing will read again: ``dvc gc`` that knows the registry.
 
 DVC alone would delete champions: it knows what the workspace and git name, not what the registry may ask for. So what
 the registry names is named to DVC as well, by pointers that are here only while it looks.
@@ -15,7 +15,7 @@ import orjson
 
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.forgetting import nobody_else
-from flywheel_tasks.pipeline.generation_ids import number_of
+from flywheel_tasks.pipeline.generation_ids import current, number_of
 from flywheel_tasks.storage.registry import PAIRS, REWARD_MODELS, Registry
 from flywheel_tasks.storage.registry_state import ModelRef
 
@@ -37,14 +37,12 @@ class Unneeded(NamedTuple):
         lost: of these what DVC does not have.
         objects: files and listings in the cache that are not needed.
         bytes: of them.
-        remotes: objects that are not needed, by remote.
     """
 
     kept: list[str]
     lost: list[str]
     objects: int
     bytes: int
-    remotes: dict[str, int]
 
 
 def wanted(registry: Registry) -> dict[str, str]:
@@ -80,28 +78,42 @@ def _newest_first(generation: str) -> int:
     return -number_of(generation)
 
 
-def under_way(registry: Registry) -> str | None:
-    """The generation that may be at work somewhere: the newest one, unless its test has ended or it was declined."""
-    names = sorted(registry.generations(), key=_newest_first)
-    if not names:
-        return None
-    tested = registry.state().tested(names[0])
-    if tested is not None:
-        return names[0] if tested.status == "running" else None
+def undecided(root: Path, registry: Registry) -> list[str]:
+    """Generations that were opened and neither tested nor declined, but for the workspace's own.
+
+    Their models may be waiting for an approval, and only the ``dvc.lock`` of when they were made names them.
+
+    Args:
+        root: the workspace.
+        registry: of it.
+    """
+    here = current(root)
+    state = registry.state()
     declined = {change.detail.get("generation") for change in registry.history() if change.kind == "declined"}
-    return None if names[0] in declined else names[0]
+    return [
+        name
+        for name in registry.generations()
+        if registry.find_generation(name, "inputs.json") is not None
+        and (here is None or name != here["generation"])
+        and name not in declined
+        and state.tested(name) is None
+    ]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep DVC from warning of every stage that was not run yet."""
+    """Keep DVC from warning of every stage that was not run yet, and from asking whether files may be lost: never."""
+    from dvc import prompt
+
     logger = logging.getLogger("dvc")
-    level = logger.level
+    level, confirm = logger.level, prompt.confirm
     logger.setLevel(logging.ERROR)
+    prompt.confirm = lambda *_: False
     try:
         yield
     finally:
         logger.setLevel(level)
+        prompt.confirm = confirm
 
 
 @contextmanager
@@ -146,36 +158,36 @@ def _not_used(odb: Any, used: set[str]) -> list[str]:
     return [odb.oid_to_path(name) for name in odb.all() if name not in used]
 
 
-def clean(root: Path, registry: Registry, *, remotes: bool, remove: bool) -> Unneeded:
-    """Find what nothing will read again, and perhaps remove it.
+def clean(root: Path, registry: Registry, *, remove: bool) -> Unneeded:
+    """Find what nothing will read again in DVC's cache, and perhaps remove it.
 
     Needed is what the registry may ask for (:func:`wanted`), what the workspace has made (``dvc.lock`` and pointers),
-    and what the tips of git's branches and tags name.
+    and what the tips of git's branches and tags name. Remotes are left alone: other workspaces put there what only
+    their own ``dvc.lock`` names.
 
     Args:
         root: the workspace.
         registry: of it.
-        remotes: of every DVC remote, too.
         remove: it; else nothing is changed.
 
     Raises:
-        UnneededError: the cache is shared, something that is needed is not to be found, or with ``remotes`` a
-            generation may be at work elsewhere, whose data only its worker names.
+        UnneededError: the registry is empty, a generation is undecided, the cache is shared, or something that is
+            needed is not to be found.
         BusyError: DVC or a stage is at work here.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
-    from dvc_data.hashfile.db import get_index
-    from dvc_data.hashfile.gc import gc
 
-    if remotes and (name := under_way(registry)) is not None:
-        raise UnneededError(
-            f"generation {name} is not over: a worker that is at it may have put into the remotes what nobody else "
-            "names. Decide it first (flywheel approve, flywheel ab stop), or leave --remotes out"
-        )
-    hashes = wanted(registry)
     with nobody_else(root), _quiet(), Repo(str(root)) as repo:
         _own_cache(repo, root)
+        if registry.state().champion is None:
+            raise UnneededError("the registry knows no champion: is registry.location the right one?")
+        if waiting := undecided(root, registry):
+            raise UnneededError(
+                f"not decided yet: {', '.join(waiting)}. What they made may be wanted still, and is not named here any "
+                "more; decide them first (flywheel approve launch, perhaps with --reject)"
+            )
+        hashes = wanted(registry)
         lost = _bring_listings(repo, hashes)
         with _named_to_dvc(root, {name: md5 for name, md5 in hashes.items() if name not in lost}):
             tips = {"all_branches": True, "all_tags": True} if (root / ".git").exists() else {}
@@ -185,14 +197,10 @@ def clean(root: Path, registry: Registry, *, remotes: bool, remove: bool) -> Unn
                 raise UnneededError(
                     f"DVC cannot tell what is needed, so nothing is removed: {error}"
                 ) from error
-        items = set().union(*found.values())
-        used = {item.value for item in items}
+        used = {item.value for items in found.values() for item in items}
         paths = _not_used(repo.cache.local, used)
         size = sum(Path(path).stat().st_size for path in paths)
-        places = _places(repo) if remotes else {}
-        elsewhere = {name: len(_not_used(place, used)) for name, place in places.items()}
-        if remove:
-            for place in (repo.cache.local, *places.values()):
-                gc(place, items)
-                get_index(place).clear()
-    return Unneeded(sorted(hashes.keys() - set(lost)), lost, len(paths), size, elsewhere)
+        if remove:  # listings first: one without its files would be taken for whole
+            for path in sorted(paths, key=lambda path: not path.endswith(".dir")):
+                Path(path).unlink(missing_ok=True)
+    return Unneeded(sorted(hashes.keys() - set(lost)), lost, len(paths), size)

@@ -1,4 +1,4 @@
-"""What nothing reads again goes from DVC's cache and remotes; what the registry may ask for stays."""
+"""What nothing reads again goes from DVC's cache; what the registry may ask for stays."""
 
 import json
 import subprocess
@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from flywheel_tasks.cli.app import app
 from flywheel_tasks.pipeline.generation_ids import BusyError
-from flywheel_tasks.pipeline.unneeded import UnneededError, clean, under_way
+from flywheel_tasks.pipeline.unneeded import UnneededError, clean
 from flywheel_tasks.storage.digests import bytes_digest
+from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.registry import PAIRS, REWARD_MODELS, open_registry
 from flywheel_tasks.storage.registry_state import DvcRef
 from tests.privacy.test_stored_copies import left, put
@@ -105,7 +106,7 @@ def test_what_nobody_will_ask_for_goes_and_the_rest_stays(checkout, objects):
     assert cached(checkout) == before, "it is only shown"
     assert "base" in shown
     assert "Next: the same with --remove" in shown
-    found = clean(checkout, open_registry("registry", checkout), remotes=False, remove=True)
+    found = clean(checkout, open_registry("registry", checkout), remove=True)
     assert (found.objects, found.bytes, found.lost) == (len(gone), size, [])
     assert cached(checkout) == stays(objects)
     assert left(checkout.parent / "remote/files") == before, "of the remote nothing was asked"
@@ -116,34 +117,35 @@ def test_what_nobody_will_ask_for_goes_and_the_rest_stays(checkout, objects):
 def test_a_champion_of_any_time_stays(checkout, objects):
     registry = open_registry("registry", checkout)
     registry.rollback("g0001", "no", by="ada")
-    found = clean(checkout, registry, remotes=False, remove=True)
+    found = clean(checkout, registry, remove=True)
     assert any(name.startswith("champion-base") for name in found.kept)
     assert objects["base"] <= cached(checkout)
     assert not objects["candidate"] & cached(checkout), "it was rolled back"
 
 
-def test_remotes_wait_until_the_newest_generation_is_over(checkout, objects):
-    registry, remote = open_registry("registry", checkout), checkout.parent / "remote/files"
-    assert under_way(registry) == "g0004"
-    before = left(remote)
-    with pytest.raises(UnneededError, match="g0004 is not over"):
-        clean(checkout, registry, remotes=True, remove=True)
-    assert left(remote) == before
-    registry.decline("g0004", "blocked", by="gate")
-    found = clean(checkout, registry, remotes=True, remove=True)
-    assert found.remotes == {"storage": len(before - stays(objects))}
-    assert left(remote) == stays(objects) == cached(checkout)
+@pytest.mark.parametrize("decided", ["declined", "here", "no"])
+def test_while_a_generation_that_was_left_behind_is_undecided_nothing_goes(checkout, objects, decided):
+    """Its model may be waiting for an approval, and nothing here names it any more."""
+    registry, before = open_registry("registry", checkout), cached(checkout)
+    registry.put_generation("g0003", "inputs.json", b"{}")
+    if decided == "declined":
+        registry.decline("g0003", "blocked", by="gate")
+    if decided == "here":
+        write_json({"generation": "g0003"}, checkout / "inputs/generation.json")
+    if decided == "no":
+        with pytest.raises(UnneededError, match="not decided yet: g0003"):
+            clean(checkout, registry, remove=True)
+        assert cached(checkout) == before
+    else:
+        assert clean(checkout, registry, remove=True).objects
+        assert cached(checkout) == stays(objects)
 
 
-def test_a_running_test_is_not_over(checkout, objects, tmp_path):
-    registry = open_registry("elsewhere", checkout)
-    registry.bootstrap(model("base", BASE), by="setup")
-    approve_launch(registry)
-    registry.start_experiment(plan(), model("g0001", NEW), by="ada", duration=timedelta(days=7))
-    registry.put_generation("g0001", "inputs.json", b"{}")
-    assert under_way(registry) == "g0001"
-    registry.rollback("g0001", "no", by="ada")
-    assert under_way(registry) is None
+def test_where_the_registry_is_another_one_nothing_goes(checkout, objects):
+    before = cached(checkout)
+    with pytest.raises(UnneededError, match="knows no champion"):
+        clean(checkout, open_registry("elsewhere", checkout), remove=True)
+    assert cached(checkout) == before
 
 
 def test_what_is_lost_is_named_and_keeps_nothing_from_going(checkout, objects):
@@ -158,18 +160,19 @@ def test_what_is_lost_is_named_and_keeps_nothing_from_going(checkout, objects):
 def test_a_listing_that_only_the_remote_has_is_brought_before_anything_goes(checkout, objects):
     listing = next(name for name in objects["base"] if name.endswith(".dir"))
     (checkout / ".dvc/cache/files/md5" / listing[:2] / listing[2:]).unlink()
-    clean(checkout, open_registry("registry", checkout), remotes=False, remove=True)
+    clean(checkout, open_registry("registry", checkout), remove=True)
     assert objects["base"] <= cached(checkout)
 
 
-def test_where_dvc_cannot_tell_what_is_needed_nothing_goes(checkout, objects):
-    """What the workspace itself names has no listing any more."""
+def test_where_dvc_cannot_tell_what_is_needed_nothing_goes(checkout, objects, monkeypatch):
+    """What the workspace itself names has no listing any more; nobody is asked whether that matters."""
+    monkeypatch.setattr("dvc.prompt.confirm", lambda *_: True)
     listing = next(name for name in objects["mine"] if name.endswith(".dir"))
     for home in (checkout / ".dvc/cache", checkout.parent / "remote"):
         (home / "files/md5" / listing[:2] / listing[2:]).unlink()
     before = cached(checkout)
     with pytest.raises(UnneededError, match="nothing is removed"):
-        clean(checkout, open_registry("registry", checkout), remotes=False, remove=True)
+        clean(checkout, open_registry("registry", checkout), remove=True)
     assert cached(checkout) == before
     assert not (checkout / "inputs/registered").exists()
 
@@ -178,7 +181,7 @@ def test_a_cache_that_others_share_is_left_alone(checkout, objects, tmp_path):
     with (checkout / ".dvc/config").open("a") as config:
         config.write(f"[cache]\n    dir = {tmp_path / 'shared'}\n")
     with pytest.raises(UnneededError, match="what others there need is unknown"):
-        clean(checkout, open_registry("registry", checkout), remotes=False, remove=True)
+        clean(checkout, open_registry("registry", checkout), remove=True)
 
 
 def test_while_a_stage_is_at_work_nothing_goes(checkout, objects):
@@ -188,7 +191,7 @@ def test_while_a_stage_is_at_work_nothing_goes(checkout, objects):
         FileLock(checkout / ".flywheel/locks/sft.lock"),
         pytest.raises(BusyError, match="stage sft is at work"),
     ):
-        clean(checkout, open_registry("registry", checkout), remotes=False, remove=True)
+        clean(checkout, open_registry("registry", checkout), remove=True)
     assert cached(checkout) == before
 
 
@@ -208,7 +211,7 @@ def test_what_a_tag_of_git_names_stays(checkout, objects):
     git("tag", "g0001")
     git("rm", "-q", "old.dvc")
     git("commit", "-qm", "two")
-    clean(checkout, open_registry("registry", checkout), remotes=False, remove=True)
+    clean(checkout, open_registry("registry", checkout), remove=True)
     assert objects["sft of long ago"] <= cached(checkout)
     assert stays(objects) <= cached(checkout), "what git does not know, too"
     assert not objects["table of long ago"] & cached(checkout)
