@@ -72,24 +72,11 @@ def analyse(folder: Path) -> None:
     from flywheel_tasks.online.exposed import Window, population
     from flywheel_tasks.online.log_events import open_events
     from flywheel_tasks.settings import load_settings
-    from flywheel_tasks.storage.registry_state import Arm, Plan
+    from tests.online.people import make_plan
 
-    digest = "sha256:" + "0" * 64
     settings = load_settings(Path("params.yaml"))
     settings = settings.model_copy(update={"ab": settings.ab.model_copy(update={"events": str(folder)})})
-    plan = Plan(
-        experiment="g0001",
-        generation="g0001",
-        salt="s",
-        layer="policy",
-        arms=(
-            Arm(name="control", share=0.5, model="base", digest="sha256:" + "1" * 64),
-            Arm(name="candidate", share=0.5, model="g0001", digest=digest),
-        ),
-        verdict_digest=digest,
-        model_digest=digest,
-        rule=settings.ab.rule,
-    )
+    plan = make_plan(rule=settings.ab.rule)
     marks = [("start", time.perf_counter())]
     with open_events(settings, Path(), plan) as events:
         made = population(events, Window(START, START + timedelta(days=DAYS)), plan.rule)

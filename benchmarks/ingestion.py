@@ -28,9 +28,9 @@ from rich.table import Table
 
 PROJECT = Path(__file__).resolve().parent.parent
 STAGES = ("ingest", "validate", "assemble")
-_FILE_EVENTS = 100_000
-_DAYS = 7
-_FIRST = datetime(2026, 11, 2, tzinfo=UTC)
+FILE_EVENTS = 100_000
+DAYS = 7
+FIRST = datetime(2026, 11, 2, tzinfo=UTC)
 _COPY, _DATE = b"@@@@", b"@DATE@"  # in the template: number of the file, date
 _WORDS = [
     "the",
@@ -123,11 +123,11 @@ def _template(seed: int) -> bytes:
     asks, replies = _texts(chance, 4, 20, "?"), _texts(chance, 20, 60, ".")
     rows: list[tuple[float, dict]] = []
     number = 0
-    while len(rows) < _FILE_EVENTS:
+    while len(rows) < FILE_EVENTS:
         rows += _conversation(chance, number, asks, replies)
         number += 1
     lines = []
-    for seconds, event in sorted(rows[:_FILE_EVENTS], key=lambda row: row[0]):
+    for seconds, event in sorted(rows[:FILE_EVENTS], key=lambda row: row[0]):
         clock = (datetime.min + timedelta(seconds=seconds % 86_400)).strftime("%H:%M:%S")
         event["time"] = f"@DATE@T{clock}.{int(seconds % 1 * 1000):03d}Z"
         lines.append(orjson.dumps(event))
@@ -137,12 +137,12 @@ def _template(seed: int) -> bytes:
 def generate(folder: Path, events: int) -> None:
     """Write the logs: files of one template with ids of their own, and the cards."""
     template = _template(1)
-    for file in range(max(1, events // _FILE_EVENTS)):
-        day = f"{_FIRST + timedelta(days=file % _DAYS):%Y-%m-%d}"
+    for file in range(max(1, events // FILE_EVENTS)):
+        day = f"{FIRST + timedelta(days=file % DAYS):%Y-%m-%d}"
         path = folder / f"date={day}" / f"part-{file:04d}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(template.replace(_COPY, b"%04d" % file).replace(_DATE, day.encode()))
-    cards = folder / f"date={_FIRST:%Y-%m-%d}" / "cards.jsonl"
+    cards = folder / f"date={FIRST:%Y-%m-%d}" / "cards.jsonl"
     with cards.open("wb") as out:
         for number in range(200):
             card = {
@@ -305,7 +305,7 @@ def main() -> None:
         if not logs.exists():
             generate(logs, options.events)
         workspace(root, logs)
-        events = max(1, options.events // _FILE_EVENTS) * _FILE_EVENTS + 200
+        events = max(1, options.events // FILE_EVENTS) * FILE_EVENTS + 200
         console, table = Console(), _table(f"{events:,} events, stage by stage")
         total: dict[str, float] = {"seconds": 0.0, "cpu": 0.0, "peak": 0}
         for stage in STAGES:
@@ -329,7 +329,7 @@ def main() -> None:
         shutil.rmtree(root)
 
         workspace(small, logs, options.peer_files)
-        events = options.peer_files * _FILE_EVENTS + 200
+        events = options.peer_files * FILE_EVENTS + 200
         table = _table(f"ingest and its peers on {events:,} events")
         ours = _measured("--stage", "ingest", "--workspace", str(small))
         _row(table, "ingest", events, ours, events / ours["seconds"])

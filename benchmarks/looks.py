@@ -19,11 +19,11 @@ from pathlib import Path
 
 import duckdb
 
-from benchmarks.ingestion import _DAYS, _FIRST, generate
+from benchmarks.ingestion import DAYS, FILE_EVENTS, FIRST, generate
 
 PROJECT = Path(__file__).resolve().parent.parent
 LOGS = "data/logs"
-_LAST = f"date={_FIRST + timedelta(days=_DAYS - 1):%Y-%m-%d}"
+_LAST = f"date={FIRST + timedelta(days=DAYS - 1):%Y-%m-%d}"
 
 
 def make(folder: Path, events: int) -> None:
@@ -44,26 +44,13 @@ def look(folder: Path) -> None:
     from flywheel_tasks.online.exposed import Window, population
     from flywheel_tasks.online.log_events import open_events
     from flywheel_tasks.settings import load_settings
-    from flywheel_tasks.storage.registry_state import Arm, Plan
+    from tests.online.people import make_plan
 
     settings = load_settings(PROJECT / "params.yaml")
     settings = settings.model_copy(update={"logs": settings.logs.model_copy(update={"location": LOGS})})
-    digest = "sha256:" + "0" * 64
-    plan = Plan(
-        experiment="g0001",
-        generation="g0001",
-        salt="s",
-        layer="policy",
-        arms=(
-            Arm(name="control", share=0.5, model="base", digest="sha256:" + "1" * 64),
-            Arm(name="candidate", share=0.5, model="g0001", digest=digest),
-        ),
-        verdict_digest=digest,
-        model_digest=digest,
-        rule=settings.ab.rule,
-    )
+    plan = make_plan(rule=settings.ab.rule)
     with open_events(settings, folder, plan) as events:
-        made = population(events, Window(_FIRST, _FIRST + timedelta(days=_DAYS)), plan.rule)
+        made = population(events, Window(FIRST, FIRST + timedelta(days=DAYS)), plan.rule)
         assert made is not None
         sums = arm_sums(made)
     print(f"{sum(arm.n for arm in sums.values()):,} users")
@@ -95,7 +82,7 @@ def _timed(task: str, folder: Path) -> tuple[float, str]:
 
 
 def main() -> None:
-    """Make the logs, look at them three times, print."""
+    """Make the logs, look at them four times, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -109,6 +96,8 @@ def main() -> None:
         {"look": look, "peer": peer}[given.task](given.folder)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
+    if given.events < DAYS * FILE_EVENTS:
+        parser.error(f"--events: at least {DAYS * FILE_EVENTS}, a file a day")
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)
         make(folder, given.events)

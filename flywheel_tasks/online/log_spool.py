@@ -4,7 +4,8 @@ Good rows come as columns (:mod:`flywheel_tasks.traffic.columns`), every other l
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import compress
 from threading import Lock
 from typing import Any
 
@@ -16,10 +17,9 @@ from flywheel_tasks.online.assignment import assign, staff_key
 from flywheel_tasks.settings import Ingest
 from flywheel_tasks.storage.experiment_records import Override, Plan
 from flywheel_tasks.traffic.columns import FAST, LineReader, Taken, take_rows
-from flywheel_tasks.traffic.events import TABLE_OF, EventError, decode_line, parse_event
+from flywheel_tasks.traffic.events import EventError, decode_line, parse_event
 from flywheel_tasks.traffic.lines import Block
-from flywheel_tasks.traffic.parsed import LINE
-from flywheel_tasks.traffic.schemas import TABLES
+from flywheel_tasks.traffic.partition import run_schema
 from flywheel_tasks.traffic.tabular import decoded
 
 # The gateway's reason for a fallback while the arm's model is still being loaded.
@@ -41,7 +41,7 @@ SPOOL = pa.schema(
         ("milliseconds", pa.int64()),
     ]
 )
-_MESSAGES = pa.schema([*TABLES["messages"], LINE, ("milliseconds", pa.int64()), ("beside", pa.string())])
+_MESSAGES = pa.schema([*run_schema("message"), ("milliseconds", pa.int64()), ("beside", pa.string())])
 
 
 class LogReader:
@@ -120,20 +120,12 @@ class LogReader:
             exact.setdefault(event.type, []).append(row)
         made = []
         for kind in FAST:
-            schema = _MESSAGES if kind == "message" else TABLES[TABLE_OF[kind]].append(LINE)
+            plain = run_schema(kind)
+            schema = _MESSAGES if kind == "message" else plain
             tables = [pa.Table.from_pylist(exact.get(kind, []), schema)]
             for table in taken.tables.get(kind, []):
                 columns = _more_of_columns(table) if kind == "message" else {}
-                tables.append(
-                    pa.table(
-                        {
-                            **{name: table[name] for name in TABLES[TABLE_OF[kind]].names},
-                            "line": table["line"],
-                            **columns,
-                        },
-                        schema,
-                    )
-                )
+                tables.append(pa.table({name: table[name] for name in plain.names} | columns, schema))
             made += self._spooled(kind, pa.concat_tables(tables).combine_chunks())
         found = pa.concat_tables([SPOOL.empty_table(), *made])
         self._count("rows", found.num_rows)
@@ -190,7 +182,7 @@ class LogReader:
             of_staff = {user: staff_key(self._plan.salt, user) in self._staff for user in set(users)}
             keep = [not of_staff[user] for user in users]
             self._count("staff", len(keep) - sum(keep))
-            table, users = table.filter(pa.array(keep, pa.bool_())), _where(users, keep)
+            table, users = table.filter(pa.array(keep, pa.bool_())), list(compress(users, keep))
         drawn = {user: assign(self._document, user) for user in set(users)}
         arms = table["arm"].to_pylist()
         assigned = [drawn[user] == arm for user, arm in zip(users, arms, strict=True)]
@@ -200,10 +192,6 @@ class LogReader:
 
 def _given(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.greater(pc.binary_length(column).fill_null(0), 0)
-
-
-def _where(items: Sequence[str], keep: Sequence[bool]) -> list[str]:
-    return [item for item, kept in zip(items, keep, strict=True) if kept]
 
 
 def _typed(table: pa.Table) -> pa.Table:

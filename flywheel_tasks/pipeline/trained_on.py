@@ -1,6 +1,7 @@
 """Whose data a generation's models were trained on: kept in the registry, so that it outlives the tables."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ def record(root: Path, generation: str) -> None:
     """
     if not (root / "data/split").is_dir() or not (root / "models/policy").exists():
         return
-    document = {"generation": generation, **(_here(root) or {})}
+    document = {"generation": generation, **_here(root, users_by_split(root))}
     data = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     digest = bytes_digest(data).removeprefix("sha256:")[:16]
     store = open_store(load_settings(root / "params.yaml").registry.location, root)
@@ -110,28 +111,26 @@ def checkpoints_of(root: Path, users: Collection[str]) -> dict[str, list[Checkpo
             parents[generation] = orjson.loads(store.get(key))["generation"]["champion"]["model"]
         elif name.startswith(_NAME):
             records.append(_trained(generation, orjson.loads(store.get(key)), users))
-    if here := _here(root):
-        records.append(_trained("workspace", here, users))
-    return {user: _known_by(user, records, parents) for user in users}
+    here, by_split = None, users_by_split(root)
+    # Models are hashed only for somebody who is there.
+    if (root / "models/policy").exists() and not set(users).isdisjoint(chain(*by_split.values())):
+        here = _trained("workspace", _here(root, by_split), users)
+    return {user: _known_by(user, records, parents, here) for user in users}
 
 
-def _here(root: Path) -> dict[str, Any] | None:
-    model = root / "models/policy"
-    if not model.exists():
-        return None
-    return {"model": tree_digest(model), "others": _digests(root), "users": users_by_split(root)}
+def _here(root: Path, users: dict[str, list[str]]) -> dict[str, Any]:
+    return {"model": tree_digest(root / "models/policy"), "others": _digests(root), "users": users}
 
 
-def _known_by(user: str, records: Sequence[_Trained], parents: Mapping[str, str]) -> list[Checkpoint]:
-    found = [
-        one for record in records if record.generation != "workspace" for one in record.checkpoints(user)
-    ]
+def _known_by(
+    user: str, records: Sequence[_Trained], parents: Mapping[str, str], here: _Trained | None
+) -> list[Checkpoint]:
+    found = [one for record in records for one in record.checkpoints(user)]
     tainted, digests = {one.generation for one in found}, {one.digest for one in found}
     for generation, parent in sorted(parents.items()):
         if parent in tainted and generation not in tainted:
             tainted.add(generation)
             found.append(Checkpoint(generation, "all of this generation", f"starts from {parent}"))
-    for record in records:
-        if record.generation == "workspace" and record.model not in digests:
-            found += record.checkpoints(user)
+    if here is not None and here.model not in digests:
+        found += here.checkpoints(user)
     return sorted(found)

@@ -63,7 +63,7 @@ def wanted(registry: Registry) -> dict[str, str]:
     if history:
         models |= {f"candidate-{name}": model for name, model in history[-1].state.candidates.items()}
     of_judges = 0
-    for name in sorted(registry.generations(), key=_newest_first):
+    for name in sorted(registry.generations(), key=number_of, reverse=True):
         if (kept := registry.find_generation(name, PAIRS)) is not None:
             models[f"pairs-{name}"] = ModelRef.model_validate(orjson.loads(kept)["ref"])
         kept = registry.find_generation(name, REWARD_MODELS)
@@ -72,10 +72,6 @@ def wanted(registry: Registry) -> dict[str, str]:
             for kind, found in orjson.loads(kept).items():
                 models[f"{kind}-{name}"] = ModelRef.model_validate(found)
     return {name: model.dvc.md5 for name, model in models.items() if model.dvc is not None}
-
-
-def _newest_first(generation: str) -> int:
-    return -number_of(generation)
 
 
 def undecided(root: Path, registry: Registry) -> list[str]:
@@ -129,17 +125,14 @@ def _named_to_dvc(root: Path, hashes: Mapping[str, str]) -> Iterator[None]:
         shutil.rmtree(folder)
 
 
-def _places(repo: Any) -> dict[str, Any]:
-    return {name: repo.cloud.get_remote_odb(name, hash_name="md5") for name in sorted(repo.config["remote"])}
-
-
 def _bring_listings(repo: Any, hashes: Mapping[str, str]) -> list[str]:
     """Bring the listings of folders, without which DVC cannot say which files are theirs; give those that are lost."""
+    remotes = [repo.cloud.get_remote_odb(name, hash_name="md5") for name in sorted(repo.config["remote"])]
     lost = []
     for name, md5 in hashes.items():
         if not md5.endswith(".dir") or repo.cache.local.exists(md5):
             continue
-        place = next((place for place in _places(repo).values() if place.exists(md5)), None)
+        place = next((place for place in remotes if place.exists(md5)), None)
         if place is None:
             lost.append(name)
         else:
@@ -152,10 +145,6 @@ def _own_cache(repo: Any, root: Path) -> None:
         raise UnneededError(
             f"DVC's cache is {repo.cache.local.path}, outside {root}: what others there need is unknown"
         )
-
-
-def _not_used(odb: Any, used: set[str]) -> list[str]:
-    return [odb.oid_to_path(name) for name in odb.all() if name not in used]
 
 
 def clean(root: Path, registry: Registry, *, remove: bool) -> Unneeded:
@@ -198,9 +187,10 @@ def clean(root: Path, registry: Registry, *, remove: bool) -> Unneeded:
                     f"DVC cannot tell what is needed, so nothing is removed: {error}"
                 ) from error
         used = {item.value for items in found.values() for item in items}
-        paths = _not_used(repo.cache.local, used)
-        size = sum(Path(path).stat().st_size for path in paths)
+        cache = repo.cache.local
+        paths = [Path(cache.oid_to_path(name)) for name in cache.all() if name not in used]
+        size = sum(path.stat().st_size for path in paths)
         if remove:  # listings first: one without its files would be taken for whole
-            for path in sorted(paths, key=lambda path: not path.endswith(".dir")):
-                Path(path).unlink(missing_ok=True)
+            for path in sorted(paths, key=lambda path: path.suffix != ".dir"):
+                path.unlink(missing_ok=True)
     return Unneeded(sorted(hashes.keys() - set(lost)), lost, len(paths), size)

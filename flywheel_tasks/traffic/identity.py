@@ -201,23 +201,11 @@ class Mask:
         names = "|".join(re.escape(form).replace(r"\\", r"\\+") for form in sorted(forms))
         self._name = re.compile(rf"(?<!\w)(?:{names})({_QUOTE.pattern}){_SPACE}:{_SPACE}")
 
-    def __call__(self, text: str) -> tuple[str, bool]:
-        """Mask a text.
-
-        Args:
-            text: not cut yet, so that no cut leaves the start of an id.
-
-        Returns:
-            the text, and whether it names a forgotten user.
-        """
-        masked = self.masked(text)
-        return masked.text, masked.forgotten
-
     def masked(self, text: str, *, cut: bool = False) -> Masked:
         """Mask a text, and tell whom it names.
 
         Args:
-            text: as above.
+            text: not cut yet, so that no cut leaves the start of an id; else ``cut``.
             cut: it is the start of a line. An id at its end may be a part of one, and one in a string (JSON in JSON)
                 may be what somebody wrote, while the line's own is cut off.
         """
