@@ -144,7 +144,7 @@ def _check_raw(
         location = scratch / "logs"
         linked = _link(path, location)
     work = scratch / "workspace"
-    pinned = pin_logs(str(location.resolve()), root)
+    pinned = pin_logs(str(location.resolve()), work)
     write_json(pinned, work / "inputs/logs.json")
     write_json(pin_users(user_key(settings.logs.source).fingerprint, []), work / "inputs/users.json")
     (work / "params.yaml").write_text(

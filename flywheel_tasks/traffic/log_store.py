@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from flywheel_tasks.storage.atomic import atomic_path
 
 _CHUNK = 1 << 20
+_SETTLED = 2.0  # seconds; two writes within one tick of a file system's clock give one version
 
 
 class LogsError(ValueError):
@@ -33,6 +36,9 @@ class LogStore(Protocol):
 
     def names(self) -> Iterable[str]:
         """All files."""
+
+    def versions(self, names: Iterable[str]) -> dict[str, str]:
+        """The versions of files, without those that are gone or too new for a later write to be sure of another one."""
 
     def version(self, name: str) -> str:
         """What is another one once the file has changed. Raises MissingLogError where there is no such file."""
@@ -60,6 +66,11 @@ def _check_version(place: str, before: str, now: str) -> None:
         )
 
 
+def _version_of(found: os.stat_result) -> str:
+    # The time of the last change of anything, too: a copy may keep the time of its content.
+    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+
+
 def _unreadable(error: OSError) -> None:
     raise LogsError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
@@ -78,13 +89,25 @@ class FolderStore:
             for file in files:
                 yield (Path(folder) / file).relative_to(self._folder).as_posix()
 
-    def version(self, name: str) -> str:
-        """See :class:`LogStore`."""
+    def _stat(self, name: str) -> os.stat_result:
         try:
-            found = (self._folder / name).stat()
+            return (self._folder / name).stat()
         except OSError as error:
             raise self._unread(name, error) from error
-        return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+
+    def versions(self, names: Iterable[str]) -> dict[str, str]:
+        """See :class:`LogStore`."""
+        versions = {}
+        for name in names:
+            with suppress(MissingLogError):
+                found = self._stat(name)
+                if found.st_ctime < time.time() - _SETTLED:
+                    versions[name] = _version_of(found)
+        return versions
+
+    def version(self, name: str) -> str:
+        """See :class:`LogStore`."""
+        return _version_of(self._stat(name))
 
     def _unread(self, name: str, error: OSError) -> LogsError:
         kind = MissingLogError if isinstance(error, FileNotFoundError) else LogsError
@@ -120,16 +143,24 @@ class BucketStore:
     def _client(self) -> Any:
         return boto3.client("s3")
 
-    def names(self) -> Iterable[str]:
-        """All files."""
+    def _listed(self) -> Iterator[tuple[str, str]]:
         try:
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
                 for item in page.get("Contents", ()):
                     if not item["Key"].endswith("/"):
-                        yield item["Key"].removeprefix(self._prefix)
+                        yield item["Key"].removeprefix(self._prefix), f"{item['ETag']}-{item['Size']}"
         except (ClientError, BotoCoreError) as error:
             raise LogsError(f"{self._location}: cannot be listed: {error}") from error
+
+    def names(self) -> Iterable[str]:
+        """All files."""
+        return (name for name, _ in self._listed())
+
+    def versions(self, names: Iterable[str]) -> dict[str, str]:
+        """See :class:`LogStore`; one request for a thousand files."""
+        wanted = set(names)
+        return {name: version for name, version in self._listed() if name in wanted}
 
     def _head(self, name: str) -> dict[str, Any]:
         try:
@@ -145,7 +176,8 @@ class BucketStore:
 
     def version(self, name: str) -> str:
         """See :class:`LogStore`."""
-        return str(self._head(name)["ETag"])
+        found = self._head(name)
+        return f"{found['ETag']}-{found['ContentLength']}"
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """See :class:`LogStore`."""

@@ -9,6 +9,7 @@ S3 is reached through boto3, with the endpoint, region and credentials of the en
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,8 +17,12 @@ from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+from rich.console import Console
+from rich.progress import track
 
 from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.traffic.in_order import THREADS, in_order
+from flywheel_tasks.traffic.known_digests import KnownDigests
 from flywheel_tasks.traffic.lines import (
     Block,
     CorruptGzipError,
@@ -85,8 +90,9 @@ class _Digested:
         return "sha256:" + self._digest.hexdigest()
 
 
-def _check_digest(location: str, partition: Mapping[str, Any], digest: str) -> None:
+def _check_digest(location: str, root: Path, partition: Mapping[str, Any], digest: str) -> None:
     if digest != partition["sha256"]:
+        KnownDigests(root, location, open_logs(location, root)).drop(partition["path"])
         raise LogsError(
             f"{location}: {partition['path']} changed since it was pinned (now {digest}, "
             f"pinned {partition['sha256']}); start a new generation to pin the logs again"
@@ -120,6 +126,8 @@ def pin_logs(
 ) -> dict[str, Any]:
     """List the partitions of a location with their digests: the document ``inputs/logs.json``.
 
+    Files that this workspace has pinned before, and that have not changed since, are not read again.
+
     Args:
         location: a folder (relative to ``root`` or absolute) or ``s3://bucket/prefix``.
         root: the workspace.
@@ -145,16 +153,36 @@ def pin_logs(
             f"{location}: {late[0]} is from the future (today is {today}, UTC): the window of newest days would be "
             f"counted back from it; move it, and the {len(late) - 1} others like it, or correct its date"
         )
-    place = open_logs(location, root)
     within = names
     if newest_days is not None:
         first = max(map(partition_date, names)) - timedelta(days=newest_days - 1)
         within = [name for name in names if partition_date(name) >= first]
-    partitions = []
-    for name in filter(wanted, within):
-        file = _Digested(place.chunks(name))
-        partitions.append({"path": name, "sha256": file.digest(), "bytes": file.size})
+    partitions = _digested(location, root, names, list(filter(wanted, within)))
     return {"location": location, "earlier": len(within) < len(names), "partitions": partitions}
+
+
+def _digested(location: str, root: Path, names: list[str], wanted: list[str]) -> list[dict[str, Any]]:
+    """``{"path", "sha256", "bytes"}`` of the wanted ones among all files of a location."""
+    place = open_logs(location, root)
+    known, versions = KnownDigests(root, location, place), place.versions(wanted)
+    found = {name: known.of(name, versions.get(name)) for name in wanted}
+    new = [name for name, entry in found.items() if entry is None]
+
+    def digest(name: str) -> dict[str, Any]:
+        file = _Digested(place.chunks(name))
+        return {"path": name, "sha256": file.digest(), "bytes": file.size}
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        read = in_order(pool, digest, new)
+        shown = Console(stderr=True)
+        for entry in track(
+            read, "Pinning logs", total=len(new), transient=True, console=shown, disable=not new
+        ):
+            known.note(entry, versions.get(entry["path"]))
+            found[entry["path"]] = entry
+    if new:
+        known.keep(names)
+    return [entry for entry in found.values() if entry is not None]
 
 
 def read_pinned(path: Path) -> tuple[str, list[dict[str, Any]]]:
@@ -217,9 +245,9 @@ def partition_blocks(
             yield block
             number = block.number + block.data.count(b"\n")
     except CorruptGzipError as error:
-        _check_digest(location, partition, file.digest())
+        _check_digest(location, root, partition, file.digest())
         raise LogsError(f"{location}: {name}: damaged gzip, beyond line {number - 1}: {error}") from error
-    _check_digest(location, partition, file.digest())
+    _check_digest(location, root, partition, file.digest())
 
 
 @contextmanager
@@ -233,7 +261,7 @@ def partition_copy(location: str, root: Path, partition: Mapping[str, Any]) -> I
         source = _Digested(open_logs(location, root).chunks(partition["path"]))
         while chunk := source.read():
             file.write(chunk)
-        _check_digest(location, partition, source.digest())
+        _check_digest(location, root, partition, source.digest())
         file.seek(0)
         yield file
 

@@ -8,6 +8,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
 from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.traffic import known_digests, log_store
 from flywheel_tasks.traffic.log_store import open_logs
 from flywheel_tasks.traffic.logs import LogsError, partition_blocks, pin_logs, read_pinned
 from tests.traffic.sample import write_log
@@ -175,3 +176,95 @@ def test_an_absent_bucket_is_a_clear_error(s3, tmp_path):
         pin_logs("s3://nowhere/x", tmp_path)
     with pytest.raises(LogsError, match="no logs"):
         pin_logs("s3://traffic/empty", tmp_path)
+
+
+def pinned_again(location: str, root: Path, monkeypatch) -> tuple[dict, list[str]]:
+    """Pin once more, and the files that were read for it."""
+    read: list[str] = []
+    with monkeypatch.context() as patch:
+        for store in (log_store.FolderStore, log_store.BucketStore):
+            chunks = store.chunks
+
+            def spy(self, name, chunks=chunks):
+                read.append(name)
+                return chunks(self, name)
+
+            patch.setattr(store, "chunks", spy)
+        return pin_logs(location, root), sorted(read)
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_what_was_pinned_before_is_read_again_only_where_it_changed(kind, s3, tmp_path, monkeypatch):
+    location = "data/logs" if kind == "folder" else "s3://traffic/again"
+    monkeypatch.setattr(log_store, "_SETTLED", -1.0)
+
+    def write(name: str, data: bytes) -> None:
+        if kind == "folder":
+            write_log(tmp_path, [data], name)
+        else:
+            s3.put_object(Bucket="traffic", Key=f"again/{name}", Body=data)
+
+    a, b, c = (f"date=2026-11-0{day}/x.jsonl" for day in (1, 2, 3))
+    write(a, b"a1\n")
+    write(b, b"b1\n")
+    first, read = pinned_again(location, tmp_path, monkeypatch)
+    assert read == [a, b]
+    second, read = pinned_again(location, tmp_path, monkeypatch)
+    assert (second, read) == (first, [])
+    write(b, b"b2\n")
+    write(c, b"c1\n")
+    third, read = pinned_again(location, tmp_path, monkeypatch)
+    assert read == [b, c]
+    assert third["partitions"][0] == first["partitions"][0]
+    digests = {item["path"]: item["sha256"] for item in third["partitions"]}
+    assert digests[b] == "sha256:" + hashlib.sha256(b"b2\n").hexdigest()
+
+
+def test_a_file_that_was_written_a_moment_ago_is_read_again(tmp_path, monkeypatch):
+    """Another write within the same tick of the clock would leave its size and times as they are."""
+    write_log(tmp_path, [b"a\n"], "date=2026-11-01/a.jsonl")
+    monkeypatch.setattr(log_store, "_SETTLED", 3600.0)
+    pin_logs("data/logs", tmp_path)
+    assert pinned_again("data/logs", tmp_path, monkeypatch)[1] == ["date=2026-11-01/a.jsonl"]
+
+
+def test_a_file_that_is_written_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    path = write_log(tmp_path, [b"a\n"], "date=2026-11-01/a.jsonl")
+    monkeypatch.setattr(log_store, "_SETTLED", -1.0)
+    chunks = log_store.FolderStore.chunks
+
+    def growing(self, name):
+        yield from chunks(self, name)
+        with path.open("ab") as file:
+            file.write(b"b\n")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log_store.FolderStore, "chunks", growing)
+        before = pin_logs("data/logs", tmp_path)
+    after = pin_logs("data/logs", tmp_path)
+    assert [item["bytes"] for found in (before, after) for item in found["partitions"]] == [2, 4]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"date=2026-11-01/a.jsonl": {"version": 1}}'])
+def test_damaged_memory_of_digests_costs_a_reading(content, tmp_path, monkeypatch):
+    write_log(tmp_path, [b"a\n"], "date=2026-11-01/a.jsonl")
+    monkeypatch.setattr(log_store, "_SETTLED", -1.0)
+    first = pin_logs("data/logs", tmp_path)
+    (kept,) = (tmp_path / known_digests.FOLDER).iterdir()
+    kept.write_bytes(content)
+    assert pin_logs("data/logs", tmp_path) == first
+
+
+def test_bytes_that_are_not_what_their_version_promised_are_pinned_anew(tmp_path, monkeypatch):
+    """A disk that lies about its times: the error says to start a new generation, and that must help."""
+    path = write_log(tmp_path, [b"a\n"], "date=2026-11-01/a.jsonl")
+    monkeypatch.setattr(log_store, "_SETTLED", -1.0)
+    monkeypatch.setattr(log_store, "_version_of", lambda found: "1")
+    pinned = pin_logs("data/logs", tmp_path)["partitions"][0]
+    path.write_bytes(b"b\n")
+    assert pin_logs("data/logs", tmp_path)["partitions"] == [pinned]
+    with pytest.raises(LogsError, match="start a new generation"):
+        read("data/logs", tmp_path, pinned)
+    again = pin_logs("data/logs", tmp_path)["partitions"][0]
+    assert again["sha256"] == "sha256:" + hashlib.sha256(b"b\n").hexdigest()
+    assert read("data/logs", tmp_path, again) == [b"b"]
