@@ -1,4 +1,4 @@
-"""Stage ``dpo``: direct preference optimisation on a small set of pairs.
+"""Stage ``dpo``: direct preference optimisation on small sets of pairs, a patch for what a team saw go wrong.
 
 Rafailov et al. 2023, "Direct Preference Optimization" (arXiv 2305.18290), equation 7: the loss of a pair is
 -log sigmoid(beta * ((log p(c) - log p0(c)) - (log p(r) - log p0(r)))), p0 the model before this stage.
@@ -6,8 +6,7 @@ Rafailov et al. 2023, "Direct Preference Optimization" (arXiv 2305.18290), equat
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -17,8 +16,10 @@ from trl import DPOConfig, DPOTrainer
 
 from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
 from flywheel_tasks.curation.sampling import draw_order
+from flywheel_tasks.pipeline.launcher import processes
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
+from flywheel_tasks.policy.named_sets import load_sets, pairs_of
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs
 from flywheel_tasks.training.endings import check_trainer
 from flywheel_tasks.training.lora import lora_config, merge_to_full
@@ -27,9 +28,24 @@ from flywheel_tasks.training.precision import set_threads
 from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.run import train, trainer_arguments
 
+PREFERENCES = "preferences"  # the set that is this generation's own pairs
 _LOGGED = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
 CURVE = ("loss", *_LOGGED, "grad_norm", "learning_rate")
 Row = dict[str, list[int]]
+
+
+class Chosen(NamedTuple):
+    """What is taken of a set.
+
+    Attributes:
+        available: pairs of it.
+        used: to train on.
+        unseen: as many at most, of prompts that are not trained on: to see whether what is learned carries over.
+    """
+
+    available: int
+    used: list[Pair]
+    unseen: list[Pair]
 
 
 class EncodedDPOTrainer(DPOTrainer):
@@ -68,31 +84,64 @@ def encode_pair(
     return {"prompt_ids": prompt, "chosen_ids": chosen[:left], "rejected_ids": rejected[:left]}
 
 
-def encode_pairs(io: StageIO, tokenizer: PreTrainedTokenizerBase, path: Path) -> tuple[list[Pair], list[Row]]:
-    """The chosen pairs of purpose ``policy`` and their token ids.
+def choose(pairs: Sequence[Pair], most: int, seed: int) -> Chosen:
+    """What to take of a set.
+
+    Args:
+        pairs: all of it.
+        most: pairs to train on.
+        seed: of the draw.
+    """
+    used = choose_pairs(pairs, most, seed)
+    prompts = {pair.prompt_id for pair in used}
+    others = [pair for pair in pairs if pair.prompt_id not in prompts]
+    unseen = choose_pairs(others, min(len(used), len({pair.prompt_id for pair in others})), seed)
+    # Of several processes each measures as many; the sampler would repeat some to make it so.
+    return Chosen(len(pairs), used, unseen[: len(unseen) - len(unseen) % processes()])
+
+
+def chosen_pairs(io: StageIO, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Chosen], dict[str, Row]]:
+    """What is taken of each set of the settings, and the token ids of all pairs.
 
     Raises:
-        PairError: the table breaks a rule, or no pair is left.
+        PairError: the pairs table breaks a rule, or a set has no pair.
+        PromptError: a named set is missing or has a bad row.
+        OutgoingError: a named set holds an identifier that may not be learned.
     """
-    section = io.settings.dpo
-    encoded = [
-        (pair, row)
-        for pair in load_pairs(path)["policy"]
-        if (row := encode_pair(tokenizer, pair, io.settings.prompt.max_tokens, section.max_tokens))
-        is not None
-    ]
-    rows = {pair.pair_id: row for pair, row in encoded}
-    pairs = choose_pairs([pair for pair, _ in encoded], section.max_pairs, io.settings.seed)
-    if not pairs:
-        raise PairError(f"{path}: no pair with purpose policy to train on")
-    return pairs, [rows[pair.pair_id] for pair in pairs]
+    section, settings = io.settings.dpo, io.settings
+    named = sorted(set(section.pairs) - {PREFERENCES})
+    sets = {
+        name: pairs_of(rows)
+        for name, rows in load_sets(io.dep("sets"), named, settings.privacy.policy).items()
+    }
+    where = {name: f"sets/{name}.jsonl: no row with a rejected reply" for name in named}
+    if PREFERENCES in section.pairs:
+        table = io.dep("data/preferences/pairs.parquet")
+        sets[PREFERENCES], where[PREFERENCES] = (
+            load_pairs(table)["policy"],
+            f"{table}: no pair with purpose policy",
+        )
+    encoded = {
+        pair.pair_id: encode_pair(tokenizer, pair, settings.prompt.max_tokens, section.max_tokens)
+        for pairs in sets.values()
+        for pair in pairs
+    }
+    rows = {pair_id: row for pair_id, row in encoded.items() if row is not None}
+    chosen = {}
+    for name, pairs in sorted(sets.items()):
+        chosen[name] = choose(
+            [pair for pair in pairs if pair.pair_id in rows], section.pairs[name], settings.seed
+        )
+        if not chosen[name].used:
+            raise PairError(f"{where[name]} to train on; dpo.pairs wants up to {section.pairs[name]}")
+    return chosen, rows
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
     """Train the policy of the SFT stage on pairs and save the merged model.
 
     Raises:
-        PairError: the pairs table breaks a rule, or there is no pair of purpose ``policy``.
+        PairError, PromptError, OutgoingError: see :func:`chosen_pairs`.
         TrainingError: a reply that was not cut does not end in the end token (see
             :mod:`flywheel_tasks.training.endings`), or see :func:`flywheel_tasks.training.run.train`.
     """
@@ -100,13 +149,29 @@ def run(io: StageIO) -> Mapping[str, Any]:
     set_threads(settings.compute)
     start = io.dep("models/policy_sft")
     tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
-    pairs, rows = encode_pairs(io, tokenizer, io.dep("data/preferences/pairs.parquet"))
+    sets, encoded = chosen_pairs(io, tokenizer)
+    pairs = [pair for chosen in sets.values() for pair in chosen.used]
+    rows = [encoded[pair.pair_id] for pair in pairs]
+    unseen = {
+        name: Dataset.from_list([encoded[pair.pair_id] for pair in chosen.unseen])
+        for name, chosen in sets.items()
+        if chosen.unseen
+    }
     lengths = [sum(map(len, row.values())) for row in rows]
     order = training_order(lengths, section.batch_size, section.epochs, settings.seed)
     order = whole_steps(order, section.batch_size, lambda row: row)
     steps = len(order) // section.batch_size
     arguments = DPOConfig(
-        **trainer_arguments(io, section.learning_rate, section.batch_size, steps, warmup_steps=0),
+        **trainer_arguments(
+            io,
+            section.learning_rate,
+            section.batch_size,
+            steps,
+            warmup_steps=0,
+            per_device_eval_batch_size=1,  # means of batches, so these must be equal
+            eval_strategy="steps" if unseen else "no",
+            eval_steps=steps,  # once, after the last one
+        ),
         beta=section.beta,
         max_length=None,  # encoding has cut the rows
     )
@@ -115,6 +180,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         model=model,  # with adapters, the reference is the same model with them switched off
         args=arguments,
         train_dataset=Dataset.from_list([rows[index] for index in order]),
+        eval_dataset=unseen or None,
         processing_class=tokenizer,
         peft_config=lora_config(section.lora, model.config, "CAUSAL_LM"),
     )
@@ -125,10 +191,25 @@ def run(io: StageIO) -> Mapping[str, Any]:
     assert isinstance(trainer.model, PeftModel)
     probe = rows[0]["prompt_ids"] + rows[0]["chosen_ids"]
     merge_to_full(trainer.model, tokenizer, io.out("models/policy_dpo"), probe=probe)
+    history = trainer.state.log_history
     return {
         "pairs": {"all": len(pairs), **dict(sorted(Counter(pair.kind for pair in pairs).items()))},
-        "train": trained | endings | _last_means(trainer.state.log_history),
+        "sets": {
+            name: {
+                "available": chosen.available,
+                "used": len(chosen.used),
+                "unseen": _unseen(history, name, len(chosen.unseen)),
+            }
+            for name, chosen in sets.items()
+        },
+        "train": trained | endings | _last_means(history),
     }
+
+
+def _unseen(history: Sequence[Mapping[str, float]], name: str, count: int) -> dict[str, float | None]:
+    """Reward margin and accuracy on a set's pairs that were not trained on; None without such pairs."""
+    logged = next((entry for entry in history if f"eval_{name}_loss" in entry), {})
+    return {"n": count} | {shown: logged.get(f"eval_{key}") for key, shown in _LOGGED.items()}
 
 
 def _last_means(history: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -6,80 +6,14 @@ rewrites are a source of their own here.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
-import orjson
-
-from flywheel_tasks.chat.card import Card
 from flywheel_tasks.curation.sampling import draw_order, largest_remainder
-from flywheel_tasks.policy.prompts import Prompt, PromptError, prompt_of
+from flywheel_tasks.policy.prompts import PromptError
 from flywheel_tasks.policy.sft_data import Example
-from flywheel_tasks.policy.tool_calls import ToolCallError, parse
 
 TRAFFIC = ("rejection_internal", "rejection_user", "rewrites")  # this generation's own rows
 Item = TypeVar("Item")
-
-
-def load_set(path: Path) -> list[Example]:
-    """Read a named set (see ``sets/README.md``); its examples' ``mix`` is the file's name.
-
-    Raises:
-        PromptError: a line is no such row, an id repeats, or a tool call is not well formed.
-    """
-    found: dict[str, Example] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        example = _example(line, path.stem, where)
-        if example.prompt.prompt_id in found:
-            raise PromptError(f"{where}: id {example.prompt.prompt_id} repeats")
-        found[example.prompt.prompt_id] = example
-    return [found[key] for key in sorted(found)]
-
-
-def _example(line: bytes, mix: str, where: str) -> Example:
-    try:
-        row: dict[str, Any] = orjson.loads(line)
-        card = row["card"]
-        reply = row["reply"].strip()
-        prompt = _prompt(
-            row, Card("set", card["name"], tuple(card["traits"]), tuple(card["instructions"])), where
-        )
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise PromptError(f"{where}: not a row of a set ({type(error).__name__}: {error})") from error
-    if not reply:
-        raise PromptError(f"{where}: reply is empty")
-    try:
-        called = parse(reply) is not None
-    except ToolCallError as error:
-        raise PromptError(f"{where}: {error}") from error
-    if "trigger" in row and called != (row["trigger"] in ("explicit", "implicit")):
-        raise PromptError(
-            f"{where}: trigger is {row['trigger']}, but the reply {'calls' if called else 'does not call'}"
-        )
-    return Example(mix, prompt, reply)
-
-
-def _prompt(row: Mapping[str, Any], card: Card, where: str) -> Prompt:
-    return prompt_of({"prompt_id": row["id"], "source": "set", "history": row["history"]}, card, where)
-
-
-def load_sets(folder: Path, names: Sequence[str]) -> dict[str, list[Example]]:
-    """The named sets of a folder.
-
-    Args:
-        folder: of ``<name>.jsonl`` files.
-        names: which.
-
-    Raises:
-        PromptError: one is missing or has a bad row.
-    """
-    for name in names:
-        if not (folder / f"{name}.jsonl").exists():
-            raise PromptError(f"{folder / name}.jsonl: no such set, but the mixture gives it a share")
-    return {name: load_set(folder / f"{name}.jsonl") for name in names}
 
 
 def planned_rows(available: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, int]:

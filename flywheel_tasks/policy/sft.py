@@ -12,7 +12,8 @@ from trl import SFTConfig, SFTTrainer
 
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
-from flywheel_tasks.policy.mixture import TRAFFIC, load_sets, mix
+from flywheel_tasks.policy.mixture import TRAFFIC, mix
+from flywheel_tasks.policy.named_sets import load_sets
 from flywheel_tasks.policy.sft_data import IGNORED, Example, encode, lengths, load_examples
 from flywheel_tasks.training.endings import check_trainer
 from flywheel_tasks.training.lora import lora_config, merge_to_full
@@ -34,7 +35,7 @@ def _mixture(io: StageIO) -> tuple[list[Example], dict[str, Any]]:
         sources[example.mix].append(example)
     named = sorted(name for name, share in section.mixture.items() if share > 0 and name not in TRAFFIC)
     return mix(
-        sources | load_sets(io.dep("sets"), named),
+        sources | load_sets(io.dep("sets"), named, io.settings.privacy.policy),
         section.mixture,
         max_repeats=section.max_repeats,
         on_missing=section.on_missing,

@@ -21,11 +21,13 @@ class Example:
         mix: source of the mixture: ``rejection_user``, ``rejection_internal``, ``rewrites`` or a named set.
         prompt: what it answers.
         reply: its text.
+        rejected: a worse one that a named set has beside it; not learned here.
     """
 
     mix: str
     prompt: Prompt
     reply: str
+    rejected: str | None = None
 
 
 def load_examples(accepted: Path, rewrites: Path) -> list[Example]:

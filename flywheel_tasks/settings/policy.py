@@ -50,9 +50,10 @@ class Sft(Training):
 
 
 class Dpo(Training):
-    """Direct preference optimisation on a small set."""
+    """Direct preference optimisation on small sets."""
 
-    max_pairs: Positive
+    # Most pairs of each set: this generation's preferences, and rows of sets/<name>.jsonl that have a rejected reply.
+    pairs: Annotated[dict[str, Positive], Field(min_length=1)]
     beta: PositiveFloat
 
 

@@ -60,7 +60,7 @@ def small_settings(models: Path) -> dict[str, Any]:
         "sft.batch_size": 2,
         "sft.max_repeats": 12,  # so few replies are accepted that exact shares repeat them
         "dpo.lora": lora,
-        "dpo.max_pairs": 6,
+        "dpo.pairs": {"preferences": 4, "safety": 2},
         "dpo.batch_size": 2,
         "rl.steps": 2,
         "rl.prompts_per_step": 2,

@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "sft.batch_size": 4,
     "sft.max_tokens": 128,
     "sft.lora": {"rank": 4, "alpha": 8, "layers": 2},
-    "dpo.max_pairs": 6,
+    "dpo.pairs": {"preferences": 6},
     "dpo.batch_size": 2,
     "dpo.max_tokens": 128,
     "dpo.lora": {"rank": 4, "alpha": 8, "layers": 2},

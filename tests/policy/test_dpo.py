@@ -12,6 +12,7 @@ from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.chat.prompt import reply_ids
 from flywheel_tasks.policy import dpo
 from flywheel_tasks.policy.dpo import EncodedDPOTrainer, choose_pairs, encode_pair, run
+from flywheel_tasks.policy.prompts import PromptError
 from flywheel_tasks.rewards.pairs import PairError, load_pairs
 from flywheel_tasks.training.run import TrainingError
 from tests.policy.conftest import pair_rows, write
@@ -46,6 +47,8 @@ def test_loss_and_margins_equal_plain_torch(policy_io: Callable[..., Any], monke
             with self.model.disable_adapter():
                 rows.append((now, log_prob(self.model, prompt, reply)))
         loss = original(self, model, inputs, *args, **kwargs)
+        if not self.model.training:  # pairs that are measured only
+            return loss
         seen.append((float(loss.detach()), rows))
         return loss
 
@@ -67,14 +70,17 @@ def test_loss_and_margins_equal_plain_torch(policy_io: Callable[..., Any], monke
 
 
 def test_stage(policy_io: Callable[..., Any]) -> None:
-    io = policy_io("dpo", {"dpo.epochs": 3.0, "dpo.learning_rate": 0.03})
+    io = policy_io("dpo", {"dpo.epochs": 3.0, "dpo.learning_rate": 0.03, "dpo.pairs": {"preferences": 9}})
     metrics = run(io)
-    assert metrics["pairs"]["all"] == 6
+    assert metrics["pairs"]["all"] == 8
     assert (metrics["train"]["completions"], metrics["train"]["cut"]) == (
-        2 * 3 * 6,
+        2 * 3 * 8,
         0,
     )  # sides, epochs, pairs
     assert set(metrics["pairs"]) <= {"all", "ranking", "rewrite"}
+    assert metrics["sets"] == {
+        "preferences": {"available": 8, "used": 8, "unseen": {"n": 0, "margin": None, "accuracy": None}}
+    }
     assert metrics["train"]["margin_last"] > 0
     assert metrics["train"]["accuracy_last"] > 0.5
     # Both from fresh loads: the saved model prefers chosen replies more than the one before does.
@@ -124,6 +130,57 @@ def test_pairs_that_are_equal_once_cut_are_left_out(tokenizer: Any, tmp_path: Pa
     whole = encode_pair(tokenizer, pair, 96, 400)
     assert whole is not None
     assert whole["chosen_ids"][-1] == whole["rejected_ids"][-1] == tokenizer.eos_token_id
+
+
+def margins(io: Any, tokenizer: Any, pairs: list[Any]) -> list[float]:
+    """beta times the gain of the chosen reply over that of the rejected one, from fresh loads, in plain torch."""
+    saved, before = (
+        AutoModelForCausalLM.from_pretrained(folder)
+        for folder in (io.out("models/policy_dpo"), io.root / "models/policy_sft")
+    )
+    found = []
+    for pair in pairs:
+        row = encode_pair(tokenizer, pair, 96, 128)
+        assert row is not None
+        gain = {
+            side: log_prob(saved, row["prompt_ids"], row[side])
+            - log_prob(before, row["prompt_ids"], row[side])
+            for side in ("chosen_ids", "rejected_ids")
+        }
+        found.append(io.settings.dpo.beta * (gain["chosen_ids"] - gain["rejected_ids"]))
+    return found
+
+
+def test_named_sets_are_learned_and_measured_on_pairs_that_were_not(policy_io: Callable[..., Any]) -> None:
+    changes = {"dpo.pairs": {"preferences": 2, "safety": 3, "tool_calls": 9}, "dpo.learning_rate": 0.02}
+    io = policy_io("dpo", changes | {"dpo.epochs": 2.0})
+    metrics = run(io)
+    assert metrics["pairs"] == {"all": 14, "ranking": 1, "rewrite": 1, "set": 12}
+    sets = metrics["sets"]
+    counts = {name: (found["available"], found["used"], found["unseen"]["n"]) for name, found in sets.items()}
+    assert counts == {"preferences": (8, 2, 2), "safety": (16, 3, 3), "tool_calls": (16, 9, 7)}
+    tokenizer = AutoTokenizer.from_pretrained(io.out("models/policy_dpo"))
+    chosen, _ = dpo.chosen_pairs(io, tokenizer)
+    for name, found in sets.items():
+        used, unseen = chosen[name].used, chosen[name].unseen
+        assert not {pair.prompt_id for pair in used} & {pair.prompt_id for pair in unseen}
+        expected = margins(io, tokenizer, unseen)
+        assert found["unseen"]["margin"] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
+        assert found["unseen"]["accuracy"] == pytest.approx(sum(m > 0 for m in expected) / len(expected))
+    assert sum(margins(io, tokenizer, chosen["tool_calls"].used)) > 0
+
+
+@pytest.mark.parametrize(
+    ("pairs", "complaint"),
+    [
+        ({"replay": 2}, r"sets/replay\.jsonl: no row with a rejected reply to train on"),
+        ({"absent": 2}, r"sets/absent\.jsonl: no such set"),
+    ],
+)
+def test_a_set_without_pairs_is_named(pairs: Any, complaint: str, policy_io: Callable[..., Any]) -> None:
+    io = policy_io("dpo", {"dpo.pairs": pairs})
+    with pytest.raises((PairError, PromptError), match=complaint):
+        run(io)
 
 
 def test_a_small_set_takes_one_pair_of_every_prompt_first(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_two_processes_train_what_one_does(policy_io: Any, tmp_path: Path, monke
     """
     settings = {
         "dpo.learning_rate": 0.01,
-        "dpo.max_pairs": 5,
+        "dpo.pairs": {"preferences": 5},
         "dpo.batch_size": 4,
         "dpo.epochs": 1.0,
         "training.tracker": "none",

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.policy.mixture import TRAFFIC, load_set, load_sets, mix, take
+from flywheel_tasks.policy.mixture import TRAFFIC, mix, take
+from flywheel_tasks.policy.named_sets import load_set, load_sets, pairs_of
 from flywheel_tasks.policy.prompts import Prompt, PromptError
 from flywheel_tasks.policy.sft import run
 from flywheel_tasks.policy.sft_data import Example
+from flywheel_tasks.privacy.outgoing import OutgoingError
 from flywheel_tasks.settings import SettingsError, load_settings
 from tests.conftest import PROJECT, build_workspace
 
@@ -97,8 +99,10 @@ def test_a_row_is_not_repeated_without_end() -> None:
 def test_the_shipped_sets_are_whole() -> None:
     shares = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))["sft"]["mixture"]
     names = [name for name in shares if name not in TRAFFIC]
-    sets = load_sets(PROJECT / "sets", names)
+    sets = load_sets(PROJECT / "sets", names, {})
     assert {name: len(found) for name, found in sets.items()} == dict.fromkeys(names, 16)
+    pairs = {name: len(pairs_of(found)) for name, found in sets.items()}
+    assert pairs == {"safety": 16, "tool_calls": 16, "replay": 0}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +114,9 @@ def test_the_shipped_sets_are_whole() -> None:
         ({"history": []}, "history does not end"),
         ({"reply": "<tool_call>{}</tool_call>"}, "names none of draw_picture"),
         ({"trigger": "explicit"}, "trigger is explicit, but the reply does not call"),
+        ({"rejected": "Hello. "}, "rejected is the reply itself"),
+        ({"rejected": ""}, "rejected is empty"),
+        ({"rejected": 3}, "AttributeError"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, change: Any, complaint: str) -> None:
@@ -127,6 +134,21 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, change: Any, compla
     path.write_text(2 * (json.dumps(good) + "\n"))
     with pytest.raises(PromptError, match=r"mine\.jsonl:2: id a repeats"):
         load_set(path)
+
+
+def test_what_a_team_copied_from_production_is_scanned_before_it_is_learned(tmp_path: Path) -> None:
+    row = {
+        "id": "a",
+        "card": {"name": "A", "traits": [], "instructions": []},
+        "history": [{"role": "user", "content": "Hi"}],
+        "reply": "Hello.",
+        "rejected": "Write to anna@example.org.",
+    }
+    (tmp_path / "adhoc.jsonl").write_text(json.dumps(row))
+    with pytest.raises(OutgoingError, match=r"/adhoc\.jsonl: row 1: rejected: EMAIL") as error:
+        load_sets(tmp_path, ["adhoc"], {"EMAIL": "replace"})
+    assert "anna" not in str(error.value)
+    assert load_sets(tmp_path, ["adhoc"], {"EMAIL": "keep"})["adhoc"][0].rejected == row["rejected"]
 
 
 def test_shares_that_do_not_add_up_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Named sets, ``sets/<name>.jsonl``: replies that a team wants said, for SFT, and worse ones beside them, for DPO."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from flywheel_tasks.chat.card import Card
+from flywheel_tasks.policy.prompts import Prompt, PromptError, prompt_of
+from flywheel_tasks.policy.sft_data import Example
+from flywheel_tasks.policy.tool_calls import ToolCallError, parse
+from flywheel_tasks.privacy.outgoing import check
+from flywheel_tasks.rewards.pairs import Pair
+
+
+def load_set(path: Path) -> list[Example]:
+    """Read a named set (see ``sets/README.md``); its examples' ``mix`` is the file's name.
+
+    Raises:
+        PromptError: a line is no such row, an id repeats, a tool call is not well formed, or a rejected reply is empty
+            or the reply itself.
+    """
+    found: dict[str, Example] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        example = _example(line, path.stem, where)
+        if example.prompt.prompt_id in found:
+            raise PromptError(f"{where}: id {example.prompt.prompt_id} repeats")
+        found[example.prompt.prompt_id] = example
+    return [found[key] for key in sorted(found)]
+
+
+def _example(line: bytes, mix: str, where: str) -> Example:
+    try:
+        row: dict[str, Any] = orjson.loads(line)
+        card = row["card"]
+        reply = row["reply"].strip()
+        rejected = row["rejected"].strip() if row.get("rejected") is not None else None
+        prompt = _prompt(
+            row, Card("set", card["name"], tuple(card["traits"]), tuple(card["instructions"])), where
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise PromptError(f"{where}: not a row of a set ({type(error).__name__}: {error})") from error
+    if not reply:
+        raise PromptError(f"{where}: reply is empty")
+    if rejected in ("", reply):
+        raise PromptError(f"{where}: rejected is {'the reply itself' if rejected else 'empty'}")
+    try:
+        called = parse(reply) is not None
+    except ToolCallError as error:
+        raise PromptError(f"{where}: {error}") from error
+    if "trigger" in row and called != (row["trigger"] in ("explicit", "implicit")):
+        raise PromptError(
+            f"{where}: trigger is {row['trigger']}, but the reply {'calls' if called else 'does not call'}"
+        )
+    return Example(mix, prompt, reply, rejected)
+
+
+def _prompt(row: Mapping[str, Any], card: Card, where: str) -> Prompt:
+    return prompt_of({"prompt_id": row["id"], "source": "set", "history": row["history"]}, card, where)
+
+
+def load_sets(folder: Path, names: Sequence[str], policy: Mapping[str, str]) -> dict[str, list[Example]]:
+    """The named sets of a folder.
+
+    People write them, perhaps from what went wrong in production, so the outgoing scan looks at them before they are
+    learned.
+
+    Args:
+        folder: of ``<name>.jsonl`` files.
+        names: which.
+        policy: ``privacy.policy``.
+
+    Raises:
+        PromptError: one is missing or has a bad row.
+        OutgoingError: one holds an identifier that may not be learned.
+    """
+    for name in names:
+        if not (folder / f"{name}.jsonl").exists():
+            raise PromptError(f"{folder / name}.jsonl: no such set, but params.yaml names it")
+    found = {name: load_set(folder / f"{name}.jsonl") for name in names}
+    check({f"{folder.name}/{name}.jsonl": folder / f"{name}.jsonl" for name in names}, policy)
+    return found
+
+
+def pairs_of(examples: Sequence[Example]) -> list[Pair]:
+    """The rows of a named set that have a rejected reply, as preference pairs, in their order."""
+    return [
+        Pair(
+            pair_id=f"{example.mix}/{example.prompt.prompt_id}",
+            prompt_id=f"{example.mix}/{example.prompt.prompt_id}",
+            user_id="",
+            card=example.prompt.card,
+            history=example.prompt.history,
+            chosen=example.reply,
+            rejected=example.rejected,
+            kind="set",
+        )
+        for example in examples
+        if example.rejected is not None
+    ]
