@@ -252,6 +252,15 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         return _open(root, generation, seed)
 
 
+def _last_logs(registry: Registry, generation: str) -> dict[str, Any] | None:
+    """What the newest generation before one pinned; None where there was none, or none that says it."""
+    for item in before(registry, generation)[:1]:
+        if (kept := registry.find_generation(item, _BUNDLE)) is not None:
+            logs: dict[str, Any] | None = orjson.loads(kept).get("logs")
+            return logs
+    return None
+
+
 def _open(root: Path, generation: str | None, seed: int | None) -> str:
     settings: Settings = load_settings(root / "params.yaml")
     registry = open_registry(settings.registry.location, root)
@@ -265,7 +274,7 @@ def _open(root: Path, generation: str | None, seed: int | None) -> str:
     if seed is not None:
         write_setting(root, "seed", seed)
     key = _key_of(root, registry)
-    logs = pinned_logs(settings, root)
+    logs = pinned_logs(settings, root, _last_logs(registry, name))
     champion = ensure_champion(root)
     leave(root, name)
     place_champion(root, champion)

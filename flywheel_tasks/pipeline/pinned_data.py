@@ -1,5 +1,6 @@
 """Data that a generation starts from: the newest logs, the profile and the splits of earlier launched generations."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,24 @@ NO_PROFILE: dict[str, Any] = {"generation": None, "profile": None}
 NO_SPLITS: dict[str, Any] = {"earlier": []}
 
 
-def pinned_logs(settings: Settings, root: Path) -> dict[str, Any]:
-    """The logs of the newest days: pinned where they are, or extracted from a warehouse first."""
+def pinned_logs(settings: Settings, root: Path, last: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The logs of the newest days: pinned where they are, or extracted from a warehouse first.
+
+    Args:
+        settings: of the workspace.
+        root: the workspace.
+        last: what the generation before pinned.
+    """
     logs = settings.logs
+    # Simulated weeks are of any date, and each is there as a whole.
+    today = datetime.now(UTC).date() if logs.source == "files" else None
     if logs.location.startswith("ibis+"):
         from flywheel_tasks.traffic.warehouse import extract
 
-        pinned = extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root)
+        pinned = extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root, today)
     else:
-        # Simulated weeks are of any date.
-        today = datetime.now(UTC).date() if logs.source == "files" else None
-        pinned = pin_logs(logs.location, root, newest_days=logs.newest_days, today=today)
+        before = last if logs.source == "files" else None
+        pinned = pin_logs(logs.location, root, newest_days=logs.newest_days, today=today, last=before)
     return pinned if logs.earlier == "auto" else {**pinned, "earlier": logs.earlier == "always"}
 
 

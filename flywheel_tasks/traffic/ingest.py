@@ -24,10 +24,10 @@ from flywheel_tasks.traffic.drift import Profile
 from flywheel_tasks.traffic.events import TYPES
 from flywheel_tasks.traffic.identity import Identity, read_identity
 from flywheel_tasks.traffic.in_order import THREADS, in_order
+from flywheel_tasks.traffic.log_window import partition_date
 from flywheel_tasks.traffic.logs import (
     LogsError,
     partition_blocks,
-    partition_date,
     partition_tables,
     read_pinned,
 )

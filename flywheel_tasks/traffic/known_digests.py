@@ -4,6 +4,7 @@ So a generation, or a look at a test, downloads of a bucket only what came since
 ``.flywheel/cache/digests``, one file a location; to lose it costs time.
 """
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import DocumentError, read_json, write_json
 from flywheel_tasks.traffic.log_store import LogStore, MissingLogError
 
+_EVERY = 20.0  # seconds
 FOLDER = Path(".flywheel/cache/digests")
 
 
@@ -34,6 +36,7 @@ class KnownDigests:
     """
 
     def __init__(self, root: Path, location: str, store: LogStore) -> None:
+        self._written = time.monotonic()
         name = bytes_digest(location.encode()).removeprefix("sha256:")[:32]
         self._file, self._store = root / FOLDER / f"{name}.json", store
         try:
@@ -69,6 +72,8 @@ class KnownDigests:
                 "sha256": partition["sha256"],
                 "bytes": partition["bytes"],
             }
+        if time.monotonic() - self._written > _EVERY:
+            self._write()  # a run that is killed in the middle of terabytes need not begin again
 
     def drop(self, path: str) -> None:
         """Forget a file whose bytes are not what its version promised, so that it is read again."""
@@ -77,6 +82,7 @@ class KnownDigests:
 
     def _write(self) -> None:
         write_json(self._kept, self._file)
+        self._written = time.monotonic()
 
     def keep(self, present: list[str]) -> None:
         """Write it, without files that are no longer there.

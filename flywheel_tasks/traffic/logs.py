@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.traffic import log_window
 from flywheel_tasks.traffic.in_order import THREADS, in_order
 from flywheel_tasks.traffic.known_digests import KnownDigests
 from flywheel_tasks.traffic.lines import (
@@ -32,6 +33,7 @@ from flywheel_tasks.traffic.lines import (
 )
 from flywheel_tasks.traffic.log_store import LogsError as LogsError
 from flywheel_tasks.traffic.log_store import open_logs
+from flywheel_tasks.traffic.log_window import partition_date
 from flywheel_tasks.traffic.tabular import TabularError, read_tables
 
 _DATED = re.compile(r"date=[^/]*")
@@ -99,11 +101,6 @@ def _check_digest(location: str, root: Path, partition: Mapping[str, Any], diges
         )
 
 
-def partition_date(path: str) -> date:
-    """The date in a partition's path."""
-    return date.fromisoformat(path.split("date=", 1)[1][:10])
-
-
 def list_logs(location: str, root: Path) -> list[str]:
     """The names of the partitions of a location, sorted; none of them is opened.
 
@@ -123,6 +120,7 @@ def pin_logs(
     wanted: Callable[[str], bool] = lambda name: True,
     newest_days: int | None = None,
     today: date | None = None,
+    last: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """List the partitions of a location with their digests: the document ``inputs/logs.json``.
 
@@ -132,12 +130,13 @@ def pin_logs(
         location: a folder (relative to ``root`` or absolute) or ``s3://bucket/prefix``.
         root: the workspace.
         wanted: which partitions, by path; the others are not read.
-        newest_days: only partitions of so many days, counted back from the newest one's date.
+        newest_days: only partitions of so many days (see :func:`flywheel_tasks.traffic.log_window.newest_days`).
         today: in UTC; a partition of a later day than tomorrow is then an error. None: dates are not compared with it.
+        last: what the generation before pinned, whose days may have late files.
 
     Returns:
-        ``{"location", "earlier", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by path; ``earlier`` is
-        whether there are logs from before these days.
+        ``{"location", "since", "earlier", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by path;
+        ``since`` is the first of these days (None: all), ``earlier`` whether there are logs from before them.
 
     Raises:
         LogsError: there are no partitions, a log file is in the wrong place or from the future, or something cannot be
@@ -153,12 +152,15 @@ def pin_logs(
             f"{location}: {late[0]} is from the future (today is {today}, UTC): the window of newest days would be "
             f"counted back from it; move it, and the {len(late) - 1} others like it, or correct its date"
         )
-    within = names
-    if newest_days is not None:
-        first = max(map(partition_date, names)) - timedelta(days=newest_days - 1)
-        within = [name for name in names if partition_date(name) >= first]
-    partitions = _digested(location, root, names, list(filter(wanted, within)))
-    return {"location": location, "earlier": len(within) < len(names), "partitions": partitions}
+    before = last if last and last["location"] == location else None
+    window = log_window.newest_days(names, newest_days, today, before) if newest_days else None
+    partitions = _digested(location, root, names, list(filter(wanted, window.names if window else names)))
+    return {
+        "location": location,
+        "since": window.since.isoformat() if window else None,
+        "earlier": window is not None and window.earlier,
+        "partitions": partitions,
+    }
 
 
 def _digested(location: str, root: Path, names: list[str], wanted: list[str]) -> list[dict[str, Any]]:
@@ -172,16 +174,18 @@ def _digested(location: str, root: Path, names: list[str], wanted: list[str]) ->
         file = _Digested(place.chunks(name))
         return {"path": name, "sha256": file.digest(), "bytes": file.size}
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        read = in_order(pool, digest, new)
-        shown = Console(stderr=True)
-        for entry in track(
-            read, "Pinning logs", total=len(new), transient=True, console=shown, disable=not new
-        ):
-            known.note(entry, versions.get(entry["path"]))
-            found[entry["path"]] = entry
-    if new:
-        known.keep(names)
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            read = in_order(pool, digest, new)
+            shown = Console(stderr=True)
+            for entry in track(
+                read, "Pinning logs", total=len(new), transient=True, console=shown, disable=not new
+            ):
+                known.note(entry, versions.get(entry["path"]))
+                found[entry["path"]] = entry
+    finally:
+        if new:
+            known.keep(names)  # what was read before an error, too
     return [entry for entry in found.values() if entry is not None]
 
 

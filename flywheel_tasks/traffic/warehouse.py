@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SCHEME = "ibis+"
 _BATCH_ROWS = 65_536
+_EPOCH = date(1970, 1, 1)
 _MIN_SHARE = 0.1  # of the median day's events: with fewer a day is not the newest one
 _NEAR_DAYS = 90  # days with events that the median is of: traffic of years ago says nothing of today's
 
@@ -74,17 +75,18 @@ def _day_counts(table: "ibis.Table") -> Counter[int]:
     return Counter(dict(zip(rows["day"].to_pylist(), rows["events"].to_pylist(), strict=True)))
 
 
-def _newest(tables: Mapping[Any, "ibis.Table"]) -> date:
-    """The newest day that has enough events to be one: a few with a wrong clock decide nothing."""
+def _newest(tables: Mapping[Any, "ibis.Table"], today: date | None) -> date:
+    """The newest day that is over and has enough events to be one: a few with a wrong clock decide nothing."""
     # Cards are few and of any age, and would make the median day a small one.
     counts = sum((_day_counts(table) for kind, table in tables.items() if kind != "card"), Counter[int]())
     if not counts and "card" in tables:
         counts = _day_counts(tables["card"])
-    days = sorted(counts)
+    begun = (today - _EPOCH).days if today else None
+    days = sorted(day for day in counts if begun is None or day < begun) or sorted(counts)
     for end in range(len(days), 0, -1):
         near = days[max(0, end - _NEAR_DAYS) : end]
         if counts[near[-1]] >= _MIN_SHARE * median(counts[day] for day in near):
-            return date(1970, 1, 1) + timedelta(days=near[-1])
+            return _EPOCH + timedelta(days=near[-1])
     raise LogsError("the warehouse holds no event with a time")
 
 
@@ -116,7 +118,12 @@ def _write(rows: "ibis.Table", path: Path) -> bool:
 
 
 def extract(
-    location: str, warehouse: Warehouse, newest_days: int, rename: Mapping[str, str], root: Path
+    location: str,
+    warehouse: Warehouse,
+    newest_days: int,
+    rename: Mapping[str, str],
+    root: Path,
+    today: date | None = None,
 ) -> dict[str, Any]:
     """Extract the newest days: the document ``inputs/logs.json``.
 
@@ -126,6 +133,7 @@ def extract(
         newest_days: days, counted back from the newest one that has a tenth of the median day's events.
         rename: old field names to new ones.
         root: the workspace.
+        today: in UTC; a day that is not over is not the newest one, unless there is no other. None: all are over.
 
     Returns:
         as :func:`flywheel_tasks.traffic.logs.pin_logs`, with the folder of the partitions as location.
@@ -138,7 +146,7 @@ def extract(
         tables = {
             kind: _table(connection, location, kind, name, rename) for kind, name in warehouse.tables.items()
         }
-        last = _newest(tables)
+        last = _newest(tables, today)
         folder = root / warehouse.extract_to
         partitions = [
             partition

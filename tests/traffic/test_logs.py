@@ -1,6 +1,6 @@
 import gzip
 import hashlib
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,69 @@ def test_a_partition_from_the_future_is_refused_by_name(tmp_path):
     ):
         pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 11, 4))
     (tmp_path / "data/logs/date=2027-06-01/a.jsonl").unlink()
-    assert len(pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 11, 4))["partitions"]) == 2
+    assert len(pin_logs("data/logs", tmp_path, today=date(2026, 11, 4))["partitions"]) == 2
+
+
+def paths(document: dict) -> list[str]:
+    return [item["path"] for item in document["partitions"]]
+
+
+def test_weekly_windows_meet_without_a_gap_whatever_the_hour(tmp_path):
+    """Every Monday at three o'clock: what is logged in the rest of that day belongs to the next generation."""
+    read: list[str] = []
+    last = None
+    for monday in (date(2026, 11, 9), date(2026, 11, 16), date(2026, 11, 23)):
+        for back in range(8):
+            for hour in range(24) if back else range(3):
+                write_log(tmp_path, [b"a\n"], f"date={monday - timedelta(days=back)}/{hour:02d}.jsonl")
+        last = pin_logs("data/logs", tmp_path, newest_days=7, today=monday, last=last)
+        assert last["since"] == str(monday - timedelta(days=7))
+        read += paths(last)
+    assert len(read) == len(set(read)) == 3 * 7 * 24
+
+
+def test_a_first_day_that_is_not_over_is_read_where_there_is_no_other(tmp_path):
+    write_log(tmp_path, [b"a\n"], "date=2026-11-09/a.jsonl")
+    assert paths(pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 11, 9)))
+
+
+def test_files_that_came_late_for_the_last_generation_are_read_by_the_next_one_only(tmp_path):
+    def opened(monday: int, last: dict | None) -> dict:
+        write_log(tmp_path, [b"a\n"], f"date=2026-11-{monday - 1:02d}/a.jsonl")
+        return pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 11, monday), last=last)
+
+    write_log(tmp_path, [b"a\n"], "date=2026-11-01/a.jsonl")
+    first = opened(9, None)
+    assert paths(first) == ["date=2026-11-08/a.jsonl"]
+    late = "date=2026-11-03/late.jsonl"
+    write_log(tmp_path, [b"a\n"], late)
+    second = opened(16, first)
+    assert paths(second) == [late, "date=2026-11-15/a.jsonl"]
+    assert second["since"] == "2026-11-09"
+    assert paths(opened(23, second)) == ["date=2026-11-22/a.jsonl"], (
+        "and no day of before the first generation"
+    )
+    assert paths(opened(16, {**first, "location": "elsewhere"})) == ["date=2026-11-15/a.jsonl"]
+
+
+def test_what_was_read_before_an_error_is_not_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_store, "_SETTLED", -1.0)
+    for day in range(1, 8):
+        write_log(tmp_path, [b"a\n"], f"date=2026-11-0{day}/a.jsonl")
+    lost = tmp_path / "data/logs/date=2026-11-07/a.jsonl"
+    chunks = log_store.FolderStore.chunks
+
+    def failing(self, name):
+        if name.startswith("date=2026-11-07"):
+            raise LogsError("lost")
+        return chunks(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log_store.FolderStore, "chunks", failing)
+        with pytest.raises(LogsError, match="lost"):
+            pin_logs("data/logs", tmp_path)
+    assert lost.exists()
+    assert pinned_again("data/logs", tmp_path, monkeypatch)[1] == ["date=2026-11-07/a.jsonl"]
 
 
 def test_partitions_behind_a_linked_folder_are_found(tmp_path):

@@ -125,6 +125,23 @@ def test_the_median_day_is_of_the_newest_days_with_events(tmp_path, monkeypatch)
     assert {item["path"][5:15] for item in pinned["partitions"]} == {"2026-11-03"}
 
 
+def test_a_day_that_is_not_over_is_not_the_newest_one(tmp_path):
+    """Or the rest of it would be in no generation: the next window begins after it."""
+    days = {f"2026-10-0{k}": 20 for k in range(1, 5)}
+    location = build(tmp_path / "events.db", list(spread(days)))
+
+    def read_days(today: date) -> tuple[list[str], int]:
+        pinned = extract(location, WAREHOUSE, 2, {}, tmp_path, today)
+        found = sorted({item["path"][5:15] for item in pinned["partitions"]})
+        return found, read(tmp_path, pinned)[0]["accepted"]["message"]
+
+    assert read_days(date(2026, 10, 4)) == (
+        ["2026-10-02", "2026-10-03"],
+        60,
+    )  # what there is of the fourth, too
+    assert read_days(date(2026, 10, 5)) == (["2026-10-03", "2026-10-04"], 40)
+
+
 def test_old_cards_come_along_and_old_messages_do_not(tmp_path):
     pinned = extract(build(tmp_path / "events.db", log()), WAREHOUSE, 1, {}, tmp_path)
     metrics, _ = read(tmp_path, pinned)
