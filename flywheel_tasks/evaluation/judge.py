@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.evaluation.same_weights import same_weights
 from flywheel_tasks.settings import Compute, Judge
-from flywheel_tasks.storage.digests import file_digest
 
 # Metric: what is asked of a reply. The answer is the probability of "yes".
 QUESTIONS: dict[str, str] = {
@@ -70,11 +70,6 @@ def rule_question(instruction: str) -> str:
     return f"One of the character's rules is: “{instruction}” Does the last reply break this rule?"
 
 
-def weight_digests(folder: Path) -> set[str]:
-    """Digests of a model's weight files."""
-    return {file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
-
-
 class LocalJudge:
     """A causal model in memory: P(yes) against P(no) as the first token of its answer."""
 
@@ -92,9 +87,8 @@ class LocalJudge:
         from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
 
         folder = Path(model) if Path(model).is_dir() else _from_hub(model)
-        own = weight_digests(folder)
         for other in forbidden:
-            if own & weight_digests(other):
+            if same_weights(folder, other):
                 raise JudgeError(f"the judge {model} has the weights of {other}: a model never judges itself")
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -74,6 +74,21 @@ def test_the_model_that_was_trained_on_never_judges(tiny_models: Path, tmp_path:
         open_judge(settings(kind="local", model=str(copy)), COMPUTE, [tiny_models / "base"])
 
 
+@pytest.mark.parametrize("changes", [{"dtype": torch.bfloat16}, {"dtype": torch.float16}, {"shard": "50KB"}])
+def test_nor_does_a_copy_of_it_that_was_saved_in_another_way(
+    changes: dict[str, Any], tiny_models: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_models / "base", copy, ignore=shutil.ignore_patterns("*.safetensors"))
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_models / "base", dtype=changes.get("dtype", torch.float32)
+    )
+    model.save_pretrained(copy, max_shard_size=changes.get("shard", "1GB"))
+    assert (len(list(copy.glob("*.safetensors"))) > 1) == ("shard" in changes)
+    with pytest.raises(JudgeError, match="a model never judges itself"):
+        open_judge(settings(kind="local", model=str(copy)), COMPUTE, [tiny_models / "base"])
+
+
 def test_no_judge_and_no_model(tmp_path: Path) -> None:
     assert open_judge(settings(), COMPUTE, []) is None
     assert judged(None, [ITEM]) == [{}]
