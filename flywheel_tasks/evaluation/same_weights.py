@@ -13,7 +13,7 @@ _SHARED = 0.5  # of the names of the smaller one: heads may differ, and names th
 
 def _open(folder: Path) -> dict[str, Any]:
     """The tensors of a folder by name, not read yet."""
-    found = {}
+    found: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
         file = safe_open(path, framework="pt")
         found |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping

@@ -18,7 +18,7 @@ from flywheel_tasks.pipeline.model_files import model_folder
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest
 from flywheel_tasks.storage.fast_yaml import load_yaml
-from flywheel_tasks.storage.registry import Registry
+from flywheel_tasks.storage.registry import Registry, evidence_name
 from flywheel_tasks.storage.registry_state import Experiment, ModelRef, RegistryError, State
 
 _EVIDENCE = "evidence.json"  # of generations that an earlier version launched or declined
@@ -26,11 +26,6 @@ _EVIDENCE = "evidence.json"  # of generations that an earlier version launched o
 
 class CardError(ValueError):
     """A card cannot be made, or a model cannot be published; the message says why."""
-
-
-def evidence_name(verdict_digest: str) -> str:
-    """Name under which the registry keeps what a card tells of a model with this verdict."""
-    return f"evidence-{verdict_digest.removeprefix('sha256:')}.json"
 
 
 def keep_evidence(

@@ -41,6 +41,7 @@ from flywheel_tasks.pipeline.pinned_data import (
     NO_SPLITS,
     accepted_profile,
     launched_splits,
+    launched_styles,
     pinned_logs,
 )
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
@@ -286,6 +287,7 @@ def _open(root: Path, generation: str | None, seed: int | None) -> str:
         "generation": name,
         "champion": {"model": champion.generation, "digest": champion.digest},
         "logs_digest": bytes_digest(orjson.dumps(logs, option=orjson.OPT_SORT_KEYS)),
+        "styles_before": launched_styles(registry, name),
     }
     bundle = {
         "generation": description,

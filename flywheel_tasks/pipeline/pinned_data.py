@@ -9,10 +9,11 @@ import orjson
 
 from flywheel_tasks.pipeline.generation_ids import before
 from flywheel_tasks.settings import Settings
-from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry
+from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry, evidence_name
 from flywheel_tasks.traffic.logs import pin_logs
 
 NO_PROFILE: dict[str, Any] = {"generation": None, "profile": None}
+_STYLES = 24  # generations that a report shows
 NO_SPLITS: dict[str, Any] = {"earlier": []}
 
 
@@ -51,6 +52,30 @@ def accepted_profile(registry: Registry, generation: str) -> dict[str, Any]:
         if (kept := registry.find_generation(item, PROFILE)) is not None:
             return {"generation": item, "profile": orjson.loads(kept)}
     return NO_PROFILE
+
+
+def launched_styles(registry: Registry, generation: str) -> list[dict[str, Any]]:
+    """How the replies of earlier launched generations were made, for the report's charts.
+
+    Args:
+        registry: keeps the metrics of each launched generation.
+        generation: before which.
+
+    Returns:
+        the oldest first, each with ``generation`` and ``features``: of each style feature the mean over the replies
+        of its champion and of its candidate, to its own evaluation prompts.
+    """
+    state, found = registry.state(), []
+    for name in reversed(before(registry, generation)[:_STYLES]):
+        tested = state.tested(name)
+        digest = tested.plan.verdict_digest if tested is not None else None
+        kept = registry.find_generation(name, evidence_name(digest)) if digest else None
+        style = orjson.loads(kept)["metrics"].get("style") if kept is not None else None
+        features = ((style or {}).get("comparisons") or {}).get("generation", {}).get("features")
+        if features:
+            means = {name: [row["before"], row["after"]] for name, row in sorted(features.items())}
+            found.append({"generation": name, "features": means})
+    return found
 
 
 def launched_splits(registry: Registry, generation: str) -> dict[str, Any]:

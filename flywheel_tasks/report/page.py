@@ -14,7 +14,7 @@ from flywheel_tasks.report.reward_models import (
     one_feature_judges,
     quality_rows,
 )
-from flywheel_tasks.report.styles import style_table, style_trends
+from flywheel_tasks.report.styles import generation_trends, style_table, style_trends
 from flywheel_tasks.report.template import render_file
 
 EXAMPLES = 10
@@ -67,6 +67,7 @@ def render_page(contents: Contents) -> str:
         "styles": style_table(contents.metrics),
         "absent": figures.get(contents.metrics, "style", "absent") or {},
         "trends": style_trends(contents.metrics),
+        "generations": generation_trends(contents.generation, contents.metrics),
         "went_in": _sections(contents, DATA_STAGES, removed=False),
         "removed": _sections(contents, DATA_STAGES, removed=True),
         "models": _sections(contents, MODEL_STAGES, removed=None),

@@ -17,6 +17,7 @@ COLUMNS = {
 }
 POLICIES = ("champion_to_start", "start_to_rl")  # what the points of the trend differ by
 MOST_TRENDS = 9
+MOST_VALUES = 4
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,46 @@ def style_trends(metrics: Mapping[str, Any]) -> list[Trend]:
     policies = [figures.get(metrics, "style", "comparisons", pair, "features") or {} for pair in POLICIES]
     flagged = {name for rows in policies for name, row in rows.items() if row.get("flagged")}
 
-    def spread(values: list[float]) -> float:
+    return _charts(names, features, flagged)
+
+
+def _charts(names: list[str], series: Mapping[str, list[float]], flagged: set[str]) -> list[Trend]:
+    """Charts of what is flagged, then of what moves most for its size; of what does not move, none."""
+
+    def moved(feature: str) -> float:
+        values = series[feature]
         return (max(values) - min(values)) / (max(map(abs, values)) or 1.0)
 
-    ranked = sorted(features, key=lambda name: (name not in flagged, -spread(features[name]), name))
-    return [
-        _trend(name, names, features[name], name in flagged) for name in ranked if spread(features[name])
-    ][:MOST_TRENDS]
+    ranked = sorted(series, key=lambda feature: (feature not in flagged, -moved(feature), feature))
+    charts = [_trend(name, names, series[name], name in flagged) for name in ranked if moved(name)]
+    return charts[:MOST_TRENDS]
+
+
+def generation_trends(generation: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Trend]:
+    """Charts over the launched generations and this one: the features that this one changes most, at most nine.
+
+    Args:
+        generation: ``inputs/generation.json``, which has the earlier ones.
+        metrics: of this one.
+
+    Returns:
+        the first point is the champion that the first of them was compared with. None without an earlier generation.
+    """
+    now = figures.get(metrics, "style", "comparisons", "generation", "features") or {}
+    earlier = generation.get("styles_before") or []
+    if not earlier or not now:
+        return []
+    names = ["before", *(item["generation"] for item in earlier), str(generation["generation"])]
+    series = {
+        feature: [
+            earlier[0]["features"][feature][0],
+            *(item["features"][feature][1] for item in earlier),
+            row["after"],
+        ]
+        for feature, row in now.items()
+        if all(feature in item["features"] for item in earlier)
+    }
+    return _charts(names, series, {feature for feature in series if now[feature].get("flagged")})
 
 
 def _trend(name: str, names: list[str], values: list[float], flagged: bool) -> Trend:
@@ -128,4 +162,7 @@ def _trend(name: str, names: list[str], values: list[float], flagged: bool) -> T
         f"{i * step:.2f},{97 - 94 * max(0.0, value) / top:.2f}" for i, value in enumerate(values)
     )
     shown = [(point, amount(name, float(value))) for point, value in zip(names, values, strict=True)]
+    if len(shown) > MOST_VALUES:  # the line shows the others
+        left = shown[1 - MOST_VALUES :]
+        shown = [shown[0], (f"… {left[0][0]}", left[0][1]), *left[1:]]
     return Trend(name, points, shown, flagged)

@@ -43,6 +43,11 @@ _CHANGES = "changes/"
 _ATTEMPTS = 200
 
 
+def evidence_name(verdict_digest: str) -> str:
+    """Name under which verdict and metrics of a generation's model with this verdict are kept."""
+    return f"evidence-{verdict_digest.removeprefix('sha256:')}.json"
+
+
 class RegistryConflict(RuntimeError):
     """Another change came first; read the registry again and decide anew."""
 

@@ -14,13 +14,13 @@ from flywheel_tasks.online.approval import (
     record_answer,
     registry_of,
 )
-from flywheel_tasks.online.model_card import evidence_name
 from flywheel_tasks.pipeline.graph import load_graph
-from flywheel_tasks.pipeline.pinned_data import accepted_profile, launched_splits
+from flywheel_tasks.pipeline.pinned_data import accepted_profile, launched_splits, launched_styles
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.registry import evidence_name
 from flywheel_tasks.storage.registry_state import RegistryError
 from tests.online.conftest import MD5, approve, write_model, write_verdict
 
@@ -190,6 +190,18 @@ def test_a_model_that_dvc_does_not_know_is_not_launched(root: Path) -> None:
     (root / "dvc.lock").write_text("stages: {}\n")
     with pytest.raises(launch.LaunchError, match=r"not in dvc\.lock"):
         launch.start(root, by="ada")
+
+
+def test_the_next_report_knows_the_style_of_a_launched_generation(root: Path) -> None:
+    approve(root)
+    figures = {"before": 20.5, "after": 22.0, "effect": 0.1}
+    style = {"comparisons": {"generation": {"features": {"words": figures}}}}
+    write_json(style, root / "metrics/style.json")
+    run_launch(root)
+    launch.start(root, by="ada")
+    expected = [{"generation": "g0001", "features": {"words": [20.5, 22.0]}}]
+    assert launched_styles(registry_of(root), "g0002") == expected
+    assert launched_styles(registry_of(root), "g0001") == []
 
 
 def test_a_launched_generation_keeps_the_profile_of_its_data(root: Path) -> None:

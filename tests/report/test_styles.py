@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flywheel_tasks.report.page import render_page
-from flywheel_tasks.report.styles import style_table, style_trends
+from flywheel_tasks.report.styles import generation_trends, style_table, style_trends
 from tests.evaluation.handmade import comparison, style_metrics
 
 SAME = {"words": (26.4, 21.8, -0.25, 0.5), "emoji": (0.05, 0.2, 0.2, 1.0)}
@@ -45,6 +45,24 @@ def test_what_no_one_could_see_is_not_called_chance(
 def test_columns_say_what_they_compare() -> None:
     found = style(start_to_rl=comparison(**SAME), champion_to_start=comparison(**SAME))
     assert style_table(found).columns == ["champion to before RL (60)", "before RL to after RL (60)"]
+
+
+def test_charts_over_the_launched_generations_end_in_this_one(contents: Callable[..., Any]) -> None:
+    full = contents()
+    assert "From generation to generation" not in render_page(full)
+    means = [(20.0, 22.0), (21.5, 24.0), (24.5, 25.0), (25.0, 26.0)]
+    earlier = [
+        {"generation": f"g000{n}", "features": {"words": list(pair), "gone": [1.0, 2.0]}}
+        for n, pair in enumerate(means, start=1)
+    ]
+    generation = {**full.generation, "generation": "g0005", "styles_before": earlier}
+    found = style(generation=comparison(words=(26.4, 21.8, -0.9, 0.001), emoji=(0.05, 0.2, 0.2, 1.0)))
+    (chart,) = generation_trends(generation, found)
+    assert (chart.name, chart.flagged) == ("words", True)
+    assert [name for name, _ in chart.values] == ["before", "… g0003", "g0004", "g0005"]
+    assert len(chart.points.split()) == 6
+    page = render_page(replace(full, generation=generation, metrics=full.metrics | found))
+    assert "From generation to generation" in page
 
 
 def test_a_trend_is_marked_by_comparisons_of_its_own_policies() -> None:
