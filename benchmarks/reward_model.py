@@ -110,7 +110,7 @@ def train_plain(base: Path, pairs: list[Pair], settings: Settings, steps: int, o
         args=plain_arguments(settings, steps, out),
         train_dataset=Dataset.from_list(data),
         processing_class=tokenizer,
-        peft_config=lora_config(section.lora, model.config, "SEQ_CLS", ["score"]),
+        peft_config=lora_config(section.lora, model.config, "SEQ_CLS", ["score"]) if section.lora else None,
     )
     kept: Any = trainer.train_dataset
     if len(kept) != len(data):

@@ -22,7 +22,7 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.encoding import Limits
 from flywheel_tasks.rewards.packing import Group, check_packing, pack, packed_scores
-from flywheel_tasks.settings import Training
+from flywheel_tasks.settings import PreferenceModel
 from flywheel_tasks.training.endings import Completion, check_endings
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import batched, keep_apart, training_order, whole_steps
@@ -163,7 +163,7 @@ class Trained:
 
 def train_rows(
     io: StageIO,
-    section: Training,
+    section: PreferenceModel,
     rows: Sequence[Row],
     limits: Limits,
     *,
@@ -210,12 +210,14 @@ def train_rows(
         data_collator=PackRows(tokenizer.pad_token_id),
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=lora_config(section.lora, model.config, "SEQ_CLS", ["score"]),
+        peft_config=lora_config(section.lora, model.config, "SEQ_CLS", ["score"]) if section.lora else None,
     )
-    metrics = train(trainer, io, curve=curve, columns=CURVE, must_move=("score", "lora_B"))
+    lowest = next(name for name, _ in model.named_parameters())
+    moves = ("score", "lora_B" if section.lora else lowest)
+    metrics = train(trainer, io, curve=curve, columns=CURVE, must_move=moves)
     online = [entry["accuracy"] for entry in trainer.state.log_history if "accuracy" in entry]
     probe = [*rows[0].prompt, *rows[0].better]
-    assert isinstance(trainer.model, PeftModel)
+    assert isinstance(trainer.model, PeftModel | PreTrainedModel)
     loaded = merge_to_full(trainer.model, tokenizer, out, probe=probe)
     limits.save(out)
     moved = float((_head(loaded) - head).norm())

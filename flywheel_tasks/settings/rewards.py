@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, model_validator
 
 from flywheel_tasks.settings.section import NonNegative, Positive, PositiveFloat, Section
-from flywheel_tasks.settings.training import Training
+from flywheel_tasks.settings.training import Lora, Training
 
 TrainableSignal = Literal["continue", "thumb_up", "thumb_down", "love", "regenerate", "feedback"]
 TRAINABLE_SIGNALS: tuple[str, ...] = get_args(TrainableSignal)
@@ -25,8 +25,9 @@ class EarlierPairs(Section):
 
 
 class PreferenceModel(Training):
-    """What both reward models have."""
+    """What both reward models have. ``lora``: null trains the whole backbone; choose a smaller learning rate then."""
 
+    lora: Lora | None  # type: ignore[assignment]
     earlier_pairs: EarlierPairs
 
 

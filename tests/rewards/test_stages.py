@@ -109,6 +109,25 @@ def test_in_bfloat16_the_trained_model_is_what_is_saved(
     } == {torch.float32}
 
 
+@pytest.mark.parametrize("section", STAGES)
+def test_without_lora_the_whole_backbone_is_trained(
+    section: str, reward_io: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = planted_rows(16, "reward_train") + planted_rows(8, "reward_heldout")
+    changes = {f"{section}.lora": None, f"{section}.learning_rate": 1e-3}
+    io = reward_io(f"train_{section}", changes, rows, tmp_path / "full")
+    module, _ = STAGES[section]
+    metrics = module.run(io)
+    before, after = (
+        load_file(folder / "model.safetensors")
+        for folder in (io.dep("models/base"), io.out(f"models/{section}"))
+    )
+    same = [name for name in before.keys() & after.keys() if before[name].equal(after[name])]
+    assert len(before.keys() & after.keys()) > 5
+    assert same == []
+    assert metrics["train"]["trainable_parameters"] == sum(value.numel() for value in after.values())
+
+
 def test_both_generations_models_are_measured_in_the_precision_that_they_are_used_in(
     reward_io: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
