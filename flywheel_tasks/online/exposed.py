@@ -33,7 +33,9 @@ class PopulationError(ValueError):
 
 @dataclass(frozen=True)
 class Window:
-    """The time of a test. A test day is 24 hours from the start, not a date.
+    """The time of a test, in whole seconds: what falls into a second counts as at its beginning.
+
+    A test day is 24 hours from the start, not a date.
 
     Attributes:
         start: first moment, UTC.
@@ -43,10 +45,15 @@ class Window:
     start: datetime
     end: datetime
 
+    def __post_init__(self) -> None:
+        # The day of an event is counted in whole seconds (:func:`_day_of`): every event before the end has one then.
+        for name in ("start", "end"):
+            object.__setattr__(self, name, getattr(self, name).replace(microsecond=0))
+
     @property
     def days(self) -> int:
         """Number of test days, a begun one included."""
-        return max(1, -(-int((self.end - self.start) / timedelta(seconds=1)) // _DAY))
+        return max(1, -((self.start - self.end) // timedelta(days=1)))
 
     def until(self, moment: datetime) -> "Window":
         """The part of it before a moment."""
