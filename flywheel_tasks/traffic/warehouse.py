@@ -74,18 +74,32 @@ def _day_counts(table: "ibis.Table") -> Counter[int]:
     return Counter(dict(zip(rows["day"].to_pylist(), rows["events"].to_pylist(), strict=True)))
 
 
-def _newest(tables: Mapping[Any, "ibis.Table"]) -> date:
-    """The newest day that has enough events to be one: a few with a wrong clock decide nothing."""
-    # Cards are few and of any age, and would make the median day a small one.
-    counts = sum((_day_counts(table) for kind, table in tables.items() if kind != "card"), Counter[int]())
-    if not counts and "card" in tables:
-        counts = _day_counts(tables["card"])
+def newest_day(counts: Mapping[int, int]) -> int | None:
+    """The newest day that has enough events to be one: a few with a wrong clock decide nothing.
+
+    Args:
+        counts: events by day, in days since 1970; only days that have any.
+
+    Returns:
+        the day; None if there is none.
+    """
     days = sorted(counts)
     for end in range(len(days), 0, -1):
         near = days[max(0, end - _NEAR_DAYS) : end]
         if counts[near[-1]] >= _MIN_SHARE * median(counts[day] for day in near):
-            return date(1970, 1, 1) + timedelta(days=near[-1])
-    raise LogsError("the warehouse holds no event with a time")
+            return near[-1]
+    return None
+
+
+def _newest(tables: Mapping[Any, "ibis.Table"]) -> date:
+    # Cards are few and of any age, and would make the median day a small one.
+    counts = sum((_day_counts(table) for kind, table in tables.items() if kind != "card"), Counter[int]())
+    if not counts and "card" in tables:
+        counts = _day_counts(tables["card"])
+    day = newest_day(counts)
+    if day is None:
+        raise LogsError("the warehouse holds no event with a time")
+    return date(1970, 1, 1) + timedelta(days=day)
 
 
 def _columns(table: "ibis.Table", kind: str) -> "ibis.Table":
