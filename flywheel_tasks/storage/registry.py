@@ -41,6 +41,7 @@ PAIRS = (
 )
 _CHANGES = "changes/"
 _ATTEMPTS = 200
+_LONGEST_NAME = 200  # as the records have it
 
 
 class RegistryConflict(RuntimeError):
@@ -128,9 +129,10 @@ class Registry:
             retry: try again after a lost race. Safe only for a change that means the same after any other.
 
         Raises:
-            RegistryError: the rules refuse it.
+            RegistryError: the rules refuse it, or nobody is named.
             RegistryConflict: another change came first.
         """
+        _check_name(by)
         when = at or self._now()
         for attempt in range(_ATTEMPTS):
             number, before = self._head()
@@ -175,6 +177,7 @@ class Registry:
 
         The same answer (same ``at``) is recorded once: a repeated task adds nothing.
         """
+        _check_name(by)
         when = at or self._now()
         approval = Approval(
             kind=kind,
@@ -312,6 +315,11 @@ class Registry:
     def generations(self) -> list[str]:
         """Ids of generations with kept inputs, sorted."""
         return sorted({key.split("/")[1] for key in self._store.list("generations/")})
+
+
+def _check_name(by: str) -> None:
+    if not by.strip() or len(by) > _LONGEST_NAME:
+        raise RegistryError(f"the history says who made a change: a name of 1 to {_LONGEST_NAME} characters")
 
 
 def _key(number: int) -> str:

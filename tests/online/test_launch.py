@@ -25,6 +25,7 @@ from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry_state import RegistryError
+from tests.online import people
 from tests.online.conftest import MD5, approve, write_model, write_verdict
 
 
@@ -106,6 +107,22 @@ def test_simulated_users_talk_to_the_models_of_the_plan(root: Path, monkeypatch:
         with pytest.raises(ModelFilesError, match=f"model {model}: DVC has lost it"):
             simulated.simulate_ab(root)
     assert len(found) == 4
+
+
+def test_a_full_layer_is_a_refusal_that_says_so(root: Path) -> None:
+    registry, shown = registry_of(root), {"generation": "g0009", "verdict_digest": people.DIGEST}
+    base = registry.state().champion
+    other = base.model_copy(update={"generation": "g0009", "digest": people.DIGEST})
+    registry.record_approval("launch", model_digest=other.digest, decision="approve", by="ada", **shown)
+    plan = people.make_plan("g0009", share=0.1)
+    control = plan.arms[0].model_copy(update={"digest": base.digest})
+    plan = plan.model_copy(update={"arms": (control, plan.arms[1]), "model_digest": other.digest})
+    registry.start_experiment(plan, other, by="ada", duration=timedelta(days=7))
+    approve(root)
+    run_launch(root)
+    with pytest.raises(launch.LaunchError, match=r"plan\.json: the arms .* has 0\.8 left beside g0009; wait"):
+        launch.start(root, by="ada")
+    assert len(registry.state().all_running()) == 1
 
 
 def test_another_model_draws_other_users(root: Path) -> None:
