@@ -57,6 +57,11 @@ def plan(
         f"Past: {design['past']['users']} users in {design['past']['days']} days; "
         f"{design['past']['users_per_day']:.4g} new users a day would be exposed to both arms."
     )
+    if design["past"]["later_events"]:
+        console.print(
+            f"Left out: {design['past']['later_events']} events after these days, of wrong clocks or of a day that "
+            "has only begun."
+        )
     if design["simulated"]:
         console.print(Text.assemble(("Simulated", "bold"), ": these users are the demo's."))
     if write:

@@ -1,11 +1,13 @@
 """The size of an A/B test from past logs, and the rule that will decide it."""
 
 import math
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import ibis
+import ibis.expr.types as ir
 import numpy as np
 
 from flywheel_tasks.online.event_source import of_simulated_users
@@ -17,6 +19,7 @@ from flywheel_tasks.pipeline.params_file import write_setting
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.documents import finite, write_json
 from flywheel_tasks.storage.registry_state import Rule
+from flywheel_tasks.traffic.warehouse import newest_day
 
 DESIGN = "launch/design.json"
 
@@ -88,27 +91,53 @@ def _stretch(metric: Metric, past: Sums, estimate: Estimate, grown: float) -> fl
     return float((variance + candidate - (1 + grown) ** 2 / 2 * known) / (2 * (variance - known)))
 
 
-def _past(events: Events, rule: Rule) -> tuple[Population, list[int]]:
+def _end(acts: ir.Table, today: date | None) -> tuple[datetime, int]:
+    """The end of the newest day of the logs, as ingestion of a warehouse takes it, and how many events are later.
+
+    Args:
+        acts: what was done.
+        today: in UTC; days after tomorrow are then of wrong clocks. None: for logs whose days are of any time.
+
+    Raises:
+        DesignError: nothing was done.
+    """
+    timed = acts.filter(acts.time.notnull())
+    number = timed.time.truncate("s").epoch_seconds().cast("int64") // 86_400
+    rows = timed.group_by(day=number).aggregate(n=timed.count()).to_pyarrow().to_pylist()
+    counts = {row["day"]: row["n"] for row in rows}
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    # Tomorrow has begun where clocks are ahead of UTC.
+    latest = math.inf if today is None else (today - epoch.date()).days + 1
+    newest = newest_day({day: n for day, n in counts.items() if day <= latest})
+    if newest is None:
+        raise DesignError("the logs hold no messages of users who would be in a test")
+    return epoch + timedelta(days=newest + 1), sum(n for day, n in counts.items() if day > newest)
+
+
+def _past(events: Events, rule: Rule, today: date | None) -> tuple[Population, list[int], int]:
     """The users seen in the newest days of the logs, as if all had been exposed at their beginning.
 
     Those who were seen in the days before and not in these are inactive: breadth falls short of all by them.
 
+    Args:
+        events: of everyone.
+        rule: that will decide.
+        today: as in :func:`_end`.
+
     Returns:
-        the users, and how many different ones had been seen by the end of each day.
+        the users, how many different ones had been seen by the end of each day, and how many later events there are.
     """
     acts = events.activity
     if "source" in acts.columns:
         acts = acts.filter(acts.source.isin(rule.include_sources))
-    last = acts.time.max().to_pyarrow().as_py()
-    if last is None:
-        raise DesignError("the logs hold no messages of users who would be in a test")
-    end = last.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=UTC) + timedelta(days=1)
+    end, later = _end(acts, today)
+    acts = acts.filter(acts.time < ibis.timestamp(end.replace(tzinfo=None)))
     window = Window(end - timedelta(days=max(1, math.ceil(rule.duration_minutes / 1440))), end)
     since = ibis.timestamp((window.start - timedelta(days=rule.pre_days)).replace(tzinfo=None))
     start = ibis.timestamp(window.start.replace(tzinfo=None))
     seen = acts.filter(acts.time >= since).group_by("user").aggregate(time=start)
     exposures = seen.mutate(arm=ibis.literal("control"), source=ibis.literal(rule.include_sources[0]))
-    made = population(Events(exposures, acts, events.description), window, rule)
+    made = population(replace(events, exposures=exposures, activity=acts), window, rule)
     firsts = acts.filter(acts.time >= start).group_by("user").aggregate(first=acts.time.min())
     dates = firsts.group_by(date=firsts.first.date()).aggregate(n=firsts.count()).to_pyarrow().to_pylist()
     count = {row["date"]: row["n"] for row in dates}
@@ -116,7 +145,7 @@ def _past(events: Events, rule: Rule) -> tuple[Population, list[int]]:
     for day in range(window.days):
         total += count.get((window.start + timedelta(days=day)).date(), 0)
         days.append(total)
-    return made, days
+    return made, days, later
 
 
 def days_needed(users: int | None, by_day: list[int], share: float) -> int | None:
@@ -163,7 +192,9 @@ def _planned(rows: dict[str, Any], rule: Rule) -> int:
     return max(2 * rule.min_users_per_arm, *known)
 
 
-def make_design(root: Path, *, lift_percent: float, power: float) -> dict[str, Any]:
+def make_design(
+    root: Path, *, lift_percent: float, power: float, now: datetime | None = None
+) -> dict[str, Any]:
     """Users and days that a lift needs, from past logs, with the rule that will decide; into ``launch/design.json``.
 
     The primary metrics share ``rule.alpha`` equally here. Holm's correction, which decides, never needs more.
@@ -172,17 +203,21 @@ def make_design(root: Path, *, lift_percent: float, power: float) -> dict[str, A
         root: the workspace.
         lift_percent: smallest lift worth finding.
         power: chance to find it.
+        now: by default now. Events of later days than tomorrow are left out, except of simulated users.
 
     Raises:
         DesignError: the lift is zero, or the logs say nothing.
         LogsError: the logs cannot be read.
+        EventsError: the tables of ``ab.events`` cannot be read.
     """
     if not lift_percent:
         raise DesignError("the lift must not be zero")
     settings: Settings = load_settings(root / "params.yaml")
     rule, share = settings.ab.rule, 2 * settings.launch.traffic_share
+    simulated, moment = of_simulated_users(settings), now or datetime.now(UTC)
+    today = None if simulated else moment.astimezone(UTC).date()
     with open_events(settings, root, None) as events:
-        made, by_day = _past(events, rule)
+        made, by_day, later = _past(events, rule, today)
         (past,) = sums_by(made.users, ["arm"], pairs()).values()
     if past.n < 2:
         raise DesignError("the logs hold less than two users who would be in a test")
@@ -198,17 +233,18 @@ def make_design(root: Path, *, lift_percent: float, power: float) -> dict[str, A
             "power": power,
             "alpha": options["alpha"],
             "rule": rule.model_dump(mode="json"),
-            "simulated": of_simulated_users(settings),
+            "simulated": simulated,
             "past": {
                 "users": past.n,
                 "days": made.window.days,
                 "users_per_day": share * by_day[-1] / len(by_day),
                 "start": made.window.start.isoformat(),
+                "later_events": later,
                 "logs": dict(made.description),
             },
             "metrics": rows,
             "planned_users": _planned(rows, rule),
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "at": moment.isoformat(timespec="seconds"),
         }
     )
     write_json(design, root / DESIGN)

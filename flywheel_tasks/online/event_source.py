@@ -8,6 +8,16 @@ def shown(place: str) -> str:
     return place.split("?")[0].rsplit("@", 1)[-1]
 
 
+def told(error: Exception, place: str) -> str:
+    """The first line of a driver's error, without what :func:`shown` leaves out of the place."""
+    login, options = place.partition("://")[2].rpartition("@")[0], place.partition("?")[2]
+    said = str(error).replace(place, shown(place))
+    for private in (f"{login}@", options, login.partition(":")[2]):
+        if private.strip("@"):
+            said = said.replace(private, "")
+    return said.strip().partition("\n")[0]
+
+
 def of_simulated_users(settings: Settings) -> bool:
     """Whether a test's events are the logs of simulated users, whose days are not those on which the test runs."""
     return settings.ab.events == "logs" and settings.logs.source == "simulated"

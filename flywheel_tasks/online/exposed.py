@@ -33,7 +33,9 @@ class PopulationError(ValueError):
 
 @dataclass(frozen=True)
 class Window:
-    """The time of a test. A test day is 24 hours from the start, not a date.
+    """The time of a test, in whole seconds: what falls into a second counts as at its beginning.
+
+    A test day is 24 hours from the start, not a date.
 
     Attributes:
         start: first moment, UTC.
@@ -43,10 +45,15 @@ class Window:
     start: datetime
     end: datetime
 
+    def __post_init__(self) -> None:
+        # The day of an event is counted in whole seconds (:func:`_day_of`): every event before the end has one then.
+        for name in ("start", "end"):
+            object.__setattr__(self, name, getattr(self, name).replace(microsecond=0))
+
     @property
     def days(self) -> int:
         """Number of test days, a begun one included."""
-        return max(1, -(-int((self.end - self.start) / timedelta(seconds=1)) // _DAY))
+        return max(1, -((self.start - self.end) // timedelta(days=1)))
 
     def until(self, moment: datetime) -> "Window":
         """The part of it before a moment."""
@@ -91,7 +98,9 @@ def _naive(moment: datetime) -> Any:
 
 
 def _day_of(time: Any, start: datetime) -> Any:
-    return ((time.epoch_seconds().cast("int64") - int(start.timestamp())) // _DAY).cast("int64")
+    # Some databases, DuckDB among them, round a fraction of a second to the nearest one.
+    seconds = time.truncate("s").epoch_seconds().cast("int64")
+    return ((seconds - int(start.timestamp())) // _DAY).cast("int64")
 
 
 def log_window(events: Events, days: int) -> Window | None:
@@ -174,7 +183,8 @@ def _totals(events: Events, exposed: ir.Table, window: Window, rule: Rule) -> ir
             n=cells.count(),
             timed=cells.milliseconds.count(),
             milliseconds=cells.milliseconds.sum().cast("int64"),
-        )
+        ),
+        scratch=events.scratch,
     )
     names = _names(window.days)
     replies = counts.cell == names.index("replies")
@@ -240,7 +250,7 @@ def population(events: Events, window: Window, rule: Rule, segments: Sequence[st
         raise PopulationError(f"a test of {window.days} days; at most {MOST_DAYS} can be analysed")
     if unknown := [name for name in segments if name not in events.segment_columns]:
         raise PopulationError(f"ab.segments: the exposures have no column {', '.join(unknown)}")
-    exposed = computed(_exposed(events, window, rule, segments))
+    exposed = computed(_exposed(events, window, rule, segments), scratch=events.scratch)
     totals = _totals(events, exposed, window, rule)
     counts = [name for name in totals.columns if name != "user"]
     users = exposed.left_join(totals, "user")
@@ -249,7 +259,7 @@ def population(events: Events, window: Window, rule: Rule, segments: Sequence[st
         day=_day_of(exposed["first"], window.start),
         **{name: totals[name].fill_null(0).cast("int64") for name in counts},
     )
-    users = computed(_with_outcomes(users, window.days))
+    users = computed(_with_outcomes(users, window.days), scratch=events.scratch)
     shown = events.exposures.filter(
         (events.exposures.time >= _naive(window.start)) & (events.exposures.time < _naive(window.end))
     )

@@ -11,10 +11,14 @@ from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.decision import harms
 from flywheel_tasks.online.exposed import Population
 from flywheel_tasks.online.kept_spools import drop_others
+from flywheel_tasks.online.log_events import EventsError
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.registry_state import Experiment, GuardrailCheck, Plan, RegistryError
 from flywheel_tasks.traffic.logs import LogsError
+
+# Exports may be late, or being written, as logs may.
+_UNREADABLE = (LogsError, EventsError)
 
 
 def day_of(experiment: Experiment, now: datetime) -> int:
@@ -73,7 +77,7 @@ def check(root: Path, generation: str, by: str, now: datetime | None = None) -> 
     try:
         with look_at(root, settings, experiment, moment) as look:
             document = look_document(experiment.plan, look.population)
-    except LogsError as error:
+    except _UNREADABLE as error:
         document = {"result": "unknown", "reasons": [str(error)], "guardrails": {}}
     day = day_of(experiment, moment)
     data = as_bytes({"experiment": experiment.plan.experiment, "day": day, **document})
@@ -144,5 +148,5 @@ def lacks_logs(root: Path, generation: str, now: datetime) -> bool:
     try:
         with look_at(root, settings, experiment, now) as look:
             return look.population is not None and bool(look.population.missing_days())
-    except LogsError:
+    except _UNREADABLE:
         return True

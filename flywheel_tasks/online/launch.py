@@ -5,6 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, registry_of
 from flywheel_tasks.online.event_source import read_from
 from flywheel_tasks.online.model_card import keep_evidence
@@ -107,7 +109,7 @@ def start(root: Path, by: str) -> Experiment:
         by: who starts it.
 
     Raises:
-        LaunchError: model or verdict are not what the plan is for.
+        LaunchError: model or verdict are not what the plan is for, or the tests that run leave it too few users.
         RegistryError: the registry refuses it (no matching approval, another test runs, ...).
     """
     plan = read_plan(root)
@@ -125,7 +127,13 @@ def start(root: Path, by: str) -> Experiment:
             f"{PLAN} is for model {plan.model_digest} and verdict {plan.verdict_digest}, but they are "
             f"{found[0]} and {found[1]}; run stage launch again"
         )
-    beside = plan.beside(item.plan for item in state.all_running())
+    try:
+        beside = plan.beside(item.plan for item in state.all_running())
+    except ValidationError as error:  # it was a plan before: what it lacks is users
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise LaunchError(
+            f"{PLAN}: {why}; wait for their end, or take a smaller launch.traffic_share"
+        ) from None
     beside = beside.model_copy(update={"read_from": read_from(load_settings(root / "params.yaml"))})
     model = model_ref(root, plan.generation)
     experiment = registry.start_experiment(

@@ -21,7 +21,7 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 
-from flywheel_tasks.online.event_source import shown
+from flywheel_tasks.online.event_source import shown, told
 from flywheel_tasks.online.kept_spools import Spools
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.digests import bytes_digest
@@ -40,7 +40,7 @@ TABLES = {
 
 
 class EventsError(ValueError):
-    """The place of events is malformed, or a table of it lacks a column."""
+    """The place of events is malformed or cannot be read, or it lacks a table or a column."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class Events:
         activity: of everyone.
         description: of the logs, for the analysis' document: where, digest, counts. Never a user id.
         segment_columns: further columns of ``exposures``, which may be segments.
+        scratch: whether they are read in a scratch database of our own (:func:`connect`), which may get tables.
     """
 
     exposures: ir.Table
     activity: ir.Table
     description: Mapping[str, Any]
     segment_columns: tuple[str, ...] = ()
+    scratch: bool = False
 
 
 def _threads(limit: str) -> int:
@@ -89,14 +91,18 @@ def connect(folder: Path) -> Any:
     return con
 
 
-def computed(expression: ir.Table) -> ir.Table:
-    """A table that is computed once, where its data are: in the scratch database, or as a warehouse's temporary table.
+def computed(expression: ir.Table, *, scratch: bool) -> ir.Table:
+    """A table that is computed once, where its data are.
 
     Not ibis' ``cache``, whose tables are dropped when they are collected, and fail if the connection went first.
+
+    Args:
+        expression: what to compute.
+        scratch: its database is :func:`connect`'s, and goes with its folder. Anyone else's database gets a temporary
+            table only, which goes with the connection and needs no right to write.
     """
-    backend = expression.get_backend()
-    temporary = backend.name != "duckdb"
-    return backend.create_table(f"flywheel_ab_{uuid.uuid4().hex}", expression, temp=temporary)
+    name = f"flywheel_ab_{uuid.uuid4().hex}"
+    return expression.get_backend().create_table(name, expression, temp=not scratch)
 
 
 def _within(days: tuple[date, date] | None) -> Callable[[str], bool]:
@@ -131,7 +137,7 @@ def _raw(
     spool = spool.mutate(ordinal=number * _LINES + spool.ordinal).drop("filename")
     # An id that comes again is the same event written twice, or a fault of the product's: the first one counts.
     firsts = spool.group_by("event").aggregate(ordinal=spool.ordinal.min())
-    unique = computed(spool.semi_join(firsts, ["event", "ordinal"]))
+    unique = computed(spool.semi_join(firsts, ["event", "ordinal"]), scratch=True)
     return Events(
         exposures=unique.filter(unique.kind == "exposure").select(
             "user", "time", "arm", "source", "assigned"
@@ -147,6 +153,7 @@ def _raw(
             "repeated_events": counts["rows"] - int(unique.count().execute()),
             "staff_exposures": counts["staff"],
         },
+        scratch=True,
     )
 
 
@@ -156,7 +163,7 @@ def _columns(name: str, table: ir.Table) -> ir.Table:
     return table
 
 
-def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table]) -> Events:
+def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table], *, scratch: bool) -> Events:
     """Events of tables in which ids are unique: ingested ones, or a warehouse's."""
     exposures, messages, signals = (_columns(name, tables[name]) for name in TABLES)
     exposures = exposures.filter(exposures.experiment == (plan.experiment if plan else None))
@@ -181,7 +188,31 @@ def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table]) ->
         activity=activity,
         description={"from": shown(location)},
         segment_columns=extra,
+        scratch=scratch,
     )
+
+
+@contextmanager
+def _readable(place: str, kind: type[Exception] = duckdb.Error) -> Iterator[None]:
+    """Turn an error of a database into one that names the place; a query that needs too much memory stays what it is.
+
+    Args:
+        place: as ``ab.events`` has it.
+        kind: of the errors.
+
+    Raises:
+        EventsError: there was one.
+    """
+    try:
+        yield
+    except (EventsError, duckdb.OutOfMemoryException):
+        raise
+    except kind as error:
+        said = told(error, place)
+        if isinstance(error, duckdb.DataError):  # it quotes the value, which may be anything
+            said = "a value is not what its column should have"
+        name = type(error).__name__
+        raise EventsError(f"ab.events: {shown(place)} cannot be read: {name}: {said}") from None
 
 
 @contextmanager
@@ -212,22 +243,30 @@ def open_events(
 
     Raises:
         LogsError: there are no logs, or they changed while they were read.
-        EventsError: the place is malformed or lacks a column.
+        EventsError: the place is malformed, lacks a table or a column, or cannot be read.
     """
     place = settings.ab.events
+    is_warehouse = "://" in place and not place.startswith("s3://")
     with tempfile.TemporaryDirectory(prefix="flywheel-ab-") as scratch:
         folder = Path(scratch)
-        if "://" in place and not place.startswith("s3://"):
-            warehouse = ibis.connect(place)
-            yield _tables(place, plan, {name: warehouse.table(name) for name in TABLES})
-            return
-        con = connect(folder)
+        con: Any
+        if is_warehouse:
+            with _readable(place, Exception):  # drivers raise errors of their own
+                con = ibis.connect(place)
+        else:
+            con = connect(folder)
         try:
             if place == "logs":
                 yield _raw(settings, root, plan, overrides, days, con, folder)
-            else:
-                base = place.rstrip("/") if place.startswith("s3://") else str(root / place)
-                tables = {name: con.read_parquet(f"{base}/{name}/*.parquet") for name in TABLES}
-                yield _tables(place, plan, tables)
+                return
+            with _readable(place, Exception):
+                if is_warehouse:
+                    tables = {name: con.table(name) for name in TABLES}
+                else:
+                    base = place.rstrip("/") if place.startswith("s3://") else str(root / place)
+                    tables = {name: con.read_parquet(f"{base}/{name}/*.parquet") for name in TABLES}
+                events = _tables(place, plan, tables, scratch=not is_warehouse)
+            with _readable(place):
+                yield events
         finally:
             con.disconnect()

@@ -4,13 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flywheel_tasks.online.approval import POLICY, registry_of
+from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.launch import PLAN, read_plan
+from flywheel_tasks.pipeline.model_files import model_folder
 from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.runner import environment
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import write_json
-from flywheel_tasks.storage.registry_state import RegistryError
+from flywheel_tasks.storage.registry_state import Arm, RegistryError, State
 
 # The plan as the registry has it: launch/plan.json and the users of other tests that it leaves alone.
 RUNNING = "launch/running.json"
@@ -27,21 +28,31 @@ def simulate_ab(root: Path) -> None:
         root: the workspace.
 
     Raises:
-        RegistryError: the test of ``launch/plan.json`` does not run.
+        RegistryError: the test of ``launch/plan.json`` does not run, or the registry has lost an arm's model.
+        ModelFilesError: an arm's model is not in the workspace, and DVC does not bring it.
         SimulationFailedError: it failed.
     """
     location = load_settings(root / "params.yaml").logs.location
-    running = registry_of(root).state().running(read_plan(root).generation)
+    state = registry_of(root).state()
+    running = state.running(read_plan(root).generation)
     if running is None:
         raise RegistryError(f"the test of {PLAN} does not run; flywheel ab start")
+    # The workspace may hold other models by now: an arm gets what the plan says, by its digest.
+    control, candidate = (_model_of(root, state, arm) for arm in running.plan.arms)
     write_json(running.plan.model_dump(mode="json"), root / RUNNING)
-    simulate(
-        root,
-        root / RUNNING,
-        root / location,
-        control=root / "inputs/champion",
-        candidate=root / POLICY,
-    )
+    simulate(root, root / RUNNING, root / location, control=control, candidate=candidate)
+
+
+def _model_of(root: Path, state: State, arm: Arm) -> Path:
+    """The folder of an arm's model."""
+    known = (*state.candidates.values(), state.champion, state.previous)
+    model = next((item for item in known if item is not None and item.digest == arm.digest), None)
+    if model is None:
+        raise RegistryError(
+            f"arm {arm.name} talks to {arm.model} ({arm.digest}), which is neither champion nor candidate "
+            "any more; flywheel ab stop"
+        )
+    return model_folder(root, model)
 
 
 def simulate(root: Path, plan: Path, logs: Path, *, control: Path, candidate: Path) -> None:

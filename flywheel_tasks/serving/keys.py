@@ -109,13 +109,20 @@ def add_key(path: Path, name: str, role: Role, user_id: str | None) -> tuple[Key
 
     Returns:
         its record, and the key itself, which is kept nowhere.
+
+    Raises:
+        KeysError: the name or the user's id is empty or too long, or the keys cannot be changed.
     """
     with _locked(path):
         public = secrets.token_hex(4)
         key = f"{_PREFIX}-{public}-{secrets.token_urlsafe(32)}"
-        record = Key(
-            id=public, hash=_hash(key), name=name, role=role, user_id=user_id, created=datetime.now(UTC)
-        )
+        try:
+            record = Key(
+                id=public, hash=_hash(key), name=name, role=role, user_id=user_id, created=datetime.now(UTC)
+            )
+        except ValidationError as error:
+            field = error.errors()[0]["loc"][0]
+            raise KeysError(f"a key's {field} must have 1 to 200 characters") from None
         _write([*read_keys(path), record], path)
     return record, key
 

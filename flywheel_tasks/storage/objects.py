@@ -3,6 +3,8 @@
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +24,19 @@ class MissingObjectError(KeyError):
     """There is no object of that key."""
 
 
+class PlaceError(ValueError):
+    """A setting names no place for objects, or a key cannot be one."""
+
+
+class StoreError(RuntimeError):
+    """The server of a bucket cannot be reached, or refuses; the message names the bucket."""
+
+
 class ObjectStore(Protocol):
-    """Where objects live. Objects never change once created."""
+    """Where objects live. Objects never change once created.
+
+    Every method may raise PlaceError (of the key), and StoreError where a server is asked.
+    """
 
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises MissingObjectError when there is none."""
@@ -40,7 +53,7 @@ class ObjectStore(Protocol):
 
 def _checked(key: str) -> str:
     if not _KEY.fullmatch(key):
-        raise ValueError(f"not an object key: {key!r} (letters, digits, . _ = - and / between parts)")
+        raise PlaceError(f"not an object key: {key!r} (letters, digits, . _ = - and / between parts)")
     return key
 
 
@@ -105,25 +118,39 @@ class S3Store:
     def __init__(self, bucket: str, prefix: str) -> None:
         import boto3
 
-        self._client: Any = boto3.client("s3")
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
+        with self._asked():
+            self._client: Any = boto3.client("s3")
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Turn what boto3 raises into an error that names the bucket."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (BotoCoreError, ClientError) as error:
+            raise StoreError(f"s3://{self._bucket}/{self._prefix}: {error}") from error
 
     def get(self, key: str) -> bytes:
         """See :class:`ObjectStore`."""
-        try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + _checked(key))
-        except self._client.exceptions.NoSuchKey:
-            raise MissingObjectError(key) from None
-        data: bytes = answer["Body"].read()
-        return data
+        with self._asked():
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + _checked(key))
+            except self._client.exceptions.NoSuchKey:
+                raise MissingObjectError(key) from None
+            data: bytes = answer["Body"].read()
+            return data
 
     def list(self, prefix: str) -> list[str]:
         """See :class:`ObjectStore`."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._prefix + prefix
-        )
-        return sorted(item["Key"][len(self._prefix) :] for page in pages for item in page.get("Contents", []))
+        with self._asked():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            found = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return sorted(key[len(self._prefix) :] for key in found)
 
     def create(self, key: str, data: bytes) -> None:
         """See :class:`ObjectStore`.
@@ -134,23 +161,25 @@ class S3Store:
         from botocore.exceptions import ClientError
 
         for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                self._client.put_object(
-                    Bucket=self._bucket, Key=self._prefix + _checked(key), Body=data, IfNoneMatch="*"
-                )
-                return
-            except ClientError as error:
-                code = error.response.get("Error", {}).get("Code")
-                if code == _PRESENT:
-                    if self.get(key) == data:
-                        return
-                    raise Exists(key) from None
-                if code != _UNDER_WAY or attempt == _ATTEMPTS:
-                    raise
+            with self._asked():
+                try:
+                    self._client.put_object(
+                        Bucket=self._bucket, Key=self._prefix + _checked(key), Body=data, IfNoneMatch="*"
+                    )
+                    return
+                except ClientError as error:
+                    code = error.response.get("Error", {}).get("Code")
+                    if code == _PRESENT:
+                        if self.get(key) == data:
+                            return
+                        raise Exists(key) from None
+                    if code != _UNDER_WAY or attempt == _ATTEMPTS:
+                        raise
 
     def delete(self, key: str) -> None:
         """See :class:`ObjectStore`."""
-        self._client.delete_object(Bucket=self._bucket, Key=self._prefix + _checked(key))
+        with self._asked():
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + _checked(key))
 
 
 def open_store(location: str, root: Path) -> ObjectStore:
@@ -161,12 +190,12 @@ def open_store(location: str, root: Path) -> ObjectStore:
         root: the workspace.
 
     Raises:
-        ValueError: another scheme, or no bucket.
+        PlaceError: another scheme, or no bucket.
     """
     scheme, mark, rest = location.partition("://")
     if not mark:
         return FolderStore(root / location)
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not bucket:
-        raise ValueError(f"not a place for objects: {location} (a folder or s3://bucket/prefix)")
+        raise PlaceError(f"not a place for objects: {location} (a folder or s3://bucket/prefix)")
     return S3Store(bucket, prefix.strip("/"))

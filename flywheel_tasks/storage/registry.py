@@ -41,6 +41,7 @@ PAIRS = (
 )
 _CHANGES = "changes/"
 _ATTEMPTS = 200
+_LONGEST_NAME = 200  # as the records have it
 
 
 def evidence_name(verdict_digest: str) -> str:
@@ -133,9 +134,10 @@ class Registry:
             retry: try again after a lost race. Safe only for a change that means the same after any other.
 
         Raises:
-            RegistryError: the rules refuse it.
+            RegistryError: the rules refuse it, or nobody is named.
             RegistryConflict: another change came first.
         """
+        _check_name(by)
         when = at or self._now()
         for attempt in range(_ATTEMPTS):
             number, before = self._head()
@@ -180,6 +182,7 @@ class Registry:
 
         The same answer (same ``at``) is recorded once: a repeated task adds nothing.
         """
+        _check_name(by)
         when = at or self._now()
         approval = Approval(
             kind=kind,
@@ -317,6 +320,11 @@ class Registry:
     def generations(self) -> list[str]:
         """Ids of generations with kept inputs, sorted."""
         return sorted({key.split("/")[1] for key in self._store.list("generations/")})
+
+
+def _check_name(by: str) -> None:
+    if not by.strip() or len(by) > _LONGEST_NAME:
+        raise RegistryError(f"the history says who made a change: a name of 1 to {_LONGEST_NAME} characters")
 
 
 def _key(number: int) -> str:

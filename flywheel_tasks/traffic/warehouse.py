@@ -75,19 +75,35 @@ def _day_counts(table: "ibis.Table") -> Counter[int]:
     return Counter(dict(zip(rows["day"].to_pylist(), rows["events"].to_pylist(), strict=True)))
 
 
+def newest_day(counts: Mapping[int, int]) -> int | None:
+    """The newest day that has enough events to be one: a few with a wrong clock decide nothing.
+
+    Args:
+        counts: events by day, in days since 1970; only days that have any.
+
+    Returns:
+        the day; None if there is none.
+    """
+    days = sorted(counts)
+    for end in range(len(days), 0, -1):
+        near = days[max(0, end - _NEAR_DAYS) : end]
+        if counts[near[-1]] >= _MIN_SHARE * median(counts[day] for day in near):
+            return near[-1]
+    return None
+
+
 def _newest(tables: Mapping[Any, "ibis.Table"], today: date | None) -> date:
-    """The newest day that is over and has enough events to be one: a few with a wrong clock decide nothing."""
+    """The newest day that is over, or of today where there is no other."""
     # Cards are few and of any age, and would make the median day a small one.
     counts = sum((_day_counts(table) for kind, table in tables.items() if kind != "card"), Counter[int]())
     if not counts and "card" in tables:
         counts = _day_counts(tables["card"])
     begun = (today - _EPOCH).days if today else None
-    days = sorted(day for day in counts if begun is None or day < begun) or sorted(counts)
-    for end in range(len(days), 0, -1):
-        near = days[max(0, end - _NEAR_DAYS) : end]
-        if counts[near[-1]] >= _MIN_SHARE * median(counts[day] for day in near):
-            return _EPOCH + timedelta(days=near[-1])
-    raise LogsError("the warehouse holds no event with a time")
+    over = {day: count for day, count in counts.items() if begun is None or day < begun}
+    day = newest_day(over or counts)
+    if day is None:
+        raise LogsError("the warehouse holds no event with a time")
+    return _EPOCH + timedelta(days=day)
 
 
 def _columns(table: "ibis.Table", kind: str) -> "ibis.Table":

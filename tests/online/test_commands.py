@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 from flywheel_tasks.cli import ab, registry
 from flywheel_tasks.online import analysis_text
 from flywheel_tasks.online.approval import ApprovalError, GateBlockedError, registry_of
-from flywheel_tasks.online.design import DesignError
+from flywheel_tasks.online.design import DesignError, make_design
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry_state import RegistryError
 from tests.dags.small import ab_events, write_logs
+from tests.online import people
 from tests.online.conftest import write_verdict
 from tests.online.test_launch import run_launch
 
@@ -114,6 +115,34 @@ def test_a_plan_from_past_logs_becomes_the_rule_of_the_test(root: Path) -> None:
     write_logs(root, "date=2026-11-09", ab_events(read_json(root / "launch/plan.json"), 200))
     call(ab.app, root, "analyze", "--by", "ada")
     assert read_json(root / "launch/analysis.json")["rule"]["alpha"] == 0.05
+
+
+@pytest.mark.parametrize("source", ["files", "simulated"])
+def test_a_few_messages_with_a_wrong_clock_do_not_move_the_past(root: Path, source: str) -> None:
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("source: simulated", f"source: {source}"))
+    past = {"salt": "s", "experiment": "past", "arms": people.make_plan().model_dump(mode="json")["arms"]}
+    days = 1 if source == "files" else 3
+    for day in range(days):
+        start = people.START + timedelta(days=day)
+        events = ab_events(past, 200, start=start, name=f"d{day}")
+        write_logs(root, f"date={start:%Y-%m-%d}", events)
+    now = people.START + timedelta(days=days)
+    right = make_design(root, lift_percent=10, power=0.8, now=now)
+    said = [event for event in events if event["type"] == "message"]
+    wrong = [
+        event | dict.fromkeys(("event_id", "message_id", "conversation_id"), f"w{number}") | {"time": time}
+        for number, (event, time) in enumerate(
+            (event, f"2031-01-0{day}T00:00:00Z") for day in (1, 2, 3) for event in said[: 4 - day]
+        )
+    ]
+    write_logs(root, "date=2026-11-08", wrong)
+    found = make_design(root, lift_percent=10, power=0.8, now=now)
+    assert (right["past"].pop("later_events"), found["past"].pop("later_events")) == (0, 6)
+    assert found["past"].pop("logs") != right["past"].pop("logs")
+    assert found == right
+    if source == "simulated":  # the other goes by the clock on the wall
+        assert "Left out: 6 events" in call(ab.app, root, "plan", "--lift", "10")
 
 
 def test_stopping_overriding_and_looking_at_a_test(root: Path) -> None:

@@ -97,3 +97,20 @@ def test_counts_are_those_of_counting_one_by_one(rows, tmp_path, monkeypatch, bi
     names += [f"pre_{name}" for name in ("messages", "replies", *COUNTED)]
     got = Counter(tuple(row[name] for name in names) for row in users.to_pyarrow().to_pylist())
     assert got == Counter(tuple(found[name] for name in names) for found in counted(rows).values())
+
+
+@pytest.mark.parametrize("fraction", [0, 900_000])
+def test_what_is_said_in_a_tests_last_second_is_of_its_last_day(fraction: int) -> None:
+    start = START.replace(microsecond=fraction)
+    window = Window(start, start + timedelta(days=DAYS))
+    assert window.days == DAYS
+
+    def table(moment, **more) -> ibis.Table:
+        return ibis.memtable(pa.table({"user": [1], "time": [moment.replace(tzinfo=None)], **more}))
+
+    exposures = table(start + timedelta(seconds=1), arm=["control"], source=["user"])
+    said = table(
+        window.end - timedelta(milliseconds=100), kind=["message"], milliseconds=pa.array([None], pa.int64())
+    )
+    users = population(Events(exposures, said, {}), window, RULE).users.to_pyarrow().to_pylist()
+    assert [(row[f"messages_{DAYS - 1}"], row["messages"], row["replies"]) for row in users] == [(1, 1, 0)]

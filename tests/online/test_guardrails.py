@@ -145,6 +145,19 @@ def test_logs_that_cannot_be_read_are_unknown(root: Path, experiment: Experiment
     assert "stray.jsonl is not where logs belong" in found.reasons[0]
 
 
+def test_exports_that_are_not_there_yet_are_unknown_and_waited_for(root: Path) -> None:
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("events: logs", "events: exports"))
+    approve(root)
+    run_launch(root)
+    started = launch.start(root, by="ada")
+    found = check(root, "g0001", "a", started.started_at + DAY)
+    assert (found.result, registry_of(root).state().running().checks) == ("unknown", (found,))
+    assert found.reasons[0].startswith("ab.events: exports cannot be read")
+    assert watch(root, "g0001", "a", started.ends_at).until == started.ends_at + timedelta(hours=1)
+    assert watch(root, "g0001", "a", started.ends_at + timedelta(hours=12)).until is None
+
+
 def test_a_test_that_a_person_stopped_is_over(root: Path, experiment: Experiment) -> None:
     promotion.rollback(root, "g0001", "complaints", by="ada")
     assert watch(root, "g0001", "a").stopped == "complaints"

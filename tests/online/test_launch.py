@@ -1,11 +1,12 @@
 """Launch: only what passed the gate and was approved, and only while it is still that."""
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from flywheel_tasks.online import launch
+from flywheel_tasks.online import launch, simulated
 from flywheel_tasks.online.approval import (
     VERDICT,
     ApprovalError,
@@ -14,7 +15,9 @@ from flywheel_tasks.online.approval import (
     record_answer,
     registry_of,
 )
+from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.graph import load_graph
+from flywheel_tasks.pipeline.model_files import ModelFilesError
 from flywheel_tasks.pipeline.pinned_data import accepted_profile, launched_splits, launched_styles
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import load_settings
@@ -22,6 +25,7 @@ from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry import evidence_name
 from flywheel_tasks.storage.registry_state import RegistryError
+from tests.online import people
 from tests.online.conftest import MD5, approve, write_model, write_verdict
 
 
@@ -74,6 +78,51 @@ def test_a_repeated_start_keeps_what_a_kill_left_unkept(root: Path, monkeypatch:
     before = {path: path.read_bytes() for path in (root / "registry").rglob("*.json")}
     launch.start(root, by="retry")
     assert {path: path.read_bytes() for path in (root / "registry").rglob("*.json")} == before
+
+
+def test_simulated_users_talk_to_the_models_of_the_plan(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    approve(root)
+    run_launch(root)
+    launch.start(root, by="ada")
+    found = []
+
+    def simulate(*_: object, control: Path, candidate: Path) -> None:
+        found.extend(tree_digest(folder) for folder in (control, candidate))
+
+    monkeypatch.setattr(simulated, "simulate", simulate)
+    simulated.simulate_ab(root)
+    assert found == [arm.digest for arm in registry_of(root).state().running().plan.arms]
+    kept = root / "inputs" / f"served-{found[1].removeprefix('sha256:')[:16]}"
+    shutil.copytree(root / "models/policy", kept)
+    write_model(root, "what the next generation made")
+    simulated.simulate_ab(root)
+    assert found[2:] == found[:2]
+
+    def lost(*_: object) -> None:
+        raise runner.LostDataError("its output is above")
+
+    monkeypatch.setattr(runner, "bring", lost)
+    for folder, model in ((kept, "g0001"), (root / "inputs/champion", "base")):
+        shutil.rmtree(folder)
+        with pytest.raises(ModelFilesError, match=f"model {model}: DVC has lost it"):
+            simulated.simulate_ab(root)
+    assert len(found) == 4
+
+
+def test_a_full_layer_is_a_refusal_that_says_so(root: Path) -> None:
+    registry, shown = registry_of(root), {"generation": "g0009", "verdict_digest": people.DIGEST}
+    base = registry.state().champion
+    other = base.model_copy(update={"generation": "g0009", "digest": people.DIGEST})
+    registry.record_approval("launch", model_digest=other.digest, decision="approve", by="ada", **shown)
+    plan = people.make_plan("g0009", share=0.1)
+    control = plan.arms[0].model_copy(update={"digest": base.digest})
+    plan = plan.model_copy(update={"arms": (control, plan.arms[1]), "model_digest": other.digest})
+    registry.start_experiment(plan, other, by="ada", duration=timedelta(days=7))
+    approve(root)
+    run_launch(root)
+    with pytest.raises(launch.LaunchError, match=r"plan\.json: the arms .* has 0\.8 left beside g0009; wait"):
+        launch.start(root, by="ada")
+    assert len(registry.state().all_running()) == 1
 
 
 def test_another_model_draws_other_users(root: Path) -> None:

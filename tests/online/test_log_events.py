@@ -64,10 +64,44 @@ def test_parquet_and_a_warehouse_give_what_the_raw_logs_give(root: Path, events:
     raw = figures(root)
     assert raw["result"] == "valid", raw["reasons"]
     assert figures(root, events="tables") == raw
-    with duckdb.connect(str(root / "house.duckdb")) as con:
+    house = root / "house.duckdb"
+    with duckdb.connect(str(house)) as con:
         for name in ("exposures", "messages", "signals"):
             con.execute(f"create table {name} as from '{root}/tables/{name}/*.parquet'")
-    assert figures(root, events=f"duckdb://{root}/house.duckdb") == raw
+    for options in ("", "?read_only=True"):
+        assert figures(root, events=f"duckdb://{house}{options}") == raw
+    with duckdb.connect(str(house)) as con:  # it is the team's: nothing stays there
+        found = {row[0] for row in con.execute("select table_name from duckdb_tables()").fetchall()}
+    assert found == {"exposures", "messages", "signals"}
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("exports", "ab.events: exports cannot be read: IOException"),
+        ("duckdb://ada:secret@{root}/none/house.duckdb", "/none/house.duckdb cannot be read"),
+        ("duckdb://{root}/house.duckdb", "house.duckdb cannot be read: TableNotFound"),
+        ("nowhere://ada:secret@there", "ab.events: there cannot be read: ValueError"),
+    ],
+)
+def test_events_that_are_not_there_are_one_error(root: Path, place: str, said: str) -> None:
+    duckdb.connect(str(root / "house.duckdb")).close()
+    with pytest.raises(EventsError) as found:
+        figures(root, events=place.format(root=root))
+    assert said in str(found.value)
+    assert "secret" not in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_a_value_that_cannot_be_read_is_not_told(root: Path, events: list[dict]) -> None:
+    write_tables(root / "tables", events)
+    path = root / "tables/messages/part-0.parquet"
+    table = pq.read_table(path)
+    times = pa.array(["call me on 555-0100"] * table.num_rows)
+    pq.write_table(table.set_column(table.column_names.index("time"), "time", times), path)
+    with pytest.raises(EventsError, match="a value is not what its column should have") as found:
+        figures(root, events="tables")
+    assert "555" not in str(found.value)
 
 
 def test_a_warehouse_has_the_tests_own_days_whatever_the_logs_are(root: Path, events: list[dict]) -> None:

@@ -43,6 +43,15 @@ def test_keys_are_kept_as_hashes_and_found(tmp_path: Path) -> None:
         assert ring.find(wrong) is None
 
 
+def test_a_key_has_a_holder(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    with pytest.raises(KeysError, match="name must have 1 to 200 characters"):
+        add_key(path, "", "user", None)
+    with pytest.raises(KeysError, match="user_id must have 1 to 200 characters"):
+        add_key(path, "ann", "user", "a" * 201)
+    assert not path.exists()
+
+
 def test_a_revoked_key_is_no_key(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     record, key = add_key(path, "ann", "user", "ann")

@@ -45,8 +45,8 @@ def plan(generation: str = "g0001", digest: str = NEW, control: str = BASE) -> P
 def approve_launch(
     registry: Registry, decision: str = "approve", at: datetime | None = None, **changes: str
 ) -> None:
-    shown = {"generation": "g0001", "model_digest": NEW, "verdict_digest": VERDICT} | changes
-    registry.record_approval("launch", decision=decision, by="ada", at=at, **shown)
+    shown = {"generation": "g0001", "model_digest": NEW, "verdict_digest": VERDICT, "by": "ada"} | changes
+    registry.record_approval("launch", decision=decision, at=at, **shown)
 
 
 def approve_promotion(registry: Registry, decision: str = "approve", **changes: str) -> None:

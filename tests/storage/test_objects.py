@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from flywheel_tasks.storage.objects import Exists, FolderStore, MissingObjectError, ObjectStore, open_store
+from flywheel_tasks.storage.objects import (
+    Exists,
+    FolderStore,
+    MissingObjectError,
+    ObjectStore,
+    PlaceError,
+    StoreError,
+    open_store,
+)
+from tests.ports import free_port
 
 
 def test_an_object_is_created_once(store: ObjectStore) -> None:
@@ -36,13 +45,13 @@ def test_a_missing_object_is_named(store: ObjectStore) -> None:
 
 @pytest.mark.parametrize("key", ["../x", "/x", "a//b", "a/../b", "", ".hidden", "a/.b"])
 def test_keys_stay_inside(tmp_path: Path, key: str) -> None:
-    with pytest.raises(ValueError, match="not an object key"):
+    with pytest.raises(PlaceError, match="not an object key"):
         FolderStore(tmp_path / "store").create(key, b"")
 
 
 @pytest.mark.parametrize("location", ["gs://bucket/x", "s3://", "s3:///x"])
 def test_other_places_are_refused(location: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a place for objects"):
+    with pytest.raises(PlaceError, match="not a place for objects"):
         open_store(location, tmp_path)
 
 
@@ -73,3 +82,22 @@ def test_a_put_repeated_after_a_lost_answer_is_no_refusal(s3: None, tmp_path: Pa
     store.create("changes/00000001.json", b"mine")
     with pytest.raises(Exists):
         store.create("changes/00000001.json", b"other")
+
+
+def test_a_server_that_cannot_be_reached_or_refuses_is_named(
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(store: ObjectStore, why: str) -> None:
+        for call in (
+            lambda: store.get("changes/1.json"),
+            lambda: store.list("changes/"),
+            lambda: store.create("changes/1.json", b"1"),
+            lambda: store.delete("changes/1.json"),
+        ):
+            with pytest.raises(StoreError, match=why):
+                call()
+
+    refused(open_store("s3://nobodys/registry", tmp_path), "s3://nobodys/registry/: .*NoSuchBucket")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    refused(open_store("s3://flywheel/registry", tmp_path), "s3://flywheel/registry/: Could not connect")

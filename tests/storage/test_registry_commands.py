@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from flywheel_tasks.cli import ab, registry
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.storage.digests import bytes_digest
-from flywheel_tasks.storage.objects import open_store
+from flywheel_tasks.storage.objects import PlaceError, open_store
 from flywheel_tasks.storage.registry_state import Arm, GuardrailCheck, ModelRef, Plan
 from tests.conftest import build_workspace
 
@@ -80,3 +80,8 @@ def test_a_rollback_by_command_keeps_the_card(root: Path) -> None:
     (name,) = [key for key in open_store("registry", root).list("generations/g0001/") if "README-" in key]
     assert "rolled back: complaints" in open_store("registry", root).get(name).decode()
     assert registry_of(root).state().experiments["g0001"].status == "rolled_back"
+
+
+def test_a_generation_that_can_be_none_is_an_error_of_ours(root: Path) -> None:
+    with pytest.raises(PlaceError, match="not an object key"):
+        call(registry.app, root, "card", "../x")

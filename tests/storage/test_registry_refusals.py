@@ -36,6 +36,18 @@ def test_a_second_bootstrap_is_refused(registry: Registry) -> None:
         registry.bootstrap(model("g0001", NEW), by="setup")
 
 
+@pytest.mark.parametrize("nobody", ["", " ", "a" * 201])
+def test_a_change_says_who_made_it(registry: Registry, nobody: str) -> None:
+    registry.bootstrap(model("base", BASE), by="setup")
+    changes = len(registry.history())
+    with pytest.raises(RegistryError, match="a name of 1 to 200 characters"):
+        approve_launch(registry, by=nobody)
+    approve_launch(registry)
+    with pytest.raises(RegistryError, match="a name of 1 to 200 characters"):
+        registry.start_experiment(plan(), model("g0001", NEW), by=nobody, duration=WEEK)
+    assert len(registry.history()) == changes + 1
+
+
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
