@@ -62,7 +62,7 @@ def hh_rlhf(
 def _write_logs(imported: "Imported", out: Path, name: str) -> None:
     from flywheel_tasks.traffic.importers import write_partitions
 
-    for path in write_partitions(imported.rows, out, name):
+    for path in write_partitions(imported.rows, out, f"{name}-{imported.mark}"):
         typer.echo(f"written: {path}")
 
 

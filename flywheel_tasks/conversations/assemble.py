@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flywheel_tasks.conversations.buckets import Buckets, boundaries
@@ -23,6 +24,8 @@ from flywheel_tasks.settings import Assemble
 from flywheel_tasks.storage.tables import read_table, write_table
 
 _BUCKET_ROWS = 65_536  # messages assembled at once
+_BUCKET_BYTES = 1 << 26  # of their texts
+_MOST_BYTES = (1 << 31) - 1  # of one conversation's texts: an Arrow array of strings holds no more
 _THREADS = 2
 _COUNTS = (
     "messages",
@@ -53,18 +56,40 @@ def newest_cards(cards: pa.Table) -> pa.Table:
     return rows.take(pa.array(last)).select(CARDS.names).cast(CARDS)
 
 
+def _check_size(messages: pa.Table, table: Path) -> None:
+    size = pc.binary_length(messages["text"]).cast(pa.int64())
+    if (pc.sum(size).as_py() or 0) <= _MOST_BYTES:
+        return
+    sizes = (
+        pa.table({"name": messages["conversation_id"], "bytes": size})
+        .group_by("name")
+        .aggregate([("bytes", "sum")])
+    )
+    name, most = max(
+        zip(sizes["name"].to_pylist(), sizes["bytes_sum"].to_pylist(), strict=True),
+        key=lambda found: found[1],
+    )
+    raise AssemblyError(
+        f"{table}: conversation {name} has {most} bytes of text; of the conversations that are assembled together "
+        f"all may have {_MOST_BYTES}: take it out of the logs"
+    )
+
+
 def _groups(folder: Path, settings: Assemble, scratch: Path) -> Iterator[Group]:
     """Assembled groups in the order of conversation ids, a few ahead of the reader."""
     messages = folder / "messages.parquet"
-    cuts = boundaries(messages, "conversation_id", _BUCKET_ROWS)
+    cuts = boundaries(messages, "conversation_id", _BUCKET_ROWS, "text", _BUCKET_BYTES)
     sources = [
         Buckets(folder / f"{name}.parquet", "conversation_id", cuts, scratch)
         for name in ("messages", "signals")
     ]
 
     def work(bucket: int) -> Group:
+        events, signals = (source.read(bucket) for source in sources)
+        _check_size(events, messages)
         return assemble_group(
-            *(source.read(bucket) for source in sources),
+            events,
+            signals,
             window=timedelta(minutes=settings.continue_window_minutes),
             longest_history=settings.max_history_messages,
         )
@@ -92,7 +117,7 @@ def assemble(folder: Path, out: Path, settings: Assemble, scratch: Path) -> dict
         the counts.
 
     Raises:
-        AssemblyError: events were lost or counted twice (a defect).
+        AssemblyError: a conversation is too large, or events were lost or counted twice (a defect).
     """
     out.mkdir(parents=True, exist_ok=True)
     cards = read_table(folder / "cards.parquet")

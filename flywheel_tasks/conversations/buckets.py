@@ -1,5 +1,6 @@
 """Rows of a table too big for memory, put apart by ranges of an id: each range fits, and ranges are in order."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -10,34 +11,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flywheel_tasks.storage.tables import read_batches
+
 _SAMPLE = 100_000  # ids that the ranges are chosen from
 _OPEN = 256  # files open at once; with more ranges the table is read several times
 _BATCH_ROWS = 65_536
 
 
-def boundaries(path: Path, column: str, rows_a_bucket: int) -> list[str]:
-    """Ids that cut a table into ranges of about equal numbers of rows.
+def boundaries(path: Path, column: str, rows_a_bucket: int, text: str, bytes_a_bucket: int) -> list[str]:
+    """Ids that cut a table into ranges of about equal numbers of rows, a long row counted as several.
 
     Args:
         path: the Parquet table.
         column: of the ids.
-        rows_a_bucket: rows wanted in each range.
+        rows_a_bucket: rows wanted in each range, at most.
+        text: column of long strings.
+        bytes_a_bucket: of these strings wanted in each range, at most.
 
     Returns:
         first id of every range but the first one, sorted.
     """
-    file = pq.ParquetFile(path)
-    count = file.metadata.num_rows
-    wanted = -(-count // rows_a_bucket)
+    step = max(1, pq.read_metadata(path).num_rows // _SAMPLE)
+    sample, weights = [], []
+    for batch in read_batches(path, _BATCH_ROWS, [column, text]):
+        size = pc.binary_length(batch.column(text)).fill_null(0).to_numpy(zero_copy_only=False)
+        weight = np.maximum(1, size * (rows_a_bucket / bytes_a_bucket))
+        # A row of the sample stands for those up to the next one.
+        at = np.arange(0, batch.num_rows, step)
+        sample.append(batch.column(column).take(pa.array(at)))
+        weights.append(np.add.reduceat(weight, at))
+    whole = float(sum(part.sum() for part in weights))
+    wanted = math.ceil(whole / rows_a_bucket)
     if wanted < 2:
         return []
-    step, sample = max(1, count // _SAMPLE), []
-    for batch in file.iter_batches(_BATCH_ROWS, columns=[column]):
-        sample.append(batch.column(0).take(pa.array(np.arange(0, batch.num_rows, step))))
     ids = pa.chunked_array(sample).combine_chunks()
-    ids = ids.take(pc.sort_indices(ids))
-    cuts = ids.take(pa.array(np.arange(1, wanted) * len(ids) // wanted))
-    return sorted(set(cuts.to_pylist()))
+    order = pc.sort_indices(ids)
+    ends = np.cumsum(np.concatenate(weights)[order.to_numpy()])
+    at = np.searchsorted(ends, np.arange(1, wanted) * whole / wanted, "right")
+    return sorted(set(ids.take(order).take(pa.array(np.minimum(at, len(ids) - 1))).to_pylist()))
 
 
 class Buckets:
@@ -71,7 +82,7 @@ class Buckets:
                     k: stack.enter_context(pa.ipc.new_stream(self._path(k), self.schema, options=options))
                     for k in range(first, min(first + _OPEN, len(self)))
                 }
-                for batch in pq.ParquetFile(self._source).iter_batches(_BATCH_ROWS):
+                for batch in read_batches(self._source, _BATCH_ROWS):
                     for bucket, rows in self._split(batch):
                         if bucket in files:
                             files[bucket].write_batch(rows)

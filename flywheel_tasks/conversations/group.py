@@ -1,6 +1,6 @@
 """Events of many conversations to prompts, pairs of siblings and problems."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -10,16 +10,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flywheel_tasks.conversations.schemas import PROBLEMS, SIBLINGS, STRINGS, TIMED_PROMPTS, TURNS
-from flywheel_tasks.conversations.tree import NONE, Bools, Ints, Tree, histories, plant
+from flywheel_tasks.conversations.tree import NONE, Bools, Ints, Tree, histories, path_sums, plant
 from flywheel_tasks.settings import SIGNALS
 from flywheel_tasks.traffic.schemas import REFUSAL_MODEL
 
 _SLICE_MESSAGES = 100_000  # messages of histories made at once
+_SLICE_BYTES = 1 << 25  # of their texts; one history may have more
+_AHEAD_BYTES = 1 << 26  # of histories that a group holds before they are asked for
 _CONTINUE = 1 << SIGNALS.index("continue")
 # Names of the signals of every combination, in the order of SIGNALS; the row number's bits say which.
 _NAMES = pa.array(
     [[name for k, name in enumerate(SIGNALS) if bits >> k & 1] for bits in range(1 << len(SIGNALS))], STRINGS
 )
+
+
+class _Slices:
+    """Tables with histories. Every history repeats the ones before, so only the first tables are made at once.
+
+    Args:
+        make: the table of some rows.
+        parts: the rows of each table, and the bytes of their histories.
+    """
+
+    def __init__(self, make: Callable[[Ints], pa.Table], parts: Sequence[tuple[Ints, int]]) -> None:
+        ahead = int(np.searchsorted(np.cumsum([size for _, size in parts]), _AHEAD_BYTES))
+        self._make = make
+        self._made = [make(rows) for rows, _ in parts[:ahead]]
+        self._left = [rows for rows, _ in parts[ahead:]]
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        yield from self._made
+        yield from map(self._make, self._left)
 
 
 @dataclass
@@ -33,8 +54,8 @@ class Group:
         counts: events by what became of them.
     """
 
-    prompts: list[pa.Table] = field(default_factory=list)
-    siblings: list[pa.Table] = field(default_factory=list)
+    prompts: Iterable[pa.Table] = ()
+    siblings: Iterable[pa.Table] = ()
     problems: list[pa.Table] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -47,20 +68,13 @@ def _histories(tree: Tree, messages: pa.Table, ends: Ints, longest: int) -> pa.A
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), turns, type=TURNS)
 
 
-def _slices(tree: Tree, ends: Ints, longest: int) -> Iterator[Ints]:
-    """Rows in slices whose histories stay small."""
-    if not len(ends):
-        return
-    messages = np.cumsum(np.minimum(tree.depth[ends], longest))
-    yield from np.split(ends, np.flatnonzero(np.diff(messages // _SLICE_MESSAGES)) + 1)
-
-
 class _Assembly:
     """One group of conversations: its messages as rows, its signals."""
 
     def __init__(self, messages: pa.Table, signals: pa.Table, window: timedelta, longest: int) -> None:
         self.messages, self.signals, self.longest = messages.combine_chunks(), signals, longest
         self.tree = plant(self.messages)
+        self.size = pc.binary_length(self.messages["text"]).fill_null(0).to_numpy().astype(np.int64)
         self.good = self.tree.good
         tree, rows = self.tree, np.arange(messages.num_rows)
         self.answers = np.flatnonzero(tree.user & (tree.parent >= 0) & self.good)  # user turns after a reply
@@ -99,29 +113,41 @@ class _Assembly:
         bits[continued[~self.tree.user[continued]]] |= _CONTINUE
         return bits
 
-    def prompts(self) -> Iterator[pa.Table]:
+    def _parts(self, ends: Ints) -> list[tuple[Ints, int]]:
+        """Numbers of paths in parts whose histories stay small, and the bytes of these."""
+        if not len(ends):
+            return []
+        messages = np.cumsum(np.minimum(self.tree.depth[ends], self.longest)) // _SLICE_MESSAGES
+        size = path_sums(self.tree, ends, self.longest, self.size)
+        cuts = np.flatnonzero(np.diff(messages) | np.diff(np.cumsum(size) // _SLICE_BYTES)) + 1
+        return [(part, int(size[part].sum())) for part in np.split(np.arange(len(ends)), cuts)]
+
+    def prompts(self) -> Iterable[pa.Table]:
         """A row for every turn of a user."""
-        for rows in _slices(self.tree, np.flatnonzero(self.tree.user & self.good), self.longest):
-            asked = self.messages.take(pa.array(rows))
-            first = self.first_reply[rows]
-            at = pa.array(first, mask=first < 0)
-            bits = np.where(first < 0, 0, self.bits[first])
-            yield pa.Table.from_arrays(
-                [
-                    asked["message_id"],
-                    asked["conversation_id"],
-                    asked["user_id"],
-                    asked["source"],
-                    asked["card_id"],
-                    pa.array(self.tree.turn[rows]),
-                    _histories(self.tree, self.messages, rows, self.longest),
-                    self.messages["text"].take(at),
-                    self.messages["model"].take(at),
-                    _NAMES.take(pa.array(bits)),
-                    asked["time"],
-                ],
-                schema=TIMED_PROMPTS,
-            )
+        rows = np.flatnonzero(self.tree.user & self.good)
+        return _Slices(lambda part: self._prompts(rows[part]), self._parts(rows))
+
+    def _prompts(self, rows: Ints) -> pa.Table:
+        asked = self.messages.take(pa.array(rows))
+        first = self.first_reply[rows]
+        at = pa.array(first, mask=first < 0)
+        bits = np.where(first < 0, 0, self.bits[first])
+        return pa.Table.from_arrays(
+            [
+                asked["message_id"],
+                asked["conversation_id"],
+                asked["user_id"],
+                asked["source"],
+                asked["card_id"],
+                pa.array(self.tree.turn[rows]),
+                _histories(self.tree, self.messages, rows, self.longest),
+                self.messages["text"].take(at),
+                self.messages["model"].take(at),
+                _NAMES.take(pa.array(bits)),
+                asked["time"],
+            ],
+            schema=TIMED_PROMPTS,
+        )
 
     def _pairs(self) -> list[tuple[int, int, int, str]]:
         """Rows of prompt, chosen and rejected reply, and how the preference is known."""
@@ -141,16 +167,18 @@ class _Assembly:
                     pairs.append((int(parent[by_prompt[start]]), chosen, row, how))
         return pairs
 
-    def siblings(self) -> Iterator[pa.Table]:
+    def siblings(self) -> Iterable[pa.Table]:
         """A row for every reply that was not gone on with, although another to the same prompt was."""
         pairs = self._pairs()
-        if not pairs:
-            return
+        ends = np.array([pair[0] for pair in pairs], np.int64)
+        return _Slices(lambda part: self._siblings([pairs[k] for k in part]), self._parts(ends))
+
+    def _siblings(self, pairs: Sequence[tuple[int, int, int, str]]) -> pa.Table:
         ends, chosen, rejected = (np.array([pair[k] for pair in pairs], np.int64) for k in range(3))
         asked = self.messages.take(pa.array(ends))
         replies = [self.messages.take(pa.array(rows)) for rows in (chosen, rejected)]
         history = _histories(self.tree, self.messages, ends, self.longest)
-        yield pa.Table.from_arrays(
+        return pa.Table.from_arrays(
             [
                 *(asked[n] for n in ("message_id", "conversation_id", "user_id", "source", "card_id")),
                 history,
@@ -226,4 +254,4 @@ def assemble_group(
     order = [(name, "ascending") for name in ("conversation_id", "time", "message_id", "event_id")]
     by_message = [(name, "ascending") for name in ("conversation_id", "time", "event_id")]
     work = _Assembly(messages.sort_by(order), signals.sort_by(by_message), window, longest_history)
-    return Group(list(work.prompts()), list(work.siblings()), list(work.problems()), work.counts())
+    return Group(work.prompts(), work.siblings(), list(work.problems()), work.counts())

@@ -149,3 +149,21 @@ def histories(tree: Tree, ends: Ints, longest: int) -> tuple[Ints, Ints]:
         more = left > 1
         at, row, left = at[more] - 1, tree.parent[row[more]], left[more] - 1
     return offsets, rows
+
+
+def path_sums(tree: Tree, ends: Ints, longest: int, values: Ints) -> Ints:
+    """Sums of a number of each message over the paths that :func:`histories` gives, (paths,).
+
+    Args:
+        tree: of the messages.
+        ends: last row of each path, (paths,).
+        longest: messages that a path keeps.
+        values: a number of each message, (rows,).
+    """
+    total = np.zeros(len(ends), np.int64)
+    at, row, left = np.arange(len(ends)), ends, np.minimum(tree.depth[ends], longest)
+    while len(row):
+        total[at] += values[row]
+        more = left > 1
+        at, row, left = at[more], tree.parent[row[more]], left[more] - 1
+    return total

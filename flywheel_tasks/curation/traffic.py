@@ -20,18 +20,26 @@ import pyarrow.parquet as pq
 from flywheel_tasks.curation.dimensions import cohorts, depth_band, length_band, script
 from flywheel_tasks.curation.duplicates import normal_key, prompt_text
 from flywheel_tasks.curation.tables import PROMPTS, REMOVED, CurationError
-from flywheel_tasks.storage.tables import write_table
+from flywheel_tasks.storage.tables import read_batches, write_table
 
 Row = dict[str, Any]
 Reasons = Mapping[str, tuple[str, str]]  # prompt id -> reason, detail
 BATCH = 16_384
 _ROWS = 2_048  # prompts with their histories that are Python objects at once
+_CHARACTERS = 1 << 25  # of these histories
 _READ = ("source", "character", "depth", "length", "script")
 _IDS = ("prompt_id", "conversation_id", "user_id")
 
 
+def _much(rows: Sequence[Row]) -> bool:
+    """Whether rows are as many, or their histories as long, as may be in memory at once."""
+    if len(rows) >= _ROWS:
+        return True
+    return sum(len(turn["content"]) for row in rows for turn in row["history"]) >= _CHARACTERS
+
+
 def read_conversations(path: Path) -> Iterator[list[Row]]:
-    """Rows of a prompts table, some thousand at once: whole conversations, but for those that alone have so many.
+    """Rows of a prompts table, some thousand at once: whole conversations, but for those that alone have so much.
 
     Such a one goes on in the next rows that are given: histories repeat its turns, and all of them at once may be too
     much for the memory.
@@ -49,20 +57,19 @@ def read_conversations(path: Path) -> Iterator[list[Row]]:
             raise CurationError(f"{path.parent.name}/{path.name}: conversation {min(again)} is in two places")
         ended.update(names)
 
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_ROWS):
-            waiting += batch.to_pylist()
-            last = waiting[-1]["conversation_id"]
-            rest = [row for row in waiting if row["conversation_id"] == last]
-            if len(rest) >= _ROWS:
-                check(waiting)
-                yield waiting
-                waiting, going_on = [], last
-            elif len(rest) < len(waiting):
-                whole = [row for row in waiting if row["conversation_id"] != last]
-                check(whole)
-                yield whole
-                waiting, going_on = rest, None
+    for batch in read_batches(path, _ROWS):
+        waiting += batch.to_pylist()
+        last = waiting[-1]["conversation_id"]
+        rest = [row for row in waiting if row["conversation_id"] == last]
+        if _much(rest):
+            check(waiting)
+            yield waiting
+            waiting, going_on = [], last
+        elif len(rest) < len(waiting):
+            whole = [row for row in waiting if row["conversation_id"] != last]
+            check(whole)
+            yield whole
+            waiting, going_on = rest, None
     if waiting:
         check(waiting)
         yield waiting
@@ -130,11 +137,10 @@ class Traffic:
         rank = np.full(len(self), -1, dtype=np.int64)
         rank[alive] = np.arange(len(alive))
         rank = rank[self.clean]
-        with pq.ParquetFile(clean) as file:
-            for batch in file.iter_batches(BATCH):
-                mask = rank[number : number + len(batch)] >= 0
-                found.append(pa.Table.from_batches([batch]).filter(pa.array(mask)))
-                number += len(batch)
+        for batch in read_batches(clean, BATCH):
+            mask = rank[number : number + len(batch)] >= 0
+            found.append(pa.Table.from_batches([batch]).filter(pa.array(mask)))
+            number += len(batch)
         table = pa.concat_tables(found).take(pa.array(np.argsort(rank[rank >= 0], kind="stable")))
         write_table(table, kept)
         out = [row for row in self.order.tolist() if self.reasons[row] is not None]

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from flywheel_tasks.pipeline.stage_io import STATE
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.storage.tables import read_batches
 from flywheel_tasks.traffic.identity import HASHED
 
 # Columns whose value belongs to one user, and the kind of id they hold.
@@ -110,9 +111,8 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
                     if isinstance(row, dict):
                         yield row
         return
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH_ROWS):
-            yield from batch.to_pylist()
+    for batch in read_batches(path, BATCH_ROWS):
+        yield from batch.to_pylist()
 
 
 def count(path: Path, ids: Ids) -> int:
@@ -121,11 +121,8 @@ def count(path: Path, ids: Ids) -> int:
 
 
 def _rewrite_parquet(path: Path, temporary: Path, ids: Ids) -> None:
-    with (
-        pq.ParquetFile(path) as file,
-        pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as out,
-    ):
-        for batch in file.iter_batches(BATCH_ROWS):
+    with pq.ParquetWriter(temporary, pq.read_schema(path), compression="zstd") as out:
+        for batch in read_batches(path, BATCH_ROWS):
             kept = [not ids.owns(row) for row in batch.to_pylist()]
             out.write_batch(batch.filter(pa.array(kept, pa.bool_())))
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flywheel_tasks.privacy.forget import BATCH_ROWS, Ids
 from flywheel_tasks.storage.fast_yaml import load_yaml
+from flywheel_tasks.storage.tables import read_batches
 
 # As pages begin, in lower case: HTML, and the headings of `gate/approval.md` (report/approval.py).
 _PAGES = (b"<!doctype html", b"# pass", b"# blocked")
@@ -80,9 +80,8 @@ class Place:
             try:
                 with file.open("rb") as opened:
                     if opened.read(4) == b"PAR1":
-                        with pq.ParquetFile(file) as table:
-                            for batch in table.iter_batches(BATCH_ROWS):
-                                yield from batch.to_pylist()
+                        for batch in read_batches(file, BATCH_ROWS):
+                            yield from batch.to_pylist()
                         return
                     opened.seek(0)
                     for line in opened:

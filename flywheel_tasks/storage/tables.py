@@ -1,6 +1,6 @@
 """Parquet tables, written atomically."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +29,24 @@ def read_table(path: Path) -> pa.Table:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read a whole Parquet table as a list of rows."""
     return read_table(path).to_pylist()
+
+
+def read_batches(
+    path: Path, rows: int, columns: Sequence[str] | None = None, most_bytes: int = 1 << 26
+) -> Iterator[pa.RecordBatch]:
+    """Read a table in batches that are bounded by rows and by size.
+
+    A batch never reaches over two row groups: a repeated text is stored once, so only the rows that were written
+    together bound what a batch becomes in memory.
+
+    Args:
+        path: the Parquet table.
+        rows: of a batch, at most.
+        columns: which ones; None: all.
+        most_bytes: of a batch, about, as the file counts its values; one row may have more.
+    """
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            known = file.metadata.row_group(group)
+            fit = most_bytes * known.num_rows // max(1, known.total_byte_size)
+            yield from file.iter_batches(max(1, min(rows, fit)), row_groups=[group], columns=columns)

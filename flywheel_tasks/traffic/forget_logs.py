@@ -89,6 +89,7 @@ class _Theirs:
         """Whether each row names one of the users."""
         found = [False] * table.num_rows
         for name in self.columns(table.column_names):
+            table[name].validate(full=True)  # a text that is not UTF-8
             hashed = self._identity.key.hashed_column(table[name].cast(pa.string())).to_pylist()
             self.seen |= self._identity.forgotten.intersection(hashed)
             found = [
@@ -107,11 +108,32 @@ def _copy(store: LogStore, name: str) -> Iterator[BinaryIO]:
         yield file
 
 
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Arrow tells of damaged pages as of a failing disk; here they are what every other damage is."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        raise pa.ArrowInvalid(" ".join(str(error).split())) from error
+
+
 def _parquet(file: BinaryIO) -> pq.ParquetFile:
-    found = pq.ParquetFile(file)
-    if len(set(found.schema_arrow.names)) < len(found.schema_arrow.names):
-        raise pa.ArrowInvalid("two columns have one name")
+    with _damage():
+        found = pq.ParquetFile(file)
+        if len(set(found.schema_arrow.names)) < len(found.schema_arrow.names):
+            raise pa.ArrowInvalid("two columns have one name")
     return found
+
+
+def _tables(source: pq.ParquetFile, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Some rows at a time."""
+    batches = source.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
+    while True:
+        with _damage():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield pa.Table.from_batches([batch])
 
 
 def _count(file: BinaryIO, name: str, theirs: _Theirs) -> Iterator[int]:
@@ -119,8 +141,8 @@ def _count(file: BinaryIO, name: str, theirs: _Theirs) -> Iterator[int]:
     if name.endswith(".parquet"):
         source = _parquet(file)
         columns = theirs.columns(source.schema_arrow.names)
-        for batch in source.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
-            yield sum(theirs.rows(pa.Table.from_batches([batch])))
+        for table in _tables(source, columns):
+            yield sum(theirs.rows(table))
         return
     for line in _lines(file, name):
         yield theirs.line(line)
@@ -223,8 +245,7 @@ def _rewrite(store: LogStore, name: str, theirs: _Theirs) -> None:
 def _write_rows_without(file: BinaryIO, theirs: _Theirs, kept: Path) -> None:
     source = _parquet(file)
     with pq.ParquetWriter(kept, source.schema_arrow) as out:
-        for batch in source.iter_batches(_BATCH_ROWS, use_threads=False):
-            table = pa.Table.from_batches([batch])
+        for table in _tables(source):
             out.write_table(table.filter(pa.array([not one for one in theirs.rows(table)], pa.bool_())))
 
 

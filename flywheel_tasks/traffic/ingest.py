@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 from rich.progress import track
 
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
@@ -36,7 +35,6 @@ from flywheel_tasks.traffic.parsed import Parsed, Parser
 from flywheel_tasks.traffic.partition import DOCUMENT, lateness, write_partition
 from flywheel_tasks.traffic.partition_cache import PartitionCache, code_version, key_of
 from flywheel_tasks.traffic.repeats import Entry, Repeats, find_repeats
-from flywheel_tasks.traffic.schemas import RAW_CHARACTERS
 
 
 class CountError(RuntimeError):
@@ -128,36 +126,12 @@ class Ingestion:
             repeats = find_repeats(entries)
             merged = {kind: pool.submit(write_events, kind, entries, repeats, out) for kind in TYPES}
             origins = pool.submit(write_origins, entries, repeats, out)
-            written = {kind: made.result() for kind, made in merged.items()}
+            counts = {kind: made.result() for kind, made in merged.items()}
             origins.result()
-        contradicting = [row for _, rows in written.values() for row in rows]
-        by_partition = _conflict_rows(entries, contradicting, repeats)
-        quarantined = write_quarantine(entries, by_partition, out)
+        quarantined = write_quarantine(entries, repeats, out)
         if self._cache is not None:
             self._cache.trim()
-        counts = {kind: rows for kind, (rows, _) in written.items()}
         return _metrics(entries, counts, repeats, quarantined)
-
-
-def _conflict_rows(
-    entries: Sequence[Entry], rows: Sequence[dict[str, Any]], repeats: Repeats
-) -> dict[int, list[dict[str, Any]]]:
-    """Rows of the quarantine for contradicting events, by partition."""
-    paths = {entry.number: entry.path for entry in entries}
-    found: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        event = {name: value for name, value in row.items() if name not in ("partition", "line")}
-        first, line = repeats.conflicts[row["partition"], row["line"]]
-        found.setdefault(row["partition"], []).append(
-            {
-                "line": row["line"],
-                "rule": "conflicting_duplicate",
-                "detail": f"event_id {row['event_id']} has other content in {paths[first]} line {line}",
-                "raw": orjson.dumps(event, option=orjson.OPT_UTC_Z).decode()[:RAW_CHARACTERS],
-                "user_ids": [event["user_id"]] if event.get("user_id") else [],
-            }
-        )
-    return found
 
 
 def _sum(entries: Sequence[Entry], name: str) -> Counter[str]:
@@ -181,7 +155,7 @@ def _metrics(
     )
     left_out = forgotten + not_sampled
     refused = _sum(entries, "refused")
-    refused["conflicting_duplicate"] += len(repeats.conflicts)
+    refused["conflicting_duplicate"] += repeats.contradicting
     total = sum(accepted.values())
     if total + refused.total() + repeats.duplicates + left_out != read or refused.total() != quarantine_rows:
         raise CountError(

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flywheel_tasks.traffic.conflicts import refused_rows
 from flywheel_tasks.traffic.events import TABLE_OF
-from flywheel_tasks.traffic.partition import BATCH_ROWS, read_stream
-from flywheel_tasks.traffic.repeats import Entry, Repeats
+from flywheel_tasks.traffic.partition import BATCH_ROWS, REFUSED, read_stream
+from flywheel_tasks.traffic.repeats import Entry, Repeats, places_in
 from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, TABLES
 
 _ROWS = 65_536  # rows merged at once: a row group
@@ -31,7 +33,6 @@ class _Run:
         self.entry = entry
         self.firsts: list[Key] = [(time, key) for time, key in document["firsts"]]
         self.rows: int = document["rows"]
-        self.contradicting: list[pa.RecordBatch] = []
         self._path = entry.folder / document["file"]
         self._dropped = dropped
         self._next = 0
@@ -42,7 +43,7 @@ class _Run:
         """Whether all rows were given out."""
         return self._left is None and self._next >= len(self.firsts)
 
-    def until(self, end: Key | None, conflicts: np.ndarray) -> Iterator[pa.RecordBatch]:
+    def until(self, end: Key | None) -> Iterator[pa.RecordBatch]:
         """The rows below ``end`` that were not given out yet."""
         if self._left is None and (
             self._next >= len(self.firsts) or not _below(self.firsts[self._next], end)
@@ -55,7 +56,7 @@ class _Run:
                 if batch is None:
                     if self._next >= len(self.firsts) or not _below(self.firsts[self._next], end):
                         return
-                    batch = self._kept(file.get_batch(self._next), conflicts)
+                    batch = _kept(file.get_batch(self._next), self._dropped)
                     self._next += 1
                 whole = self._next < len(self.firsts) and _below(self.firsts[self._next], end)
                 cut = batch.num_rows if whole or end is None else _rows_below(batch, end)
@@ -65,14 +66,11 @@ class _Run:
                     self._left = batch.slice(cut)
                     return
 
-    def _kept(self, batch: pa.RecordBatch, conflicts: np.ndarray) -> pa.RecordBatch:
-        if self._dropped is None:
-            return batch
-        lines = batch.column("line").to_numpy()
-        contradicting = np.isin(lines, conflicts)
-        if contradicting.any():
-            self.contradicting.append(batch.filter(pa.array(contradicting)))
-        return batch.filter(pa.array(~np.isin(lines, self._dropped)))
+
+def _kept(batch: pa.RecordBatch, dropped: np.ndarray | None) -> pa.RecordBatch:
+    if dropped is None:
+        return batch
+    return batch.filter(pa.array(places_in(dropped, batch.column("line").to_numpy()) < 0))
 
 
 def _below(key: Key, end: Key | None) -> bool:
@@ -103,18 +101,15 @@ def _ends(runs: Sequence[_Run]) -> list[Key | None]:
     return [*ends, None]
 
 
-def _merged(
-    runs: Sequence[_Run], conflicts: Mapping[int, np.ndarray], schema: pa.Schema
-) -> Iterator[pa.Table]:
+def _merged(runs: Sequence[_Run], schema: pa.Schema) -> Iterator[pa.Table]:
     """Sorted slices of a table."""
     waiting = sorted(runs, key=lambda run: run.firsts[0])
-    none = np.zeros(0, np.int64)
     for end in _ends(runs):
         batches: list[pa.RecordBatch] = []
         for run in waiting:
             if not _below(run.firsts[0], end):
                 break
-            batches += run.until(end, conflicts.get(run.entry.number, none))
+            batches += run.until(end)
         waiting = [run for run in waiting if not run.done]
         if batches:
             rows = pa.Table.from_batches(batches).select(schema.names)
@@ -139,9 +134,7 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=few)
 
 
-def write_events(
-    kind: str, entries: Sequence[Entry], repeats: Repeats, out: Path
-) -> tuple[int, list[dict[str, Any]]]:
+def write_events(kind: str, entries: Sequence[Entry], repeats: Repeats, out: Path) -> int:
     """Write the table of one event type, sorted by time and event id.
 
     Args:
@@ -151,7 +144,7 @@ def write_events(
         out: folder of the table.
 
     Returns:
-        rows written, and the contradicting rows, each with ``partition`` and ``line``.
+        rows written.
     """
     schema = TABLES[TABLE_OF[kind]]
     runs = [
@@ -160,21 +153,12 @@ def write_events(
         for document in entry.document["runs"]
         if document["type"] == kind
     ]
-    conflicts: dict[int, list[int]] = {}
-    for number, line in repeats.conflicts:
-        conflicts.setdefault(number, []).append(line)
     rows = 0
     with _writer(out / f"{TABLE_OF[kind]}.parquet", schema) as file:
-        for table in _ahead(_merged(runs, {n: np.array(lines) for n, lines in conflicts.items()}, schema)):
+        for table in _ahead(_merged(runs, schema)):
             file.write_table(table)
             rows += table.num_rows
-    found = [
-        {"type": kind, "partition": run.entry.number, **row}
-        for run in runs
-        for batch in run.contradicting
-        for row in batch.to_pylist()
-    ]
-    return rows, found
+    return rows
 
 
 def write_origins(entries: Sequence[Entry], repeats: Repeats, out: Path) -> None:
@@ -184,9 +168,7 @@ def write_origins(entries: Sequence[Entry], repeats: Repeats, out: Path) -> None
             dropped = repeats.dropped.get(entry.number)
             pending: list[pa.RecordBatch] = []
             for batch in read_stream(entry.folder / "origins.arrow"):
-                if dropped is not None:
-                    batch = batch.filter(pa.array(~np.isin(batch.column("line").to_numpy(), dropped)))
-                pending.append(batch)
+                pending.append(_kept(batch, dropped))
                 if sum(rows.num_rows for rows in pending) >= _ROWS:
                     file.write_table(_placed(pending, entry.path))
                     pending = []
@@ -200,31 +182,33 @@ def _placed(batches: Sequence[pa.RecordBatch], path: str) -> pa.Table:
     return pa.Table.from_arrays([rows["event_id"], file, rows["line"]], schema=ORIGINS)
 
 
-def write_quarantine(
-    entries: Sequence[Entry], conflicts: Mapping[int, list[dict[str, Any]]], out: Path
-) -> int:
-    """Write the refused lines, sorted by file and line.
+def _refused(entry: Entry, repeats: Repeats, paths: Sequence[str]) -> Iterator[pa.Table]:
+    """Rows of the quarantine for one partition, without ``file``, sorted by line."""
+    conflicts = repeats.conflicts.get(entry.number)
+    if conflicts is None:
+        for batch in read_stream(entry.folder / "quarantine.arrow"):
+            yield pa.Table.from_batches([batch])
+        return
+    rows = refused_rows(entry, conflicts, paths)
+    while some := list(islice(rows, BATCH_ROWS)):
+        yield pa.Table.from_pylist(some, schema=REFUSED)
+
+
+def write_quarantine(entries: Sequence[Entry], repeats: Repeats, out: Path) -> int:
+    """Write the refused lines and the contradicting events, sorted by file and line.
 
     Args:
         entries: the partitions, in the order of their paths.
-        conflicts: rows of the quarantine for contradicting events, without ``file``, by partition.
+        repeats: which events contradict others.
         out: folder of the table.
 
     Returns:
         rows written.
     """
-    count = 0
+    count, paths = 0, [entry.path for entry in entries]
     with _writer(out / "quarantine.parquet", INGEST_QUARANTINE) as file:
         for entry in entries:
-            tables: Iterator[pa.Table] = (
-                pa.Table.from_batches([batch]) for batch in read_stream(entry.folder / "quarantine.arrow")
-            )
-            if rows := conflicts.get(entry.number):
-                schema = pa.schema(list(INGEST_QUARANTINE)[1:])
-                tables = iter(
-                    [pa.concat_tables([*tables, pa.Table.from_pylist(rows, schema=schema)]).sort_by("line")]
-                )
-            for table in tables:
+            for table in _refused(entry, repeats, paths):
                 path = pa.repeat(pa.scalar(entry.path), table.num_rows)
                 file.write_table(table.add_column(0, INGEST_QUARANTINE.field("file"), path))
                 count += table.num_rows

@@ -1,12 +1,13 @@
 """Events that occur more than once over all partitions: which one stays, which repeat it, which contradict it.
 
 Only hashes are compared, in ranges that fit into memory. Events of one id hash and one content hash are the same (128
-bits agree); where contents differ, the ids themselves are looked up.
+bits agree); where contents differ, another hash of the ids themselves is made (again 128 bits).
 """
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,6 @@ from flywheel_tasks.traffic.partition import read_stream
 
 _RANGE_ROWS = 1 << 20
 
-Place = tuple[int, int]  # partition, line
-
 
 @dataclass
 class Repeats:
@@ -27,12 +26,18 @@ class Repeats:
     Attributes:
         duplicates: number of rows that repeat an earlier one.
         dropped: lines of the rows that are not kept, conflicts included, by partition, sorted.
-        conflicts: by partition and line of a contradicting row, the place of the row that it contradicts.
+        conflicts: contradicting rows by partition: line, and partition and line of the row that it contradicts,
+            (3, rows), sorted by line.
     """
 
     duplicates: int = 0
     dropped: dict[int, np.ndarray] = field(default_factory=dict)
-    conflicts: dict[Place, Place] = field(default_factory=dict)
+    conflicts: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def contradicting(self) -> int:
+        """Number of contradicting rows."""
+        return sum(rows.shape[1] for rows in self.conflicts.values())
 
 
 @dataclass(frozen=True)
@@ -109,20 +114,32 @@ def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, first
 
 
-def _event_ids(entries: Sequence[Entry], places: Sequence[Place]) -> dict[Place, str]:
-    """Event ids of some rows."""
-    wanted: dict[int, list[int]] = defaultdict(list)
-    for number, line in places:
-        wanted[number].append(line)
-    found: dict[Place, str] = {}
-    for entry in entries:
-        if entry.number not in wanted:
-            continue
-        lines = np.array(wanted[entry.number])
-        for batch in read_stream(entry.folder / "origins.arrow"):
-            here = np.flatnonzero(np.isin(batch.column("line").to_numpy(), lines))
-            for row in batch.take(pa.array(here)).to_pylist():
-                found[entry.number, row["line"]] = row["event_id"]
+def places_in(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Place of each value among some sorted, different ones; -1 where it is none of them."""
+    at = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.where(ordered[at] == values, at, -1) if len(ordered) else np.full(len(values), -1)
+
+
+def _by_partition(partitions: np.ndarray, lines: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Every partition, and the numbers of its rows, sorted by line."""
+    order = np.lexsort((lines, partitions))
+    numbers, starts = np.unique(partitions[order], return_index=True)
+    for number, rows in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
+        yield int(number), rows
+
+
+def _true_ids(entries: Sequence[Entry], rows: np.ndarray) -> np.ndarray:
+    """Another hash of the event ids of some rows: where both agree the ids do. The ids themselves may be many."""
+    folders = {entry.number: entry.folder for entry in entries}
+    found = np.zeros(rows.shape[1], np.uint64)
+    for number, mine in _by_partition(rows[3], rows[2]):
+        lines = rows[2, mine].astype(np.int64)
+        for batch in read_stream(folders[number] / "origins.arrow"):
+            at = places_in(lines, batch.column("line").to_numpy())
+            here = np.flatnonzero(at >= 0)
+            ids = batch.column("event_id").take(pa.array(here)).to_pylist()
+            digests = b"".join(blake2b(name.encode(), digest_size=8).digest() for name in ids)
+            found[mine[at[here]]] = np.frombuffer(digests, np.uint64)
     return found
 
 
@@ -144,9 +161,8 @@ def find_repeats(entries: Sequence[Entry]) -> Repeats:
         repeats.duplicates += int(later.sum())
         for number in np.unique(found[3, later]):
             dropped[int(number)].append(found[2, later & (found[3] == number)].astype(np.int64))
-    _resolve(
-        entries, np.concatenate(unclear, axis=1) if unclear else np.zeros((4, 0), np.uint64), repeats, dropped
-    )
+    if unclear:
+        _resolve(entries, np.concatenate(unclear, axis=1), repeats, dropped)
     repeats.dropped = {number: np.sort(np.concatenate(lines)) for number, lines in dropped.items()}
     return repeats
 
@@ -155,15 +171,18 @@ def _resolve(
     entries: Sequence[Entry], rows: np.ndarray, repeats: Repeats, dropped: dict[int, list[np.ndarray]]
 ) -> None:
     """Decide on rows with one id hash and different contents, by their true ids."""
-    places = list(zip(rows[3].tolist(), rows[2].tolist(), strict=True))
-    ids = _event_ids(entries, places)
-    firsts: dict[str, tuple[int, Place]] = {}
-    for place, content in zip(places, rows[1].tolist(), strict=True):
-        kept, at = firsts.setdefault(ids[place], (content, place))
-        if at == place:
-            continue
-        dropped[place[0]].append(np.array([place[1]]))
-        if kept == content:
-            repeats.duplicates += 1
-        else:
-            repeats.conflicts[place] = at
+    if not rows.shape[1]:
+        return
+    ids = _true_ids(entries, rows)
+    order = np.lexsort((rows[2], rows[3], ids, rows[0]))  # of each id the first one first
+    rows, ids = rows[:, order], ids[order]
+    starts = np.flatnonzero(np.append(True, (rows[0, 1:] != rows[0, :-1]) | (ids[1:] != ids[:-1])))
+    first = np.repeat(starts, np.diff(np.append(starts, rows.shape[1])))
+    later = np.flatnonzero(first != np.arange(rows.shape[1]))
+    first, same = first[later], rows[1, later] == rows[1, first[later]]
+    repeats.duplicates += int(same.sum())
+    places = np.stack([rows[2, later], rows[3, first], rows[2, first]]).astype(np.int64)
+    for number, mine in _by_partition(rows[3, later], rows[2, later]):
+        dropped[number].append(places[0, mine])
+        if len(other := mine[~same[mine]]):
+            repeats.conflicts[number] = places[:, other]

@@ -42,17 +42,33 @@ def read_tables(file: BinaryIO, rename: Mapping[str, str]) -> Iterator[pa.Table]
         time may be a timestamp; other columns as they are.
 
     Raises:
-        TabularError: it is no Parquet file, or a column has a type that the field cannot have.
+        TabularError: it is no Parquet file or a damaged one, or a column has a type that the field cannot have.
     """
+    first, what = 1, "not a Parquet file that can be read"
     try:
         source = pq.ParquetFile(file)
         names = source.schema_arrow.names
         if len(set(names)) < len(names):
             raise TabularError("two columns have one name")
+        what = "damaged, beyond row 0"
         for batch in source.iter_batches(_BATCH_ROWS, use_threads=False):
+            _check_values(batch, first)
             yield _table(pa.Table.from_batches([batch]), rename)
-    except pa.ArrowException as error:
-        raise TabularError(f"not a Parquet file that can be read: {error}") from error
+            first += batch.num_rows
+            what = f"damaged, beyond row {first - 1}"
+    # Arrow tells of damaged pages as of a failing disk.
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise TabularError(f"{what}: {' '.join(str(error).split())}") from error
+
+
+def _check_values(batch: pa.RecordBatch, first: int) -> None:
+    """Arrow itself lets texts pass that are not UTF-8, and fails where one is first used."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            rows = f"rows {first} to {first + batch.num_rows - 1}"
+            raise TabularError(f"damaged: column {name}, in {rows}: {error}") from error
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -73,11 +89,33 @@ def _table(table: pa.Table, rename: Mapping[str, str]) -> pa.Table:
     return pa.table(columns)
 
 
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ArithmeticError, LookupError, ValueError):  # a year beyond 9999, a time zone that is none
+        if pa.types.is_timestamp(scalar.type):
+            return f"{scalar.value} {scalar.type.unit} since 1970"
+        return f"a {scalar.type} that cannot be read"
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """What a column holds; what Python has no value for is told as text, which no rule takes for a good value."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ArithmeticError, LookupError, ValueError):
+        values = [_value(scalar) for scalar in column]
+    return values
+
+
 def decoded(table: pa.Table, rows: Sequence[int]) -> list[dict[str, Any]]:
     """Rows as decoded events: a null is an absent field, a time is written out."""
     found = []
-    for row in table.take(pa.array(rows, pa.int64())).to_pylist():
-        event = {name: value for name, value in row.items() if value is not None}
+    wanted = table.take(pa.array(rows, pa.int64()))
+    columns = [_values(column) for column in wanted.columns]
+    for row in zip(*columns, strict=True):
+        event = {
+            name: value for name, value in zip(table.column_names, row, strict=True) if value is not None
+        }
         if hasattr(event.get("time"), "isoformat"):
             event["time"] = event["time"].isoformat()
         found.append(event)

@@ -72,7 +72,8 @@ def _day_counts(table: "ibis.Table") -> Counter[int]:
     timed = table.filter(table["time"].notnull())
     day = (timed["time"].epoch_seconds() // 86_400).name("day")  # ibis opens sessions in UTC
     rows = timed.group_by(day).aggregate(events=timed.count()).to_pyarrow()
-    return Counter(dict(zip(rows["day"].to_pylist(), rows["events"].to_pylist(), strict=True)))
+    days = zip(rows["day"].to_pylist(), rows["events"].to_pylist(), strict=True)
+    return Counter({day: events for day, events in days if day is not None})  # an infinite time has no day
 
 
 def newest_day(counts: Mapping[int, int]) -> int | None:

@@ -159,7 +159,7 @@ def test_a_log_of_more_ranges_than_files_may_be_open_is_spilled_in_several_goes(
     new_stream = pa.ipc.new_stream
     monkeypatch.setattr(pa.ipc, "new_stream", Watched)
     monkeypatch.setattr(buckets, "_OPEN", 4)
-    cuts = boundaries(tmp_path / "messages.parquet", "conversation_id", 20)
+    cuts = boundaries(tmp_path / "messages.parquet", "conversation_id", 20, "text", 1 << 26)
     assert len(cuts) + 1 == 12
     spilled = Buckets(tmp_path / "messages.parquet", "conversation_id", cuts, tmp_path / "scratch")
     tables = [spilled.read(k) for k in range(len(spilled))]
@@ -174,6 +174,26 @@ def test_a_longer_conversation_than_a_bucket_stays_whole(tmp_path, monkeypatch):
     assemble(tmp_path / "in", tmp_path / "out", SETTINGS, tmp_path / "scratch")
     prompts = read_rows(tmp_path / "out/prompts.parquet")
     assert len(prompts[19]["history"]) == 39
+
+
+def test_long_messages_make_more_ranges(tmp_path):
+    long = [row | {"text": "x" * 1_000} for k in range(30, 60) for row in chat(f"{k}", 2)]
+    write(tmp_path, [row for k in range(30) for row in chat(f"{k:02d}", 2)] + long)
+    cuts = boundaries(tmp_path / "messages.parquet", "conversation_id", 1_000, "text", 20_000)
+    names = sorted({f"{k:02d}" for k in range(60)})
+    ranges = [
+        sum(first <= name < end for name in names) for first, end in zip(cuts, [*cuts[1:], "z"], strict=True)
+    ]
+    assert cuts[0] >= "30"
+    assert max(ranges) <= 6
+    assert boundaries(tmp_path / "messages.parquet", "conversation_id", 1_000, "text", 10**6) == []
+
+
+def test_a_conversation_that_is_too_large_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "_MOST_BYTES", 500)
+    write(tmp_path / "in", [*chat("a", 1), *(row | {"text": "x" * 200} for row in chat("b", 2))])
+    with pytest.raises(AssemblyError, match=r"messages\.parquet: conversation b has 800 bytes of text"):
+        assemble(tmp_path / "in", tmp_path / "out", SETTINGS, tmp_path / "scratch")
 
 
 def test_a_gateways_refusal_is_nobodys_reply(tmp_path):

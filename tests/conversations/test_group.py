@@ -4,6 +4,7 @@ from datetime import timedelta
 import pyarrow as pa
 import pytest
 
+from flywheel_tasks.conversations import group as grouping
 from flywheel_tasks.conversations.assemble import newest_cards
 from flywheel_tasks.conversations.group import assemble_group
 from flywheel_tasks.conversations.schemas import PROBLEMS, SIBLINGS, TIMED_PROMPTS
@@ -177,6 +178,28 @@ def test_a_long_history_keeps_its_newest_messages_and_its_turn():
     assert contents(found.prompts[-1]) == ["6", "7", "8"]
     assert found.prompts[-1]["turn"] == 5
     assert found.counts["shortened"] == 3
+
+
+def test_histories_are_made_in_slices_of_few_bytes_and_most_of_them_only_when_asked_for(monkeypatch):
+    log = [message("a", 0, "user", "0" * 100)]
+    log += [message("a", k, "assistant" if k % 2 else "user", f"{k}" * 50, k - 1) for k in range(1, 40)]
+    log += [message("a", 41 + k, "assistant", "again", k) for k in range(0, 40, 2)]
+    whole = Found(log, longest=9)
+    monkeypatch.setattr(grouping, "_SLICE_BYTES", 2_000)
+    monkeypatch.setattr(grouping, "_AHEAD_BYTES", 4_000)
+    made: list[int] = []
+    histories = grouping._histories
+    monkeypatch.setattr(
+        grouping, "_histories", lambda *given: made.append(len(given[2])) or histories(*given)
+    )
+    tables = [pa.Table.from_pylist(rows, schema=schema) for rows, schema in ((log, MESSAGES), ([], SIGNALS))]
+    found = assemble_group(*tables, window=timedelta(minutes=30), longest_history=9)
+    assert sum(made) < 20  # of 20 prompts and 20 pairs
+    for name, slices in (("prompts", list(found.prompts)), ("siblings", list(found.siblings))):
+        assert [row for table in slices for row in table.to_pylist()] == getattr(whole, name)
+        assert len(slices) > 4
+        for table in slices:
+            assert sum(len("".join(contents(row))) for row in table.to_pylist()) < 2_000 + 9 * 100
 
 
 BROKEN = {

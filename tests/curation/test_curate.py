@@ -1,5 +1,7 @@
 from collections import Counter
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flywheel_tasks.conversations.assemble import assemble
@@ -182,6 +184,23 @@ def test_a_long_conversation_is_read_in_parts_and_treated_as_a_whole(validated, 
     assert "[EMAIL_1]" in {
         row["history"][-1]["content"] for row in kept
     }  # in another part than the first time
+
+
+def test_of_long_histories_few_are_in_memory_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(traffic, "_CHARACTERS", 3_000)
+    said = [{"role": "user", "content": "x" * 500}]
+    rows = [
+        prompt(f"{name}{n}") | {"conversation_id": name, "history": said * (n + 1)}
+        for name, count in (("a", 3), ("b", 9), ("c", 2))
+        for n in range(count)
+    ]
+    with pq.ParquetWriter(tmp_path / "p", PROMPTS) as file:
+        for row in rows:
+            file.write_table(pa.Table.from_pylist([row], schema=PROMPTS))
+    parts = [[row["prompt_id"] for row in part] for part in traffic.read_conversations(tmp_path / "p")]
+    assert [name for part in parts for name in part] == [row["prompt_id"] for row in rows]
+    assert parts[:2] == [["a0", "a1", "a2"], ["b0", "b1", "b2"]]
+    assert len(parts) > 6
 
 
 @pytest.mark.parametrize("place", [3, 20])

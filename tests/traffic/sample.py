@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 Event = dict[str, Any]
 
@@ -95,3 +97,12 @@ def write_log(root: Path, lines: Iterable[bytes], name: str = "date=2026-11-02/p
     data = b"".join(lines)
     path.write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
     return path
+
+
+def damaged_parquet(path: Path, rows: list[Event], compression: str = "snappy") -> None:
+    """A Parquet file with a whole footer and pages of which bytes are others."""
+    pq.write_table(pa.Table.from_pylist(rows), path, compression=compression, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    for at in range(100, len(data) // 2, 37):
+        data[at] ^= 0xFF
+    path.write_bytes(data)

@@ -4,6 +4,7 @@ from typer.testing import CliRunner
 
 from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.cli.traffic import app
+from tests.traffic.ingesting import ingest
 from tests.traffic.test_importers import HEADER, character, pair, transcripts
 
 ASKED = "\n\nHuman: Hi\n\nAssistant: "
@@ -43,9 +44,35 @@ def test_persona_chat_and_rpbench_write_partitions(tmp_path):
         call("persona-chat", csv, "--out", logs, "--start", "2026-03-01", "--source", "user").exit_code == 0
     )
     assert call("rpbench", characters, "--out", logs, "--start", "2026-03-01").exit_code == 0
-    lines = (logs / "date=2026-03-01/persona-chat.jsonl").read_bytes().splitlines()
+    characters, chat = sorted((logs / "date=2026-03-01").iterdir(), reverse=True)
+    lines = chat.read_bytes().splitlines()
     assert [orjson.loads(line)["source"] for line in lines] == ["user"] * 3
-    assert (logs / "date=2026-03-01/rpbench.jsonl").exists()
+    assert (chat.name[:13], characters.name[:8]) == ("persona-chat-", "rpbench-")
+
+
+def test_a_second_file_of_a_set_is_imported_beside_the_first_one_and_the_same_again_changes_nothing(tmp_path):
+    """Both in one folder of logs, with the same card at other times: no event is lost or contradicts another."""
+    logs, kept = tmp_path / "data/logs", {}
+    greeting = 'a,b,"User 1: Hi!\nUser 2: Hello."\n'
+    for name, rows in (
+        ("one", greeting),
+        ("two", 'a,c,"User 1: Ho!\nUser 2: Hum."\n' + greeting),
+        ("copy", greeting),
+    ):
+        csv, characters = tmp_path / f"{name}.csv", tmp_path / f"{name}.jsonl"
+        csv.write_text(HEADER + rows)
+        transcripts(characters, character(name_text="Ann" if name == "two" else "Ben"))
+        for command, file in (("persona-chat", csv), ("rpbench", characters)):
+            assert call(command, file, "--out", logs, "--start", "2026-03-01").exit_code == 0
+        before, kept = kept, {path: path.read_bytes() for path in logs.rglob("*.jsonl")}
+        assert before.items() <= kept.items()
+        assert len(kept) == (2 if name == "one" else 4)
+    metrics, tables, _ = ingest(tmp_path)
+    assert (metrics["duplicates"], metrics["quarantined"]) == (0, {"total": 0})
+    assert len({row["conversation_id"] for row in tables["messages"]}) == 3
+    assert len({row["message_id"] for row in tables["messages"]}) == 6
+    names = sorted({(row["card_id"], row["name"]) for row in tables["cards"]})
+    assert sum(name in ("Ann", "Ben") for _, name in names) == 2
 
 
 def test_wrong_files_and_options_are_explained_without_a_traceback(tmp_path):

@@ -12,7 +12,7 @@ from flywheel_tasks.traffic import forget_logs
 from flywheel_tasks.traffic.identity import UserKey
 from flywheel_tasks.traffic.log_store import FolderStore, LogsError
 from flywheel_tasks.traffic.logs import list_logs, partition_blocks, pin_logs
-from tests.traffic.sample import line, message, write_log
+from tests.traffic.sample import damaged_parquet, line, message, write_log
 
 KEY = UserKey("0123456789abcdef" * 4)
 ALICE, RENAME = "alice@corp.com", {"author": "user_id", "kind": "type"}
@@ -100,6 +100,18 @@ def test_a_damaged_file_is_told_of_and_keeps_no_other_from_being_searched(tmp_pa
     assert found.lines == {name: 4}
     assert list(found.broken) == [broken, "date=2026-11-02/c.parquet"]
     assert all("mend or delete it yourself" in why for why in found.broken.values())
+
+
+def test_parquet_with_damaged_pages_or_ids_that_are_no_text_is_told_of(tmp_path):
+    names = [f"date=2026-11-02/{name}.parquet" for name in "ab"]
+    damaged_parquet(write_log(tmp_path, [], names[0]), [{"user_id": f"user {k}"} for k in range(3_000)])
+    bad = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"], pa.binary()).buffers())
+    pq.write_table(pa.table({"user_id": bad}), write_log(tmp_path, [], names[1]))
+    found = find(tmp_path, KEY, {KEY.hashed(ALICE)}, RENAME)
+    assert list(found.broken) == names
+    assert all("is damaged" in why for why in found.broken.values())
+    with pytest.raises(LogsError, match=r"a\.parquet is damaged by now"):
+        forget_logs.rewrite("data/logs", tmp_path, names, KEY, {KEY.hashed(ALICE)}, RENAME)
 
 
 def test_where_there_are_no_logs_there_is_nobody(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from flywheel_tasks.traffic.logs import LogsError
 from flywheel_tasks.traffic.schemas import TABLES
 from tests.traffic.ingesting import ingest, many
-from tests.traffic.sample import card, events, line, message, write_log
+from tests.traffic.sample import card, damaged_parquet, events, line, message, write_log
 
 
 def parquet(root: Path, rows, name="date=2026-11-02/part.parquet", schema=None):
@@ -71,4 +71,47 @@ def test_a_parquet_file_that_is_none_or_has_wrong_types_is_an_error_with_its_nam
         ingest(tmp_path)
     path.write_bytes(b"PAR1 no")
     with pytest.raises(LogsError, match=r"part\.parquet: not a Parquet file"):
+        ingest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "time"), [("s", 10**12), ("ms", 10**15), ("us", -(2**62)), ("us", 2**63 - 1)]
+)
+def test_a_timestamp_beyond_all_years_is_a_bad_time_of_its_row_only(tmp_path, unit, time):
+    path = parquet(tmp_path, [])
+    table = pa.Table.from_pylist([{**event, "seen": None} for event in many(3)])
+    for name in ("time", "seen"):  # a field of the format, and one that it does not have
+        times = pa.array([5, time, 6], pa.timestamp(unit, tz="UTC"))
+        table = table.set_column(table.schema.get_field_index(name), name, times)
+    pq.write_table(table, path)
+    metrics, tables, _ = ingest(tmp_path)
+    assert (metrics["read"], metrics["accepted"]["total"]) == (3, 2)
+    [refused] = tables["quarantine"]
+    assert (refused["file"], refused["line"], refused["rule"]) == (
+        "date=2026-11-02/part.parquet",
+        2,
+        "bad_time",
+    )
+    assert " since 1970" in refused["detail"]
+    assert orjson.loads(refused["raw"])["event_id"] == "e1"
+
+
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_damaged_pages_are_an_error_with_the_files_name(tmp_path, compression):
+    path = parquet(tmp_path, [])
+    damaged_parquet(
+        path, [event | {"text": f"{event['text']} lorem ipsum" * 9} for event in many(500)], compression
+    )
+    with pytest.raises(LogsError, match=r"part\.parquet: damaged.* row"):
+        ingest(tmp_path)
+
+
+def test_text_that_is_not_utf_8_is_named_with_its_column(tmp_path):
+    path = parquet(tmp_path, [])
+    table = pa.Table.from_pylist(list(many(3)))
+    bad = pa.Array.from_buffers(
+        pa.string(), 3, pa.array([b"fine", b"\xff\xfe", b"ok"], pa.binary()).buffers()
+    )
+    pq.write_table(table.set_column(table.schema.get_field_index("text"), "text", bad), path)
+    with pytest.raises(LogsError, match=r"part\.parquet: damaged: column text, in rows 1 to 3: Invalid UTF8"):
         ingest(tmp_path)

@@ -2,14 +2,16 @@
 
 import resource
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flywheel_tasks.traffic import merge, partition, repeats
+from flywheel_tasks.traffic import logs, merge, partition, repeats
 from flywheel_tasks.traffic.identity import Identity
 from flywheel_tasks.traffic.logs import pin_logs
 from flywheel_tasks.traffic.schemas import TABLES
@@ -190,6 +192,33 @@ def test_a_hash_that_two_ids_share_loses_neither(tmp_path, monkeypatch):
     assert metrics["duplicates"] == 5
     assert [row["rule"] for row in tables["quarantine"]] == ["conflicting_duplicate"]
     assert "line 4" in tables["quarantine"][0]["detail"]
+
+
+def test_many_contradicting_events_are_quarantined_some_at_a_time_in_the_order_of_their_lines(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(partition, "_RUN_ROWS", 20)
+    monkeypatch.setattr(merge, "BATCH_ROWS", 7)
+    monkeypatch.setattr("flywheel_tasks.traffic.lines._INFLATE", 1_000)
+    monkeypatch.setattr(logs, "line_blocks", partial(logs.line_blocks, block_bytes=2_000))
+    write_log(tmp_path, map(line, many(60)), NAMES[0])
+    log: list[bytes] = []
+    for k, event in enumerate(many(60)):
+        log += [line(event | {"text": "other"}), b"no event\n"] if k % 3 else [line(event)]
+    log.append(line(signal(1, 1, event_id="e7")))
+    write_log(tmp_path, log, NAMES[2])
+    metrics, tables, _ = ingest(tmp_path)
+    assert len(list((tmp_path / "scratch/1").glob("message-*.arrow"))) > 1
+    assert metrics["duplicates"] == 20
+    assert metrics["quarantined"] == {"total": 81, "conflicting_duplicate": 41, "not_json": 40}
+    rows = tables["quarantine"]
+    assert [row["line"] for row in rows] == [
+        k for k, text in enumerate(log, 1) if text not in map(line, many(60))
+    ]
+    assert rows[0]["detail"] == f"event_id e1 has other content in {NAMES[0]} line 2"
+    assert rows[-1]["detail"] == f"event_id e7 has other content in {NAMES[0]} line 8"
+    file = pq.ParquetFile(tmp_path / "out/quarantine.parquet")
+    assert {file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)} == {7, 81 % 7}
 
 
 def test_late_early_and_repeated_deliveries_are_counted(tmp_path):

@@ -2,6 +2,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 import duckdb
+import orjson
 import pyarrow as pa
 import pytest
 
@@ -116,6 +117,22 @@ def test_a_few_events_with_a_wrong_clock_do_not_move_the_window_and_are_not_lost
     later = sum(count for day, count in days.items() if day >= first)
     assert metrics["accepted"]["message"] == len(tables["messages"]) == later
     assert metrics["accepted"]["card"] == 1
+
+
+@pytest.mark.parametrize("time", ["timestamptz 'infinity'", "to_timestamp(1762077600000)"])
+def test_a_time_that_is_none_goes_to_quarantine(tmp_path, time):
+    location = build(tmp_path / "events.db", list(spread({"2026-11-02": 30})))
+    with duckdb.connect(str(tmp_path / "events.db")) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        connection.execute(
+            f"INSERT INTO chat.messages SELECT * REPLACE ('odd' AS event_id, {time} AS time) "
+            "FROM chat.messages LIMIT 1"
+        )
+    metrics, tables = read(tmp_path, extract(location, WAREHOUSE, 1, {}, tmp_path))
+    assert metrics["accepted"]["message"] == 30
+    assert [(row["rule"], orjson.loads(row["raw"])["event_id"]) for row in tables["quarantine"]] == [
+        ("bad_time", "odd")
+    ]
 
 
 def test_the_median_day_is_of_the_newest_days_with_events(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from flywheel_tasks.traffic.importers.rows import (
     RowError,
     SkippedRow,
     card_event,
+    file_mark,
     short_hash,
     stamp,
     text_field,
@@ -105,7 +106,7 @@ def read_persona_chat(path: Path, *, start: date, source: str) -> Imported:
     events: list[dict[str, Any]] = []
     skipped: list[SkippedRow] = []
     cards: set[str] = set()
-    day = datetime.combine(start, time(), UTC)
+    day, mark = datetime.combine(start, time(), UTC), file_mark(path)
     for number, (line, row) in enumerate(_persona_rows(path)):
         try:
             turns = _persona_turns(text_field(row, PERSONA_COLUMNS[2]))
@@ -124,6 +125,6 @@ def read_persona_chat(path: Path, *, start: date, source: str) -> Imported:
         card_id = "persona-" + short_hash(*traits)
         if card_id not in cards:
             cards.add(card_id)
-            events.append(card_event(card_id, f"Persona {card_id[-6:]}", traits, [], begin, source))
-        events += _persona_messages(turns, f"persona-chat-{number:05d}", card_id, begin, source)
-    return Imported(events, skipped)
+            events.append(card_event(card_id, f"Persona {card_id[-6:]}", traits, [], begin, source, mark))
+        events += _persona_messages(turns, f"persona-chat-{mark}-{number:05d}", card_id, begin, source)
+    return Imported(events, skipped, mark)

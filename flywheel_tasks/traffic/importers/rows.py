@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.documents import write_jsonl
 from flywheel_tasks.traffic.lines import CorruptGzipError, gzip_chunks, plain_chunks, split_lines
 
@@ -50,15 +51,26 @@ class Imported:
     Attributes:
         rows: pairs or log events.
         skipped: rows that were not taken.
+        mark: of :func:`file_mark`; empty where no row needs it.
     """
 
     rows: list[dict[str, Any]]
     skipped: list[SkippedRow]
+    mark: str = ""
 
 
 def short_hash(*parts: str) -> str:
     """Sixteen hexadecimal digits that name some texts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def file_mark(path: Path) -> str:
+    """Twelve hexadecimal digits that name a file by its content.
+
+    They stand in ids that count a file's rows: so two files can be imported beside each other, and the same one again
+    gives the same events.
+    """
+    return file_digest(path).removeprefix("sha256:")[:12]
 
 
 def read_objects(path: Path, skipped: list[SkippedRow]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -113,11 +125,17 @@ def stamp(moment: datetime) -> str:
 
 
 def card_event(
-    card_id: str, name: str, traits: list[str], instructions: list[str], moment: datetime, source: str
+    card_id: str,
+    name: str,
+    traits: list[str],
+    instructions: list[str],
+    moment: datetime,
+    source: str,
+    mark: str,
 ) -> dict[str, Any]:
-    """A card as a log event."""
+    """A card as a log event of a file (``mark``): another file may have the same card at another time."""
     return {
-        "event_id": f"card-{card_id}",
+        "event_id": f"card-{mark}-{card_id}",
         "type": "card",
         "time": stamp(moment),
         "source": source,

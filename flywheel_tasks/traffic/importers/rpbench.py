@@ -10,6 +10,7 @@ from flywheel_tasks.traffic.importers.rows import (
     RowError,
     SkippedRow,
     card_event,
+    file_mark,
     read_objects,
     text_field,
 )
@@ -22,7 +23,7 @@ def _optional(row: dict[str, Any], key: str) -> str:
     return (value or "").strip()
 
 
-def _rpbench_card(row: dict[str, Any]) -> tuple[str, str, list[str], list[str]]:
+def _rpbench_card(row: dict[str, Any], mark: str) -> tuple[str, str, list[str], list[str]]:
     profile = row.get("npc_profile")
     if not isinstance(profile, dict) or not isinstance(row.get("id"), int):
         raise RowError("missing_field", "id is not a number or npc_profile is not an object")
@@ -38,7 +39,7 @@ def _rpbench_card(row: dict[str, Any]) -> tuple[str, str, list[str], list[str]]:
     sentences = re.split(r"(?<=[.!?])\s+", _optional(row, "background"))
     rules = [item for item in sentences if item and not item.startswith("You are role-playing")]
     filled = [item.replace("{{char}}", name).replace("{{user}}", "the user").strip() for item in traits]
-    return f"rpbench-{row['id']:04d}", name, filled, rules
+    return f"rpbench-{mark}-{row['id']:04d}", name, filled, rules
 
 
 def read_rpbench(path: Path, *, start: date, source: str) -> Imported:
@@ -54,15 +55,16 @@ def read_rpbench(path: Path, *, start: date, source: str) -> Imported:
     """
     events: dict[str, dict[str, Any]] = {}
     skipped: list[SkippedRow] = []
+    mark = file_mark(path)
     for number, row in read_objects(path, skipped):
         try:
-            card_id, name, traits, rules = _rpbench_card(row)
+            card_id, name, traits, rules = _rpbench_card(row, mark)
             if card_id in events:
                 raise RowError("repeated_id", f"an earlier line has id {row['id']}")
         except RowError as error:
             skipped.append(SkippedRow(str(path), number, *error.args))
             continue
         events[card_id] = card_event(
-            card_id, name, traits, rules, datetime.combine(start, time(), UTC), source
+            card_id, name, traits, rules, datetime.combine(start, time(), UTC), source, mark
         )
-    return Imported(list(events.values()), skipped)
+    return Imported(list(events.values()), skipped, mark)
