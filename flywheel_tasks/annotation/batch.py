@@ -6,7 +6,7 @@ are made of logged replies: those that users disliked, or that break the card.
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -24,7 +24,7 @@ from flywheel_tasks.curation.sampling import draw_order, stratified
 from flywheel_tasks.evaluation.instructions import share_kept
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.pool import draw, open_pool, share_out
-from flywheel_tasks.privacy.outgoing import identifiers_in
+from flywheel_tasks.privacy.said import identifiers_said
 from flywheel_tasks.settings import AnnotationBatch
 from flywheel_tasks.storage.documents import read_json, write_jsonl
 from flywheel_tasks.storage.tables import read_rows
@@ -47,11 +47,16 @@ def choose_prompts(rows: Sequence[Row], most: int, seed: int, purpose: str) -> l
     return [row for row in rows if row["prompt_id"] in chosen]
 
 
-def distinct(replies: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Pairs of policy and reply without empty replies, repeats (spacing aside), and such with identifiers, in order."""
+def distinct(replies: Sequence[tuple[str, str]], unfit: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Pairs of policy and reply without empty replies, repeats (spacing aside), and unfit ones, in order.
+
+    Args:
+        replies: pairs.
+        unfit: replies that may not be offered, for they hold an identifier.
+    """
     found: dict[str, tuple[str, str]] = {}
     for policy, reply in replies:
-        if reply.strip() and not identifiers_in(reply):
+        if reply.strip() and reply not in unfit:
             found.setdefault(" ".join(reply.split()), (policy, reply))
     return list(found.values())
 
@@ -219,9 +224,11 @@ def run(io: StageIO) -> Mapping[str, Any]:
     wanted, bad = _wanted(io, cards)
     prompts = [(Card.from_row(cards[row["card_id"]]), row["history"]) for _, row in wanted]
     found = _candidates(io, prompts)
+    texts = [reply for replies in found for _, reply in replies]
+    unfit = identifiers_said(texts, io.settings.privacy, (card["name"] for card in cards.values()))
     maker, tasks, dropped = TaskMaker(settings, io.settings.seed, cards), list[Row](), Counter[str]()
     for (purpose, row), replies in zip(wanted, found, strict=True):
-        kept = distinct(replies)
+        kept = distinct(replies, unfit)
         if len(kept) < 2:
             dropped[purpose] += 1
         else:
@@ -240,6 +247,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     return {
         **_counts(tasks, Counter(purpose for purpose, _ in wanted), dropped),
         "candidates_drawn": sum(map(len, found)),
+        "candidates_with_identifiers": sum(text in unfit for text in texts),
         "candidates_kept": sum(kept_by.values()),
         "candidates_by_policy": dict(sorted(kept_by.items())),
         "gold": {"tasks": len(gold), "share": len(gold) / len(tasks)},

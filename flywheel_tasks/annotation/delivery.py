@@ -11,7 +11,7 @@ from typing import Any
 
 from flywheel_tasks.annotation.reading import Reading, read_files
 from flywheel_tasks.annotation.tasks import AnnotationError
-from flywheel_tasks.settings import Label
+from flywheel_tasks.settings import Label, Privacy
 from flywheel_tasks.settings.annotation import GENERATION
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import read_json, write_json
@@ -62,13 +62,14 @@ def pin_labels(settings: Label, generation: str, root: Path) -> dict[str, Any]:
     return document
 
 
-def read_pinned(pin: Path, root: Path, tasks: Sequence[Mapping[str, Any]]) -> Reading:
+def read_pinned(pin: Path, root: Path, tasks: Sequence[Mapping[str, Any]], privacy: Privacy) -> Reading:
     """Read the pinned label files of a batch.
 
     Args:
         pin: ``inputs/labels.json``.
         root: the workspace.
         tasks: rows of the batch.
+        privacy: the section ``privacy``: a rewrite with an identifier is put aside.
 
     Raises:
         AnnotationError: a file is gone, is not what was pinned, or cannot be read as labels.
@@ -94,7 +95,7 @@ def read_pinned(pin: Path, root: Path, tasks: Sequence[Mapping[str, Any]]) -> Re
             path = Path(folder) / f"{number}{Path(item['path']).suffix}"
             path.write_bytes(data)
             files.append((name, path))
-        return read_files(files, tasks)
+        return read_files(files, tasks, privacy)
 
 
 _HINT = "pin the labels again: flywheel annotation pin"

@@ -39,7 +39,7 @@ def _of_people(io: StageIO, tasks: Sequence[Mapping[str, Any]]) -> Reading:
             f"{PIN}: pinned for label.annotator {document['annotator']}, the setting is {settings.annotator}; "
             "pin the labels again: flywheel annotation pin"
         )
-    reading = read_pinned(pin, io.root, tasks)
+    reading = read_pinned(pin, io.root, tasks, io.settings.privacy)
     broken = [row for row in reading.quarantined if row["rule"] not in ORDINARY]
     if broken and len(broken) > settings.max_quarantine_share * reading.read:
         raise AnnotationError(
@@ -64,7 +64,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     tasks = list(read_jsonl(batch))
     if io.settings.label.annotator == "simulated":
         _simulate(batch, out, io.settings.seed)
-        reading = read_files([(str(out), out)], tasks)
+        reading = read_files([(str(out), out)], tasks, io.settings.privacy)
         strict(reading)
     else:
         reading = _of_people(io, tasks)

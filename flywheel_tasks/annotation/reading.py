@@ -5,7 +5,7 @@ annotator and the rule that it breaks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from flywheel_tasks.annotation.label_studio import (
     values_of_result,
 )
 from flywheel_tasks.annotation.tasks import AnnotationError, short_id
+from flywheel_tasks.privacy.said import identifiers_said
+from flywheel_tasks.settings import Privacy
 from flywheel_tasks.storage.documents import read_json, read_jsonl
 
 Row = dict[str, Any]
@@ -58,7 +60,9 @@ class _Entry:
     problem: Problem | None
 
 
-def read_files(files: Sequence[tuple[str, Path]], tasks: Sequence[Mapping[str, Any]]) -> Reading:
+def read_files(
+    files: Sequence[tuple[str, Path]], tasks: Sequence[Mapping[str, Any]], privacy: Privacy | None = None
+) -> Reading:
     """Read and judge all labels of a batch.
 
     Of several sound labels by one annotator for one task the newest counts (the first, where no times are known),
@@ -68,6 +72,7 @@ def read_files(files: Sequence[tuple[str, Path]], tasks: Sequence[Mapping[str, A
     Args:
         files: the name to show and the path of each.
         tasks: rows of the batch.
+        privacy: the section ``privacy``: a rewrite with an identifier is quarantined; None: it is not looked for.
 
     Raises:
         AnnotationError: a file is in no known format.
@@ -82,6 +87,8 @@ def read_files(files: Sequence[tuple[str, Path]], tasks: Sequence[Mapping[str, A
                 reading.unlabelled += 1
             else:
                 entries.append(entry)
+    if privacy is not None:
+        entries = _without_identifiers(entries, privacy, {task["card"]["name"] for task in tasks})
     newest = _newest(entries)
     for entry in entries:
         problem = entry.problem
@@ -96,6 +103,23 @@ def read_files(files: Sequence[tuple[str, Path]], tasks: Sequence[Mapping[str, A
         elif problem is not None:
             reading.quarantined.append(_quarantined(entry, problem))
     return reading
+
+
+def _without_identifiers(entries: Sequence[_Entry], privacy: Privacy, characters: set[str]) -> list[_Entry]:
+    """The entries, those judged as unsound whose rewrite holds an identifier; the detail never tells it."""
+    texts = [
+        entry.label["rewrite"]["text"]
+        if entry.label is not None and entry.label["rewrite"] is not None
+        else ""
+        for entry in entries
+    ]
+    said = identifiers_said(texts, privacy, characters)
+    return [
+        replace(entry, problem=Problem("identifier", f"rewrite: holds an identifier ({said[text]})"))
+        if entry.problem is None and text in said
+        else entry
+        for entry, text in zip(entries, texts, strict=True)
+    ]
 
 
 def _newest(entries: Sequence[_Entry]) -> dict[tuple[str, str], _Entry]:

@@ -15,7 +15,7 @@ from flywheel_tasks.annotation.progress import done_share, progress
 from flywheel_tasks.annotation.reading import Reading
 from flywheel_tasks.annotation.studio import Studio, StudioError, same_interface
 from flywheel_tasks.annotation.tasks import AnnotationError
-from flywheel_tasks.settings import Label, load_settings
+from flywheel_tasks.settings import Label, Privacy, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import read_json, read_jsonl
@@ -50,12 +50,14 @@ class Round:
         root: the workspace.
         generation: its id.
         settings: ``label`` of params.yaml.
+        privacy: ``privacy`` of params.yaml.
         tasks: rows of the batch.
     """
 
     root: Path
     generation: str
     settings: Label
+    privacy: Privacy
     tasks: tuple[Row, ...]
 
     @property
@@ -75,8 +77,8 @@ def open_round(root: Path) -> Round:
     if not (root / BATCH).exists():
         raise AnnotationError(f"{root / BATCH}: is not made yet: dvc repro annotation_batch")
     generation = read_json(root / "inputs/generation.json")["generation"]
-    settings = load_settings(root / "params.yaml").label
-    return Round(root, generation, settings, tuple(read_jsonl(root / BATCH)))
+    settings = load_settings(root / "params.yaml")
+    return Round(root, generation, settings.label, settings.privacy, tuple(read_jsonl(root / BATCH)))
 
 
 def groups(tasks: Sequence[Mapping[str, Any]]) -> list[Group]:
@@ -184,7 +186,7 @@ def _deliver(work: Round, name: str, data: bytes) -> str:
 def delivered(work: Round) -> Reading:
     """Pin what is delivered by now, and read it."""
     pin_labels(work.settings, work.generation, work.root)
-    return read_pinned(work.root / PIN, work.root, work.tasks)
+    return read_pinned(work.root / PIN, work.root, work.tasks, work.privacy)
 
 
 def status(work: Round) -> Row:

@@ -40,15 +40,13 @@ def whom(users: Sequence[str], file: Path | None, *, hashed: bool, source: str) 
         source: the setting ``logs.source``, whose key hashes them.
 
     Raises:
-        IdentityError: there are none, a hash is none, or there is no key.
+        IdentityError: there are none, the file cannot be read, a hash is none, or there is no key.
     """
     from flywheel_tasks.traffic.identity import HASHED, IdentityError, user_key
 
     if file is not None:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        lines = text.removeprefix("\ufeff").split(
-            "\n"
-        )  # some editors begin a file with a mark that nobody sees
+        # Some editors begin a file with a mark that nobody sees.
+        lines = _read(file).removeprefix("\ufeff").split("\n")
         users = [*users, *(line for line in lines if line.strip())]
     if not users:
         raise IdentityError("nobody to forget: give ids, or --from a file with one a line")
@@ -59,3 +57,16 @@ def whom(users: Sequence[str], file: Path | None, *, hashed: bool, source: str) 
                 f"{user!r} is not a hash (u_ and 32 hexadecimal digits): leave --hashed out for a raw id"
             )
     return Who(key, {user if hashed else key.hashed(user): user for user in users}, hashed)
+
+
+def _read(file: Path) -> str:
+    """The text of a file, or of standard input for ``-``."""
+    from flywheel_tasks.traffic.identity import IdentityError
+
+    name = "standard input" if str(file) == "-" else str(file)
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise IdentityError(f"{name}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise IdentityError(f"{name}: is not UTF-8 text (byte {error.start + 1})") from error

@@ -10,7 +10,6 @@ from flywheel_tasks.evaluation.instructions import share_kept
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
-from flywheel_tasks.privacy.outgoing import identifiers_in
 from flywheel_tasks.settings import RejectionSample
 
 REMOVED = "[removed: an identifier]"
@@ -69,17 +68,21 @@ def candidates_of(prompt: Prompt, policy: str, replies: Sequence[Reply]) -> list
     return found
 
 
-def mark_unusable(candidates: Sequence[Candidate]) -> None:
+def mark_unusable(candidates: Sequence[Candidate], identified: Collection[str] = ()) -> None:
     """Give a reason to candidates of one prompt that need no score: empty, cut off, or a repetition.
 
     One in which the model says an identifier, made up or remembered, is not kept at all.
+
+    Args:
+        candidates: of one prompt.
+        identified: texts with an identifier.
     """
     seen: set[str] = set()
     for candidate in candidates:
         plain = " ".join(candidate.text.split())
         if not plain:
             candidate.reason = "empty"
-        elif identifiers_in(candidate.text):
+        elif candidate.text in identified:
             candidate.reason, candidate.text = "identifier", REMOVED
         elif candidate.cut_off:
             candidate.reason = "cut_off"

@@ -25,6 +25,7 @@ from flywheel_tasks.policy.candidates import (
 )
 from flywheel_tasks.policy.pool import Policy, draw, open_pool
 from flywheel_tasks.policy.prompts import CONTEXT, Prompt, choose, load_split
+from flywheel_tasks.privacy.said import identifiers_said
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
 from flywheel_tasks.safety.classifier import classifier_of, unsafe
@@ -147,8 +148,10 @@ def run(io: StageIO) -> Mapping[str, Any]:
     )
     by_prompt = _draw(io, pool, prompts)
     everything = [candidate for candidates in by_prompt for candidate in candidates]
+    names = {prompt.card.name for prompt in prompts}
+    identified = identifiers_said((one.text for one in everything), io.settings.privacy, names)
     for candidates in by_prompt:
-        mark_unusable(candidates)
+        mark_unusable(candidates, identified)
     texts = [candidate.text for candidate in everything if not candidate.reason]
     mark_unsafe(everything, unsafe(classifier, texts, io.settings.safety.threshold))
     if section.drop_templated:

@@ -36,15 +36,18 @@ _TELLING = (
     r"(?:access_?token|auth|api_?key|apikey|key|password|passwd|pwd|secret|session(?:_?id)?|sid|sig|signature|token|jwt"
     r"|x-amz-signature|code|refresh_?token)"
 )
+# All parts are bounded, so that every start costs a limited number of steps: a name's labels have 63 characters.
 _URL = re.compile(
     r"\bh(?:tt|xx)ps?\s{0,2}:\s{0,2}//\s{0,2}[^\s<>\"]+|\bftp://[^\s<>\"]+"
-    rf"|(?<![\w@])(?:[\w-]+\.)+[a-z]{{2,}}(?::\d+)?/[^\s<>\"]*[?&#]{_TELLING}=[^\s<>\"]{{6,}}",
+    r"|(?<![\w@])(?:[\w-]{1,63}\.){1,20}[a-z]{2,63}(?::\d+)?/[^\s<>\"]{0,2000}"
+    rf"[?&#]{_TELLING}=[^\s<>\"]{{6,}}",
     re.IGNORECASE,
 )
-_URL_SECRET = re.compile(rf"//[^/\s@]+:[^/\s@]+@|[?&#]{_TELLING}=[^\s&]{{6,}}", re.IGNORECASE)
+_URL_SECRET = re.compile(rf"//[^/\s@][^/\s@:]*:[^/\s@]+@|[?&#]{_TELLING}=[^\s&]{{6,}}", re.IGNORECASE)
 _DATE = re.compile(
     r"(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,2}(?:[ -]+\d{1,4})*|\d{1,2}[-./]\d{1,2}[-./](?:19|20)\d\d(?: \d{1,4})*"
 )
+_LONGEST_DOMAIN = 253  # characters (RFC 1035)
 _SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)  # the packaged list; never the network
 
 
@@ -53,11 +56,13 @@ def emails(text: str) -> Spans:
     for match in _EMAIL.finditer(text):
         name, _, domain = canonical("EMAIL", match[0]).partition("@")
         end = match.end()
+        dots = [dot.start() for dot in re.finditer(DOT, match[0], re.IGNORECASE)]
         # "anna@example.com dot" or "...com.Then": words that are no part of the domain are cut off.
-        while domain and not _SUFFIXES(domain).top_domain_under_public_suffix and "." in domain:
+        while "." in domain and (
+            len(domain) > _LONGEST_DOMAIN or not _SUFFIXES(domain).top_domain_under_public_suffix
+        ):
             domain = domain.rpartition(".")[0]
-            cut = list(re.finditer(DOT, text[match.start() : end], re.IGNORECASE))
-            end = match.start() + cut[-1].start()
+            end = match.start() + dots.pop()
         if name and "." in domain and _SUFFIXES(domain).top_domain_under_public_suffix:
             yield match.start(), end
 

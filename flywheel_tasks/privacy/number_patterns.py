@@ -15,16 +15,17 @@ _NINO = re.compile(
     re.IGNORECASE,
 )
 _SSN_SAID = re.compile(r"\b(?:ssn|social\s+security|itin)\b", re.IGNORECASE)
+# What a start may look through in vain is bounded, so that many starts in one long word are no square.
 _SECRET = re.compile(
     r"\b(?:sk|pk|rk)[-_](?:live|test|proj|ant|or)?[-_]?[A-Za-z0-9_-]{20,}"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{40,}"
     r"|\bglpat-[A-Za-z0-9_-]{20,}|\bxox[abprs]-[\w-]{10,}|\bAIza[A-Za-z0-9_-]{35}|\bhf_[A-Za-z0-9]{30,}"
-    r"|\bnpm_[A-Za-z0-9]{36}|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}|\bSG\.[\w-]{16,}\.[\w-]{16,}"
+    r"|\bnpm_[A-Za-z0-9]{36}|\beyJ[\w-]{8,4000}\.eyJ[\w-]{8,}\.[\w-]{8,}|\bSG\.[\w-]{16,}\.[\w-]{16,}"
     # With its body, which is the secret; a cut one goes on to the end of the text.
     r"|-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*-----|\Z)"
 )
 NAMED_SECRET = re.compile(
-    r"\b(?:api[ _-]?key|access[ _-]?token|secret[ _-]?key|bearer)\b[\s:=]*(?:is\s+)?((?=[\w-]*\d)[\w-]{16,})",
+    r"\b(?:api[ _-]?key|access[ _-]?token|secret[ _-]?key|bearer)\b[\s:=]*(?:is\s+)?((?=[\w-]{0,400}\d)[\w-]{16,})",
     re.IGNORECASE,
 )
 _ETHEREUM = re.compile(r"\b0x[0-9a-fA-F]{40}\b")

@@ -18,6 +18,10 @@ import pyarrow.parquet as pq
 _SHOWN = 20
 _BATCH_ROWS = 2000
 _HIDDEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff\u00ad\u20e3]")
+_SHORTEST_IBAN = 15  # characters (Norway's)
+_TELLING = re.compile(r"https?://[^\s/@:]+:[^\s/@]+@|[?&](?:access_token|token|api_key|password|sig)=\S{6}")
+# Normalised a part at a time: of a long run of accents, the time would grow with its square.
+_PART = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]{1,1000}")
 _DIGIT = re.compile(r"\D+")
 
 
@@ -52,12 +56,22 @@ def _card(text: str) -> bool:
 
 
 def _iban(text: str) -> bool:
-    plain = text.replace(" ", "")
+    """Whether the beginning of a match is an account: capital words may follow it, which the expression takes along."""
+    groups = text.split(" ")
+    starts = ("".join(groups[: count + 1]) for count in range(len(groups)))
+    return any(len(start) >= _SHORTEST_IBAN and _remainder(start) == 1 for start in starts)
+
+
+def _remainder(plain: str) -> int:
     remainder = 0
     for character in plain[4:] + plain[:4]:
         value = ord(character) - (48 if character.isdigit() else 55)
         remainder = (remainder * (10 if value < 10 else 100) + value) % 97
-    return remainder == 1
+    return remainder
+
+
+def _telling(text: str) -> bool:
+    return _TELLING.search(text) is not None
 
 
 def _international(text: str) -> bool:
@@ -70,7 +84,8 @@ def _always(text: str) -> bool:
 
 # Type, expression, and what else must hold of a match.
 _RULES = (
-    ("EMAIL", r"[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}", _always),
+    # From the start of its word: begun anew at every letter, a long word would cost its square.
+    ("EMAIL", r"(?<![A-Za-z0-9._%+-])[._%+-]*[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}", _always),
     # As it is said: "anna at example[.]com", "anna (at) example (dot) com". A plain "at" needs dots without spaces.
     (
         "EMAIL",
@@ -96,11 +111,7 @@ _RULES = (
         r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]\d)(?!\w|\.\d)",
         _always,
     ),
-    (
-        "URL_SECRET",
-        r"https?://[^\s/@:]+:[^\s/@]+@|https?://\S*[?&](?:access_token|token|api_key|password|sig)=\S{6}",
-        _always,
-    ),
+    ("URL_SECRET", r"https?://\S+", _telling),
     ("URL", r"https?://[\w-]+\.\w", _always),
     ("CRYPTO", r"(?<!\w)0x[0-9a-fA-F]{40}(?!\w)", _always),
     (
@@ -150,19 +161,31 @@ def without_identifiers(text: str, allowed: Iterable[str], placeholder: Callable
         the text as it is if there is nothing to replace; otherwise in the form that this scan reads (NFKC).
     """
     plain, kept, changed = _normal(text), frozenset(allowed), False
-    while hit := next((hit for hit in _matches(plain) if hit[0] not in kept), None):
-        kind, (start, end) = hit[0], hit[1].span()
-        while start and not plain[start - 1].isspace():
-            start -= 1
-        while end < len(plain) and not plain[end].isspace():
-            end += 1
-        plain = plain[:start] + placeholder(kind, plain[start:end]) + plain[end:]
-        changed = True
+    while hits := [(match.span(), kind) for kind, match in _matches(plain) if kind not in kept]:
+        pieces, at = [], 0
+        for (start, end), kind in sorted(hits):
+            if start < at:
+                continue  # in the words that are replaced already
+            start, end = _words(plain, start, end, at)
+            pieces += [plain[at:start], placeholder(kind, plain[start:end])]
+            at = end
+        plain, changed = "".join([*pieces, plain[at:]]), True
     return plain if changed else text
 
 
+def _words(text: str, start: int, end: int, least: int) -> tuple[int, int]:
+    """A stretch of a text made longer, to whole words; it starts at ``least`` or behind it."""
+    while start > least and not text[start - 1].isspace():
+        start -= 1
+    while end < len(text) and not text[end].isspace():
+        end += 1
+    return start, end
+
+
 def _normal(text: str) -> str:
-    return text if text.isascii() else _HIDDEN.sub("", unicodedata.normalize("NFKC", text))
+    if text.isascii():
+        return text
+    return _HIDDEN.sub("", _PART.sub(lambda part: unicodedata.normalize("NFKC", part[0]), text))
 
 
 def _matches(text: str) -> Iterator[tuple[str, re.Match[str]]]:

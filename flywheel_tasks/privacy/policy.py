@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from flywheel_tasks.privacy.detector import Detector
 from flywheel_tasks.privacy.outgoing import identifiers_in, kept_types, without_identifiers
-from flywheel_tasks.privacy.types import TYPES, Finding
+from flywheel_tasks.privacy.types import TYPES, Finding, fictional
 
 Row = dict[str, Any]
 Policy = Mapping[str, str]
@@ -106,9 +106,9 @@ def protect(
     """
     before = before or Conversations()
     found = detector.find_all(text for row in rows for _, text in _turns(row))
-    fictional = {part for name in characters for part in (name.lower(), *name.lower().split())}
+    nobodys = fictional(characters)
     found = {
-        text: [hit for hit in hits if not (hit.type == "NAME" and hit.value in fictional)]
+        text: [hit for hit in hits if not (hit.type == "NAME" and hit.value in nobodys)]
         for text, hits in found.items()
     }
     identifiers = dict.fromkeys(TYPES, 0)

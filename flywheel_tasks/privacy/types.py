@@ -1,5 +1,6 @@
 """The types of identifiers, and what a finding is."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # In the order in which they win where findings overlap: what does most harm, and what is surest, first.
@@ -33,3 +34,8 @@ class Finding(NamedTuple):
     end: int
     type: str
     value: str
+
+
+def fictional(characters: Iterable[str]) -> frozenset[str]:
+    """The values of findings that are names of characters, or parts of them."""
+    return frozenset(part for name in characters for part in (name.lower(), *name.lower().split()))

@@ -111,6 +111,20 @@ def test_prompts_with_too_few_distinct_candidates_are_counted(make_io, tiny_mode
     )
 
 
+def test_replies_that_say_an_identifier_are_not_offered(make_io, tiny_models, tmp_path, monkeypatch):
+    texts = ["one", "two", "Text me: 07911 123456"]
+    monkeypatch.setattr(
+        Fixed,
+        "draw",
+        lambda self, prompts, n, seed: [[Reply(text, None, True) for text in texts]] * len(prompts),
+    )
+    monkeypatch.setattr(batch, "open_pool", lambda *args, **kwargs: [Fixed()])
+    metrics = batch.run(io := workspace(make_io, tmp_path, tiny_models / "base"))
+    tasks = list(read_jsonl(io.out("data/annotation/batch.jsonl")))
+    assert {c["text"] for task in tasks for c in task["candidates"]} == {"one", "two"}
+    assert metrics["candidates_with_identifiers"] == len(tasks) == metrics["candidates_drawn"] / 3
+
+
 def test_a_prompt_without_a_card_is_an_error(make_io, tiny_models, tmp_path):
     io = workspace(make_io, tmp_path, tiny_models / "base")
     write_rows([{**CARD, "card_id": "other"}], CARDS, tmp_path / "data/curated/cards.parquet")

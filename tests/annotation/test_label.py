@@ -212,6 +212,26 @@ def test_broken_labels_are_quarantined_up_to_a_share(make_io, tmp_path):
         run(io)
 
 
+@pytest.mark.parametrize("said", ["Text me: 07911 123456", "My ssn is 123 45 6789", "a@example.com"])
+def test_a_rewrite_with_an_identifier_is_put_aside_and_an_earlier_label_counts(make_io, tmp_path, said):
+    tasks = [task("t1", texts=("bad",), kind="rewrite", reviews=2)]
+    rows = [
+        label(tasks[0], rewrite=(0, said)),
+        label(tasks[0], rewrite=(0, "We won 21-14.")),
+        label(tasks[0], annotator="a2", rewrite=(0, "better")),
+    ]
+    io = delivered(make_io, tmp_path, tasks, {"mo.jsonl": rows}, {"label.max_quarantine_share": 0.5})
+    metrics = run(io)
+    assert (metrics["labels"], metrics["quarantined"]) == (2, {"identifier": 1})
+    aside = list(read_jsonl(io.out("data/annotation/quarantine.jsonl")))
+    assert (aside[0]["place"], aside[0]["rule"]) == ("line 1", "identifier")
+    assert said not in str(aside)
+    assert {row["rewrite"]["text"] for row in read_jsonl(io.out("data/annotation/labels.jsonl"))} == {
+        "We won 21-14.",
+        "better",
+    }
+
+
 def test_simulated_labels_are_never_taken_for_those_of_people(make_io, tmp_path):
     tasks = [task("t1")]
     io = delivered(make_io, tmp_path, tasks, {"mo.jsonl": [label(tasks[0]) | {"simulated": True}]})

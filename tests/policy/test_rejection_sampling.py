@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.policy import rejection_sampling
 from flywheel_tasks.policy.candidates import (
+    REMOVED,
     Candidate,
     Thresholds,
     candidates_of,
@@ -100,6 +101,28 @@ def test_what_the_gateway_would_withhold_is_not_learned() -> None:
     mark_unusable(rows)
     mark_unsafe(rows, {"How to brew it: ...", ""})
     assert [row.reason for row in rows] == ["", "unsafe", "empty"]
+
+
+def test_a_reply_with_an_identifier_is_not_even_kept_in_the_table() -> None:
+    rows = candidates_of(
+        PROMPT, "champion", [Reply(text, 2, True) for text in ("Aye.", "Ring 07911 123456.")]
+    )
+    mark_unusable(rows, {"Ring 07911 123456."})
+    assert [(row.reason, row.text) for row in rows] == [("", "Aye."), ("identifier", REMOVED)]
+
+
+def test_candidates_are_looked_at_by_both_scans(
+    policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(policy: Any, chats: Sequence[Any], n: int, *_: Any) -> list[list[Reply]]:
+        return [
+            [Reply("Aye, captain.", 3, True), Reply("My cell is 415.555.2671, call!", 9, True)] for _ in chats
+        ]
+
+    monkeypatch.setattr(rejection_sampling, "draw", drawn)
+    metrics = run(io := policy_io("rejection_sample", SHORT | {"rejection_sample.drop_templated": False}))
+    assert metrics["reasons"]["identifier"] == metrics["candidates"] / 2
+    assert "415" not in str(read_rows(io.out("data/rejection") / "candidates.parquet"))
 
 
 def _obedience(section: dict[str, Any], *texts: str, instructions: tuple[str, ...]) -> list[str]:

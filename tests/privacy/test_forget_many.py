@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from flywheel_tasks.cli.app import app
 from flywheel_tasks.pipeline import trained_on
 from flywheel_tasks.privacy import forget
+from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.traffic import forget_logs
 from flywheel_tasks.traffic.identity import IdentityError
@@ -73,6 +74,20 @@ def test_ids_come_from_standard_input(workspace):
 def test_nobody_or_no_hash_is_refused(workspace, words, why):
     with pytest.raises(IdentityError, match=why):
         call(workspace, *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "cannot be read: No such file"), (f"{GONE}\n".encode("utf-16"), "is not UTF-8 text")],
+)
+def test_a_file_of_ids_that_cannot_be_read_is_named_and_nothing_changes(workspace, tmp_path, content, why):
+    file = tmp_path / "ids.txt"
+    if content is not None:
+        file.write_bytes(content)
+    before = tree_digest(workspace / "data")
+    with pytest.raises(IdentityError, match=rf"ids\.txt: {why}"):
+        call(workspace, OTHER, "--from", str(file))
+    assert tree_digest(workspace / "data") == before
 
 
 def test_after_a_kill_each_of_them_can_be_forgotten_alone(workspace, monkeypatch):
