@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.conftest import Live, logged
+from tests.serving.conftest import Live, logged, wait_for
 from tests.serving.stub import REPLY, Stub
 
 Start = Callable[..., Live]
@@ -210,6 +210,29 @@ def test_feedback_on_what_the_user_was_not_sent_is_refused(live: Start, root: Pa
     assert give(signal="continue") == (400, "unknown_signal")
     assert give(signal="feedback") == (400, "missing_value")
     assert logged(root, "signal") == []
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/feedback"])
+def test_an_upload_that_breaks_off_is_counted_and_nothing_else(
+    live: Start, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    gateway = live()
+    with gateway.leaving(path, b'{"model":', length=100):
+        pass
+    wait_for(lambda: gateway.counted(path, 499) == 1)
+    assert gateway.gateway.in_flight == 0
+    assert "Traceback" not in caplog.text
+    assert "Exception" not in caplog.text
+
+
+def test_a_feedback_that_fails_in_an_unknown_way_is_no_success(
+    live: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = live()
+    monkeypatch.setattr(gateway.gateway.turns, "by_id", lambda _: 1 / 0)
+    given = {"message_id": "m", "signal": "thumb_up", "user": "ann"}
+    assert gateway.post("/v1/feedback", given).status_code == 500
+    assert gateway.counted("/v1/feedback", 500) == 1
 
 
 def test_metrics_and_health(live: Start) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from flywheel_tasks.online.approval import registry_of
@@ -188,6 +189,29 @@ def test_a_client_that_goes_away_has_seen_what_is_recorded(live: Start, root: Pa
     wait_for(lambda: gateway.gateway.turns.by_id(reply["message_id"]) is not None)
     assert gateway.chat("Hi", "First.", "Go on").status_code == 200
     assert {row["conversation_id"] for row in logged(root, "message")} == {reply["conversation_id"]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_before_it_is_shown_anything_was_not_exposed_and_said_nothing(
+    make_live: Start, stub: Stub, stream: bool
+) -> None:
+    gateway = make_live(timeout_seconds=60.0)
+    plan = start_experiment(gateway.root)
+    wait_for(lambda: bool(gateway.gateway.rollout and gateway.gateway.rollout.running))
+    user, stub.seconds = user_of(plan, "candidate"), 5.0
+    body = {"model": "character:mira", "messages": [{"role": "user", "content": "Hi"}], "user": user}
+    for _ in range(2):
+        stub.asked.clear()
+        with gateway.leaving("/v1/chat/completions", orjson.dumps(body | {"stream": stream})):
+            wait_for(lambda: len(stub.asked) == 1)
+        wait_for(lambda: gateway.gateway.in_flight == 0)
+    assert logged(gateway.root) == []
+    assert gateway.counted("/v1/chat/completions", 499) == 2
+    stub.seconds = 0.0
+    assert gateway.chat("Hi", user=user, stream=stream).status_code == 200
+    rows = [row for row in logged(gateway.root) if row.get("user_id") == user]
+    assert sorted(row["type"] for row in rows) == ["exposure", "message", "message"]
+    assert gateway.chat("Hi", REPLY, "Go on", user=user).status_code == 200
 
 
 def test_a_client_that_leaves_during_the_last_sync_is_recorded_once(
