@@ -140,7 +140,7 @@ async def _chat(gateway: Gateway, request: Request) -> Response:
         key = _key(gateway, request)
         call.enter()
         asked = parse_body(await _body(request, gateway.settings.serve.max_body_bytes), ChatRequest)
-        call.caller, call.stream = _caller(key, asked.user), asked.stream
+        call.caller, call.stream = _caller(key, asked.user), bool(asked.stream)
         _take_token(gateway, call.caller)
         call.exchange = _exchange(gateway, call.caller, asked)
         if asked.stream:

@@ -158,6 +158,27 @@ def test_content_in_parts_and_unused_fields(live: Start, root: Path, stub: Stub)
     assert (stub.asked[0]["max_tokens"], stub.asked[0]["temperature"]) == (5, 0.7)
 
 
+def test_null_is_the_default_of_every_field_that_may_be_left_out(live: Start) -> None:
+    gateway = live()
+    names = {
+        *("stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "metadata", "store"),
+        *("temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
+        *("tools", "tool_choice", "response_format", "logprobs", "top_logprobs", "audio", "modalities"),
+        *("functions", "function_call", "parallel_tool_calls", "service_tier", "reasoning_effort"),
+    }
+    response = gateway.chat("Hi", **dict.fromkeys(names))
+    assert response.status_code == 200, response.text
+    assert response.json()["object"] == "chat.completion"
+    assert "x-flywheel-unused" not in response.headers
+    optional = {"conversation_id": None, "regenerate": None, "arm": None}
+    assert gateway.chat("Hello", metadata=optional).status_code == 200
+    _, parts = gateway.stream("Hi", stream_options={"include_usage": None})
+    assert "usage" not in parts[-1]
+    message = {"role": "user", "content": "Hi", "name": None}
+    body = {"model": "character:mira", "messages": [message], "user": None}
+    assert gateway.post("/v1/chat/completions", body, "ann").status_code == 200
+
+
 def test_models_need_a_key_and_list_the_characters(live: Start) -> None:
     gateway = live()
     assert error(gateway.client.get("/v1/models")) == (401, "invalid_api_key")
