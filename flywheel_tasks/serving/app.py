@@ -274,7 +274,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     @app.get("/readyz")
     async def readyz() -> Response:
         problems = gateway.problems()
-        body = {"ready": not problems, "problems": problems, "models": gateway.fleet.states()}
+        told = problems + gateway.warnings()
+        body = {"ready": not problems, "problems": told, "models": gateway.fleet.states()}
         return _Json(body, 503 if problems else 200)
 
     @app.get("/metrics")

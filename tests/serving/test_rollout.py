@@ -269,14 +269,30 @@ def test_a_champion_that_its_server_does_not_list_never_takes_over(
     monkeypatch.setattr(gateway.gateway._registry, "state", lambda: restored)
     wait_for(lambda: "/v1/models does not list g0001, but base" in caplog.text)
     assert answered_by(gateway, "ann") == "base"
+
+    def ready() -> tuple[int, bool, list[str]]:
+        response = gateway.client.get("/readyz")
+        return response.status_code, response.json()["ready"], response.json()["problems"]
+
+    wait_for(lambda: ready()[2] != [])
+    wait_for(lambda: "is broken" in ready()[2][0])
+    status, able, (problem,) = ready()
+    assert (status, able) == (200, True)  # it goes on serving, but not what the registry says
+    assert problem.startswith("the registry's champion is g0001, but base is still served: g0001 is broken")
+    assert problem.endswith("/v1/models does not list g0001, but base")
+    overdue = "flywheel_champion_overdue{"
+    (line,) = [line for line in gateway.client.get("/metrics").text.splitlines() if line.startswith(overdue)]
+    assert line.endswith(" 1.0")
     stub.served = ["base", "g0001"]
     wait_for(lambda: answered_by(gateway, "ann") == "g0001")
+    wait_for(lambda: ready() == (200, True, []))
 
 
 def test_a_server_that_lists_others_only_is_not_ready(live: Start, root: Path, stub: Stub) -> None:
     stub.served = ["somebody-else"]
     gateway = live()
     assert gateway.chat("Hi").status_code == 503
-    assert "the champion is broken" in gateway.client.get("/readyz").text
+    wait_for(lambda: gateway.gateway._overdue is not None)
+    assert gateway.client.get("/readyz").json()["problems"] == ["the champion is broken"]
     stub.served = ["base:latest"]  # as some servers call what answers to the plain name
     wait_for(lambda: gateway.chat("Hi").status_code == 200)
