@@ -7,7 +7,7 @@ from typing import cast
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from flywheel_tasks.chat.card import Card, Turn, user_first
+from flywheel_tasks.chat.card import Card, Turn
 
 _log = logging.getLogger(__name__)
 
@@ -53,16 +53,20 @@ def prompt_messages(
         raise ValueError("a history must end with a user's turn")
     system = {"role": "system", "content": plain_text(tokenizer, card.system_prompt())}
     kept = [{"role": turn["role"], "content": plain_text(tokenizer, turn["content"])} for turn in history]
-    while len(kept) > 1:
+    # Where it may begin: the first place that fits, else the last one. All is tried first, for it mostly fits; then by
+    # halves, for a prompt only gets shorter with each turn dropped, and to render a long one for each takes minutes.
+    starts, at = list(range(len(kept))), 0
+    while len(starts) > 1:
         try:
-            if len(_render(tokenizer, [system, *kept])) <= max_tokens:
-                break
-            kept = kept[1:]
+            fits = len(_render(tokenizer, [system, *kept[starts[at] :]])) <= max_tokens
+            starts = starts[: at + 1] if fits else starts[at + 1 :]
+            at = (len(starts) - 1) // 2
         except TemplateError:
-            begun = user_first(kept)
-            if len(begun) == len(kept):
+            if kept[starts[at]]["role"] == "user":
                 raise
-            kept = begun
+            del starts[at]
+            at = min(at, len(starts) - 2)
+    kept = kept[starts[0] :]
     if len(kept) == 1:  # more turns would not be left if they did not fit
         kept[0]["content"] = _shortened(tokenizer, system, kept[-1]["content"], max_tokens)
     return [system, *kept]

@@ -22,6 +22,7 @@ from flywheel_tasks.serving.gateway import Gateway, open_gateway
 from flywheel_tasks.serving.keys import Key
 from flywheel_tasks.serving.linking import Caller, link
 from flywheel_tasks.serving.page import PAGE_POLICY, chat_page
+from flywheel_tasks.serving.presence import while_there
 from flywheel_tasks.serving.requests import (
     CHARACTER,
     ApiError,
@@ -139,16 +140,16 @@ async def _chat(gateway: Gateway, request: Request) -> Response:
         key = _key(gateway, request)
         call.enter()
         asked = parse_body(await _body(request, gateway.settings.serve.max_body_bytes), ChatRequest)
-        call.caller, call.stream = _caller(key, asked.user), asked.stream
+        call.caller, call.stream = _caller(key, asked.user), bool(asked.stream)
         _take_token(gateway, call.caller)
         call.exchange = _exchange(gateway, call.caller, asked)
         if asked.stream:
-            return await _begin_stream(call, asked)
-        outcome = await call.exchange.complete()
+            return await _begin_stream(call, asked, request)
+        outcome = await while_there(request, call.exchange.complete())
     except Exception as error:
         told = call.fail(error)
         return _Json(told.body(), told.status, {**told.headers, "x-request-id": call.id})
-    except BaseException:  # the client went away
+    except BaseException:  # cancelled at the end of the drain
         call.end(499)
         raise
     call.end(200)
@@ -156,12 +157,12 @@ async def _chat(gateway: Gateway, request: Request) -> Response:
     return _Json(completion(asked, call.exchange, call.caller), headers=headers)
 
 
-async def _begin_stream(call: Call, asked: ChatRequest) -> Response:
+async def _begin_stream(call: Call, asked: ChatRequest, request: Request) -> Response:
     """Wait for the first part, so that an error before it is an error, and the headers can tell of a fallback."""
     assert call.exchange is not None
     parts = call.exchange.stream()
     try:
-        first = await anext(parts, "")
+        first = await while_there(request, anext(parts, ""))
     except BaseException:
         await parts.aclose()  # type: ignore[attr-defined]
         raise
@@ -192,7 +193,7 @@ async def _sse(call: Call, asked: ChatRequest, first: str, parts: AsyncIterator[
 
 
 async def _feedback(gateway: Gateway, request: Request) -> Response:
-    status = 200
+    status = 500
     try:
         key = _key(gateway, request)
         body = await _body(request, gateway.settings.serve.max_body_bytes)
@@ -212,6 +213,7 @@ async def _feedback(gateway: Gateway, request: Request) -> Response:
         )
         await gateway.recorder.submit([event])
         gateway.metrics.add("flywheel_signals_total", signal=given.signal)
+        status = 200
         return _Json({"object": "feedback", "id": event["event_id"], "signal": given.signal})
     except Exception as error:
         told = told_of(error)
@@ -272,7 +274,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     @app.get("/readyz")
     async def readyz() -> Response:
         problems = gateway.problems()
-        body = {"ready": not problems, "problems": problems, "models": gateway.fleet.states()}
+        told = problems + gateway.warnings()
+        body = {"ready": not problems, "problems": told, "models": gateway.fleet.states()}
         return _Json(body, 503 if problems else 200)
 
     @app.get("/metrics")

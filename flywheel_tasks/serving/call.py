@@ -4,6 +4,8 @@ import logging
 import time
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from flywheel_tasks.serving.backend import ModelError, RequestRefusedError
 from flywheel_tasks.serving.events import new_id
 from flywheel_tasks.serving.exchange import Exchange
@@ -18,9 +20,11 @@ _log = logging.getLogger("flywheel.serve")
 
 
 def told_of(error: Exception) -> ApiError:
-    """What a client is told of an error."""
+    """What a client is told of an error, and how it is counted."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, ClientDisconnect):  # nobody reads it
+        return ApiError(499, "client_left", "the client went away")
     if isinstance(error, RequestRefusedError):
         return ApiError(
             400, "refused_by_model", "the model's server does not take this request; is it too long?"

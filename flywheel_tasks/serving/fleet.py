@@ -37,6 +37,13 @@ class _Slot:
         self.error: str | None = None
         self.try_at = 0.0
 
+    @property
+    def state(self) -> str:
+        """As :meth:`Fleet.states` has it."""
+        if self.backend is None:
+            return "loading" if self.error is None else "broken"
+        return "failing" if self.breaker.open else "ready"
+
 
 class Fleet:
     """Keeps the models of a rollout ready.
@@ -124,13 +131,12 @@ class Fleet:
 
     def states(self) -> dict[str, str]:
         """Of each model: ready, loading, failing (its breaker is open) or broken (it cannot be loaded)."""
-        found = {}
-        for slot in self._slots.values():
-            state = "loading" if slot.error is None else "broken"
-            if slot.backend is not None:
-                state = "failing" if slot.breaker.open else "ready"
-            found[slot.model.generation] = state
-        return found
+        return {slot.model.generation: slot.state for slot in self._slots.values()}
+
+    def described(self, model: ModelRef) -> str:
+        """The state of a model that is wanted, and the error if it cannot be loaded."""
+        slot = self._slots[model.digest]
+        return f"broken: {slot.error}" if slot.state == "broken" else slot.state
 
     def _asked(self, model: ModelRef) -> tuple[_Slot, Backend]:
         slot = self._slots.get(model.digest) or self._leaving.get(model.digest)

@@ -131,6 +131,7 @@ class Gateway:
         )
         self.turns = TurnIndex(self.state / "turns.sqlite")
         self.rollout: Rollout | None = None
+        self._overdue: ModelRef | None = None  # the registry's champion, while it is not ready
         self.in_flight = 0
         self.draining = False
         self._client: aiohttp.ClientSession | None = None
@@ -228,6 +229,7 @@ class Gateway:
         # A model on a server that has it needs no loading: it is there at the first look, the champion's and a test's.
         waits = (self.fleet.ready_within(model, _SOON_SECONDS) for model in rollout.models())
         champion_ready, *_ = await asyncio.gather(*waits)
+        self._overdue = None if champion_ready else rollout.champion
         if self.rollout is not None and not champion_ready:
             return  # the champion before goes on until the new one can answer
         if rollout != self.rollout:
@@ -260,6 +262,7 @@ class Gateway:
         self.metrics.set("flywheel_events_written_total", self.recorder.written)
         self.metrics.set("flywheel_commits_total", self.recorder.commits)
         self.metrics.set("flywheel_in_flight", self.in_flight)
+        self.metrics.set("flywheel_champion_overdue", float(bool(self.warnings())))
         for model, state in self.fleet.states().items():
             self.metrics.set("flywheel_model_ready", float(state == "ready"), model=model)
 
@@ -275,6 +278,15 @@ class Gateway:
         if self.draining:
             found.append("shutting down")
         return found
+
+    def warnings(self) -> list[str]:
+        """What is not as the registry wants it, though the gateway can serve; empty if all is."""
+        late, rollout = self._overdue, self.rollout
+        if late is None or rollout is None or late.digest == rollout.champion.digest:
+            return []
+        wanted, served = late.generation, rollout.champion.generation
+        why = f"{wanted} is {self.fleet.described(late)}"
+        return [f"the registry's champion is {wanted}, but {served} is still served: {why}"]
 
     async def stop(self) -> None:
         """Write and seal everything, let go of everything."""

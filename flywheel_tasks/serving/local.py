@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,11 +73,19 @@ class LocalModel:
         self._queue: queue.Queue[_Asked | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name=f"model {model_dir.name}", daemon=True)
         self._thread.start()
+        # One, since a tokenizer is not made to be called by several at once.
+        self._reader = ThreadPoolExecutor(1, f"prompts {model_dir.name}")
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[Piece]:
         """See :class:`Backend`."""
-        ids = prompt_ids(
-            self._sampler.tokenizer, prompt.card, prompt.history, self._sampler.max_prompt_tokens
+        # Not on the event loop: a long conversation would keep everybody waiting.
+        ids = await asyncio.get_running_loop().run_in_executor(
+            self._reader,
+            prompt_ids,
+            self._sampler.tokenizer,
+            prompt.card,
+            prompt.history,
+            self._sampler.max_prompt_tokens,
         )
         most = min(prompt.max_tokens, self._sampling.max_new_tokens)
         asked = _Asked(ids, most, asyncio.get_running_loop(), asyncio.Queue())
@@ -105,6 +114,7 @@ class LocalModel:
         """See :class:`Backend`."""
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
+        self._reader.shutdown(wait=False)
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:

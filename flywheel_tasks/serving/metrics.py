@@ -28,6 +28,10 @@ _KINDS = {
     "flywheel_events_written_total": ("counter", "Log events made durable."),
     "flywheel_commits_total": ("counter", "Syncs of a log file."),
     "flywheel_in_flight": ("gauge", "Requests being served."),
+    "flywheel_champion_overdue": (
+        "gauge",
+        "1 while another champion than the registry's is served, in this worker.",
+    ),
     "flywheel_model_ready": ("gauge", "1 for a model that can be asked, in this worker."),
 }
 _Series = dict[str, Any]  # label text -> number, or [counts by bound, sum, count]

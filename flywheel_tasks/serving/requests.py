@@ -80,7 +80,7 @@ class _Metadata(BaseModel):
 
 
 class _StreamOptions(BaseModel):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ChatRequest(BaseModel):
@@ -90,7 +90,7 @@ class ChatRequest(BaseModel):
 
     model: str
     messages: Annotated[list[_Message], Field(min_length=1)]
-    stream: bool = False
+    stream: bool | None = None
     stream_options: _StreamOptions | None = None
     n: int | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -116,7 +116,8 @@ class ChatRequest(BaseModel):
 
     def unused(self) -> list[str]:
         """Fields that are understood by others and change nothing here: how replies are drawn is the arm's."""
-        return sorted(set(self.model_extra or {}) - _USED)
+        given = {name for name, value in (self.model_extra or {}).items() if value is not None}
+        return sorted(given - _USED)
 
     def turns(self, most_characters: int) -> list[Turn]:
         """The conversation.

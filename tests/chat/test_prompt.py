@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat import prompt as prompt_module
+from flywheel_tasks.chat.card import Card, Turn, user_first
 from flywheel_tasks.chat.prompt import plain_text, prompt_ids, prompt_messages, reply_ids
 
 CARD = Card("c1", "Mira", ("calm",), ("Never use emoji.",))
@@ -71,6 +72,66 @@ def test_a_greeting_goes_only_where_the_template_refuses_it(tiny_models: Path, t
     cut: list[Turn] = said("first " * 30, "Hi!", "How are you?")
     shown = [m["content"] for m in prompt_messages(tokenizer, CARD, cut, limit)[1:]]
     assert shown == (["How are you?"] if template else ["Hi!", "How are you?"])
+
+
+def one_by_one(tokenizer: PreTrainedTokenizerBase, history: list[Turn], limit: int) -> list[str]:
+    """What is kept when turns are dropped one after the other until the rest fits."""
+    kept = history
+    while len(kept) > 1:
+        try:
+            if len(prompt_module._render(tokenizer, _messages(kept))) <= limit:
+                break
+            kept = kept[1:]
+        except TemplateError:
+            assert len(user_first(kept)) < len(kept)
+            kept = user_first(kept)
+    return [turn["content"] for turn in kept]
+
+
+def _messages(turns: list[Turn]) -> list[dict[str, str]]:
+    return [{"role": "system", "content": CARD.system_prompt()}, *({**turn} for turn in turns)]
+
+
+TURNS = st.lists(st.text("ab é🌊\n", max_size=40), min_size=0, max_size=24)
+
+
+@pytest.mark.parametrize("model", ["base", "talker"])
+@pytest.mark.parametrize("template", [None, USER_FIRST])
+def test_as_many_turns_go_as_if_they_went_one_by_one(
+    tiny_models: Path, model: str, template: str | None
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models / model)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    alone = len(prompt_ids(tokenizer, CARD, said("x"), 10_000))
+
+    @settings(max_examples=60, deadline=None)
+    @given(TURNS, st.integers(0, 300))
+    def check(texts: list[str], room: int) -> None:
+        turns = said(*texts, "and so?") if len(texts) % 2 == 0 else said("", *texts, "and so?")[1:]
+        limit = alone + 8 + room
+        messages = prompt_messages(tokenizer, CARD, turns, limit)
+        assert [message["content"] for message in messages[1:]] == one_by_one(tokenizer, turns, limit)
+        ids = prompt_module._render(tokenizer, messages)
+        assert prompt_ids(tokenizer, CARD, turns, limit) == ids[-limit:]
+
+    check()
+
+
+@pytest.mark.parametrize("template", [None, USER_FIRST])
+def test_a_long_history_is_rendered_a_few_times_only(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, template: str | None
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models / "base")
+    tokenizer.chat_template = template or tokenizer.chat_template
+    render, lengths = prompt_module._render, []
+
+    def counted(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
+        lengths.append(len(messages))
+        return render(tokenizer, messages)
+
+    monkeypatch.setattr(prompt_module, "_render", counted)
+    prompt_ids(tokenizer, CARD, said(*(f"turn {n}" for n in range(401))), 150)
+    assert sum(lengths) < 4 * 401
 
 
 def test_what_a_template_refuses_for_another_reason_is_an_error(tiny_models: Path) -> None:

@@ -1,6 +1,7 @@
 """A workspace with a champion and a running experiment, a stub for the models, and a gateway before them."""
 
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -185,6 +186,23 @@ class Live:
         headers = {"authorization": f"Bearer {self.keys['ann']}"}
         with self.client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
             yield (line for line in response.iter_lines() if line)
+
+    @contextmanager
+    def leaving(self, path: str, body: bytes, length: int | None = None) -> Iterator[None]:
+        """A request that is sent, its body up to here; the client goes away at the end of the block."""
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {self.keys['user']}\r\n"
+            f"Content-Length: {length or len(body)}\r\n\r\n"
+        )
+        with socket.create_connection((self.client.base_url.host, self.client.base_url.port)) as connection:
+            connection.sendall(head.encode() + body)
+            yield
+
+    def counted(self, path: str, status: int) -> int:
+        """Requests of this path that ended so."""
+        start = f'flywheel_requests_total{{path="{path}",status="{status}"}} '
+        lines = self.gateway.metrics.render().splitlines()
+        return sum(int(line.removeprefix(start)) for line in lines if line.startswith(start))
 
     def stop(self) -> None:
         self.client.close()

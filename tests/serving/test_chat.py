@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.conftest import Live, logged
+from tests.serving.conftest import Live, logged, wait_for
 from tests.serving.stub import REPLY, Stub
 
 Start = Callable[..., Live]
@@ -158,6 +158,27 @@ def test_content_in_parts_and_unused_fields(live: Start, root: Path, stub: Stub)
     assert (stub.asked[0]["max_tokens"], stub.asked[0]["temperature"]) == (5, 0.7)
 
 
+def test_null_is_the_default_of_every_field_that_may_be_left_out(live: Start) -> None:
+    gateway = live()
+    names = {
+        *("stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "metadata", "store"),
+        *("temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
+        *("tools", "tool_choice", "response_format", "logprobs", "top_logprobs", "audio", "modalities"),
+        *("functions", "function_call", "parallel_tool_calls", "service_tier", "reasoning_effort"),
+    }
+    response = gateway.chat("Hi", **dict.fromkeys(names))
+    assert response.status_code == 200, response.text
+    assert response.json()["object"] == "chat.completion"
+    assert "x-flywheel-unused" not in response.headers
+    optional = {"conversation_id": None, "regenerate": None, "arm": None}
+    assert gateway.chat("Hello", metadata=optional).status_code == 200
+    _, parts = gateway.stream("Hi", stream_options={"include_usage": None})
+    assert "usage" not in parts[-1]
+    message = {"role": "user", "content": "Hi", "name": None}
+    body = {"model": "character:mira", "messages": [message], "user": None}
+    assert gateway.post("/v1/chat/completions", body, "ann").status_code == 200
+
+
 def test_models_need_a_key_and_list_the_characters(live: Start) -> None:
     gateway = live()
     assert error(gateway.client.get("/v1/models")) == (401, "invalid_api_key")
@@ -210,6 +231,29 @@ def test_feedback_on_what_the_user_was_not_sent_is_refused(live: Start, root: Pa
     assert give(signal="continue") == (400, "unknown_signal")
     assert give(signal="feedback") == (400, "missing_value")
     assert logged(root, "signal") == []
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/feedback"])
+def test_an_upload_that_breaks_off_is_counted_and_nothing_else(
+    live: Start, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    gateway = live()
+    with gateway.leaving(path, b'{"model":', length=100):
+        pass
+    wait_for(lambda: gateway.counted(path, 499) == 1)
+    assert gateway.gateway.in_flight == 0
+    assert "Traceback" not in caplog.text
+    assert "Exception" not in caplog.text
+
+
+def test_a_feedback_that_fails_in_an_unknown_way_is_no_success(
+    live: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = live()
+    monkeypatch.setattr(gateway.gateway.turns, "by_id", lambda _: 1 / 0)
+    given = {"message_id": "m", "signal": "thumb_up", "user": "ann"}
+    assert gateway.post("/v1/feedback", given).status_code == 500
+    assert gateway.counted("/v1/feedback", 500) == 1
 
 
 def test_metrics_and_health(live: Start) -> None:

@@ -3,9 +3,11 @@
 import asyncio
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import yaml
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.pipeline.model_files import ModelFilesError, model_folder
+from flywheel_tasks.serving import local as local_module
 from flywheel_tasks.serving.backend import ModelError, Prompt
 from flywheel_tasks.serving.local import LocalModel
 from flywheel_tasks.settings import load_settings
@@ -63,6 +66,25 @@ def test_requests_that_come_together_are_answered_together(
     assert batches == [4]
     for (_, finish, tokens), limit in zip(answers, [12, 12, 3, 1], strict=True):
         assert tokens == limit if finish == "length" else tokens < limit
+
+
+def test_a_long_prompt_keeps_nobody_else_waiting(local: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = threading.Event()
+    read = local_module.prompt_ids
+
+    def slow(*args: Any) -> list[int]:
+        assert reached.wait(10), "the event loop stood still"
+        return read(*args)
+
+    monkeypatch.setattr(local_module, "prompt_ids", slow)
+
+    async def ask() -> None:
+        asked = asyncio.create_task(local.complete(prompt(max_tokens=1)))
+        await asyncio.sleep(0.05)
+        reached.set()
+        await asked
+
+    asyncio.run(ask())
 
 
 def test_a_stream_says_what_the_sampler_drew(local: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:

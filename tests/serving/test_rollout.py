@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from flywheel_tasks.online.approval import registry_of
@@ -190,6 +191,29 @@ def test_a_client_that_goes_away_has_seen_what_is_recorded(live: Start, root: Pa
     assert {row["conversation_id"] for row in logged(root, "message")} == {reply["conversation_id"]}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_before_it_is_shown_anything_was_not_exposed_and_said_nothing(
+    make_live: Start, stub: Stub, stream: bool
+) -> None:
+    gateway = make_live(timeout_seconds=60.0)
+    plan = start_experiment(gateway.root)
+    wait_for(lambda: bool(gateway.gateway.rollout and gateway.gateway.rollout.running))
+    user, stub.seconds = user_of(plan, "candidate"), 5.0
+    body = {"model": "character:mira", "messages": [{"role": "user", "content": "Hi"}], "user": user}
+    for _ in range(2):
+        stub.asked.clear()
+        with gateway.leaving("/v1/chat/completions", orjson.dumps(body | {"stream": stream})):
+            wait_for(lambda: len(stub.asked) == 1)
+        wait_for(lambda: gateway.gateway.in_flight == 0)
+    assert logged(gateway.root) == []
+    assert gateway.counted("/v1/chat/completions", 499) == 2
+    stub.seconds = 0.0
+    assert gateway.chat("Hi", user=user, stream=stream).status_code == 200
+    rows = [row for row in logged(gateway.root) if row.get("user_id") == user]
+    assert sorted(row["type"] for row in rows) == ["exposure", "message", "message"]
+    assert gateway.chat("Hi", REPLY, "Go on", user=user).status_code == 200
+
+
 def test_a_client_that_leaves_during_the_last_sync_is_recorded_once(
     live: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,14 +269,30 @@ def test_a_champion_that_its_server_does_not_list_never_takes_over(
     monkeypatch.setattr(gateway.gateway._registry, "state", lambda: restored)
     wait_for(lambda: "/v1/models does not list g0001, but base" in caplog.text)
     assert answered_by(gateway, "ann") == "base"
+
+    def ready() -> tuple[int, bool, list[str]]:
+        response = gateway.client.get("/readyz")
+        return response.status_code, response.json()["ready"], response.json()["problems"]
+
+    wait_for(lambda: ready()[2] != [])
+    wait_for(lambda: "is broken" in ready()[2][0])
+    status, able, (problem,) = ready()
+    assert (status, able) == (200, True)  # it goes on serving, but not what the registry says
+    assert problem.startswith("the registry's champion is g0001, but base is still served: g0001 is broken")
+    assert problem.endswith("/v1/models does not list g0001, but base")
+    overdue = "flywheel_champion_overdue{"
+    (line,) = [line for line in gateway.client.get("/metrics").text.splitlines() if line.startswith(overdue)]
+    assert line.endswith(" 1.0")
     stub.served = ["base", "g0001"]
     wait_for(lambda: answered_by(gateway, "ann") == "g0001")
+    wait_for(lambda: ready() == (200, True, []))
 
 
 def test_a_server_that_lists_others_only_is_not_ready(live: Start, root: Path, stub: Stub) -> None:
     stub.served = ["somebody-else"]
     gateway = live()
     assert gateway.chat("Hi").status_code == 503
-    assert "the champion is broken" in gateway.client.get("/readyz").text
+    wait_for(lambda: gateway.gateway._overdue is not None)
+    assert gateway.client.get("/readyz").json()["problems"] == ["the champion is broken"]
     stub.served = ["base:latest"]  # as some servers call what answers to the plain name
     wait_for(lambda: gateway.chat("Hi").status_code == 200)
