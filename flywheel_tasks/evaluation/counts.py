@@ -21,11 +21,19 @@ _TENS = {
     "eighty": 80,
     "ninety": 90,
 }
-_NUMBERS = (
-    {word: value for value, word in enumerate(_ONES)} | _TENS | {"hundred": 100, "dozen": 12, "couple": 2}
+_BELOW_TWENTY = {word: value for value, word in enumerate(_ONES)}
+_DIGIT, _TENS_WORD = "|".join(_ONES[1:10]), "|".join(_TENS)
+_BELOW_HUNDRED = (
+    rf"(?:(?:{_TENS_WORD})(?:[- ](?:{_DIGIT}))?|{'|'.join(sorted(_ONES, key=len, reverse=True))})"
 )
-_NUMBER_WORD = "|".join(sorted(_NUMBERS, key=len, reverse=True))
-_SPELLED = re.compile(rf"\b(?:(?:a|one) )?({_NUMBER_WORD})(?:[- ]({'|'.join(_ONES[1:10])}))?\b(?: of\b)?")
+_TIMES = rf"(?:(?:an?|\d+|{_BELOW_HUNDRED})[- ])?"
+# In "one hundred and two hundred" the two belongs to the second number.
+_REST = rf"(?:(?: and)? {_BELOW_HUNDRED}\b(?![- ](?:hundred|thousand|dozen)))?"
+_HUNDREDS = rf"{_TIMES}hundred\b{_REST}"
+_SPELLED = re.compile(
+    rf"(?<![\w.,])(?:(?:{_HUNDREDS} |{_TIMES})thousand\b(?:(?: and)? {_HUNDREDS}|{_REST})|{_HUNDREDS}"
+    rf"|(?:half a |{_TIMES})dozen|(?:a |one )?couple|(?:a |one )?{_BELOW_HUNDRED})\b(?: of\b)?"
+)
 
 
 @dataclass(frozen=True)
@@ -41,22 +49,37 @@ class Limit:
 
 
 def digits(text: str) -> str:
-    """Lower-case text with the numbers from zero to ninety-nine in digits ("twenty-five" becomes "25")."""
+    """Lower-case text with its numbers in digits: "twenty-five" becomes "25", "two hundred and ten" "210".
 
-    def spell(match: re.Match[str]) -> str:
-        first, second = match.group(1), match.group(2)
-        if second is None:
-            return str(_NUMBERS[first])
-        if first in _TENS:
-            return str(_TENS[first] + _NUMBERS[second])
-        return match.group()
+    Args:
+        text: lower case.
+    """
+    return _SPELLED.sub(lambda match: str(_value(re.findall(r"\w+", match.group()))), text)
 
-    return _SPELLED.sub(spell, text)
+
+def _value(words: list[str]) -> int:
+    """The number that its words add up to; "a", "and" and "of" add nothing."""
+    total = part = 0
+    for word in words:
+        if word == "hundred":
+            part = (part or 1) * 100
+        elif word == "dozen":
+            part = 6 if "half" in words else (part or 1) * 12
+        elif word == "thousand":
+            total, part = (part or 1) * 1000, 0
+        elif word == "couple":
+            part = 2
+        elif word.isdecimal():
+            part += int(word)
+        else:
+            part += _TENS.get(word, _BELOW_TWENTY.get(word, 0))
+    return total + part
 
 
 _UNIT = r"(?:sentences?|words?|lines?|paragraphs?|verses?|stanzas?|clauses?|bullets?)"
 # "At most 20 short, plain words"; in "one emoji per sentence" the number is not of sentences.
-_AFTER = rf"(?: (?!(?:{_UNIT}|per|an?|the|each|every|in|for|to)\b)\w+){{0,2}}? "
+# Of "2 million words" the number is not all; no digits stand between a number and what it counts.
+_AFTER = rf"(?: (?!(?:{_UNIT}|per|an?|the|each|every|in|for|to|hundreds?|thousands?|[mb]illions?|\d+)\b)\w+){{0,2}}? "
 _FORMS: tuple[tuple[str, str], ...] = (
     ("between", r"(?:between )?(\d+) (?:and|to|or) (\d+){a}{noun}"),
     ("between", r"(\d+) ?- ?(\d+){a}{noun}"),
@@ -129,7 +152,7 @@ def _forms(noun: str) -> list[tuple[str, re.Pattern[str]]]:
     for kind, form in _FORMS:
         pattern = form.replace("{a}", _AFTER).replace("{noun}", rf"(?:{noun})\b")
         # Commas may part the words of a limit; elsewhere they part what it governs from what it does not.
-        found.append((kind, re.compile(r"\b" + pattern.replace(" ", r",? "))))
+        found.append((kind, re.compile(r"\b(?<!\d[.,])" + pattern.replace(" ", r",? "))))
     return found
 
 

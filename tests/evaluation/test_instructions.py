@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_tasks.chat.card import Card
+from flywheel_tasks.evaluation.counts import _ONES, _TENS, Limit, digits, limit
 from flywheel_tasks.evaluation.instructions import checks, instruction_checks, unchecked
 from flywheel_tasks.policy.tool_calls import INSTRUCTION as TOOL
 
@@ -138,6 +139,11 @@ CASES = [
     ("Write a single sentence.", "sentences", "Dr. Ostrov has gone home.", "Dr. Ostrov left. He is home."),
     ("Write a single sentence.", "sentences", '"Stop!" she cried.', '"Stop!" She cried.'),
     ("Write a single sentence.", "sentences", "Bread, e.g. rye, tea etc. for two.", "Bread. Tea."),
+    ("Use at most two hundred words.", "words", "word " * 200, "word " * 201),
+    ("Never exceed one hundred and fifty words.", "words", "word " * 150, "word " * 151),
+    ("Write at least two dozen words.", "words", "word " * 24, "word " * 23),
+    ("Between one hundred and two hundred words.", "words", "word " * 200, "word " * 99),
+    ("At most two thousand characters.", "characters", "x" * 2000, "x" * 2001),
     # Facts.
     ("You live in Oslo.", "fact_home", "I live in a small flat by the harbour.", "I live in Rome now."),
     ("You live in Oslo.", "fact_home", "I live in hope. I live in Oslo, Norway.", "I live in Mos."),
@@ -236,6 +242,8 @@ UNCHECKED = [
     "Replies over 40 words bore you.",
     "You may use one emoji.",
     "Invent at most two characters.",
+    "At most two million words.",
+    "At most 1.000 words.",
     # No facts.
     "You live in a lighthouse.",
     "Your name is a secret.",
@@ -297,6 +305,24 @@ def test_an_empty_reply_obeys_nothing() -> None:
 def test_word_limits_hold_for_any_number(limit: int, count: int) -> None:
     (check,) = instruction_checks(f"Answer in at most {limit} words.")
     assert check.obeyed("word " * count) == (count <= limit)
+
+
+def spelled(number: int) -> str:
+    """A number below ten thousand in English words."""
+    if number >= 1000:
+        rest = f" {spelled(number % 1000)}" if number % 1000 else ""
+        return f"{spelled(number // 1000)} thousand{rest}"
+    if number >= 100:
+        rest = f" and {spelled(number % 100)}" if number % 100 else ""
+        return f"{spelled(number // 100)} hundred{rest}"
+    if number < 20:
+        return _ONES[number]
+    return list(_TENS)[number // 10 - 2] + (f"-{_ONES[number % 10]}" if number % 10 else "")
+
+
+@given(st.integers(1, 9999))
+def test_numbers_in_words_are_read_whole(number: int) -> None:
+    assert limit(digits(f"at most {spelled(number)} words"), "words?") == Limit(high=number)
 
 
 @given(st.text(max_size=200))
