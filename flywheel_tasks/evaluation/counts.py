@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from flywheel_tasks.evaluation.polarity import prohibited
+from flywheel_tasks.evaluation.polarity import ENDS, REPLY, STARTS, prohibited
 
 _ONES = re.findall(
     r"\w+",
@@ -110,6 +110,20 @@ _PER_PART = re.compile(
     rf"(?: long)?(?: (?:per|an?|each|every|(?:in|for|to|of) (?:each|every|any|an?|1|the)) (?:\w+ )?{_UNIT}\b"
     rf"|[- ]{_UNIT}\b| in a row\b| each(?=\s*(?:[.,;!]|$)))"
 )
+# Nor is one for something in the reply: "two words of Latin", "one sentence about the sea", "open with one word",
+# "describe it in five words"; or one that is not meant to the number: "20 words or so".
+_WHOLE = (
+    rf"(?:(?:each|every|any|all|your|the|an?|1|single|whole|entire|of|own) )*"
+    rf"(?:{REPLY}|users?|them|him|her|it|total|all|length)\b"
+)
+_IN_PART = re.compile(
+    rf" (?:of|from|about|on|in|for|to|describing|explaining)\b(?! (?:at (?:most|least)|no more|up to|\d|{_WHOLE}))"
+    r"|,? (?:or so|or thereabouts|give or take|more or less|on average|ready)\b"
+)
+_PART = re.compile(
+    rf"\b(?:{STARTS}|{ENDS})\b[^,;:.]*$|\bthen\b|\b(?:greet|describe|tell|summari[sz]e|explain|define|introduce|thank"
+    r"|praise|compliment|quote|recite|translate)\b|\b(?:answer|reply to|respond to) (?:\w+ ){0,2}questions?\b"
+)
 _IS = r"(?: \w+)? (?:is|are|will be|would be|gets?|counts? as|feels?|seems?)\b"
 _BANNED = re.compile(
     rf"{_IS}[^.,;]*?\b(?:forbidden|banned|prohibited|taboo|rude|impolite|unacceptable|wrong|off limits|too (?:long|many"
@@ -129,14 +143,15 @@ def limit(text: str, noun: str) -> Limit | None:
         noun: a regular expression of the counted thing, such as ``words?``.
 
     Returns:
-        the limit; one without bounds where it is for each sentence or word; None where none is understood.
+        the limit; one without bounds where it is not for the reply as a whole; None where none is understood.
     """
     of_part = False
     text = re.sub(r"\b(?:a|one|1) single\b", "1", re.sub(r"[()]|(?<=\d),(?=\d{3})", "", text))
     for kind, form in _forms(noun):
         for match in form.finditer(text):
             before, after = text[: match.start()], text[match.end() :]
-            if _OF_PART.search(before) or _PER_PART.match(after):
+            parts = _OF_PART.search(before) or _PART.search(before)
+            if parts or _PER_PART.match(after) or _IN_PART.match(after):
                 of_part = True
                 continue
             numbers = [int(group) for group in match.groups()]

@@ -163,6 +163,9 @@ def grammar(sentence: str) -> dict[str, Test]:
     if re.search(rf"\b{NOT}\b[\w' ]*\bcontractions?\b", text):
         found["no_contractions"] = lambda reply: _CONTRACTION.search(reply) is None
     third = re.search(r"\bin (?:the )?third[- ]person\b", text)
-    if third and not re.search(rf"\b(?:{NOT}|users?|others|people)\b", text):
-        found["third_person"] = lambda reply: _FIRST_PERSON.search(reply) is None
+    if third and not re.search(
+        rf"\b(?:{NOT}|users?|others|people|(?:first|second)[- ]person|dialogue)\b", text
+    ):
+        # Who is quoted speaks of himself: "I am here," she says.
+        found["third_person"] = lambda reply: _FIRST_PERSON.search(re.sub(r'"[^"]*"', " ", reply)) is None
     return found
