@@ -97,7 +97,9 @@ def _suites(
     found: dict[str, Any] = {}
     for name in names:
         chats = suites.asked(name, cards)
-        drawn = sampler.sample(chats, 1, io.settings.seed, f"{name} replies")
+        # Cut back to whole sentences, an unfinished call would be no call at all.
+        uncut = name == suites.TOOL_CALLS
+        drawn = sampler.sample(chats, 1, io.settings.seed, f"{name} replies", uncut=uncut)
         replies = [reply for (reply,) in drawn]
         judging = judge if name == suites.RED_TEAM else None
         answers = judged(judging, [(*chat, reply) for chat, reply in zip(chats, replies, strict=True)])
