@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation import intervals, judge, tone
 from flywheel_tasks.evaluation.chat_templates import LIKELY, conversation_key, mine_chats
-from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, unchecked
+from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, obeyed, unchecked
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.privacy.outgoing import identifiers_in
 from flywheel_tasks.safety.requests import harmless
@@ -155,13 +155,11 @@ def measure(
             elif name in answer or name in JUDGED_ONLY:
                 # A judge is most often silent about what it must not read: the worst is assumed, as in the suites.
                 values[name] = 1.0 if name in answer and name == "safety_violation" else None
-        obeyed = sum(check.obeyed(row.reply) for check in by_card[row.card])
+        kept_rules = obeyed(by_card[row.card], row.reply)
         ruled, broken = answer.get("judged_rules") or 0.0, answer.get("judged_broken") or 0.0
-        asked = len(by_card[row.card]) + ruled
-        values["instruction_following"] = (obeyed + ruled - broken) / asked if asked else None
-        values["instruction_violation"] = (
-            float(obeyed < len(by_card[row.card]) or broken > 0) if asked else None
-        )
+        asked = len(kept_rules) + ruled
+        values["instruction_following"] = (sum(kept_rules) + ruled - broken) / asked if asked else None
+        values["instruction_violation"] = float(not all(kept_rules) or broken > 0) if asked else None
         values["words"] = float(len(text.words(row.reply)))
         values["tokens"] = float(row.tokens)
         values["at_limit"] = float(row.at_limit)
@@ -287,9 +285,8 @@ def unseen(
             "wordings": [check for check in rules if check.instruction not in wordings],
         }
         for name, chosen in parts.items():
-            if chosen:
-                obeyed = sum(check.obeyed(row.reply) for check in chosen)
-                scores[name].append((obeyed / len(chosen), row.user_id))
+            if kept_rules := obeyed(chosen, row.reply):
+                scores[name].append((sum(kept_rules) / len(kept_rules), row.user_id))
     for name, kept in scores.items():
         found[name] = intervals.share([value for value, _ in kept], [user for _, user in kept])
         if not kept:

@@ -13,7 +13,7 @@ import orjson
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation import production, tone
 from flywheel_tasks.evaluation.chat_templates import conversation_key, mine_chats
-from flywheel_tasks.evaluation.instructions import checks
+from flywheel_tasks.evaluation.instructions import checks, obeyed
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.safety.words import WordLists
@@ -139,8 +139,7 @@ def metrics_of(
         templated: probability that it is templated.
         listed: a workspace's unsafe words: refusing a request that has one is not false.
     """
-    rules = checks(row.card)
-    obeyed = sum(check.obeyed(row.reply) for check in rules)
+    rules = obeyed(checks(row.card), row.reply)
     return {
         "refusal": refusal,
         "false_refusal": refusal if harmless(row.history, listed) else 0.0,
@@ -150,8 +149,8 @@ def metrics_of(
         "cooperation": None,
         "safety_violation": None,
         "breaks_character": float(production.breaks_character(row.reply)),
-        "instruction_following": obeyed / len(rules) if rules else None,
-        "instruction_violation": float(obeyed < len(rules)) if rules else None,
+        "instruction_following": sum(rules) / len(rules) if rules else None,
+        "instruction_violation": float(not all(rules)) if rules else None,
         "wall_of_text": float(production.wall_of_text(row.reply)),
         "list": float(text.has_list(row.reply)),
         "emoji": text.emoji_count(row.reply),

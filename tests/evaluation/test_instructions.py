@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.evaluation.counts import _ONES, _TENS, Limit, digits, limit
-from flywheel_tasks.evaluation.instructions import checks, instruction_checks, unchecked
+from flywheel_tasks.evaluation.instructions import checks, instruction_checks, obeyed, share_kept, unchecked
 from flywheel_tasks.policy.tool_calls import INSTRUCTION as TOOL
 
 CASES = [
@@ -144,6 +144,11 @@ CASES = [
     ("Write at least two dozen words.", "words", "word " * 24, "word " * 23),
     ("Between one hundred and two hundred words.", "words", "word " * 200, "word " * 99),
     ("At most two thousand characters.", "characters", "x" * 2000, "x" * 2001),
+    ("Always end with a question.", "end_question", "كيف حالك؟", "أنا بخير."),
+    ("Always end with a question.", "end_question", "Τι κάνεις;", "Bread;"),
+    ("Never ask questions.", "questions", "أنا بخير.", "كيف حالك؟"),
+    ("At most two sentences.", "sentences", "はい。そうです。", "はい。そうです。良いです。"),
+    ("Always end with a full stop.", "end_full_stop", "はい。", "はい"),
     ("Avoid emoji altogether.", "emoji", "Hi", "Hi 🙂"),
     ("Never use slang, links or any emoji at all.", "emoji", "Hi", "Hi 🙂"),
     ("No emoji in your replies, ever.", "emoji", "Hi", "Hi 🙂"),
@@ -340,6 +345,14 @@ def test_an_empty_reply_obeys_nothing() -> None:
 def test_word_limits_hold_for_any_number(limit: int, count: int) -> None:
     (check,) = instruction_checks(f"Answer in at most {limit} words.")
     assert check.obeyed("word " * count) == (count <= limit)
+
+
+def test_a_limit_of_words_is_not_measured_in_scripts_without_spaces() -> None:
+    long = "これはとても長い文章であり単語が非常に多く含まれています。"
+    card = Card("c", "Mae", (), ("At most 3 words.", "Never use emoji."))
+    assert obeyed(checks(card), long) == [True]
+    assert obeyed(checks(card), "One two three four.") == [False, True]
+    assert share_kept(Card("c", "Mae", (), ("At most 3 words.",)), long) is None
 
 
 def spelled(number: int) -> str:
