@@ -45,6 +45,7 @@ def _opened(out: str) -> "Iterator[IO[bytes]]":
 
 
 _EMBEDDER = Path("models/embedder")
+_WORDS = Path("safety_words")
 
 
 def _detector(embedder: Path | None) -> "Detector":
@@ -85,6 +86,7 @@ def score(
     """Metrics of each reply of a file, as JSON Lines of {id, metrics} in the same order."""
     from flywheel_tasks.evaluation.score import ScoreFileError, read
     from flywheel_tasks.evaluation.score import score as scored
+    from flywheel_tasks.safety.requests import own_words
 
     if file == "-":
         lines, name = sys.stdin.buffer.readlines(), "standard input"
@@ -99,9 +101,10 @@ def score(
         raise ScoreFileError(f"{embedder}: no such folder")
     rows = read(lines, name)
     detector = _detector(embedder)
+    listed = own_words(_WORDS)
     progress = _Progress(len(rows))
     with _opened(out) as target:
-        for line in scored(rows, reward, progress.advance, detector):
+        for line in scored(rows, reward, progress.advance, detector, listed):
             target.write(line)
     why = f" ({detector.why})" if detector.why else ""
     typer.echo(

@@ -4,15 +4,15 @@ import re
 from collections.abc import Callable
 
 from flywheel_tasks.evaluation.counts import Limit, digits, limit
-from flywheel_tasks.evaluation.polarity import ENDS, NOT, STARTS, Test, is_told, left_open
-from flywheel_tasks.style.text import emoji_count, has_list, sentences, words
+from flywheel_tasks.evaluation.polarity import ENDS, NOT, REPLY, STARTS, Test, is_told, left_open
+from flywheel_tasks.style.text import emoji_count, has_list, questions, sentences, words
 
 _COUNTERS: dict[str, tuple[str, Callable[[str], int]]] = {
     "words": (r"words?", lambda reply: len(words(reply))),
     "sentences": (r"sentences?", sentences),
     "emoji": (r"emojis?|emoticons?", emoji_count),
     "exclamation_marks": (r"exclamations?(?: (?:mark|point)s?)?", lambda reply: reply.count("!")),
-    "questions": (r"questions?(?: marks?)?", lambda reply: len(re.findall(r"\?+", reply))),
+    "questions": (r"questions?(?: marks?)?", questions),
     "digits": (r"digits?|numerals?", lambda reply: sum(c.isdigit() for c in reply)),
     "lines": (
         r"lines?(?![- ]?breaks?)|paragraphs?",
@@ -72,6 +72,8 @@ def counted(sentence: str) -> dict[str, Test]:
         bound = _question_bound(text) if name == "questions" else _bound(name, text, noun)
         if bound in (None, Limit()) or (bound.low is not None and left_open(text)):
             continue
+        if name == "lists" and max(bound.low or 0, bound.high or 0) > 1:
+            continue  # of their items
         if name == "characters" and (bound.high or _FEWEST) < _FEWEST:
             continue
         found[name] = _within(bound, count)
@@ -104,14 +106,26 @@ def _question_bound(text: str) -> Limit | None:
     return _bound("questions", text, "question marks?")
 
 
+# What may stand right before the thing in "never use any emoji": any other word narrows it ("sad emoji", "long lists").
+_LEADS = (
+    r"(?:us(?:e|ing)|writ(?:e|ing)|send(?:ing)?|includ(?:e|ing)|add(?:ing)?|put(?:ting)?|typ(?:e|ing)|post(?:ing)?"
+    r"|contain(?:ing)?|insert(?:ing)?|hav(?:e|ing)|mak(?:e|ing)|giv(?:e|ing)|produc(?:e|ing)|shar(?:e|ing)|with|without|in"
+    r"|to|any|an?|single|your|of|or|and|nor|ever|even|no)"
+)
+# What may follow it: an end, or words that narrow nothing; "lists longer than three items" and "emoji spam" do.
+_WHERE = rf"(?:(?:any|all|an?|the|each|every|of|your) )*(?:{REPLY}|conversations?|chats?|text|writing|speech|dialogue)"
+_FOLLOWS = (
+    r"(?=\s*(?:[.,;!()\u2013\u2014-]|$)"
+    r"| (?:and|or|nor|ever|at all|at any time|altogether|entirely|completely|anywhere|whatsoever|either|please|for any"
+    rf"|no matter|in {_WHERE}|to (?:the|an?|any\w*|users?|them|people|him|her)|are|is|because|since|but)\b)"
+)
+
+
 def _never(noun: str) -> str:
     """Pattern of "never use emoji", "no lists or emoji"; not of "never use digits for dates", which bans a use."""
     astray = rf"but\b|and (?:always|use|end)\b|(?:{ENDS}|{STARTS}|{_THEIRS})\b"
-    return (
-        rf"\b{NOT}\b(?: (?!{astray})[\w'/-]+,?){{0,6}}? (?>{noun})\b"
-        r"(?! (?:twice|more than|in a row|at the (?:start|end|beginning)|alone|before|after|between|instead|as"
-        r"|for(?! any)|to(?! (?:the|an?|any\w*|users?|them|people|him|her)\b))\b)"
-    )
+    lead = rf"(?:(?: (?!{astray})[\w'/-]+,?){{0,5}}? (?:{_LEADS}|(?!{astray})[\w'/-]+,))?"
+    return rf"\b{NOT}\b,?{lead} (?>{noun})\b{_FOLLOWS}"
 
 
 def _always(noun: str) -> str:

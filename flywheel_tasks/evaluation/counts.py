@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from flywheel_tasks.evaluation.polarity import prohibited
+from flywheel_tasks.evaluation.polarity import ENDS, REPLY, STARTS, prohibited
 
 _ONES = re.findall(
     r"\w+",
@@ -21,11 +21,19 @@ _TENS = {
     "eighty": 80,
     "ninety": 90,
 }
-_NUMBERS = (
-    {word: value for value, word in enumerate(_ONES)} | _TENS | {"hundred": 100, "dozen": 12, "couple": 2}
+_BELOW_TWENTY = {word: value for value, word in enumerate(_ONES)}
+_DIGIT, _TENS_WORD = "|".join(_ONES[1:10]), "|".join(_TENS)
+_BELOW_HUNDRED = (
+    rf"(?:(?:{_TENS_WORD})(?:[- ](?:{_DIGIT}))?|{'|'.join(sorted(_ONES, key=len, reverse=True))})"
 )
-_NUMBER_WORD = "|".join(sorted(_NUMBERS, key=len, reverse=True))
-_SPELLED = re.compile(rf"\b(?:(?:a|one) )?({_NUMBER_WORD})(?:[- ]({'|'.join(_ONES[1:10])}))?\b(?: of\b)?")
+_TIMES = rf"(?:(?:an?|\d+|{_BELOW_HUNDRED})[- ])?"
+# In "one hundred and two hundred" the two belongs to the second number.
+_REST = rf"(?:(?: and)? {_BELOW_HUNDRED}\b(?![- ](?:hundred|thousand|dozen)))?"
+_HUNDREDS = rf"{_TIMES}hundred\b{_REST}"
+_SPELLED = re.compile(
+    rf"(?<![\w.,])(?:(?:{_HUNDREDS} |{_TIMES})thousand\b(?:(?: and)? {_HUNDREDS}|{_REST})|{_HUNDREDS}"
+    rf"|(?:half a |{_TIMES})dozen|(?:a |one )?couple|(?:a |one )?{_BELOW_HUNDRED})\b(?: of\b)?"
+)
 
 
 @dataclass(frozen=True)
@@ -41,22 +49,37 @@ class Limit:
 
 
 def digits(text: str) -> str:
-    """Lower-case text with the numbers from zero to ninety-nine in digits ("twenty-five" becomes "25")."""
+    """Lower-case text with its numbers in digits: "twenty-five" becomes "25", "two hundred and ten" "210".
 
-    def spell(match: re.Match[str]) -> str:
-        first, second = match.group(1), match.group(2)
-        if second is None:
-            return str(_NUMBERS[first])
-        if first in _TENS:
-            return str(_TENS[first] + _NUMBERS[second])
-        return match.group()
+    Args:
+        text: lower case.
+    """
+    return _SPELLED.sub(lambda match: str(_value(re.findall(r"\w+", match.group()))), text)
 
-    return _SPELLED.sub(spell, text)
+
+def _value(words: list[str]) -> int:
+    """The number that its words add up to; "a", "and" and "of" add nothing."""
+    total = part = 0
+    for word in words:
+        if word == "hundred":
+            part = (part or 1) * 100
+        elif word == "dozen":
+            part = 6 if "half" in words else (part or 1) * 12
+        elif word == "thousand":
+            total, part = (part or 1) * 1000, 0
+        elif word == "couple":
+            part = 2
+        elif word.isdecimal():
+            part += int(word)
+        else:
+            part += _TENS.get(word, _BELOW_TWENTY.get(word, 0))
+    return total + part
 
 
 _UNIT = r"(?:sentences?|words?|lines?|paragraphs?|verses?|stanzas?|clauses?|bullets?)"
 # "At most 20 short, plain words"; in "one emoji per sentence" the number is not of sentences.
-_AFTER = rf"(?: (?!(?:{_UNIT}|per|an?|the|each|every|in|for|to)\b)\w+){{0,2}}? "
+# Of "2 million words" the number is not all; no digits stand between a number and what it counts.
+_AFTER = rf"(?: (?!(?:{_UNIT}|per|an?|the|each|every|in|for|to|hundreds?|thousands?|[mb]illions?|\d+)\b)\w+){{0,2}}? "
 _FORMS: tuple[tuple[str, str], ...] = (
     ("between", r"(?:between )?(\d+) (?:and|to|or) (\d+){a}{noun}"),
     ("between", r"(\d+) ?- ?(\d+){a}{noun}"),
@@ -87,6 +110,20 @@ _PER_PART = re.compile(
     rf"(?: long)?(?: (?:per|an?|each|every|(?:in|for|to|of) (?:each|every|any|an?|1|the)) (?:\w+ )?{_UNIT}\b"
     rf"|[- ]{_UNIT}\b| in a row\b| each(?=\s*(?:[.,;!]|$)))"
 )
+# Nor is one for something in the reply: "two words of Latin", "one sentence about the sea", "open with one word",
+# "describe it in five words"; or one that is not meant to the number: "20 words or so".
+_WHOLE = (
+    rf"(?:(?:each|every|any|all|your|the|an?|1|single|whole|entire|of|own) )*"
+    rf"(?:{REPLY}|users?|them|him|her|it|total|all|length)\b"
+)
+_IN_PART = re.compile(
+    rf" (?:of|from|about|on|in|for|to|describing|explaining)\b(?! (?:at (?:most|least)|no more|up to|\d|{_WHOLE}))"
+    r"|,? (?:or so|or thereabouts|give or take|more or less|on average|ready)\b"
+)
+_PART = re.compile(
+    rf"\b(?:{STARTS}|{ENDS})\b[^,;:.]*$|\bthen\b|\b(?:greet|describe|tell|summari[sz]e|explain|define|introduce|thank"
+    r"|praise|compliment|quote|recite|translate)\b|\b(?:answer|reply to|respond to) (?:\w+ ){0,2}questions?\b"
+)
 _IS = r"(?: \w+)? (?:is|are|will be|would be|gets?|counts? as|feels?|seems?)\b"
 _BANNED = re.compile(
     rf"{_IS}[^.,;]*?\b(?:forbidden|banned|prohibited|taboo|rude|impolite|unacceptable|wrong|off limits|too (?:long|many"
@@ -106,14 +143,15 @@ def limit(text: str, noun: str) -> Limit | None:
         noun: a regular expression of the counted thing, such as ``words?``.
 
     Returns:
-        the limit; one without bounds where it is for each sentence or word; None where none is understood.
+        the limit; one without bounds where it is not for the reply as a whole; None where none is understood.
     """
     of_part = False
     text = re.sub(r"\b(?:a|one|1) single\b", "1", re.sub(r"[()]|(?<=\d),(?=\d{3})", "", text))
     for kind, form in _forms(noun):
         for match in form.finditer(text):
             before, after = text[: match.start()], text[match.end() :]
-            if _OF_PART.search(before) or _PER_PART.match(after):
+            parts = _OF_PART.search(before) or _PART.search(before)
+            if parts or _PER_PART.match(after) or _IN_PART.match(after):
                 of_part = True
                 continue
             numbers = [int(group) for group in match.groups()]
@@ -129,7 +167,7 @@ def _forms(noun: str) -> list[tuple[str, re.Pattern[str]]]:
     for kind, form in _FORMS:
         pattern = form.replace("{a}", _AFTER).replace("{noun}", rf"(?:{noun})\b")
         # Commas may part the words of a limit; elsewhere they part what it governs from what it does not.
-        found.append((kind, re.compile(r"\b" + pattern.replace(" ", r",? "))))
+        found.append((kind, re.compile(r"\b(?<!\d[.,])" + pattern.replace(" ", r",? "))))
     return found
 
 

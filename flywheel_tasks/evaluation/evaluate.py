@@ -24,6 +24,8 @@ from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.privacy.outgoing import kept_types
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.safety.classifier import classifier_of, unsafe
+from flywheel_tasks.safety.requests import own_words
+from flywheel_tasks.safety.words import WordLists
 from flywheel_tasks.storage.tables import read_rows, write_rows
 
 SIDES = ("champion", "candidate")
@@ -69,8 +71,10 @@ def run(io: StageIO) -> Mapping[str, Any]:
     asked_cards = {card.card_id: card for card, _ in asked}
     detector = open_detector(io.dep("models/embedder"), io.settings.compute)
     trained = [cards[card] for card in trained_cards(io.dep("data/split")) if card in cards]
+    kept = kept_types(io.settings.privacy.policy)
+    listed = own_words(io.dep("safety_words"), io.settings.curate.blocked_words)
     return {
-        **measure(rows, drawn, answers, detector, trained, withheld, kept_types(io.settings.privacy.policy)),
+        **measure(rows, drawn, answers, detector, trained, withheld, kept, listed),
         **describe(judge),
         "refusal_detector": {"by": detector.name} | ({"why": detector.why} if detector.why else {}),
         "suites": _suites(io, asked_cards, judge, detector),
@@ -93,7 +97,9 @@ def _suites(
     found: dict[str, Any] = {}
     for name in names:
         chats = suites.asked(name, cards)
-        drawn = sampler.sample(chats, 1, io.settings.seed, f"{name} replies")
+        # Cut back to whole sentences, an unfinished call would be no call at all.
+        uncut = name == suites.TOOL_CALLS
+        drawn = sampler.sample(chats, 1, io.settings.seed, f"{name} replies", uncut=uncut)
         replies = [reply for (reply,) in drawn]
         judging = judge if name == suites.RED_TEAM else None
         answers = judged(judging, [(*chat, reply) for chat, reply in zip(chats, replies, strict=True)])
@@ -181,6 +187,7 @@ def measure(
     trained: Sequence[Card] = (),
     withheld: Collection[str] | None = None,
     kept: Collection[str] = (),
+    listed: WordLists | None = None,
 ) -> dict[str, Any]:
     """The metrics of evaluated rows.
 
@@ -192,6 +199,7 @@ def measure(
         trained: cards that the policy or its judges were trained on.
         withheld: replies that the safety classifier refuses; None where none was asked.
         kept: types of identifiers that the privacy policy lets stay.
+        listed: the workspace's unsafe words: refusing a request that has one is not false.
     """
     answered = {side: _answered(rows, side, drawn[side], withheld) for side in SIDES}
     seen = {card.card_id for card in trained}, {rule for card in trained for rule in card.instructions}
@@ -221,7 +229,7 @@ def measure(
         "reward": {  # only the difference of two replies to one prompt has a meaning
             "gain": mean([row["candidate_reward"] - row["champion_reward"] for row in rows], users)
         },
-        **_production(answered, answers or {}, detector, kept),
+        **_production(answered, answers or {}, detector, kept, listed),
         "unseen": {name: {side: new[side][name] for side in SIDES} for name in new["candidate"]},
         "instructions": production.instruction_coverage({row["card_id"]: _card(row) for row in rows}),
     }
@@ -250,8 +258,11 @@ def _production(
     answers: Answers,
     detector: Detector | None,
     kept: Collection[str],
+    listed: WordLists | None,
 ) -> dict[str, dict[str, Any]]:
-    measured = {side: production.measure(answered[side], answers.get(side), detector, kept) for side in SIDES}
+    measured = {
+        side: production.measure(answered[side], answers.get(side), detector, kept, listed) for side in SIDES
+    }
     summaries = {
         side: production.summarise(answered[side], measured[side], answers.get(side)) for side in SIDES
     }

@@ -6,6 +6,7 @@ obeyed nor as broken. A condition ("if the user asks …") is never checked: cod
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from flywheel_tasks.chat.card import Card
@@ -15,7 +16,7 @@ from flywheel_tasks.evaluation.languages import languages
 from flywheel_tasks.evaluation.phrases_said import QUOTE, bare_words, quoted
 from flywheel_tasks.evaluation.polarity import Test, left_open, unclear
 from flywheel_tasks.evaluation.reply_form import endings, grammar, letters
-from flywheel_tasks.style.text import NO_ABBREVIATION, straight
+from flywheel_tasks.style.text import NO_ABBREVIATION, straight, words_unclear
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,20 @@ class InstructionCheck:
         """Whether a reply obeys; an empty reply obeys nothing."""
         return bool(reply.strip()) and self.test(straight(reply))
 
+    def measures(self, reply: str) -> bool:
+        """Whether code can tell: words in a script without spaces can't be counted."""
+        return self.kind != "words" or not words_unclear(reply)
+
+
+def obeyed(checks: Iterable[InstructionCheck], reply: str) -> list[bool]:
+    """Whether a reply obeys each of the checks, those left out that cannot be measured on it.
+
+    Args:
+        checks: of a card's instructions.
+        reply: the text.
+    """
+    return [check.obeyed(reply) for check in checks if check.measures(reply)]
+
 
 def checks(card: Card) -> list[InstructionCheck]:
     """Everything code can check of a card's instructions, in the card's order."""
@@ -44,7 +59,7 @@ def checks(card: Card) -> list[InstructionCheck]:
 
 def share_kept(card: Card, reply: str) -> float | None:
     """Share (0 to 1) of a card's instructions that code can check and the reply obeys; None if code can check none."""
-    kept = [check.obeyed(reply) for check in checks(card)]
+    kept = obeyed(checks(card), reply)
     return sum(kept) / len(kept) if kept else None
 
 

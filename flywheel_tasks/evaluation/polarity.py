@@ -25,6 +25,9 @@ _CONDITION = re.compile(
     r"|ideally|where possible|try|prefer)\b"
     r"|\bevery (?:other|second|third|few|now|so often)\b"
     r"|\b(?:first|last|opening|final) (?:repl|answer|message|response)"
+    r"|\b(?:other than|apart from|aside from|excluding|with the exception)\b"
+    r"|\bper (?:conversation|chat|session|day|week|scene|topic)\b"
+    r"|\b(?:in|during) (?:(?!all|any|every)\w+ ){1,2}(?:moments|situations|scenes|occasions|contexts)\b"
 )
 # "At least once" and "once in every reply" are no conditions; "once he asks" and "once in a while" are.
 _ONCE = re.compile(

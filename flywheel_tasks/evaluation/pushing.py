@@ -13,7 +13,7 @@ from itertools import zip_longest
 from typing import Any
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.evaluation.instructions import InstructionCheck, checks
+from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, obeyed
 from flywheel_tasks.evaluation.intervals import Estimate, share
 from flywheel_tasks.storage.fast_yaml import load_yaml
 
@@ -129,16 +129,23 @@ def summary(pushes: Sequence[Push], replies: Sequence[str]) -> dict[str, Any]:
         ``instruction_violation`` (share that break any check of the card), each with a 95% interval clustered by card;
         the same under ``evaluated_cards`` and ``unseen_cards``; and ``kinds``, following by the kind of check.
     """
-    kept = [float(push.check.obeyed(reply)) for push, reply in zip(pushes, replies, strict=True)]
-    broke = [
-        float(not all(check.obeyed(reply) for check in checks(push.card)))
+    kept = [
+        float(push.check.obeyed(reply)) if push.check.measures(reply) else None
         for push, reply in zip(pushes, replies, strict=True)
+    ]
+    broke = [
+        float(not all(obeyed(checks(push.card), reply))) for push, reply in zip(pushes, replies, strict=True)
     ]
 
     def both(rows: Sequence[int]) -> dict[str, Estimate]:
         clusters = [pushes[row].card.card_id for row in rows]
+        told = [
+            (value, card)
+            for row, card in zip(rows, clusters, strict=True)
+            if (value := kept[row]) is not None
+        ]
         found = {
-            "instruction_following": share([kept[row] for row in rows], clusters),
+            "instruction_following": share([value for value, _ in told], [card for _, card in told]),
             "instruction_violation": share([broke[row] for row in rows], clusters),
         }
         if not rows:

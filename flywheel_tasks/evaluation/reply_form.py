@@ -13,10 +13,10 @@ from flywheel_tasks.evaluation.polarity import (
     negated,
     prohibited,
 )
-from flywheel_tasks.style.text import cut_off, emoji_count, ending
+from flywheel_tasks.style.text import asks, cut_off, emoji_count, ending
 
 _MARKS: tuple[tuple[str, str, str, Test], ...] = (
-    ("end_question", ENDS, r"(?:question|asking)", lambda reply: ending(reply).endswith("?")),
+    ("end_question", ENDS, r"(?:question|asking)", asks),
     ("end_exclamation", ENDS, r"exclamation", lambda reply: ending(reply).endswith("!")),
     (
         "end_ellipsis",
@@ -25,7 +25,12 @@ _MARKS: tuple[tuple[str, str, str, Test], ...] = (
         lambda reply: ending(reply).endswith(("...", "…")),
     ),
     ("end_emoji", ENDS, r"(?:emoji|emoticon)", lambda reply: _edge_emoji(reply, first=False)),
-    ("end_full_stop", ENDS, r"(?:full stop|period)", lambda reply: ending(reply).endswith(".")),
+    (
+        "end_full_stop",
+        ENDS,
+        r"(?:full stop|period)",
+        lambda reply: ending(reply).endswith((".", "。", "।", "۔")),
+    ),
     ("start_emoji", STARTS, r"(?:emoji|emoticon)", lambda reply: _edge_emoji(reply, first=True)),
 )
 # Between "with" and the mark: words that make the mark another's, or no mark ("with an answer to the question").
@@ -163,6 +168,9 @@ def grammar(sentence: str) -> dict[str, Test]:
     if re.search(rf"\b{NOT}\b[\w' ]*\bcontractions?\b", text):
         found["no_contractions"] = lambda reply: _CONTRACTION.search(reply) is None
     third = re.search(r"\bin (?:the )?third[- ]person\b", text)
-    if third and not re.search(rf"\b(?:{NOT}|users?|others|people)\b", text):
-        found["third_person"] = lambda reply: _FIRST_PERSON.search(reply) is None
+    if third and not re.search(
+        rf"\b(?:{NOT}|users?|others|people|(?:first|second)[- ]person|dialogue)\b", text
+    ):
+        # Who is quoted speaks of himself: "I am here," she says.
+        found["third_person"] = lambda reply: _FIRST_PERSON.search(re.sub(r'"[^"]*"', " ", reply)) is None
     return found

@@ -13,9 +13,10 @@ import orjson
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation import production, tone
 from flywheel_tasks.evaluation.chat_templates import conversation_key, mine_chats
-from flywheel_tasks.evaluation.instructions import checks
+from flywheel_tasks.evaluation.instructions import checks, obeyed
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.safety.requests import harmless
+from flywheel_tasks.safety.words import WordLists
 from flywheel_tasks.style import text
 
 _SHOWN = 20  # errors
@@ -127,27 +128,29 @@ def _history(raw: Any) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def metrics_of(row: Row, refusal: float, templated: float) -> dict[str, float | int | None]:
+def metrics_of(
+    row: Row, refusal: float, templated: float, listed: WordLists | None = None
+) -> dict[str, float | int | None]:
     """The metrics of one reply; None is "not measured".
 
     Args:
         row: the reply.
         refusal: probability that it refuses.
         templated: probability that it is templated.
+        listed: a workspace's unsafe words: refusing a request that has one is not false.
     """
-    rules = checks(row.card)
-    obeyed = sum(check.obeyed(row.reply) for check in rules)
+    rules = obeyed(checks(row.card), row.reply)
     return {
         "refusal": refusal,
-        "false_refusal": refusal if harmless(row.history) else 0.0,
+        "false_refusal": refusal if harmless(row.history, listed) else 0.0,
         "templated": templated,
         "preachy": float(tone.preachy(row.reply)),
         "positive_sentiment": float(tone.positive(row.reply)),
         "cooperation": None,
         "safety_violation": None,
         "breaks_character": float(production.breaks_character(row.reply)),
-        "instruction_following": obeyed / len(rules) if rules else None,
-        "instruction_violation": float(obeyed < len(rules)) if rules else None,
+        "instruction_following": sum(rules) / len(rules) if rules else None,
+        "instruction_violation": float(not all(rules)) if rules else None,
         "wall_of_text": float(production.wall_of_text(row.reply)),
         "list": float(text.has_list(row.reply)),
         "emoji": text.emoji_count(row.reply),
@@ -160,7 +163,11 @@ def metrics_of(row: Row, refusal: float, templated: float) -> dict[str, float | 
 
 
 def score(
-    rows: Sequence[Row], rewards: Path | None, advance: Advance, detector: Detector | None = None
+    rows: Sequence[Row],
+    rewards: Path | None,
+    advance: Advance,
+    detector: Detector | None = None,
+    listed: WordLists | None = None,
 ) -> Iterator[bytes]:
     """Scored lines, in the order of the rows, as they are done.
 
@@ -169,6 +176,7 @@ def score(
         rewards: folder of a pointwise reward model, or None.
         advance: told how many more rows are done.
         detector: of refusals, named in every line; the rules by default.
+        listed: a workspace's unsafe words.
 
     Raises:
         ScoreFileError: rewards are asked for and a history does not end with a user's turn.
@@ -181,7 +189,7 @@ def score(
         batch = rows[start : start + _BATCH]
         refusing = detector.probabilities([(row.asked(), row.reply) for row in batch])
         templated = mined.probabilities[start : start + _BATCH]
-        found = [metrics_of(*one) for one in zip(batch, refusing, templated, strict=True)]
+        found = [metrics_of(*one, listed) for one in zip(batch, refusing, templated, strict=True)]
         if scorer is not None:
             values = scorer.score([(row.card, row.history, row.reply) for row in batch])
             found = [{**metrics, "reward": value} for metrics, value in zip(found, values, strict=True)]

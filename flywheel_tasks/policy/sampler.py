@@ -101,7 +101,13 @@ class Sampler:
         self._trained = trained  # its weights change between draws
 
     def sample(
-        self, prompts: Sequence[tuple[Card, Sequence[Turn]]], n: int, seed: int, progress: str | None = None
+        self,
+        prompts: Sequence[tuple[Card, Sequence[Turn]]],
+        n: int,
+        seed: int,
+        progress: str | None = None,
+        *,
+        uncut: bool = False,
     ) -> list[list[str]]:
         """Draw ``n`` replies to each prompt.
 
@@ -110,15 +116,22 @@ class Sampler:
             n: replies a prompt.
             seed: of the draw, at least 0.
             progress: what a line every few seconds is about, or None for silence.
+            uncut: as for :meth:`decode`.
 
         Returns:
             for each prompt, in the order given, its ``n`` replies: no special tokens, trimmed, maybe empty.
         """
-        drawn = self.sample_replies(prompts, n, seed, progress)
+        drawn = self.sample_replies(prompts, n, seed, progress, uncut=uncut)
         return [[reply.text for reply in replies] for replies in drawn]
 
     def sample_replies(
-        self, prompts: Sequence[tuple[Card, Sequence[Turn]]], n: int, seed: int, progress: str | None = None
+        self,
+        prompts: Sequence[tuple[Card, Sequence[Turn]]],
+        n: int,
+        seed: int,
+        progress: str | None = None,
+        *,
+        uncut: bool = False,
     ) -> list[list[Reply]]:
         """Draw ``n`` replies to each prompt, with their lengths. Args and order as :meth:`sample`."""
         rows = [prompt_ids(self.tokenizer, *prompt, self.max_prompt_tokens) for prompt in prompts]
@@ -126,19 +139,25 @@ class Sampler:
         for drawn in self.sample_ids(rows, n, seed, progress, alike=[card for card, _ in prompts]):
             ended = [ids[-1] in self.end_ids for ids in drawn]
             lengths = [len(ids) - end for ids, end in zip(drawn, ended, strict=True)]
-            found.append([Reply(*parts) for parts in zip(self.decode(drawn), lengths, ended, strict=True)])
+            found.append(
+                [Reply(*parts) for parts in zip(self.decode(drawn, uncut=uncut), lengths, ended, strict=True)]
+            )
         return found
 
-    def decode(self, replies: Sequence[Sequence[int]]) -> list[str]:
+    def decode(self, replies: Sequence[Sequence[int]], *, uncut: bool = False) -> list[str]:
         """Texts of replies given as token ids, as a user sees them: special tokens removed, trimmed.
 
         A reply that the token limit cut off is shown up to its last whole sentence, if it has one. So no judge
         learns to tell replies by a cut that is ours, not the policy's.
+
+        Args:
+            replies: token ids, the end token last where the policy ended the reply.
+            uncut: leave in what stands after the last whole sentence, for who must see an unfinished tool call.
         """
         texts = self.tokenizer.batch_decode([list(ids) for ids in replies], skip_special_tokens=True)
         ended = [bool(ids) and ids[-1] in self.end_ids for ids in replies]
         return [
-            text.strip() if end else whole_sentences(text) or text.strip()
+            text.strip() if end or uncut else whole_sentences(text) or text.strip()
             for text, end in zip(texts, ended, strict=True)
         ]
 

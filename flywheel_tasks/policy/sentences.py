@@ -1,9 +1,16 @@
-"""Where a reply that the token limit cut off can end decently."""
+"""Where sentences end, and where a reply that the token limit cut off can end decently."""
 
 import re
 
-# An end mark, closing quotes or brackets after it, then a space or the end; "3.5" and "e.g" do not match.
-_END = re.compile(r"[.!?…]+[\"'”’)\]*]*(?=\s|$)")
+# A mark ends a sentence before a space or the end of the text, so that neither "3.5" nor "e.g" has one; the wide marks
+# of scripts without spaces do everywhere. A semicolon is a question mark after a Greek letter.
+SPACED_ENDS = ".!?…؟۔।॥։።။។៕"
+WIDE_ENDS = "。！？｡"
+GREEK_QUESTION = r"(?<=[\u0370-\u03ff\u1f00-\u1fff])[;\u037e]"
+CLOSERS = r"[\"'”’)\]*」』）】]*"
+# Full-width marks made plain (NFKC) stand before a wide letter without a space.
+NEXT = r"(?=\s|$|[\u3000-\u30ff\u3400-\u9fff])"
+_END = re.compile(rf"(?:[{SPACED_ENDS}]+|{GREEK_QUESTION}){CLOSERS}{NEXT}|[{WIDE_ENDS}]+{CLOSERS}")
 
 
 def whole_sentences(text: str) -> str:

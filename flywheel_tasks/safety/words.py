@@ -54,16 +54,17 @@ def read_word_list(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A text as words are searched in it: look-alikes, case and spacing made plain."""
     return " ".join(fold(text).text.casefold().split())
 
 
 def _pattern(words: Iterable[str]) -> re.Pattern[str]:
-    longest = sorted({_plain(word) for word in words}, key=lambda word: (-len(word), word))
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(_one, longest)) + r")(?!\w)")
+    longest = sorted({plain(word) for word in words}, key=lambda word: (-len(word), word))
+    return re.compile(r"(?<!\w)(?:" + "|".join(map(one_word, longest)) + r")(?!\w)")
 
 
-def _one(word: str) -> str:
+def one_word(word: str) -> str:
     """A word or phrase as a pattern; a lone ``*`` is no word."""
     stem = word.removesuffix("*")
     return re.escape(stem) + r"\w*" if stem and stem != word else re.escape(word)
@@ -83,10 +84,10 @@ class WordLists:
         """See :class:`flywheel_tasks.safety.classifier.SafetyClassifier`."""
         return [
             {
-                category: float(pattern.search(plain) is not None)
+                category: float(pattern.search(searched) is not None)
                 for category, pattern in self._patterns.items()
             }
-            for plain in map(_plain, texts)
+            for searched in map(plain, texts)
         ]
 
 

@@ -5,6 +5,8 @@ import unicodedata
 
 import emoji
 
+from flywheel_tasks.policy.sentences import CLOSERS, GREEK_QUESTION, NEXT, SPACED_ENDS, WIDE_ENDS
+
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 # Titles, whose full stop ends no sentence; and a regular expression for after a stop that is none of theirs.
 ABBREVIATIONS = ("Dr", "Mr", "Mrs", "Ms", "St", "Prof", "Capt", "Sgt", "Lt")
@@ -13,12 +15,20 @@ NO_ABBREVIATION = "".join(rf"(?<!\b(?i:{title})\.)" for title in ABBREVIATIONS)
 _SMALL = r"(?=\s+[a-zß-öø-ÿа-яё])"
 _GOES_ON = "|".join(rf"(?<=\b(?i:{short})\.){_SMALL}" for short in ("etc", r"e\.g", r"i\.e", "vs"))
 _SENTENCE = re.compile(
-    rf"[.!?…]+{NO_ABBREVIATION}(?!{_GOES_ON})(?![\"'”’»]+{_SMALL})[\"'”’)\]*]*(?=\s|$)|\n+"
+    rf"(?:[{SPACED_ENDS}]+|{GREEK_QUESTION}){NO_ABBREVIATION}(?!{_GOES_ON})(?![\"'”’»]+{_SMALL}){CLOSERS}{NEXT}"
+    rf"|[{WIDE_ENDS}]+{CLOSERS}|\n+"
 )
+_ENDED = re.compile(rf"(?:[{SPACED_ENDS}{WIDE_ENDS}~]|{GREEK_QUESTION})$")
+_QUESTIONS = re.compile(rf"[?？؟]+|{GREEK_QUESTION}")
+# Letters of scripts that part no words by spaces; Thai and Lao have no mark for the end of a sentence either.
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uff66-\uff9f]"
+)
+_NO_MARKS = re.compile(r"[\u0e00-\u0eff]$")
 _BULLET = re.compile(r"^\s*(?:[-*•–+]\s+\S|\(?\d{1,2}[.)]\s+\S|[a-h]\)\s+\S)", re.MULTILINE)
 _INLINE_NUMBERS = re.compile(r"(?:^|\s)\(?1[.)]\s+\S.*?\s\(?2[.)]\s+\S", re.DOTALL)
 _STRAIGHT = str.maketrans("’‘“”", "''\"\"")
-_CLOSERS = "\"'”’)]}*_~»` \t\n"
+_CLOSERS = "\"'”’)]}*_~»`」』）】 \t\n"
 
 
 def straight(text: str) -> str:
@@ -33,11 +43,27 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> int:
-    """How many sentences: parts that hold a word, parted by ``.``, ``!``, ``?``, ``…`` or a line break.
+    """How many sentences: parts that hold a word, parted by ``.``, ``!``, ``?``, ``…``, their like or a line break.
 
     Neither ``Dr. Ostrov`` nor ``"Stop!" she cried`` is parted.
     """
     return sum(1 for part in _SENTENCE.split(text) if _WORD.search(part))
+
+
+def questions(text: str) -> int:
+    """How many question marks, those in a row as one; a Greek ``;`` is one too."""
+    return len(_QUESTIONS.findall(text))
+
+
+def asks(text: str) -> bool:
+    """Whether it ends with a question mark."""
+    last = ending(text)
+    return any(match.end() == len(last) for match in _QUESTIONS.finditer(last))
+
+
+def words_unclear(text: str) -> bool:
+    """Whether over a tenth of it is in a script without spaces, so that its words cannot be counted."""
+    return len(_UNSPACED.findall(text)) * 10 > len("".join(text.split()))
 
 
 def emoji_count(text: str) -> int:
@@ -62,11 +88,15 @@ def has_list(text: str) -> bool:
 
 
 def cut_off(text: str) -> bool:
-    """Whether it stops without the end of a sentence (an emoji or a closed *action* ends one too)."""
+    """Whether it stops without the end of a sentence (an emoji or a closed *action* ends one too).
+
+    Thai and Lao have no mark for that: what ends in their letters is never cut off.
+    """
     stripped = text.strip()
     if not stripped:
         return True
-    if ending(stripped).endswith((".", "!", "?", "…", "~")):
+    last = ending(stripped)
+    if _ENDED.search(last) or _NO_MARKS.search(last):
         return False
     if emoji.emoji_list(stripped) and emoji.emoji_list(stripped)[-1]["match_end"] == len(stripped):
         return False

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -10,10 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
+from flywheel_tasks.chat.card import Card
 from flywheel_tasks.evaluation import evaluate
 from flywheel_tasks.evaluation.evaluate import run
 from flywheel_tasks.evaluation.prompts import LeakError
+from flywheel_tasks.evaluation.refusal_detector import Rules
 from flywheel_tasks.policy.reply import Reply
+from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.rewards.encoding import Limits, reward_tokenizer
 from flywheel_tasks.settings import SPLITS
 from flywheel_tasks.storage.tables import read_rows, write_rows
@@ -173,3 +177,28 @@ def test_no_number_never_becomes_a_metric(column: str) -> None:
     drawn = {side: [Reply("Aye.", 5, True)] * len(rows) for side in ("champion", "candidate")}
     with pytest.raises(ValueError, match=r"finite|between 0 and 1"):
         evaluate.measure(rows, drawn)
+
+
+def test_a_tool_call_that_the_token_limit_cuts_off_is_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CutOff(Sampler):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            cut = 'Sure! <tool_call>{"name": "draw_picture", "arguments": {"prompt": "a red boat'
+            self.tokenizer = SimpleNamespace(batch_decode=lambda rows, **_: [cut] * len(rows))
+            self.end_ids = frozenset({2})
+
+        def sample_ids(self, prompts: Any, *_: Any, **__: Any) -> list[list[list[int]]]:
+            return [[[5, 6]] for _ in prompts]
+
+    monkeypatch.setattr(evaluate, "Sampler", CutOff)
+    monkeypatch.setattr("flywheel_tasks.policy.sampler.prompt_ids", lambda *_: [1])
+    CutOff.max_prompt_tokens = 64
+    settings = SimpleNamespace(
+        evaluate=SimpleNamespace(suites=["tool_calls"]),
+        sampling=None,
+        compute=None,
+        prompt=SimpleNamespace(max_tokens=64),
+        seed=1,
+    )
+    io: Any = SimpleNamespace(settings=settings, dep=Path)
+    found = evaluate._suites(io, {"c": Card("c", "Mae", (), ())}, None, Rules())["tool_calls"]
+    assert found["malformed"]["value"] == 1

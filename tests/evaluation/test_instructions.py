@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.evaluation.instructions import checks, instruction_checks, unchecked
+from flywheel_tasks.evaluation.counts import _ONES, _TENS, Limit, digits, limit
+from flywheel_tasks.evaluation.instructions import checks, instruction_checks, obeyed, share_kept, unchecked
 from flywheel_tasks.policy.tool_calls import INSTRUCTION as TOOL
 
 CASES = [
@@ -138,6 +139,22 @@ CASES = [
     ("Write a single sentence.", "sentences", "Dr. Ostrov has gone home.", "Dr. Ostrov left. He is home."),
     ("Write a single sentence.", "sentences", '"Stop!" she cried.', '"Stop!" She cried.'),
     ("Write a single sentence.", "sentences", "Bread, e.g. rye, tea etc. for two.", "Bread. Tea."),
+    ("Use at most two hundred words.", "words", "word " * 200, "word " * 201),
+    ("Never exceed one hundred and fifty words.", "words", "word " * 150, "word " * 151),
+    ("Write at least two dozen words.", "words", "word " * 24, "word " * 23),
+    ("Between one hundred and two hundred words.", "words", "word " * 200, "word " * 99),
+    ("At most two thousand characters.", "characters", "x" * 2000, "x" * 2001),
+    ("Always end with a question.", "end_question", "كيف حالك؟", "أنا بخير."),
+    ("Always end with a question.", "end_question", "Τι κάνεις;", "Bread;"),
+    ("Never ask questions.", "questions", "أنا بخير.", "كيف حالك؟"),
+    ("At most two sentences.", "sentences", "はい。そうです。", "はい。そうです。良いです。"),
+    ("Always end with a full stop.", "end_full_stop", "はい。", "はい"),
+    ("Avoid emoji altogether.", "emoji", "Hi", "Hi 🙂"),
+    ("Never use slang, links or any emoji at all.", "emoji", "Hi", "Hi 🙂"),
+    ("No emoji in your replies, ever.", "emoji", "Hi", "Hi 🙂"),
+    ("Use at most two words in each of your replies.", "words", "one two", "one two three"),
+    ("Use at most 3 words in total.", "words", "one two", "one two three four"),
+    ("Write in third person.", "third_person", '"I am here," says Pip.', "I like worms."),
     # Facts.
     ("You live in Oslo.", "fact_home", "I live in a small flat by the harbour.", "I live in Rome now."),
     ("You live in Oslo.", "fact_home", "I live in hope. I live in Oslo, Norway.", "I live in Mos."),
@@ -236,6 +253,37 @@ UNCHECKED = [
     "Replies over 40 words bore you.",
     "You may use one emoji.",
     "Invent at most two characters.",
+    "At most two million words.",
+    # Limits with a qualifier, and of something in the reply.
+    "Never use emojis other than 🌸.",
+    "Don't overuse emoji.",
+    "No emoji spam.",
+    "Never use sad emoji.",
+    "No heart emoji.",
+    "Do not use too many exclamation marks.",
+    "Never use double exclamation marks.",
+    "Never use more emoji than the user does.",
+    "Don't use emoji in serious moments.",
+    "Never use emoji in the first sentence.",
+    "Never write lists longer than three items.",
+    "Do not use links from unknown sites.",
+    "Use at most 5 list items.",
+    "Use one emoji per conversation.",
+    "Ask at least one question per conversation.",
+    "Open with one sentence about the sea.",
+    "Open with one word, then explain in two sentences.",
+    "End with one sentence of advice.",
+    "Use two words of Latin.",
+    "Use one word from Latin in every reply.",
+    "Write up to 50 letters to the king.",
+    "Include one exclamation mark in the greeting.",
+    "Answer questions in at most two sentences.",
+    "Greet the user in three words.",
+    "Tell a story of at most 100 words.",
+    "Use 20 words or so.",
+    "Use 20 words, more or less.",
+    "Narrate in third person, dialogue in first person.",
+    "At most 1.000 words.",
     # No facts.
     "You live in a lighthouse.",
     "Your name is a secret.",
@@ -297,6 +345,32 @@ def test_an_empty_reply_obeys_nothing() -> None:
 def test_word_limits_hold_for_any_number(limit: int, count: int) -> None:
     (check,) = instruction_checks(f"Answer in at most {limit} words.")
     assert check.obeyed("word " * count) == (count <= limit)
+
+
+def test_a_limit_of_words_is_not_measured_in_scripts_without_spaces() -> None:
+    long = "これはとても長い文章であり単語が非常に多く含まれています。"
+    card = Card("c", "Mae", (), ("At most 3 words.", "Never use emoji."))
+    assert obeyed(checks(card), long) == [True]
+    assert obeyed(checks(card), "One two three four.") == [False, True]
+    assert share_kept(Card("c", "Mae", (), ("At most 3 words.",)), long) is None
+
+
+def spelled(number: int) -> str:
+    """A number below ten thousand in English words."""
+    if number >= 1000:
+        rest = f" {spelled(number % 1000)}" if number % 1000 else ""
+        return f"{spelled(number // 1000)} thousand{rest}"
+    if number >= 100:
+        rest = f" and {spelled(number % 100)}" if number % 100 else ""
+        return f"{spelled(number // 100)} hundred{rest}"
+    if number < 20:
+        return _ONES[number]
+    return list(_TENS)[number // 10 - 2] + (f"-{_ONES[number % 10]}" if number % 10 else "")
+
+
+@given(st.integers(1, 9999))
+def test_numbers_in_words_are_read_whole(number: int) -> None:
+    assert limit(digits(f"at most {spelled(number)} words"), "words?") == Limit(high=number)
 
 
 @given(st.text(max_size=200))

@@ -14,6 +14,13 @@ from flywheel_tasks.policy.sentences import whole_sentences
         ("Really?! *waves.* Then I", "Really?! *waves.*"),
         ("All done.", "All done."),
         ("", ""),
+        ("これはペンです。次に", "これはペンです。"),
+        ("「はい。」それから", "「はい。」"),
+        ("元気？はい、今日", "元気？"),
+        ("यह है। वह", "यह है।"),
+        ("كيف حالك؟ ثم", "كيف حالك؟"),
+        ("Τι κάνεις; Και", "Τι κάνεις;"),
+        ("Bread; and", ""),
     ],
 )
 def test_examples(text: str, whole: str) -> None:

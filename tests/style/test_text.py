@@ -32,14 +32,53 @@ def test_lists(value: str, expected: bool) -> None:
     assert text.has_list(value) == expected
 
 
-@pytest.mark.parametrize("whole", ["Done.", "Really?” 🙂", "Bye 👋", "*waves*", '"Go!"', "Well…", "(Ha!)"])
+@pytest.mark.parametrize(
+    "whole",
+    [
+        *("Done.", "Really?” 🙂", "Bye 👋", "*waves*", '"Go!"', "Well…", "(Ha!)"),
+        *(
+            "これはペンです。",
+            "「はい。」",
+            "元気ですか？",
+            "यह अच्छा है।",
+            "هل أنت بخير؟",
+            "یہ اچھا ہے۔",
+            "Τι κάνεις;",
+            "สวัสดีครับ",
+        ),
+    ],
+)
 def test_whole_replies(whole: str) -> None:
     assert not text.cut_off(whole)
 
 
-@pytest.mark.parametrize("cut", ["I went to the", "Then he said,", "", "Bread, milk and *very"])
+@pytest.mark.parametrize(
+    "cut", ["I went to the", "Then he said,", "", "Bread, milk and *very", "これはペン", "यह अच्छा", "Bread;"]
+)
 def test_cut_replies(cut: str) -> None:
     assert text.cut_off(cut)
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        ("これはペンです。はい。そうです。", 3),
+        ("元気?はい!今日は3.5度です。", 3),
+        ("यह है। वह है।", 2),
+        ("كيف حالك؟ أنا بخير.", 2),
+        ("Τι κάνεις; Καλά.", 2),
+        ("Bread; milk; tea.", 1),
+    ],
+)
+def test_sentences_of_other_scripts(value: str, count: int) -> None:
+    assert text.sentences(value) == count
+
+
+def test_words_of_scripts_without_spaces_are_unclear() -> None:
+    assert text.words_unclear("これはペンです。")
+    assert text.words_unclear("สวัสดีครับ")
+    assert not text.words_unclear("They call it 茶, tea, in that part of the world.")
+    assert not text.words_unclear("यह अच्छा है। كيف حالك؟ Привет. 안녕 하세요")
 
 
 @given(st.text(max_size=100))
