@@ -12,7 +12,7 @@ from typing import Any, Literal
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.chat.prompt import plain_text, prompt_ids, reply_ids
+from flywheel_tasks.chat.prompt import give_way, plain_text, prompt_ids, reply_ids
 from flywheel_tasks.storage.documents import read_json, write_json
 
 Kind = Literal["pointwise", "pairwise"]
@@ -145,13 +145,13 @@ def _around(
         turns = turns[1:]
         shown = _transcript(tokenizer, card, turns)
         head, _ = _frame(tokenizer, shown)
-    last = turns[-1]
-    words = _tokens(tokenizer, plain_text(tokenizer, last["content"].replace(_MARK, "")))
-    while words and (over := len(head) - most) > 0:
-        words = words[over:]
-        # A cut may fall inside a character.
-        text = str(tokenizer.decode(words)).lstrip("\N{REPLACEMENT CHARACTER} ")
-        head, _ = _frame(tokenizer, _transcript(tokenizer, card, [Turn(role=last["role"], content=text)]))
+    if len(head) > most:  # only one turn is left
+
+        def framed(card: Card, text: str) -> list[int]:
+            return _frame(tokenizer, _transcript(tokenizer, card, [Turn(role="user", content=text)]))[0]
+
+        text = plain_text(tokenizer, turns[-1]["content"].replace(_MARK, ""))
+        head = framed(*give_way(tokenizer, card, text, most, lambda card, text: len(framed(card, text))))
     return head[-most:], tail
 
 
@@ -168,8 +168,8 @@ def encode_comparisons(
     judged reply is the answer to "write a better reply", and the score is read where it ends, where a model
     trained to chat has just read that reply. Both replies have the same token limit, together a third of ``max_tokens``
     at least. The oldest turns give way until the conversation fits ``prompt_max_tokens`` and all that stands before
-    the other reply fits the rest; then the beginning of the last turn does. The template's own words and the card stay
-    whole unless they alone are too long.
+    the other reply fits the rest; then :func:`flywheel_tasks.chat.prompt.give_way` says what goes of the card
+    and the last turn.
 
     Args:
         tokenizer: from :func:`reward_tokenizer`.

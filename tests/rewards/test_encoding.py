@@ -154,6 +154,21 @@ def test_a_long_last_turn_loses_its_beginning_and_a_card_that_is_too_long_its_ow
     assert len(head) + len(side) <= 240
 
 
+def test_a_card_that_is_too_long_does_not_hide_the_users_turn(tokenizer: PreTrainedTokenizerBase) -> None:
+    card = Card(
+        "c", "Ann", ("kind",) * 9, tuple(f"Rule {n}: never speak of the old harbour." for n in range(30))
+    )
+    limits = Limits("pairwise", 288, 160)
+
+    def head(text: str) -> str:
+        turns: list[Turn] = [{"role": "user", "content": text}]
+        return str(tokenizer.decode(encode_comparisons(tokenizer, card, turns, [("Yes.", "No.")], limits)[0]))
+
+    assert "User: I lost my job." in head("I lost my job.")
+    assert "Rule 0: never" in head("I lost my job.")
+    assert "User: A riddle?" in head("A riddle?")
+
+
 def test_pairs_that_are_equal_once_cut_are_left_out_and_named(tokenizer: PreTrainedTokenizerBase) -> None:
     same_start = "word " * 80
     pairs = [pair(same_start + "yes", same_start + "no", 0), pair("yes", "no", 1)]
