@@ -5,9 +5,9 @@ Each encoding is a prompt and a continuation: continuations of one prompt share 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -17,6 +17,10 @@ from flywheel_tasks.storage.documents import read_json, write_json
 
 Kind = Literal["pointwise", "pairwise"]
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+class RewardModelError(ValueError):
+    """A folder holds no reward model of the kind that is needed, or no backbone for one; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,25 @@ class Limits:
         write_json(self.__dict__, folder / "scorer.json")
 
     @classmethod
-    def load(cls, folder: Path, kind: Kind) -> "Limits":
+    def load(cls, folder: Path, kind: Kind | None = None) -> "Limits":
         """Read ``scorer.json``.
 
+        Args:
+            folder: of the model.
+            kind: that is needed; by default either.
+
         Raises:
-            ValueError: the folder holds a reward model of another kind.
+            RewardModelError: the folder holds no reward model, or one of another kind.
         """
-        found: dict[str, Any] = read_json(folder / "scorer.json")
-        if found["kind"] != kind:
-            raise ValueError(f"{folder}: holds a {found['kind']} reward model, a {kind} one is needed")
+        path = folder / "scorer.json"
+        if not path.is_file():
+            raise RewardModelError(f"{folder}: no reward model (scorer.json is missing)")
+        found: Any = read_json(path)
+        if not isinstance(found, dict) or set(found) != {field.name for field in fields(cls)}:
+            raise RewardModelError(f"{path}: not the scorer.json of a reward model")
+        if found["kind"] not in ((kind,) if kind else get_args(Kind)):
+            needed = f"a {kind}" if kind else f"a {' or '.join(get_args(Kind))}"
+            raise RewardModelError(f"{folder}: holds a {found['kind']} reward model, {needed} one is needed")
         return cls(**found)
 
 
@@ -61,7 +75,7 @@ def reward_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         folder: a model's folder.
 
     Raises:
-        ValueError: the tokenizer has no special token left for padding.
+        RewardModelError: the tokenizer has no special token left for padding.
     """
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
@@ -75,7 +89,9 @@ def reward_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     ]
     free = [token_id for token_id in special if token_id not in used]
     if not free:
-        raise ValueError(f"{folder}: no special token is free for padding (pad is the end-of-turn token)")
+        raise RewardModelError(
+            f"{folder}: no special token is free for padding (pad is the end-of-turn token)"
+        )
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(free[0])
     return tokenizer
 

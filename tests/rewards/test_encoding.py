@@ -11,6 +11,7 @@ from flywheel_tasks.rewards import pairwise, pointwise
 from flywheel_tasks.rewards.encoding import (
     _MARK,
     Limits,
+    RewardModelError,
     encode_comparisons,
     encode_replies,
     reward_tokenizer,
@@ -200,7 +201,7 @@ def test_at_most_so_many_pairs_by_whole_prompts() -> None:
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     Limits("pairwise", 288, 160).save(tmp_path)
     assert Limits.load(tmp_path, "pairwise") == Limits("pairwise", 288, 160)
-    with pytest.raises(ValueError, match="a pointwise one is needed"):
+    with pytest.raises(RewardModelError, match="a pointwise one is needed"):
         Limits.load(tmp_path, "pointwise")
 
 
