@@ -38,9 +38,21 @@ class ObjectStore(Protocol):
         """Remove an object; it is no error when there is none."""
 
 
+class ObjectKeyError(ValueError):
+    """A key that no object may have here."""
+
+
 def _checked(key: str) -> str:
+    """The key of an object that we write."""
     if not _KEY.fullmatch(key):
-        raise ValueError(f"not an object key: {key!r} (letters, digits, . _ = - and / between parts)")
+        raise ObjectKeyError(f"not an object key: {key!r} (letters, digits, . _ = - and / between parts)")
+    return key
+
+
+def _inside(key: str) -> str:
+    """The key of an object that is there: people name what they deliver as they like, but it leads nowhere else."""
+    if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise ObjectKeyError(f"not an object key: {key!r} (no part may be empty, . or ..)")
     return key
 
 
@@ -57,7 +69,7 @@ class FolderStore:
     def get(self, key: str) -> bytes:
         """See :class:`ObjectStore`."""
         try:
-            return (self._folder / _checked(key)).read_bytes()
+            return (self._folder / _inside(key)).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObjectError(key) from None
 
@@ -89,7 +101,7 @@ class FolderStore:
 
     def delete(self, key: str) -> None:
         """See :class:`ObjectStore`."""
-        (self._folder / _checked(key)).unlink(missing_ok=True)
+        (self._folder / _inside(key)).unlink(missing_ok=True)
 
 
 class S3Store:
@@ -112,7 +124,7 @@ class S3Store:
     def get(self, key: str) -> bytes:
         """See :class:`ObjectStore`."""
         try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + _checked(key))
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + _inside(key))
         except self._client.exceptions.NoSuchKey:
             raise MissingObjectError(key) from None
         data: bytes = answer["Body"].read()
@@ -150,7 +162,7 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """See :class:`ObjectStore`."""
-        self._client.delete_object(Bucket=self._bucket, Key=self._prefix + _checked(key))
+        self._client.delete_object(Bucket=self._bucket, Key=self._prefix + _inside(key))
 
 
 def open_store(location: str, root: Path) -> ObjectStore:

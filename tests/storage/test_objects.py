@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from flywheel_tasks.storage.objects import Exists, FolderStore, MissingObjectError, ObjectStore, open_store
+from flywheel_tasks.storage.objects import (
+    Exists,
+    FolderStore,
+    MissingObjectError,
+    ObjectKeyError,
+    ObjectStore,
+    open_store,
+)
 
 
 def test_an_object_is_created_once(store: ObjectStore) -> None:
@@ -38,6 +45,21 @@ def test_a_missing_object_is_named(store: ObjectStore) -> None:
 def test_keys_stay_inside(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="not an object key"):
         FolderStore(tmp_path / "store").create(key, b"")
+
+
+@pytest.mark.parametrize("key", ["../x", "/x", "a//b", "a/../b", ""])
+def test_nothing_outside_is_read_or_deleted(store: ObjectStore, key: str) -> None:
+    for use in (store.get, store.delete):
+        with pytest.raises(ObjectKeyError, match="not an object key"):
+            use(key)
+
+
+@pytest.mark.parametrize("name", ["project-1 (1).json", "_notes.json", "müller.jsonl"])
+def test_what_people_delivered_is_read_whatever_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"[]")
+    store = FolderStore(tmp_path)
+    assert store.list("") == [name]
+    assert store.get(name) == b"[]"
 
 
 @pytest.mark.parametrize("location", ["gs://bucket/x", "s3://", "s3:///x"])
