@@ -1,7 +1,7 @@
 """Character cards and the conversation turns between a user and a character."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import dropwhile
 from typing import Any, Literal, TypedDict, TypeVar
 
@@ -51,6 +51,22 @@ class Card:
         greeting = row.get("greeting")
         said = greeting if greeting and greeting.strip() else None
         return cls(row["card_id"], row["name"], traits, instructions, said)
+
+    def parts(self) -> int:
+        """How many parts it can lose: traits and instructions."""
+        return len(self.traits) + len(self.instructions)
+
+    def without(self, parts: int) -> "Card":
+        """The card without some of its parts: first the traits go, from the last on, then the instructions.
+
+        A reply that lacks a trait is still in character; one that breaks an instruction is wrong.
+
+        Args:
+            parts: how many go, at most :meth:`parts`.
+        """
+        traits = max(0, len(self.traits) - parts)
+        instructions = self.parts() - parts - traits
+        return replace(self, traits=self.traits[:traits], instructions=self.instructions[:instructions])
 
     def system_prompt(self) -> str:
         """The system prompt: name, traits, instructions."""

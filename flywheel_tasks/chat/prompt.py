@@ -1,8 +1,12 @@
 """A card and a history as the token ids that a policy or a reward model reads."""
 
 import logging
-from collections.abc import Sequence
-from typing import cast
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Literal, cast
+from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from flywheel_tasks.chat.card import Card, Turn
 
 _log = logging.getLogger(__name__)
+Kept = Literal["beginning", "end"]
+_MARK = "OnlyTheSystemSaysThis"
+_SYSTEM_ROLES: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, bool]] = WeakKeyDictionary()
 
 
 def plain_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -39,11 +46,11 @@ def prompt_messages(
         card: the character.
         history: turns, the last one the user's.
         max_tokens: of the rendered prompt; whole turns are dropped from the oldest on. If the card and the last
-            turn alone are too long, the turn's beginning goes: the card must stay, or its rules cannot be kept. What
-            stands before the user's first turn, such as a greeting, goes only if the template refuses it.
+            turn alone are too long, :func:`give_way` says what of them goes. What stands before the user's first turn,
+            such as a greeting, goes only if the template refuses it.
 
     Returns:
-        messages for a chat template, their texts as :func:`plain_text` has them.
+        messages for a chat template, their texts as :func:`plain_text` has them, the card as :func:`placed` puts it.
 
     Raises:
         ValueError: the history does not end with a user's turn.
@@ -51,7 +58,7 @@ def prompt_messages(
     """
     if not history or history[-1]["role"] != "user":
         raise ValueError("a history must end with a user's turn")
-    system = {"role": "system", "content": plain_text(tokenizer, card.system_prompt())}
+    system = _system(tokenizer, card)
     kept = [{"role": turn["role"], "content": plain_text(tokenizer, turn["content"])} for turn in history]
     # Where it may begin: the first place that fits, else the last one. All is tried first, for it mostly fits; then by
     # halves, for a prompt only gets shorter with each turn dropped, and to render a long one for each takes minutes.
@@ -68,27 +75,170 @@ def prompt_messages(
             at = min(at, len(starts) - 2)
     kept = kept[starts[0] :]
     if len(kept) == 1:  # more turns would not be left if they did not fit
-        kept[0]["content"] = _shortened(tokenizer, system, kept[-1]["content"], max_tokens)
-    return [system, *kept]
+        shown, kept[0]["content"] = _last_turn(tokenizer, card, kept[0]["content"], max_tokens)
+        system = _system(tokenizer, shown)
+    return placed(tokenizer, [system, *kept])
 
 
-def _shortened(tokenizer: PreTrainedTokenizerBase, system: dict[str, str], text: str, max_tokens: int) -> str:
-    """The user's text, or its end where card and text together are too long."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+def _system(tokenizer: PreTrainedTokenizerBase, card: Card) -> dict[str, str]:
+    return {"role": "system", "content": plain_text(tokenizer, card.system_prompt())}
+
+
+def placed(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Messages as the tokenizer's template takes them.
+
+    Where it refuses a system message, or leaves it out (the first Gemma models' does), its text stands before the
+    user's first turn, as is the custom with these models.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: perhaps with a system message at the beginning.
+    """
+    if not messages or messages[0]["role"] != "system" or _takes_system(tokenizer):
+        return list(messages)
+    system, *turns = messages
+    first = next((place for place, turn in enumerate(turns) if turn["role"] == "user"), None)
+    if first is not None:
+        text = "\n\n".join(filter(None, (system["content"], turns[first]["content"])))
+        turns[first] = {"role": "user", "content": text}
+    return turns
+
+
+def _takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template shows a system message: tried once for each tokenizer and template."""
+    template = tokenizer.chat_template
+    known = _SYSTEM_ROLES.get(tokenizer)
+    if known is None or known[0] != template:
+        messages = [{"role": "system", "content": _MARK}, {"role": "user", "content": "a"}]
+        try:
+            shown = _MARK in str(tokenizer.apply_chat_template(messages, tokenize=False))
+        except TemplateError:
+            shown = False
+        known = _SYSTEM_ROLES[tokenizer] = (template, shown)
+    return known[1]
+
+
+def give_way(
+    tokenizer: PreTrainedTokenizerBase,
+    card: Card,
+    text: str,
+    max_tokens: int,
+    size: Callable[[Card, str], int],
+) -> tuple[Card, str]:
+    """What is shown of a card and of the user's last turn where both together are too long.
+
+    The turn keeps at least half of the room, or all of itself: a reply to a message that is not there is wrong
+    whatever the card says. Within that the card stays, and the turn's beginning goes. A card that leaves less loses
+    whole parts (:meth:`flywheel_tasks.chat.card.Card.without`), and at last the end of its name.
+
+    Args:
+        tokenizer: counts tokens.
+        card: the character.
+        text: of the turn.
+        max_tokens: of all that ``size`` counts.
+        size: tokens of the prompt with a card and a text.
+
+    Returns:
+        the card, perhaps with fewer parts, and the text, perhaps without its beginning.
+    """
+    if size(card, text) <= max_tokens:
+        return card, text
+    room = max_tokens - size(Card(card.card_id, "", (), ()), "")
+    ids = _tokens(tokenizer, text)
+    least = text if len(ids) <= room // 2 else _decoded(tokenizer, ids[-max(1, room // 2) :], "end")
+    parts = range(card.parts())
+    lost = bisect_left(parts, True, key=lambda lost: size(card.without(lost), least) <= max_tokens)
+    shown = card.without(lost)
+    name = _cut(
+        tokenizer, shown.name, lambda name: size(replace(shown, name=name), least) - max_tokens, "beginning"
+    )
+    shown = replace(shown, name=name)
+    return shown, _cut(tokenizer, text, lambda text: size(shown, text) - max_tokens, "end")
+
+
+def _cut(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    over: Callable[[str], int],
+    keep: Kept,
+) -> str:
+    """A text without its end or its beginning, until ``over`` finds no token too many; a token stays."""
+    ids = _tokens(tokenizer, text)
     shown = text
-    while (
-        ids
-        and (over := len(_render(tokenizer, [system, {"role": "user", "content": shown}])) - max_tokens) > 0
-    ):
-        ids = ids[over:]
-        # A cut may fall inside a character.
-        shown = str(tokenizer.decode(ids)).lstrip("\N{REPLACEMENT CHARACTER} ")
+    while len(ids) > 1 and (many := over(shown)) > 0:
+        left = max(1, len(ids) - many)
+        ids = ids[-left:] if keep == "end" else ids[:left]
+        shown = _decoded(tokenizer, ids, keep)
     return shown
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], keep: Kept) -> str:
+    text = str(tokenizer.decode(ids))
+    half = "\N{REPLACEMENT CHARACTER} "  # a cut may fall inside a character
+    return text.lstrip(half) if keep == "end" else text.rstrip(half)
+
+
+def _last_turn(
+    tokenizer: PreTrainedTokenizerBase, card: Card, text: str, max_tokens: int
+) -> tuple[Card, str]:
+    """:func:`give_way` in a prompt of the card and the user's last turn."""
+
+    def size(card: Card, text: str) -> int:
+        return len(_render(tokenizer, [_system(tokenizer, card), {"role": "user", "content": text}]))
+
+    shown, kept = give_way(tokenizer, card, text, max_tokens, size)
+    if shown != card:
+        _warn(card.card_id, max_tokens)
+    return shown, kept
+
+
+@lru_cache(maxsize=1024)  # once for each card, not for each of its prompts
+def _warn(card_id: str, max_tokens: int) -> None:
+    _log.warning(
+        "card %s leaves the user's turn less than half of %d tokens: its last parts are not shown",
+        card_id,
+        max_tokens,
+    )
+
+
+def cut_short(
+    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[tuple[Card, Sequence[Turn]]], max_tokens: int
+) -> dict[str, int]:
+    """How many prompts do not show all of their card, or of the user's last turn; a warning says so, too.
+
+    Args:
+        tokenizer: with a chat template.
+        prompts: cards and histories, the last turn the user's.
+        max_tokens: as for :func:`prompt_messages`.
+
+    Returns:
+        ``prompts``, ``card`` (those whose card lost a part) and ``last_turn`` (those whose turn lost its beginning).
+    """
+    found = {"prompts": 0, "card": 0, "last_turn": 0}
+    for card, history in prompts:
+        text = plain_text(tokenizer, history[-1]["content"])
+        shown, kept = _last_turn(tokenizer, card, text, max_tokens)
+        found["prompts"] += 1
+        found["card"] += shown != card
+        found["last_turn"] += kept != text
+    if found["card"] or found["last_turn"]:
+        _log.warning(
+            "of %d prompts, %d do not show all of their card and %d not all of the user's last turn: %d tokens "
+            "(prompt.max_tokens) are too few",
+            *found.values(),
+            max_tokens,
+        )
+    return found
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
     ids = tokenizer.apply_chat_template(
-        messages, tokenize=True, add_generation_prompt=True, return_dict=False
+        placed(tokenizer, messages), tokenize=True, add_generation_prompt=True, return_dict=False
     )
     return cast(list[int], ids)
 
@@ -96,17 +246,14 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) 
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequence[Turn], max_tokens: int
 ) -> list[int]:
-    """Token ids of a prompt, generation prompt included; a card that alone is too long loses its beginning.
+    """Token ids of a prompt, generation prompt included; only if the template's own words are too long, their beginning
+    is cut.
 
     Args and errors as :func:`prompt_messages`.
     """
-    ids = _render(tokenizer, prompt_messages(tokenizer, card, history, max_tokens))
-    if len(ids) > max_tokens:
-        _log.warning("card %s alone has more than %d tokens; its beginning is cut", card.card_id, max_tokens)
-    return ids[-max_tokens:]
+    return _render(tokenizer, prompt_messages(tokenizer, card, history, max_tokens))[-max_tokens:]
 
 
 def reply_ids(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
     """Token ids of a reply as the policy ends it: the text and the end-of-turn token."""
-    ids: list[int] = tokenizer(plain_text(tokenizer, reply), add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id]
+    return [*_tokens(tokenizer, plain_text(tokenizer, reply)), tokenizer.eos_token_id]

@@ -64,6 +64,10 @@ def train(
         int | None,
         typer.Option(min=16, help="Prompt (three quarters at most) and reply, instead of the settings."),
     ] = None,
+    max_pairs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pairs that a pairwise model is trained and measured on; by default all."),
+    ] = None,
     root: Root = Path(),
 ) -> None:
     """Train a reward model and measure it on users held out; a killed run goes on when called again."""
@@ -75,6 +79,8 @@ def train(
 
     if out.exists():
         raise PairError(f"{out}: exists; remove it or name another folder")
+    if max_pairs is not None and kind != "pairwise":
+        raise PairError("--max-pairs is of --kind pairwise; a pointwise model takes all pairs")
     load_settings(root / "params.yaml")  # its own errors first
     from flywheel_tasks.storage.fast_yaml import load_yaml
 
@@ -97,12 +103,15 @@ def train(
         base=base or params["base"]["policy"],
         wheels=root / STATE / "wheels",
         heldout_share=heldout,
+        max_pairs=max_pairs,
     )
     console.print(
         f"{kind} reward model: {metrics['train']['pairs']} pairs, {metrics['train']['steps']} steps, loss "
         f"{metrics['train']['loss_first']:.3f} to {metrics['train']['loss_last']:.3f}; "
         f"{metrics['skipped']} lines skipped"
     )
+    if metrics["left_out"]:
+        console.print(f"{metrics['left_out']} pairs were left out: --max-pairs {max_pairs}")
     if cut := metrics["train"].get("replies_at_limit"):
         console.print(f"{cut} replies were cut at the token limit or just reach it: see --max-tokens")
     _show("Held-out users", metrics["heldout"])

@@ -189,8 +189,14 @@ def read_reference(path: Path) -> dict[str, Any]:
     Raises:
         ContractError: it is none.
     """
+    if not path.is_file():
+        raise ContractError(f"{path}: there is no such file")
     document = read_json(path)
     profile = document.get("profile", document) if isinstance(document, dict) else None
-    if not isinstance(profile, dict) or "tables" not in profile:
+    tables = profile.get("tables") if isinstance(profile, dict) else None
+    whole = isinstance(tables, dict) and all(
+        isinstance(of, dict) and isinstance(of.get("rows"), int) for of in tables.values()
+    )
+    if not isinstance(profile, dict) or not whole:
         raise ContractError(f"{path}: no profile of data (data/validated/profile.json)")
     return profile

@@ -3,6 +3,7 @@
 import fnmatch
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from flywheel_tasks.contracts.schema import arrow_schema
 
 _ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
 _BATCH = 20_000
+_NO_VALUE = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)  # a value does not fit its column
 _EVENT = {"type", "event_id", "time"}
 
 
@@ -57,11 +59,13 @@ class Found:
 
 
 def is_raw_log(path: Path) -> bool:
-    """Whether a path holds raw log events: ``date=`` folders, or JSON Lines of events."""
+    """Whether a path holds raw log events: ``date=`` folders, or a file of events."""
     if path.is_dir():
         return path.name.startswith("date=") or any(item.name.startswith("date=") for item in path.iterdir())
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+    if not path.name.endswith(_ENDINGS):
         return False
+    if path.name.endswith(".parquet"):
+        return set(_parquet_schema(path).names) >= _EVENT
     first = next((row for _, row in _lines(path) if isinstance(row, dict)), {})
     return set(first) >= _EVENT
 
@@ -149,7 +153,18 @@ def _parquet_schema(file: Path) -> pa.Schema:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, Any]]:
-    """Line numbers, and what each line holds or the error that it is."""
+    """Line numbers, and what each line holds or the error that it is.
+
+    Raises:
+        ContractError: the gzip is damaged: what is missing can't be counted, so nothing is said of the rest.
+    """
+    try:
+        yield from _read_lines(file)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ContractError(f"{file}: a damaged gzip file: {error}") from error
+
+
+def _read_lines(file: Path) -> Iterator[tuple[int, Any]]:
     with file.open("rb") as raw:
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.name.endswith(".gz") else raw
         for number, line in enumerate(stream, start=1):
@@ -175,22 +190,43 @@ def as_parquet(table: str, file: Path, contract: Contract, scratch: Path) -> Fou
     unreadable: list[Unreadable] = []
     schema = arrow_schema(contract)
 
+    def batch(rows: list[tuple[int, dict[str, Any]]]) -> pa.RecordBatch:
+        try:
+            return pa.RecordBatch.from_pylist([row for _, row in rows], schema=schema)
+        except _NO_VALUE:  # of at least one row: each is looked at
+            fitting = []
+            for number, row in rows:
+                if wrong := [field.name for field in schema if not _fits(row[field.name], field.type)]:
+                    detail = f"{', '.join(wrong)}: a value has not its column's type"
+                    unreadable.append(Unreadable(table, str(file), number, detail))
+                else:
+                    fitting.append(row)
+            return pa.RecordBatch.from_pylist(fitting, schema=schema)
+
     def batches() -> Iterator[pa.RecordBatch]:
         rows = []
         for number, value in _lines(file):
             try:
-                rows.append(_row(value, contract))
+                rows.append((number, _row(value, contract)))
             except ValueError as error:
                 unreadable.append(Unreadable(table, str(file), number, str(error)))
             if len(rows) >= _BATCH:
-                yield pa.RecordBatch.from_pylist(rows, schema=schema)
+                yield batch(rows)
                 rows = []
         if rows:
-            yield pa.RecordBatch.from_pylist(rows, schema=schema)
+            yield batch(rows)
 
     path = scratch / f"{file.name}.parquet"
     write_batches(batches(), schema, path)
-    return Found(table, file, path, unreadable)
+    return Found(table, file, path, sorted(unreadable, key=lambda it: it.line))
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    try:
+        pa.array([value], type=kind)
+    except _NO_VALUE:
+        return False
+    return True
 
 
 def _row(value: Any, contract: Contract) -> dict[str, Any]:

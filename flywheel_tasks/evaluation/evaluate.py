@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.prompt import cut_short
 from flywheel_tasks.evaluation import production, suites, win_rate
 from flywheel_tasks.evaluation.intervals import mean, share
 from flywheel_tasks.evaluation.judge import Judging, describe, judged, open_judge
@@ -55,7 +56,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     # A judge that cannot be used is an error before anything is drawn.
     judge = open_judge(io.settings.evaluate.judge, io.settings.compute, [io.dep(path) for path in _JUDGED])
     classifier = classifier_of(io.settings, io.dep("safety_words"))
-    drawn = _reply(io, rows, asked)
+    drawn, short = _reply(io, rows, asked)
     _judge(io, rows)
     out = io.out("data/evaluation")
     out.mkdir(parents=True)
@@ -76,6 +77,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     return {
         **measure(rows, drawn, answers, detector, trained, withheld, kept, listed),
         **describe(judge),
+        "cut_short": short,
         "refusal_detector": {"by": detector.name} | ({"why": detector.why} if detector.why else {}),
         "suites": _suites(io, asked_cards, judge, detector),
     }
@@ -128,9 +130,14 @@ def _card(row: Mapping[str, Any]) -> Card:
 
 def _reply(
     io: StageIO, rows: list[dict[str, Any]], asked: Sequence[tuple[Card, Sequence[Turn]]]
-) -> dict[str, list[Reply]]:
-    """Fill in both policies' replies, drawn with one seed; return them as drawn."""
+) -> tuple[dict[str, list[Reply]], dict[str, int]]:
+    """Fill in both policies' replies, drawn with one seed.
+
+    Returns:
+        the replies as drawn, and how many prompts the candidate was not shown whole.
+    """
     drawn: dict[str, list[Reply]] = {}
+    short: dict[str, int] = {}
     folders: dict[str, Path] = {"champion": io.dep("inputs/champion"), "candidate": io.dep("models/policy")}
     for side in SIDES:
         sampler = Sampler(
@@ -143,11 +150,13 @@ def _reply(
             asked, io.settings.evaluate.samples, io.settings.seed, f"{side} replies"
         )
         drawn[side] = [reply for replies in found for reply in replies]
+        if side == "candidate":
+            short = cut_short(sampler.tokenizer, asked, sampler.max_prompt_tokens)
         del sampler  # two models at once would double the memory
         gc.collect()
         for row, reply in zip(rows, drawn[side], strict=True):
             row[f"{side}_reply"] = reply.text
-    return drawn
+    return drawn, short
 
 
 def _judge(io: StageIO, rows: list[dict[str, Any]]) -> None:

@@ -109,11 +109,16 @@ class LocalJudge:
         """See :class:`Judging`."""
         import torch
 
+        from flywheel_tasks.chat.prompt import placed
+
         found: list[float | None] = []
         for prompt in prompts:
             messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": prompt}]
             ids = self._tokenizer.apply_chat_template(
-                messages, tokenize=True, add_generation_prompt=True, return_dict=False
+                placed(self._tokenizer, messages),
+                tokenize=True,
+                add_generation_prompt=True,
+                return_dict=False,
             )
             with torch.inference_mode():
                 inputs = torch.tensor([ids], device=self._model.device)

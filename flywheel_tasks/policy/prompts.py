@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.fields import FieldError, turns_of
 from flywheel_tasks.curation.sampling import draw_order, stratified
 from flywheel_tasks.storage.tables import read_rows
 
@@ -80,12 +81,15 @@ def prompt_of(row: Mapping[str, Any], card: Card, where: str) -> Prompt:
         where: file and row, for messages.
 
     Raises:
-        PromptError: an id is empty or the history does not end with a user's turn.
+        PromptError: an id is empty, a turn has not its fields, or the history does not end with a user's turn.
     """
     for key in ("prompt_id", "source"):
         if not row[key]:
             raise PromptError(f"{where}: {key} is empty")
-    history = tuple(Turn(role=turn["role"], content=turn["content"]) for turn in row["history"] or ())
+    try:
+        history = turns_of(row["history"])
+    except FieldError as error:
+        raise PromptError(f"{where}: {error}") from error
     if not history or history[-1]["role"] != "user":
         raise PromptError(f"{where}: history does not end with a user's turn")
     return Prompt(

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from transformers import AutoTokenizer
 
+from flywheel_tasks.chat.prompt import cut_short
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.candidates import (
     KEPT,
@@ -146,6 +148,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
         compute=io.settings.compute,
         max_prompt_tokens=io.settings.prompt.max_tokens,
     )
+    champion = AutoTokenizer.from_pretrained(io.dep("inputs/champion"), local_files_only=True)
+    short = cut_short(champion, [prompt.chat for prompt in prompts], io.settings.prompt.max_tokens)
     by_prompt = _draw(io, pool, prompts)
     everything = [candidate for candidates in by_prompt for candidate in candidates]
     names = {prompt.card.name for prompt in prompts}
@@ -168,6 +172,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     _write(io.out("data/rejection"), everything, accepted)
     return {
         "prompts": len(prompts),
+        "cut_short": short,
         "candidates": len(everything),
         "accepted": {"all": len(accepted), **_by_source(accepted)},
         "by_policy": _by_policy(everything),

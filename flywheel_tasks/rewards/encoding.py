@@ -5,18 +5,22 @@ Each encoding is a prompt and a continuation: continuations of one prompt share 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.chat.prompt import plain_text, prompt_ids, reply_ids
+from flywheel_tasks.chat.prompt import give_way, plain_text, prompt_ids, reply_ids
 from flywheel_tasks.storage.documents import read_json, write_json
 
 Kind = Literal["pointwise", "pairwise"]
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+class RewardModelError(ValueError):
+    """A folder holds no reward model of the kind that is needed, or no backbone for one; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,25 @@ class Limits:
         write_json(self.__dict__, folder / "scorer.json")
 
     @classmethod
-    def load(cls, folder: Path, kind: Kind) -> "Limits":
+    def load(cls, folder: Path, kind: Kind | None = None) -> "Limits":
         """Read ``scorer.json``.
 
+        Args:
+            folder: of the model.
+            kind: that is needed; by default either.
+
         Raises:
-            ValueError: the folder holds a reward model of another kind.
+            RewardModelError: the folder holds no reward model, or one of another kind.
         """
-        found: dict[str, Any] = read_json(folder / "scorer.json")
-        if found["kind"] != kind:
-            raise ValueError(f"{folder}: holds a {found['kind']} reward model, a {kind} one is needed")
+        path = folder / "scorer.json"
+        if not path.is_file():
+            raise RewardModelError(f"{folder}: no reward model (scorer.json is missing)")
+        found: Any = read_json(path)
+        if not isinstance(found, dict) or set(found) != {field.name for field in fields(cls)}:
+            raise RewardModelError(f"{path}: not the scorer.json of a reward model")
+        if found["kind"] not in ((kind,) if kind else get_args(Kind)):
+            needed = f"a {kind}" if kind else f"a {' or '.join(get_args(Kind))}"
+            raise RewardModelError(f"{folder}: holds a {found['kind']} reward model, {needed} one is needed")
         return cls(**found)
 
 
@@ -61,7 +75,7 @@ def reward_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         folder: a model's folder.
 
     Raises:
-        ValueError: the tokenizer has no special token left for padding.
+        RewardModelError: the tokenizer has no special token left for padding.
     """
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
@@ -75,7 +89,9 @@ def reward_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     ]
     free = [token_id for token_id in special if token_id not in used]
     if not free:
-        raise ValueError(f"{folder}: no special token is free for padding (pad is the end-of-turn token)")
+        raise RewardModelError(
+            f"{folder}: no special token is free for padding (pad is the end-of-turn token)"
+        )
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(free[0])
     return tokenizer
 
@@ -145,13 +161,13 @@ def _around(
         turns = turns[1:]
         shown = _transcript(tokenizer, card, turns)
         head, _ = _frame(tokenizer, shown)
-    last = turns[-1]
-    words = _tokens(tokenizer, plain_text(tokenizer, last["content"].replace(_MARK, "")))
-    while words and (over := len(head) - most) > 0:
-        words = words[over:]
-        # A cut may fall inside a character.
-        text = str(tokenizer.decode(words)).lstrip("\N{REPLACEMENT CHARACTER} ")
-        head, _ = _frame(tokenizer, _transcript(tokenizer, card, [Turn(role=last["role"], content=text)]))
+    if len(head) > most:  # only one turn is left
+
+        def framed(card: Card, text: str) -> list[int]:
+            return _frame(tokenizer, _transcript(tokenizer, card, [Turn(role="user", content=text)]))[0]
+
+        text = plain_text(tokenizer, turns[-1]["content"].replace(_MARK, ""))
+        head = framed(*give_way(tokenizer, card, text, most, lambda card, text: len(framed(card, text))))
     return head[-most:], tail
 
 
@@ -168,8 +184,8 @@ def encode_comparisons(
     judged reply is the answer to "write a better reply", and the score is read where it ends, where a model
     trained to chat has just read that reply. Both replies have the same token limit, together a third of ``max_tokens``
     at least. The oldest turns give way until the conversation fits ``prompt_max_tokens`` and all that stands before
-    the other reply fits the rest; then the beginning of the last turn does. The template's own words and the card stay
-    whole unless they alone are too long.
+    the other reply fits the rest; then :func:`flywheel_tasks.chat.prompt.give_way` says what goes of the card
+    and the last turn.
 
     Args:
         tokenizer: from :func:`reward_tokenizer`.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.fields import FieldError, card_of, turns_of
 from flywheel_tasks.storage.tables import read_rows
 
 KINDS = ("ranking", "rewrite")
@@ -51,6 +52,8 @@ def _pair(row: Mapping[str, Any], where: str) -> Pair:
     for key in ("pair_id", "prompt_id", "user_id", "card_id", "card_name"):
         if not row[key]:
             raise PairError(f"{where}: {key} is empty")
+        if not isinstance(row[key], str):
+            raise PairError(f"{where}: {key} is no text")
     for key in ("chosen", "rejected"):
         if not isinstance(row[key], str) or not row[key].strip():
             raise PairError(f"{where}: {key} has no text")
@@ -58,10 +61,13 @@ def _pair(row: Mapping[str, Any], where: str) -> Pair:
         raise PairError(f"{where}: kind {row['kind']!r} is none of {', '.join(KINDS)}")
     if row["one_review"] not in (None, 0.0, 0.5, 1.0):
         raise PairError(f"{where}: one_review {row['one_review']!r} is none of 0, 0.5, 1")
-    history = tuple(Turn(role=turn["role"], content=turn["content"]) for turn in row["history"] or ())
+    try:
+        history = turns_of(row["history"])
+        card = card_of({**row, "name": row["card_name"]}, row["card_id"])
+    except FieldError as error:
+        raise PairError(f"{where}: {error}") from error
     if not history or history[-1]["role"] != "user":
         raise PairError(f"{where}: history does not end with a user's turn")
-    card = Card.from_row({**row, "name": row["card_name"]})
     return Pair(
         pair_id=row["pair_id"],
         prompt_id=row["prompt_id"],
@@ -99,7 +105,9 @@ def parse_pairs(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, list
         where = f"{path}: row {number} (pair {row.get('pair_id')})"
         if row["purpose"] not in found:
             raise PairError(f"{where}: purpose {row['purpose']!r} is none of {', '.join(PURPOSES)}")
-        if row["agreement"] is not None and not math.isfinite(row["agreement"]):
+        if row["agreement"] is not None and not (
+            isinstance(row["agreement"], int | float) and math.isfinite(row["agreement"])
+        ):
             raise PairError(f"{where}: agreement is not a number")
         pair = _pair(row, where)
         if pair.pair_id in seen:

@@ -9,6 +9,7 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import yaml
 
 import flywheel_tasks
@@ -18,17 +19,19 @@ from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
 from flywheel_tasks.pipeline.graph import Stage
 from flywheel_tasks.pipeline.stage import one_gpu
 from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.policy.base_model import save_policy
+from flywheel_tasks.policy.base_model import BaseModelError, WheelError, save_policy
 from flywheel_tasks.rewards import pairwise, pointwise
 from flywheel_tasks.rewards.agreement import agreement
-from flywheel_tasks.rewards.pairs import PairError, parse_pairs
+from flywheel_tasks.rewards.encoding import Limits, RewardModelError
+from flywheel_tasks.rewards.pairs import PairError, parse_pairs, require
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.settings import Compute, load_settings
 from flywheel_tasks.storage.atomic import replace
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
-from flywheel_tasks.storage.tables import read_rows, write_rows
+from flywheel_tasks.storage.tables import read_rows, write_table
 from flywheel_tasks.traffic.importers import SkippedRow, read_hh_rlhf
+from flywheel_tasks.training.run import TrainingError
 
 Kind = Literal["pointwise", "pairwise"]
 _RUN = {"pointwise": pointwise.run, "pairwise": pairwise.run}
@@ -51,7 +54,10 @@ def read_pair_rows(path: Path) -> tuple[list[dict[str, Any]], list[SkippedRow]]:
     """
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
-        rows, skipped = read_rows(path), []
+        try:
+            rows, skipped = read_rows(path), []
+        except (pa.ArrowInvalid, OSError) as error:
+            raise PairError(f"{path}: not a Parquet file: {error}") from error
         if rows and (absent := set(PAIRS.names) - set(rows[0])):
             raise PairError(f"{path}: columns are missing: {', '.join(sorted(absent))}")
     elif name.endswith((".jsonl", ".json")):
@@ -81,13 +87,24 @@ def hold_out(rows: list[dict[str, Any]], share: float, seed: int) -> list[dict[s
     return [row | {"purpose": "reward_heldout" if row["user_id"] in out else "reward_train"} for row in rows]
 
 
-def _prepare(
-    work: Path, rows: list[dict[str, Any]], base: str, params: Mapping[str, Any], wheels: Path
-) -> None:
+def _checked_table(rows: list[dict[str, Any]], path: Path) -> pa.Table:
+    """The rows as the stage reads them.
+
+    Raises:
+        PairError: a row breaks a rule, or a value has not its column's type.
+    """
+    require(parse_pairs(rows, path), path)
+    try:
+        return pa.Table.from_pylist(rows, schema=PAIRS)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise PairError(f"{path}: a value has not its column's type: {error}") from error
+
+
+def _prepare(work: Path, table: pa.Table, base: str, params: Mapping[str, Any], wheels: Path) -> None:
     """A workspace with what the training stage reads."""
     work.mkdir(parents=True, exist_ok=True)
     (work / "params.yaml").write_text(yaml.safe_dump(dict(params), sort_keys=False), encoding="utf-8")
-    write_rows(rows, PAIRS, work / _PAIRS)
+    write_table(table, work / _PAIRS)
     alone = {**reward_model_pin.NONE, "reason": "no earlier model: trained outside a generation"}
     write_json(alone, work / reward_model_pin.PIN)
     earlier_pairs.write_none(work)
@@ -132,10 +149,12 @@ def train_model(
     base: str,
     wheels: Path,
     heldout_share: float,
+    max_pairs: int | None = None,
 ) -> dict[str, Any]:
     """Train a reward model on a file of pairs and measure it on held-out users.
 
-    A killed run goes on from its last checkpoint when it is called again with the same arguments and code.
+    A killed run goes on from its last checkpoint when it is called again with the same arguments and code. What cannot
+    be used leaves nothing behind.
 
     Args:
         kind: which model.
@@ -146,21 +165,39 @@ def train_model(
         base: backbone: a built-in name, a hub id or a folder.
         wheels: folder that keeps wheels of built-in models.
         heldout_share: of users, where the pairs name no purposes.
+        max_pairs: of a pairwise model: pairs to train on and to measure on, at most; by default all, whatever the
+            settings say.
 
     Returns:
-        the metrics, with ``skipped`` lines of the file.
+        the metrics, with ``skipped`` lines of the file and pairs ``left_out`` by ``max_pairs``.
 
     Raises:
         PairError: the file cannot be used.
+        BaseModelError: the backbone cannot be used.
+        RewardModelError: its tokenizer has no token left for padding.
+        TrainingError: see :func:`flywheel_tasks.rewards.trainer.train_rows`.
     """
     rows, skipped = read_pair_rows(pairs)
+    rows = hold_out(rows, heldout_share, params["seed"])
+    table = _checked_table(rows, pairs)
+    if kind == "pairwise":
+        params = {**params, "pairwise_rm": {**params["pairwise_rm"], "max_pairs": max_pairs or len(rows)}}
     work = out.with_name(f".{out.name}.work")
-    _prepare(work, hold_out(rows, heldout_share, params["seed"]), base, params, wheels)
-    io_stage = _alone(stage, work)
-    model, curve = f"models/{kind}_rm", f"plots/{kind}_rm.csv"
-    io = StageIO(io_stage, work, load_settings(work / "params.yaml"))
-    with one_gpu():
-        metrics = dict(_RUN[kind](io)) | {"skipped": len(skipped)}
+    before = work.exists()  # of a killed run, which may still go on
+    try:
+        _prepare(work, table, base, params, wheels)
+        io_stage = _alone(stage, work)
+        model, curve = f"models/{kind}_rm", f"plots/{kind}_rm.csv"
+        io = StageIO(io_stage, work, load_settings(work / "params.yaml"))
+        with one_gpu():
+            metrics = dict(_RUN[kind](io))
+    except (PairError, BaseModelError, WheelError, RewardModelError, TrainingError):
+        if not before:  # another try would end the same; people's texts are in it
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    used = metrics["pairs"]["own"] + metrics["heldout"]["pairs"]
+    usable = sum(row["purpose"] in ("reward_train", "reward_heldout") for row in rows)
+    metrics |= {"skipped": len(skipped), "left_out": usable - used}
     write_json(metrics, io.out(model) / "metrics.json")
     replace(io.out(curve), io.out(model) / "curve.csv")
     replace(io.out(model), out)
@@ -172,12 +209,11 @@ def evaluate_model(model: Path, pairs: Path, compute: Compute) -> dict[str, Any]
     """Measure a reward model on all pairs of a file, whatever their purpose.
 
     Raises:
-        PairError: the file cannot be used, or the folder holds no reward model of this project.
+        PairError: the file cannot be used.
+        RewardModelError: the folder holds no reward model of this project.
     """
-    if not (model / "scorer.json").exists():
-        raise PairError(f"{model}: no reward model (scorer.json is missing)")
+    kind = Limits.load(model).kind
     rows, skipped = read_pair_rows(pairs)
-    kind = read_json(model / "scorer.json")["kind"]
     found = [pair for of_purpose in parse_pairs(rows, pairs).values() for pair in of_purpose]
     if kind == "pointwise":
         margins = pointwise.pointwise_margins(

@@ -52,8 +52,16 @@ class ObjectStore(Protocol):
 
 
 def _checked(key: str) -> str:
+    """The key of an object that we write."""
     if not _KEY.fullmatch(key):
         raise PlaceError(f"not an object key: {key!r} (letters, digits, . _ = - and / between parts)")
+    return key
+
+
+def _inside(key: str) -> str:
+    """The key of an object that is there: people name what they deliver as they like, but it leads nowhere else."""
+    if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise PlaceError(f"not an object key: {key!r} (no part may be empty, . or ..)")
     return key
 
 
@@ -70,7 +78,7 @@ class FolderStore:
     def get(self, key: str) -> bytes:
         """See :class:`ObjectStore`."""
         try:
-            return (self._folder / _checked(key)).read_bytes()
+            return (self._folder / _inside(key)).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObjectError(key) from None
 
@@ -102,7 +110,7 @@ class FolderStore:
 
     def delete(self, key: str) -> None:
         """See :class:`ObjectStore`."""
-        (self._folder / _checked(key)).unlink(missing_ok=True)
+        (self._folder / _inside(key)).unlink(missing_ok=True)
 
 
 class S3Store:
@@ -137,7 +145,7 @@ class S3Store:
         """See :class:`ObjectStore`."""
         with self._asked():
             try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + _checked(key))
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + _inside(key))
             except self._client.exceptions.NoSuchKey:
                 raise MissingObjectError(key) from None
             data: bytes = answer["Body"].read()
@@ -179,7 +187,7 @@ class S3Store:
     def delete(self, key: str) -> None:
         """See :class:`ObjectStore`."""
         with self._asked():
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + _checked(key))
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + _inside(key))
 
 
 def open_store(location: str, root: Path) -> ObjectStore:

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat import prompt as prompt_module
 from flywheel_tasks.chat.card import Card, Turn, user_first
-from flywheel_tasks.chat.prompt import plain_text, prompt_ids, prompt_messages, reply_ids
+from flywheel_tasks.chat.prompt import cut_short, plain_text, prompt_ids, prompt_messages, reply_ids
 
 CARD = Card("c1", "Mira", ("calm",), ("Never use emoji.",))
 
@@ -154,6 +154,78 @@ def test_a_turn_that_is_too_long_loses_its_beginning_and_the_card_stays(
     assert text.index("Mira") < 60
     assert "and so?" in text
     assert "word0 " not in text
+
+
+RULES = tuple(f"Rule {n}: greet everyone by the sea that they come from." for n in range(8))
+LONG_CARD = Card("long", "Ann", ("patient", "retired", "fond of riddles"), RULES)
+
+
+def test_a_card_that_leaves_no_room_loses_its_last_parts_and_the_user_is_heard(
+    tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = len(prompt_ids(tokenizer, LONG_CARD, said("I lost my job."), 10_000))
+    for limit in (whole - 1, whole // 2):
+        system, user = prompt_messages(tokenizer, LONG_CARD, said("earlier", "yes", "I lost my job."), limit)
+        assert user["content"] == "I lost my job."
+        assert len(prompt_ids(tokenizer, LONG_CARD, said("I lost my job."), limit)) <= limit
+        assert "fond of riddles" not in system["content"]  # traits go before rules, the last first
+    assert "Traits" not in system["content"]
+    assert RULES[0] in system["content"]
+    assert RULES[-1] not in system["content"]
+    lines = [
+        line for line in caplog.messages if line.startswith("card long ") and f"{whole // 2} tokens" in line
+    ]
+    assert len(lines) == 1  # not one a prompt
+
+
+@pytest.mark.parametrize("card", [LONG_CARD, Card("named", "Ann of the old harbour " * 40, (), ())])
+def test_a_long_turn_keeps_half_of_the_room(tokenizer: PreTrainedTokenizerBase, card: Card) -> None:
+    text = " ".join(f"word{n}" for n in range(300)) + " and so?"
+    empty = len(prompt_ids(tokenizer, Card("", "", (), ()), said(""), 10_000))
+    system, user = prompt_messages(tokenizer, card, said(text), empty + 80)
+    assert len(prompt_ids(tokenizer, card, said(text), empty + 80)) <= empty + 80
+    assert 40 <= len(tokenizer(user["content"])["input_ids"]) <= 80
+    assert user["content"].endswith("and so?")
+    assert system["content"].startswith("You are Ann")
+
+
+def test_prompts_that_lose_something_are_counted(
+    tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = said(" ".join(f"word{n}" for n in range(300)))
+    asked = [(CARD, said("Hi.")), (LONG_CARD, said("Hi.")), (CARD, long)]
+    limit = len(prompt_ids(tokenizer, CARD, said("Hi."), 10_000)) + 20
+    assert cut_short(tokenizer, asked, limit) == {"prompts": 3, "card": 1, "last_turn": 1}
+    assert sum(line.startswith("of 3 prompts, 1 do not show") for line in caplog.messages) == 1
+    caplog.clear()
+    assert cut_short(tokenizer, asked[:1], limit) == {"prompts": 1, "card": 0, "last_turn": 0}
+    assert not caplog.messages
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+)
+SILENT = "{% for m in messages if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, SILENT])
+def test_where_a_template_has_no_system_role_the_card_is_in_the_first_user_turn(
+    tiny_models: Path, template: str
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models / "base")
+    tokenizer.chat_template = template
+    history: list[Turn] = [{"role": "assistant", "content": "Ahoy!"}, *said("Hello.", "Hi!", "How are you?")]
+    shown = prompt_messages(tokenizer, CARD, history, 500)
+    first = {"role": "user", "content": f"{CARD.system_prompt()}\n\nHello."}
+    assert shown == [*([history[0]] if template == SILENT else []), first, *history[2:]]
+    assert tokenizer.decode(prompt_ids(tokenizer, CARD, history, 500)).count("Never use emoji.") == 1
+    limit = len(prompt_ids(tokenizer, CARD, said("How are you?"), 500))
+    assert prompt_messages(tokenizer, CARD, history, limit) == [
+        {"role": "user", "content": f"{CARD.system_prompt()}\n\nHow are you?"}
+    ]
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    assert prompt_messages(tokenizer, CARD, said("Hello."), 500)[0]["role"] == "system"
 
 
 @settings(max_examples=40)

@@ -1,5 +1,6 @@
 """``flywheel contracts check`` on tables, folders and raw logs, as a stranger would call it."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -122,6 +123,34 @@ def test_a_profile_of_one_is_what_the_next_is_compared_with(tmp_path):
     assert "not judged: 5 rows, the rule needs 1,000" in text
     with pytest.raises(ContractError, match=r"no profile of data"):
         read_reference(write_jsonl(tmp_path / "x.json", [{"a": 1}]))
+
+
+def test_damaged_files_are_named_and_lines_that_fit_no_column_are_listed(tmp_path):
+    packed = gzip.compress("".join(json.dumps(row) + "\n" for row in events() * 50).encode())
+    for name, data in (("cut.jsonl.gz", packed[:-40]), ("none.jsonl.gz", b"not gzip at all")):
+        (tmp_path / name).write_bytes(data)
+        _, _, error = check(tmp_path / name, "--table", "messages")
+        assert isinstance(error, ContractError)
+        assert f"{tmp_path / name}: a damaged gzip file" in str(error)
+    bad = [{"reviews": 2**63}, {"history": [{"role": 1, "content": "a"}]}, {"agreement": 2**64 - 1}]
+    _, text, error = check(write_jsonl(tmp_path / "odd.jsonl", bad), "--table", "pairs", "--max-share", "1")
+    assert not isinstance(error, pa.ArrowException | OverflowError)
+    for number, column in enumerate(("reviews", "history", "agreement"), start=1):
+        assert f"odd.jsonl:{number}: {column}: a value has not its column's type" in text
+    for profile in ("missing.json", "odd.json"):
+        (tmp_path / "odd.json").write_text('{"tables": {"messages": {"rows": "x"}}}')
+        with pytest.raises(ContractError, match=profile):
+            read_reference(tmp_path / profile)
+
+
+def test_one_parquet_file_of_raw_logs_is_read_as_logs(tmp_path):
+    rows = [row for row in events() if row["type"] == "message"]
+    path = tmp_path / "logs/date=2026-11-02/message.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    _, text, error = check(path, "--max-share", "1")
+    assert error is None or not isinstance(error, ContractError)
+    assert "Ingestion reads" in text
 
 
 def test_what_cannot_be_checked_is_said_in_words(tmp_path):

@@ -145,7 +145,9 @@ def test_lines_are_read_as_the_contract_says(tmp_path):
     with pytest.raises(ContractError, match="table labels: line 2: unknown columns: mood"):
         check(tmp_path, *places)
     write_jsonl([{**of, "history": [{"role": 1}]}], batch)
-    with pytest.raises(ContractError, match=r"batch\.jsonl: table annotation_tasks: a value has not its"):
+    with pytest.raises(
+        ContractError, match=r"batch\.jsonl: table annotation_tasks: line 1: history: a value has not its"
+    ):
         check(tmp_path, {"data/annotation/batch.jsonl": batch}, {})
 
 

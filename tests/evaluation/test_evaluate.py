@@ -131,6 +131,7 @@ def test_rows_and_metrics_twice_the_same(evaluate_io: Callable[..., Any]) -> Non
     )
     assert set(metrics["production"]["false_refusal"]) == {"champion", "candidate"}
     assert metrics["instructions"] == {"checked": 2, "unchecked": 2}
+    assert metrics["cut_short"] == {"prompts": 8, "card": 0, "last_turn": 0}
     assert metrics["production"]["withheld"]["candidate"]["n"] == 16, "the safety classifier was asked"
     limited = metrics["production"]["at_limit"]["candidate"]["value"]
     assert limited > 0.5, "a random policy seldom ends by itself, within a few tokens"

@@ -46,6 +46,17 @@ def test_a_local_judge_answers_every_question(tiny_models: Path, other: Path) ->
     assert first["unanswered_rules"] == 0
 
 
+def test_a_judge_whose_template_has_no_system_role_is_asked_all_the_same(
+    tiny_models: Path, other: Path
+) -> None:
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    shows = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (other / "chat_template.jinja").write_text(refuses + shows)
+    judge = open_judge(settings(kind="local", model=str(other)), COMPUTE, [tiny_models / "base"])
+    assert judge is not None
+    assert 0 < (judge.yes(["Is it wet?"])[0] or 0) < 1
+
+
 def test_a_judge_without_numbers_does_not_say_yes(tiny_models: Path, other: Path) -> None:
     broken = AutoModelForCausalLM.from_pretrained(other)
     with torch.no_grad():

@@ -204,6 +204,7 @@ def test_stage(policy_io: Callable[..., Any], tiny_models: Path) -> None:
     assert {name: part["candidates"] for name, part in by_policy.items()} == {"champion": 18, "teacher": 18}
     assert sum(part["accepted"] for part in by_policy.values()) == len(accepted)
     assert metrics["accepted"]["all"] == len(accepted) > 0
+    assert metrics["cut_short"] == {"prompts": 6, "card": 0, "last_turn": 0}
     assert metrics["reasons"] == Counter(row["reason"] for row in rows)
     by_prompt: dict[str, list[dict[str, Any]]] = {}
     for row in rows:

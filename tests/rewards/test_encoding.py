@@ -11,6 +11,7 @@ from flywheel_tasks.rewards import pairwise, pointwise
 from flywheel_tasks.rewards.encoding import (
     _MARK,
     Limits,
+    RewardModelError,
     encode_comparisons,
     encode_replies,
     reward_tokenizer,
@@ -154,6 +155,21 @@ def test_a_long_last_turn_loses_its_beginning_and_a_card_that_is_too_long_its_ow
     assert len(head) + len(side) <= 240
 
 
+def test_a_card_that_is_too_long_does_not_hide_the_users_turn(tokenizer: PreTrainedTokenizerBase) -> None:
+    card = Card(
+        "c", "Ann", ("kind",) * 9, tuple(f"Rule {n}: never speak of the old harbour." for n in range(30))
+    )
+    limits = Limits("pairwise", 288, 160)
+
+    def head(text: str) -> str:
+        turns: list[Turn] = [{"role": "user", "content": text}]
+        return str(tokenizer.decode(encode_comparisons(tokenizer, card, turns, [("Yes.", "No.")], limits)[0]))
+
+    assert "User: I lost my job." in head("I lost my job.")
+    assert "Rule 0: never" in head("I lost my job.")
+    assert "User: A riddle?" in head("A riddle?")
+
+
 def test_pairs_that_are_equal_once_cut_are_left_out_and_named(tokenizer: PreTrainedTokenizerBase) -> None:
     same_start = "word " * 80
     pairs = [pair(same_start + "yes", same_start + "no", 0), pair("yes", "no", 1)]
@@ -185,7 +201,7 @@ def test_at_most_so_many_pairs_by_whole_prompts() -> None:
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     Limits("pairwise", 288, 160).save(tmp_path)
     assert Limits.load(tmp_path, "pairwise") == Limits("pairwise", 288, 160)
-    with pytest.raises(ValueError, match="a pointwise one is needed"):
+    with pytest.raises(RewardModelError, match="a pointwise one is needed"):
         Limits.load(tmp_path, "pointwise")
 
 

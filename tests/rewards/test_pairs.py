@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flywheel_tasks.rewards.pairs import PairError, load_pairs, require
+from flywheel_tasks.rewards.pairs import PairError, load_pairs, parse_pairs, require
 from tests.rewards.conftest import planted_rows, write_pairs
 
 
@@ -51,6 +51,27 @@ def test_a_bad_row_is_named(
     write_pairs(rows, tmp_path / "pairs.parquet")
     with pytest.raises(PairError, match=message):
         load_pairs(tmp_path / "pairs.parquet")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("traits", "brave", "card.traits: must be a list of texts"),
+        ("instructions", [1], "card.instructions: must be a list of texts"),
+        ("card_name", " ", "card.name: a text must be there"),
+        ("history", "[]", "history: must be a list of turns"),
+        ("history", [{"role": "user"}], "history.content: turn 0: a text must be there"),
+        ("history", [{"role": "system", "content": "a"}], "history.role: turn 0"),
+        ("agreement", "high", "agreement is not a number"),
+        ("user_id", 5, "user_id is no text"),
+    ],
+)
+def test_a_field_of_another_type_is_named(key: str, value: Any, message: str) -> None:
+    """A table of others may have other types: a text is not taken as a list of its letters."""
+    rows = planted_rows(2, "reward_train")
+    rows[1][key] = value
+    with pytest.raises(PairError, match=rf"x\.parquet: row 1 .*{message}"):
+        parse_pairs(rows, Path("x.parquet"))
 
 
 @pytest.mark.parametrize("purpose", ["reward_train", "reward_heldout"])

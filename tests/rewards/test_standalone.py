@@ -2,19 +2,25 @@
 
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.cli.app import app
+from flywheel_tasks.cli.reward_model import _SHOWN
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.base_model import BaseModelError
 from flywheel_tasks.rewards import standalone
+from flywheel_tasks.rewards.encoding import RewardModelError
 from flywheel_tasks.rewards.pairs import PairError
 from flywheel_tasks.rewards.standalone import evaluate_model, hold_out, read_pair_rows
 from flywheel_tasks.settings import Compute
@@ -127,7 +133,10 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("{}\n")
     with pytest.raises(PairError, match=r"empty\.jsonl: no pair in it \(1 lines skipped\)"):
         read_pair_rows(tmp_path / "empty.jsonl")
-    with pytest.raises(PairError, match="no reward model"):
+    (tmp_path / "garbage.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(PairError, match=r"garbage\.parquet: not a Parquet file"):
+        read_pair_rows(tmp_path / "garbage.parquet")
+    with pytest.raises(RewardModelError, match="no reward model"):
         evaluate_model(tmp_path, tmp_path / "empty.jsonl", COMPUTE)
     with pytest.raises(PairError, match="at least two users"):
         hold_out([{"user_id": "a", "purpose": "policy"}], 0.5, 1)
@@ -144,8 +153,71 @@ def test_users_are_held_out_whole() -> None:
 
 def test_a_folder_left_by_a_killed_run_is_no_model(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parent, tmp_path / "rm", ignore=shutil.ignore_patterns("*"))
-    with pytest.raises(PairError, match=r"scorer\.json is missing"):
+    with pytest.raises(RewardModelError, match=r"scorer\.json is missing"):
         evaluate_model(tmp_path / "rm", tmp_path / "x.jsonl", COMPUTE)
+    (tmp_path / "rm/scorer.json").write_text("[]")
+    with pytest.raises(RewardModelError, match=r"scorer\.json: not the scorer\.json of a reward model"):
+        evaluate_model(tmp_path / "rm", tmp_path / "x.jsonl", COMPUTE)
+
+
+def test_what_cannot_be_begun_from_is_one_error_and_leaves_no_texts(
+    workspace: Path, tiny_models: Path, tmp_path: Path
+) -> None:
+    mute = shutil.copytree(tiny_models / "base", tmp_path / "mute")
+    (mute / "chat_template.jinja").unlink()
+    deaf = shutil.copytree(tiny_models / "base", tmp_path / "deaf")
+    (deaf / "chat_template.jinja").write_text("{{ raise_exception('not for chats') }}")
+    good = transcripts(tmp_path / "pairs.jsonl.gz", 12)
+    table = pa.Table.from_pylist(read_pair_rows(good)[0], schema=PAIRS)
+    at = table.schema.get_field_index("reviews")
+    pq.write_table(table.set_column(at, "reviews", pa.array(["one"] * 12)), tmp_path / "odd.parquet")
+    kept = {path.name for path in tmp_path.iterdir()}
+    for base, pairs, kind, message in (
+        ("absent", good, BaseModelError, "base model absent: neither built in"),
+        (str(mute), good, BaseModelError, "no chat template"),
+        (str(deaf), good, BaseModelError, "its chat template refuses a chat: not for chats"),
+        (str(mute), tmp_path / "odd.parquet", PairError, r"odd\.parquet: a value has not its column's type"),
+    ):
+        command = ["rm", "train", "--pairs", str(pairs), "--out", str(tmp_path / "rm"), "--base", base]
+        refused = runner.invoke(app, [*command, "--root", str(workspace)])
+        assert isinstance(refused.exception, kind)
+        assert re.search(message, str(refused.exception))
+        assert "\n" not in str(refused.exception)
+        assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize(("option", "used"), [([], 36), (["--max-pairs", "5"], 5)])
+def test_a_pairwise_model_takes_all_pairs_unless_told(
+    workspace: Path,
+    tiny_models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: list[str],
+    used: int,
+) -> None:
+    """Whatever the settings of a generation are: there a pairwise model is one part of many."""
+
+    def stage(io: StageIO) -> dict[str, Any]:
+        most = io.settings.pairwise_rm.max_pairs
+        io.out("models/pairwise_rm").mkdir(parents=True, exist_ok=True)
+        io.out("plots/pairwise_rm.csv").parent.mkdir(parents=True, exist_ok=True)
+        io.out("plots/pairwise_rm.csv").touch()
+        held_out: dict[str, Any] = {key: {"value": None, "n": 0} for key in _SHOWN}
+        held_out["pairs"] = min(4, most)
+        train = {"pairs": min(36, most), "steps": 1, "loss_first": 1.0, "loss_last": 1.0}
+        return {"train": train, "pairs": {"own": min(36, most)}, "heldout": held_out}
+
+    monkeypatch.setitem(standalone._RUN, "pairwise", stage)
+    pairs = transcripts(tmp_path / "pairs.jsonl.gz", 40)
+    out = tmp_path / "rm"
+    command = ["rm", "train", "--kind", "pairwise", "--pairs", str(pairs), "--out", str(out)]
+    done = runner.invoke(
+        app, [*command, "--base", str(tiny_models / "base"), "--root", str(workspace), *option]
+    )
+    assert done.exit_code == 0, done.output
+    assert f"{used} pairs, 1 steps" in done.output
+    assert ("31 pairs were left out: --max-pairs 5" in done.output) == bool(option)
+    assert json.loads((out / "metrics.json").read_text())["left_out"] == 36 - used
 
 
 def test_a_launcher_in_the_settings_does_not_keep_a_model_from_being_trained_alone(

@@ -49,6 +49,21 @@ def test_keys_stay_inside(tmp_path: Path, key: str) -> None:
         FolderStore(tmp_path / "store").create(key, b"")
 
 
+@pytest.mark.parametrize("key", ["../x", "/x", "a//b", "a/../b", ""])
+def test_nothing_outside_is_read_or_deleted(store: ObjectStore, key: str) -> None:
+    for use in (store.get, store.delete):
+        with pytest.raises(PlaceError, match="not an object key"):
+            use(key)
+
+
+@pytest.mark.parametrize("name", ["project-1 (1).json", "_notes.json", "müller.jsonl"])
+def test_what_people_delivered_is_read_whatever_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"[]")
+    store = FolderStore(tmp_path)
+    assert store.list("") == [name]
+    assert store.get(name) == b"[]"
+
+
 @pytest.mark.parametrize("location", ["gs://bucket/x", "s3://", "s3:///x"])
 def test_other_places_are_refused(location: str, tmp_path: Path) -> None:
     with pytest.raises(PlaceError, match="not a place for objects"):
