@@ -18,8 +18,9 @@ from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.storage.documents import read_json, read_jsonl, write_jsonl
 
-# What people do in the normal course of work; all other rules count towards label.max_quarantine_share.
-ORDINARY = frozenset({"draft", "cancelled", "duplicate"})
+# What people do in the normal course of work, or the detector sees where there is none; all other rules count towards
+# label.max_quarantine_share.
+ORDINARY = frozenset({"draft", "cancelled", "duplicate", "identifier"})
 
 
 def _simulate(batch: Path, out: Path, seed: int) -> None:

@@ -32,20 +32,20 @@ def _rows(tensor: Any) -> Iterator[torch.Tensor]:
 def same_weights(first: Path, second: Path) -> bool:
     """Whether two models are the same one, perhaps in another precision or other files.
 
-    They are, if at least half of their tensors go by the same names and all these are equal, but for rounding, in
-    shape and in three rows each. So a large model is not read as a whole.
+    They are, if at least half of their tensors go by the same names and shapes (a vocabulary may be padded, a head
+    another), and all these are equal, but for rounding, in three rows each. So a large model is not read as a whole.
 
     Args:
         first: folder of ``*.safetensors``.
         second: the same.
     """
     one, other = _open(first), _open(second)
-    shared = sorted(one.keys() & other.keys())
+    shared = sorted(
+        name for name in one.keys() & other.keys() if one[name].get_shape() == other[name].get_shape()
+    )
     if len(shared) < max(1, _SHARED * min(len(one), len(other))):
         return False
     for name in shared:
-        if one[name].get_shape() != other[name].get_shape():
-            return False
         for a, b in zip(_rows(one[name]), _rows(other[name]), strict=True):
             if not torch.allclose(a, b, rtol=_RELATIVE, atol=1e-6):
                 return False

@@ -110,10 +110,7 @@ def chosen_pairs(io: StageIO, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[
     """
     section, settings = io.settings.dpo, io.settings
     named = sorted(set(section.pairs) - {PREFERENCES})
-    sets = {
-        name: pairs_of(rows)
-        for name, rows in load_sets(io.dep("sets"), named, settings.privacy.policy).items()
-    }
+    sets = {name: pairs_of(rows) for name, rows in load_sets(io.dep("sets"), named, settings.privacy).items()}
     where = {name: f"sets/{name}.jsonl: no row with a rejected reply" for name in named}
     if PREFERENCES in section.pairs:
         table = io.dep("data/preferences/pairs.parquet")

@@ -11,8 +11,10 @@ from flywheel_tasks.chat.fields import FieldError, card_of
 from flywheel_tasks.policy.prompts import Prompt, PromptError, prompt_of
 from flywheel_tasks.policy.sft_data import Example
 from flywheel_tasks.policy.tool_calls import ToolCallError, Trigger, parse
-from flywheel_tasks.privacy.outgoing import check
+from flywheel_tasks.privacy.outgoing import OutgoingError
+from flywheel_tasks.privacy.said import identifiers_said
 from flywheel_tasks.rewards.pairs import Pair
+from flywheel_tasks.settings import Privacy
 
 _TRIGGERS: tuple[str, ...] = get_args(Trigger)
 
@@ -69,16 +71,16 @@ def _prompt(row: Mapping[str, Any], card: Card, where: str) -> Prompt:
     return prompt_of({"prompt_id": row["id"], "source": "set", "history": row["history"]}, card, where)
 
 
-def load_sets(folder: Path, names: Sequence[str], policy: Mapping[str, str]) -> dict[str, list[Example]]:
+def load_sets(folder: Path, names: Sequence[str], privacy: Privacy) -> dict[str, list[Example]]:
     """The named sets of a folder.
 
-    People write them, perhaps from what went wrong in production, so the outgoing scan looks at them before they are
-    learned.
+    People write them, perhaps from what went wrong in production, so both scans for identifiers look at them before
+    they are learned.
 
     Args:
         folder: of ``<name>.jsonl`` files.
         names: which.
-        policy: ``privacy.policy``.
+        privacy: the section ``privacy``.
 
     Raises:
         PromptError: one is missing or has a bad row.
@@ -88,8 +90,25 @@ def load_sets(folder: Path, names: Sequence[str], policy: Mapping[str, str]) -> 
         if not (folder / f"{name}.jsonl").exists():
             raise PromptError(f"{folder / name}.jsonl: no such set, but params.yaml names it")
     found = {name: load_set(folder / f"{name}.jsonl") for name in names}
-    check({f"{folder.name}/{name}.jsonl": folder / f"{name}.jsonl" for name in names}, policy)
+    texts = {
+        (f"{folder.name}/{name}.jsonl: {example.prompt.prompt_id}: {field}", text): None
+        for name, examples in found.items()
+        for example in examples
+        for field, text in _texts(example)
+    }
+    characters = {example.prompt.card.name for examples in found.values() for example in examples}
+    said = identifiers_said((text for _, text in texts), privacy, characters)
+    if hits := [f"{where}: {said[text]}" for where, text in texts if text in said]:
+        raise OutgoingError("identifiers that may not be learned:\n" + "\n".join(hits))
     return found
+
+
+def _texts(example: Example) -> list[tuple[str, str]]:
+    """What a row says, and in which field."""
+    card = example.prompt.card
+    texts = [(f"history[{k}]", turn["content"]) for k, turn in enumerate(example.prompt.history)]
+    texts += [("card", text) for text in (*card.traits, *card.instructions)]
+    return [*texts, ("reply", example.reply), ("rejected", example.rejected or "")]
 
 
 def pairs_of(examples: Sequence[Example]) -> list[Pair]:

@@ -35,7 +35,7 @@ def _mixture(io: StageIO) -> tuple[list[Example], dict[str, Any]]:
         sources[example.mix].append(example)
     named = sorted(name for name, share in section.mixture.items() if share > 0 and name not in TRAFFIC)
     return mix(
-        sources | load_sets(io.dep("sets"), named, io.settings.privacy.policy),
+        sources | load_sets(io.dep("sets"), named, io.settings.privacy),
         section.mixture,
         max_repeats=section.max_repeats,
         on_missing=section.on_missing,

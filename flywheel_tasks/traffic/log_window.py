@@ -11,11 +11,13 @@ class Window(NamedTuple):
     Attributes:
         names: of the partitions, sorted.
         since: first day of the window.
+        until: last day of it.
         earlier: whether there are logs from before it.
     """
 
     names: list[str]
     since: date
+    until: date
     earlier: bool
 
 
@@ -45,7 +47,7 @@ def newest_days(
     since = newest - timedelta(days=days - 1)
     within = [name for name, day in dates.items() if since <= day <= newest]
     late = [name for name in _unread(last, names) if dates[name] < since] if last else []
-    return Window(sorted(within + late), since, any(day < since for day in dates.values()))
+    return Window(sorted(within + late), since, newest, any(day < since for day in dates.values()))
 
 
 def _unread(last: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -54,4 +56,5 @@ def _unread(last: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     if not read:
         return []
     first = date.fromisoformat(last["since"]) if last.get("since") else min(map(partition_date, read))
-    return [name for name in names if name not in read and partition_date(name) >= first]
+    end = date.fromisoformat(last["until"]) if last.get("until") else max(map(partition_date, read))
+    return [name for name in names if name not in read and first <= partition_date(name) <= end]

@@ -135,8 +135,9 @@ def pin_logs(
         last: what the generation before pinned, whose days may have late files.
 
     Returns:
-        ``{"location", "since", "earlier", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by path;
-        ``since`` is the first of these days (None: all), ``earlier`` whether there are logs from before them.
+        ``{"location", "since", "until", "earlier", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by
+        path; ``since`` and ``until`` are the first and the last of these days (None: all), ``earlier`` whether there
+        are logs from before them.
 
     Raises:
         LogsError: there are no partitions, a log file is in the wrong place or from the future, or something cannot be
@@ -158,6 +159,7 @@ def pin_logs(
     return {
         "location": location,
         "since": window.since.isoformat() if window else None,
+        "until": window.until.isoformat() if window else None,
         "earlier": window is not None and window.earlier,
         "partitions": partitions,
     }

@@ -232,6 +232,21 @@ def test_a_rewrite_with_an_identifier_is_put_aside_and_an_earlier_label_counts(m
     }
 
 
+def test_what_else_a_label_says_counts_without_its_rewrite(make_io, tmp_path):
+    tasks = [task("t1", texts=("bad", "good"), reviews=2)]
+    rows = [
+        label(tasks[0], order=(1, 0), rewrite=(1, "Call 07911 123456")),
+        label(tasks[0], annotator="a2", order=(1, 0), rewrite=(1, "better")),
+    ]
+    io = delivered(make_io, tmp_path, tasks, {"mo.jsonl": rows}, {"label.max_quarantine_share": 0.0})
+    metrics = run(io)
+    assert (metrics["read"], metrics["labels"], metrics["rewrites"]) == (2, 2, 1)
+    assert metrics["quarantined"] == {"identifier": 1}
+    kept = list(read_jsonl(io.out("data/annotation/labels.jsonl")))
+    assert all(row["ranking"] for row in kept)
+    assert "07911" not in str(kept)
+
+
 def test_simulated_labels_are_never_taken_for_those_of_people(make_io, tmp_path):
     tasks = [task("t1")]
     io = delivered(make_io, tmp_path, tasks, {"mo.jsonl": [label(tasks[0]) | {"simulated": True}]})

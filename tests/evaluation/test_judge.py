@@ -85,7 +85,9 @@ def test_the_model_that_was_trained_on_never_judges(tiny_models: Path, tmp_path:
         open_judge(settings(kind="local", model=str(copy)), COMPUTE, [tiny_models / "base"])
 
 
-@pytest.mark.parametrize("changes", [{"dtype": torch.bfloat16}, {"dtype": torch.float16}, {"shard": "50KB"}])
+@pytest.mark.parametrize(
+    "changes", [{"dtype": torch.bfloat16}, {"dtype": torch.float16}, {"shard": "50KB"}, {"rows": 8}]
+)
 def test_nor_does_a_copy_of_it_that_was_saved_in_another_way(
     changes: dict[str, Any], tiny_models: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +96,8 @@ def test_nor_does_a_copy_of_it_that_was_saved_in_another_way(
     model = AutoModelForCausalLM.from_pretrained(
         tiny_models / "base", dtype=changes.get("dtype", torch.float32)
     )
+    if "rows" in changes:
+        model.resize_token_embeddings(model.config.vocab_size + changes["rows"])
     model.save_pretrained(copy, max_shard_size=changes.get("shard", "1GB"))
     assert (len(list(copy.glob("*.safetensors"))) > 1) == ("shard" in changes)
     with pytest.raises(JudgeError, match="a model never judges itself"):

@@ -20,6 +20,7 @@ from flywheel_tasks.settings import SettingsError, load_settings
 from tests.conftest import PROJECT, build_workspace
 
 CARD = Card("c1", "Mira", (), ())
+PRIVACY = load_settings(PROJECT / "params.yaml").privacy
 
 
 def rows(source: str, count: int) -> list[Example]:
@@ -99,7 +100,7 @@ def test_a_row_is_not_repeated_without_end() -> None:
 def test_the_shipped_sets_are_whole() -> None:
     shares = yaml.safe_load((PROJECT / "params.yaml").read_text(encoding="utf-8"))["sft"]["mixture"]
     names = [name for name in shares if name not in TRAFFIC]
-    sets = load_sets(PROJECT / "sets", names, {})
+    sets = load_sets(PROJECT / "sets", names, PRIVACY)
     assert {name: len(found) for name, found in sets.items()} == dict.fromkeys(names, 16)
     pairs = {name: len(pairs_of(found)) for name, found in sets.items()}
     assert pairs == {"safety": 16, "tool_calls": 16, "replay": 0}
@@ -142,19 +143,25 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, change: Any, compla
         load_set(path)
 
 
-def test_what_a_team_copied_from_production_is_scanned_before_it_is_learned(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rejected", "kind"), [("Write to anna@example.org.", "EMAIL"), ("Text me: 07911 123456", "PHONE")]
+)
+def test_what_a_team_copied_from_production_is_scanned_before_it_is_learned(
+    rejected: str, kind: str, tmp_path: Path
+) -> None:
     row = {
         "id": "a",
         "card": {"name": "A", "traits": [], "instructions": []},
         "history": [{"role": "user", "content": "Hi"}],
         "reply": "Hello.",
-        "rejected": "Write to anna@example.org.",
+        "rejected": rejected,
     }
     (tmp_path / "adhoc.jsonl").write_text(json.dumps(row))
-    with pytest.raises(OutgoingError, match=r"/adhoc\.jsonl: row 1: rejected: EMAIL") as error:
-        load_sets(tmp_path, ["adhoc"], {"EMAIL": "replace"})
-    assert "anna" not in str(error.value)
-    assert load_sets(tmp_path, ["adhoc"], {"EMAIL": "keep"})["adhoc"][0].rejected == row["rejected"]
+    with pytest.raises(OutgoingError, match=rf"/adhoc\.jsonl: a: rejected: {kind}") as error:
+        load_sets(tmp_path, ["adhoc"], PRIVACY)
+    assert rejected not in str(error.value)
+    kept = PRIVACY.model_copy(update={"policy": {**PRIVACY.policy, kind: "keep"}})
+    assert load_sets(tmp_path, ["adhoc"], kept)["adhoc"][0].rejected == rejected
 
 
 def test_shares_that_do_not_add_up_are_refused(tmp_path: Path) -> None:

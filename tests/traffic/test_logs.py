@@ -97,6 +97,18 @@ def test_files_that_came_late_for_the_last_generation_are_read_by_the_next_one_o
     assert paths(third) == ["date=2026-11-22/a.jsonl"], "and no day of before the first generation"
 
 
+def test_days_that_no_window_covered_are_not_late(tmp_path):
+    """After a pause a generation reads its own days, not the whole pause."""
+    for day in range(1, 31):
+        write_log(tmp_path, [b"a\n"], f"date=2026-11-{day:02d}/a.jsonl")
+    first = pin_logs("data/logs", tmp_path, lambda name: True, 7, date(2026, 12, 1))
+    assert (first["since"], first["until"]) == ("2026-11-24", "2026-11-30")
+    last = {**first, "since": "2026-11-02", "until": "2026-11-08", "partitions": first["partitions"][:1]}
+    second = pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 12, 1), last=last)
+    days = [int(path[13:15]) for path in paths(second)]
+    assert days == [*range(2, 9), *range(24, 31)]
+
+
 def test_what_was_read_before_an_error_is_not_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(log_store, "_SETTLED", -1.0)
     for day in range(1, 8):
