@@ -25,6 +25,20 @@ def user_first(turns: Sequence[Message]) -> list[Message]:
     return list(dropwhile(lambda turn: turn["role"] != "user", turns))
 
 
+def in_first_user_turn(system: str, turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Turns with the system's text before the user's first one, as is the custom where a template has no system role.
+
+    Args:
+        system: the text.
+        turns: of a conversation, without a system message. If none is the user's, the text is left out.
+    """
+    shown = [dict(turn) for turn in turns]
+    first = next((turn for turn in shown if turn["role"] == "user"), None)
+    if first is not None:
+        first["content"] = "\n\n".join(filter(None, (system, first["content"])))
+    return shown
+
+
 @dataclass(frozen=True)
 class Card:
     """A character: what the system prompt is made of, and how a conversation begins.

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.card import Card, Turn, in_first_user_turn
 
 _log = logging.getLogger(__name__)
 Kept = Literal["beginning", "end"]
@@ -87,8 +87,8 @@ def _system(tokenizer: PreTrainedTokenizerBase, card: Card) -> dict[str, str]:
 def placed(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Messages as the tokenizer's template takes them.
 
-    Where it refuses a system message, or leaves it out (the first Gemma models' does), its text stands before the
-    user's first turn, as is the custom with these models.
+    Where it refuses a system message, or leaves it out (the first Gemma models' does), its text goes where
+    :func:`flywheel_tasks.chat.card.in_first_user_turn` puts it.
 
     Args:
         tokenizer: with a chat template.
@@ -96,12 +96,7 @@ def placed(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]
     """
     if not messages or messages[0]["role"] != "system" or _takes_system(tokenizer):
         return list(messages)
-    system, *turns = messages
-    first = next((place for place, turn in enumerate(turns) if turn["role"] == "user"), None)
-    if first is not None:
-        text = "\n\n".join(filter(None, (system["content"], turns[first]["content"])))
-        turns[first] = {"role": "user", "content": text}
-    return turns
+    return in_first_user_turn(messages[0]["content"], messages[1:])
 
 
 def _takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:

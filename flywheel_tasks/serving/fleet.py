@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from flywheel_tasks.serving.backend import Backend, ModelError, Piece, Prompt, RequestRefusedError
 from flywheel_tasks.serving.breaker import Breaker
@@ -13,6 +14,8 @@ from flywheel_tasks.storage.registry_state import ModelRef
 
 Prepare = Callable[[ModelRef], Awaitable[Backend]]
 _log = logging.getLogger(__name__)
+# Of the time-out: who leaves earlier says nothing about the model, who leaves later was kept waiting by it.
+_LONG = 0.25
 
 
 class NotReadyError(ModelError):
@@ -51,9 +54,13 @@ class Fleet:
     Args:
         prepare: makes a model's backend; may take long.
         breaker: section ``serve.breaker``.
-        timeout_seconds: for a whole reply, and for the wait for each piece of one.
+        timeout_seconds: for a whole reply, and for the wait for each piece of one. A call that is cancelled after a
+            quarter of it counts as a failure of its model; one that is cancelled before counts as nothing.
         grace_seconds: for which a model that leaves still answers what was routed to it before; longer than a safety
             check, after which a request asks its model.
+
+    Attributes:
+        abandoned: cancelled calls that counted as failures, by generation.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class Fleet:
     ) -> None:
         self._prepare, self._breaker = prepare, breaker
         self._timeout, self._grace = timeout_seconds, grace_seconds
+        self.abandoned: Counter[str] = Counter()
         self._slots: dict[str, _Slot] = {}
         self._leaving: dict[str, _Slot] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -148,13 +156,33 @@ class Fleet:
             raise NotReadyError(f"model {model.generation} failed too often")
         return slot, slot.backend
 
+    def _count(self, slot: _Slot) -> None:
+        if slot.breaker.failed():
+            _log.error("model stopped: it failed too often", extra={"model": slot.model.generation})
+
+    @contextmanager
+    def _waiting(self, slot: _Slot) -> Iterator[None]:
+        """A wait for the model, which whoever asked may give up.
+
+        Without this, a model that hangs longer than its users have patience would never be seen to fail.
+        """
+        began = time.monotonic()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if (waited := time.monotonic() - began) >= self._timeout * _LONG:
+                self.abandoned[slot.model.generation] += 1
+                fields = {"model": slot.model.generation, "reason": "abandoned", "seconds": round(waited, 3)}
+                _log.warning("a model did not answer", extra=fields)
+                self._count(slot)
+            raise
+
     def _note(self, slot: _Slot, error: Exception) -> ModelError:
         """Count a failure; the error to raise."""
         if isinstance(error, RequestRefusedError):
             slot.breaker.succeeded()
             return error
-        if slot.breaker.failed():
-            _log.error("model stopped: it failed too often", extra={"model": slot.model.generation})
+        self._count(slot)
         if isinstance(error, ModelError):
             return error
         return ModelError(f"model {slot.model.generation}: {type(error).__name__}")
@@ -167,8 +195,9 @@ class Fleet:
         """
         slot, backend = self._asked(model)
         try:
-            async with asyncio.timeout(self._timeout):
-                piece = await backend.complete(prompt)
+            with self._waiting(slot):
+                async with asyncio.timeout(self._timeout):
+                    piece = await backend.complete(prompt)
         except Exception as error:
             raise self._note(slot, error) from error
         slot.breaker.succeeded()
@@ -185,8 +214,9 @@ class Fleet:
         try:
             while True:
                 try:
-                    async with asyncio.timeout(self._timeout):
-                        piece = await anext(pieces)
+                    with self._waiting(slot):
+                        async with asyncio.timeout(self._timeout):
+                            piece = await anext(pieces)
                 except Exception as error:  # StopAsyncIteration too: a reply must have an end
                     raise self._note(slot, error) from error
                 if piece.finish is not None:

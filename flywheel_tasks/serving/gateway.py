@@ -265,6 +265,8 @@ class Gateway:
         self.metrics.set("flywheel_champion_overdue", float(bool(self.warnings())))
         for model, state in self.fleet.states().items():
             self.metrics.set("flywheel_model_ready", float(state == "ready"), model=model)
+        for model, calls in self.fleet.abandoned.items():
+            self.metrics.set("flywheel_model_failures_total", calls, model=model, reason="abandoned")
 
     def problems(self) -> list[str]:
         """Why the gateway cannot serve now; empty if it can."""

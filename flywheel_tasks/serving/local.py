@@ -27,10 +27,10 @@ _LOADING = threading.Lock()
 class _Asked:
     """A request in the queue; ``gone`` once nobody waits for it."""
 
-    ids: list[int]
     max_tokens: int
     loop: asyncio.AbstractEventLoop
     pieces: "asyncio.Queue[Piece | ModelError]"
+    ids: list[int] = field(default_factory=list)
     gone: bool = False
     drawn: list[int] = field(default_factory=list)
     shown: int = 0
@@ -78,19 +78,15 @@ class LocalModel:
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[Piece]:
         """See :class:`Backend`."""
-        # Not on the event loop: a long conversation would keep everybody waiting.
-        ids = await asyncio.get_running_loop().run_in_executor(
-            self._reader,
-            prompt_ids,
-            self._sampler.tokenizer,
-            prompt.card,
-            prompt.history,
-            self._sampler.max_prompt_tokens,
-        )
-        most = min(prompt.max_tokens, self._sampling.max_new_tokens)
-        asked = _Asked(ids, most, asyncio.get_running_loop(), asyncio.Queue())
-        self._queue.put(asked)
+        loop = asyncio.get_running_loop()
+        asked = _Asked(min(prompt.max_tokens, self._sampling.max_new_tokens), loop, asyncio.Queue())
         try:
+            # Not on the event loop: a long conversation would keep everybody waiting.
+            reading = loop.run_in_executor(self._reader, self._read, prompt, asked)
+        except RuntimeError as error:  # the reader takes nothing more
+            raise ModelError("the model has been let go of") from error
+        try:
+            await reading
             while True:
                 piece = await asked.pieces.get()
                 if isinstance(piece, ModelError):
@@ -112,9 +108,16 @@ class LocalModel:
 
     async def close(self) -> None:
         """See :class:`Backend`."""
+        # First the prompts that are being read: what came into the queue after its end would wait in vain.
+        await asyncio.to_thread(self._reader.shutdown)
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
-        self._reader.shutdown(wait=False)
+
+    def _read(self, prompt: Prompt, asked: _Asked) -> None:
+        """Put a request into the queue, from the reader's thread: once that has ended, the queue gets no more."""
+        sampler = self._sampler
+        asked.ids = prompt_ids(sampler.tokenizer, prompt.card, prompt.history, sampler.max_prompt_tokens)
+        self._queue.put(asked)
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:

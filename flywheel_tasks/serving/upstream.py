@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from flywheel_tasks.chat.card import user_first
+from flywheel_tasks.chat.card import in_first_user_turn, user_first
 from flywheel_tasks.serving.backend import ModelError, Piece, Prompt, RequestRefusedError
 from flywheel_tasks.settings import Sampling, ServeUpstream
 
@@ -70,7 +70,7 @@ class UpstreamModel:
             **settings.extra,
         }
         self._history_turns = history_turns
-        self._greetings = settings.greetings
+        self._greetings, self._system_role = settings.greetings, settings.system_role
         self._client = client
 
     async def check(self) -> None:
@@ -102,9 +102,11 @@ class UpstreamModel:
         turns = prompt.history[-self._history_turns :]
         if not (self._greetings and len(turns) == len(prompt.history)):  # cut, it begins anywhere
             turns = user_first(turns)
+        card = prompt.card.system_prompt()
+        told = [{"role": "system", "content": card}, *turns]
         body = {
             **self._fixed,
-            "messages": [{"role": "system", "content": prompt.card.system_prompt()}, *turns],
+            "messages": told if self._system_role else in_first_user_turn(card, turns),
             "max_tokens": prompt.max_tokens,
         }
         if stream:

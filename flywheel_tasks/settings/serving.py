@@ -32,6 +32,7 @@ class ServeUpstream(Section):
     """An OpenAI-compatible server; ``{model}`` in url and model stands for the generation of the model.
 
     ``greetings``: its chat template takes what a character says before the user's first message; else it is left out.
+    ``system_role``: its chat template takes a system message; else the card stands before the user's first message.
     """
 
     url: Annotated[str, Field(pattern=r"^https?://")]
@@ -39,6 +40,7 @@ class ServeUpstream(Section):
     connections: Positive
     connect_seconds: PositiveFloat
     greetings: bool = False
+    system_role: bool = True
     extra: dict[str, str | bool | int | float]
 
 

@@ -1,13 +1,14 @@
 """Models that come and go while requests are under way."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.serving.backend import Piece, Prompt
+from flywheel_tasks.serving.backend import ModelError, Piece, Prompt
 from flywheel_tasks.serving.events import message_event
 from flywheel_tasks.serving.fleet import Fleet, NotReadyError
 from flywheel_tasks.serving.gateway import open_gateway
@@ -69,6 +70,57 @@ def test_nobody_waits_for_a_model_that_hangs_while_it_is_loaded() -> None:
         hangs.set_result(late := _Model())
         await fleet.close()
         assert late.closed
+
+    asyncio.run(run())
+
+
+class _Hangs(_Model):
+    """Has one piece, then none."""
+
+    broken = False
+
+    async def complete(self, prompt: Prompt) -> Piece:
+        if self.broken:
+            raise ModelError("it broke")
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def stream(self, prompt: Prompt) -> AsyncIterator[Piece]:
+        yield Piece("Hello.")
+        await asyncio.Event().wait()
+
+
+def test_a_call_that_is_given_up_counts_once_it_has_waited_long() -> None:
+    async def run() -> None:
+        hangs = _Hangs()
+        fleet = _fleet({"base": hangs})
+        fleet.want([model("base")])
+        await fleet.settle()
+
+        async def whole() -> None:
+            await fleet.complete(model("base"), PROMPT)
+
+        async def pieces() -> None:
+            async for _ in fleet.stream(model("base"), PROMPT):
+                pass
+
+        async def give_up(seconds: float, *calls: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            tasks = [asyncio.create_task(call()) for call in calls]
+            await asyncio.sleep(seconds)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        await give_up(0.0, *[whole, pieces] * 3)
+        assert (fleet.states(), fleet.abandoned) == ({"base": "ready"}, {})
+        await give_up(0.4, whole, pieces)
+        await give_up(0.0, whole, pieces)  # no success either: the count goes on
+        assert (fleet.states(), fleet.abandoned) == ({"base": "ready"}, {"base": 2})
+        hangs.broken = True
+        with pytest.raises(ModelError, match="it broke"):
+            await whole()
+        assert fleet.states() == {"base": "failing"}
+        await fleet.close()
 
     asyncio.run(run())
 

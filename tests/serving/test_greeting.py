@@ -137,3 +137,18 @@ def test_an_upstream_model_sees_it_where_its_template_takes_it(
         "assistant",
         "user",
     ]
+
+
+@pytest.mark.parametrize("takes", [False, True])
+def test_an_upstream_model_without_a_system_role_reads_the_card_in_the_first_user_turn(
+    make_live: Callable[..., Live], stub: Stub, takes: bool
+) -> None:
+    gateway = make_live(**{"upstream.system_role": False, "upstream.greetings": takes})
+    assert greeted(gateway, "Hi").status_code == 200
+    assert greeted(gateway, "Hi", REPLY, "Go on").status_code == 200
+    card = gateway.gateway.cards.by_id["mira"].system_prompt()
+    greeting = [{"role": "assistant", "content": GREETING}] if takes else []
+    opening = [*greeting, {"role": "user", "content": f"{card}\n\nHi"}]
+    rest = [{"role": "assistant", "content": REPLY}, {"role": "user", "content": "Go on"}]
+    assert [asked["messages"] for asked in stub.asked] == [opening, [*opening, *rest]]
+    assert "Hi" in [row["text"] for row in logged(gateway.gateway.root, "message")]

@@ -87,6 +87,33 @@ def test_a_long_prompt_keeps_nobody_else_waiting(local: LocalModel, monkeypatch:
     asyncio.run(ask())
 
 
+def test_a_model_that_closes_answers_the_prompt_it_reads_and_refuses_the_next(
+    local: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing, begun = threading.Event(), threading.Event()
+    read = local_module.prompt_ids
+
+    def slow(*args: Any) -> list[int]:
+        begun.set()
+        assert closing.wait(10)
+        time.sleep(0.1)  # close() is at work meanwhile
+        return read(*args)
+
+    monkeypatch.setattr(local_module, "prompt_ids", slow)
+
+    async def ask() -> None:
+        asked = asyncio.create_task(local.complete(prompt(max_tokens=1)))
+        await asyncio.to_thread(begun.wait, 10)
+        closing.set()
+        async with asyncio.timeout(10):
+            await local.close()
+            assert (await asked).finish in ("stop", "length")
+            with pytest.raises(ModelError, match="let go"):
+                await local.complete(prompt())
+
+    asyncio.run(ask())
+
+
 def test_a_stream_says_what_the_sampler_drew(local: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = local._sampler.tokenizer("Grüße, 世界! 🌊 Ahoy.", add_special_tokens=False)["input_ids"]
     ends = [*drawn, local._sampler.tokenizer.eos_token_id]

@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,31 @@ def test_a_client_that_leaves_before_it_is_shown_anything_was_not_exposed_and_sa
     rows = [row for row in logged(gateway.root) if row.get("user_id") == user]
     assert sorted(row["type"] for row in rows) == ["exposure", "message", "message"]
     assert gateway.chat("Hi", REPLY, "Go on", user=user).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_model_that_hangs_longer_than_its_users_wait_is_seen_to_fail(
+    make_live: Start, stub: Stub, stream: bool
+) -> None:
+    gateway = make_live(**{"timeout_seconds": 2.0, "breaker.seconds": 60.0})
+    plan = start_experiment(gateway.root)
+    wait_for(lambda: bool(gateway.gateway.rollout and gateway.gateway.rollout.running))
+    user, stub.modes["g0001"] = user_of(plan, "candidate"), "hang"
+    body = {"model": "character:mira", "messages": [{"role": "user", "content": "Hi"}], "user": user}
+    with ExitStack() as clients:
+        for _ in range(3):
+            clients.enter_context(
+                gateway.leaving("/v1/chat/completions", orjson.dumps(body | {"stream": stream}))
+            )
+        wait_for(lambda: len(stub.asked) == 3)
+        time.sleep(0.7)
+    wait_for(lambda: gateway.gateway.in_flight == 0)
+    assert gateway.counted("/v1/chat/completions", 499) == 3
+    assert gateway.gateway.fleet.states() == {"base": "ready", "g0001": "failing"}
+    text = gateway.client.get("/metrics").text
+    assert 'flywheel_model_failures_total{model="g0001",reason="abandoned"} 3' in text
+    assert logged(gateway.root) == []
+    assert gateway.chat("Hi", user=user, stream=stream).headers["x-flywheel-fallback"] == "not_ready"
 
 
 def test_a_client_that_leaves_during_the_last_sync_is_recorded_once(
