@@ -184,7 +184,9 @@ def test_a_test_does_not_start_on_events_that_never_get_right(root: Path) -> Non
     params.write_text(params.read_text().replace("events: logs", "events: nowhere://there"))
     approve(root)
     run_launch(root)
-    with pytest.raises(EventsError, match="there cannot be read: ValueError"):
+    with pytest.raises(
+        launch.LaunchError, match=r"does not start: ab\.events: nowhere://there cannot be read: ValueError"
+    ):
         launch.start(root, by="ada")
     assert registry_of(root).state().running() is None
 
