@@ -92,11 +92,12 @@ def _stretch(metric: Metric, past: Sums, estimate: Estimate, grown: float) -> fl
 
 
 def _end(acts: ir.Table, today: date | None) -> tuple[datetime, int]:
-    """The end of the newest day of the logs, as ingestion of a warehouse takes it, and how many events are later.
+    """The end of the newest day that is over, as a generation takes it, and how many events are later.
 
     Args:
         acts: what was done.
-        today: in UTC; days after tomorrow are then of wrong clocks. None: for logs whose days are of any time.
+        today: in UTC. It is not over, and a part of it would make users and days depend on the hour: it counts only
+            where there is no other day, and those after tomorrow never do. None: for logs whose days are of any time.
 
     Raises:
         DesignError: nothing was done.
@@ -106,9 +107,10 @@ def _end(acts: ir.Table, today: date | None) -> tuple[datetime, int]:
     rows = timed.group_by(day=number).aggregate(n=timed.count()).to_pyarrow().to_pylist()
     counts = {row["day"]: row["n"] for row in rows}
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    begun = math.inf if today is None else (today - epoch.date()).days
+    over = {day: n for day, n in counts.items() if day < begun}
     # Tomorrow has begun where clocks are ahead of UTC.
-    latest = math.inf if today is None else (today - epoch.date()).days + 1
-    newest = newest_day({day: n for day, n in counts.items() if day <= latest})
+    newest = newest_day(over or {day: n for day, n in counts.items() if day <= begun + 1})
     if newest is None:
         raise DesignError("the logs hold no messages of users who would be in a test")
     return epoch + timedelta(days=newest + 1), sum(n for day, n in counts.items() if day > newest)
@@ -203,7 +205,8 @@ def make_design(
         root: the workspace.
         lift_percent: smallest lift worth finding.
         power: chance to find it.
-        now: by default now. Events of later days than tomorrow are left out, except of simulated users.
+        now: by default now. Events of a day that is not over are left out where there are others, except of simulated
+            users.
 
     Raises:
         DesignError: the lift is zero, or the logs say nothing.

@@ -9,16 +9,17 @@ from flywheel_tasks.online import checks
 from flywheel_tasks.online.analysis import arm_sums, as_bytes, look_at, running_experiment
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.decision import harms
+from flywheel_tasks.online.event_errors import UnreachableEventsError
 from flywheel_tasks.online.exposed import Population
 from flywheel_tasks.online.kept_spools import drop_others
-from flywheel_tasks.online.log_events import EventsError
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.registry_state import Experiment, GuardrailCheck, Plan, RegistryError
 from flywheel_tasks.traffic.logs import LogsError
 
-# Exports may be late, or being written, as logs may.
-_UNREADABLE = (LogsError, EventsError)
+# Exports may be late, or being written, as logs may. What never gets right by itself is an error: `unknown` until the
+# end would be a test without guardrails.
+_UNREADABLE = (LogsError, UnreachableEventsError)
 
 
 def day_of(experiment: Experiment, now: datetime) -> int:
@@ -62,10 +63,11 @@ def check(root: Path, generation: str, by: str, now: datetime | None = None) -> 
         now: by default now.
 
     Returns:
-        the look: ``go_on``, ``stop`` or ``unknown``. Logs that cannot be read are ``unknown`` too. Once a look has
-        said stop, it stands: that look is returned.
+        the look: ``go_on``, ``stop`` or ``unknown``. Logs that cannot be read, and tables that are not there yet or
+        cannot be reached just now, are ``unknown`` too. Once a look has said stop, it stands: that look is returned.
 
     Raises:
+        EventsError: ``ab.events`` is malformed, lacks a column, or cannot be read for another lasting reason.
         RegistryError: no test of this generation is running.
     """
     settings, moment = load_settings(root / "params.yaml"), now or datetime.now(UTC)
@@ -120,6 +122,7 @@ def watch(root: Path, generation: str, by: str, now: datetime | None = None) -> 
 
     Raises:
         RegistryError: there never was a test of this generation.
+        EventsError: as :func:`check`.
     """
     moment, settings = now or datetime.now(UTC), load_settings(root / "params.yaml").ab
     experiment = registry_of(root).state().tested(generation)

@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, registry_of
+from flywheel_tasks.online.event_errors import EventsError
 from flywheel_tasks.online.event_source import read_from
+from flywheel_tasks.online.log_events import try_events
 from flywheel_tasks.online.model_card import keep_evidence
 from flywheel_tasks.pipeline import earlier_pairs, lineage, reward_model_pin
 from flywheel_tasks.pipeline.stage_io import StageIO
@@ -109,7 +111,8 @@ def start(root: Path, by: str) -> Experiment:
         by: who starts it.
 
     Raises:
-        LaunchError: model or verdict are not what the plan is for, or the tests that run leave it too few users.
+        LaunchError: model or verdict are not what the plan is for, the tests that run leave it too few users, or the
+            events of ``ab.events`` could never be read (tables may come later).
         RegistryError: the registry refuses it (no matching approval, another test runs, ...).
     """
     plan = read_plan(root)
@@ -134,7 +137,12 @@ def start(root: Path, by: str) -> Experiment:
         raise LaunchError(
             f"{PLAN}: {why}; wait for their end, or take a smaller launch.traffic_share"
         ) from None
-    beside = beside.model_copy(update={"read_from": read_from(load_settings(root / "params.yaml"))})
+    settings = load_settings(root / "params.yaml")
+    try:
+        try_events(settings, root, plan)
+    except EventsError as error:  # no retry helps
+        raise LaunchError(f"the test does not start: {error}") from None
+    beside = beside.model_copy(update={"read_from": read_from(settings)})
     model = model_ref(root, plan.generation)
     experiment = registry.start_experiment(
         beside,

@@ -21,7 +21,8 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 
-from flywheel_tasks.online.event_source import shown, told
+from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
+from flywheel_tasks.online.event_source import shown
 from flywheel_tasks.online.kept_spools import Spools
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.digests import bytes_digest
@@ -37,10 +38,6 @@ TABLES = {
     "messages": ("user_id", "time", "role"),
     "signals": ("user_id", "time", "signal"),
 }
-
-
-class EventsError(ValueError):
-    """The place of events is malformed or cannot be read, or it lacks a table or a column."""
 
 
 @dataclass(frozen=True)
@@ -193,29 +190,6 @@ def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table], *,
 
 
 @contextmanager
-def _readable(place: str, kind: type[Exception] = duckdb.Error) -> Iterator[None]:
-    """Turn an error of a database into one that names the place; a query that needs too much memory stays what it is.
-
-    Args:
-        place: as ``ab.events`` has it.
-        kind: of the errors.
-
-    Raises:
-        EventsError: there was one.
-    """
-    try:
-        yield
-    except (EventsError, duckdb.OutOfMemoryException):
-        raise
-    except kind as error:
-        said = told(error, place)
-        if isinstance(error, duckdb.DataError):  # it quotes the value, which may be anything
-            said = "a value is not what its column should have"
-        name = type(error).__name__
-        raise EventsError(f"ab.events: {shown(place)} cannot be read: {name}: {said}") from None
-
-
-@contextmanager
 def open_events(
     settings: Settings,
     root: Path,
@@ -243,7 +217,8 @@ def open_events(
 
     Raises:
         LogsError: there are no logs, or they changed while they were read.
-        EventsError: the place is malformed, lacks a table or a column, or cannot be read.
+        UnreachableEventsError: the place or a table is not there yet, or cannot be reached just now.
+        EventsError: the place is malformed, lacks a column or cannot be read, here or in the block's queries.
     """
     place = settings.ab.events
     is_warehouse = "://" in place and not place.startswith("s3://")
@@ -251,7 +226,7 @@ def open_events(
         folder = Path(scratch)
         con: Any
         if is_warehouse:
-            with _readable(place, Exception):  # drivers raise errors of their own
+            with readable(place):
                 con = ibis.connect(place)
         else:
             con = connect(folder)
@@ -259,14 +234,32 @@ def open_events(
             if place == "logs":
                 yield _raw(settings, root, plan, overrides, days, con, folder)
                 return
-            with _readable(place, Exception):
+            with readable(place):
                 if is_warehouse:
                     tables = {name: con.table(name) for name in TABLES}
                 else:
                     base = place.rstrip("/") if place.startswith("s3://") else str(root / place)
                     tables = {name: con.read_parquet(f"{base}/{name}/*.parquet") for name in TABLES}
                 events = _tables(place, plan, tables, scratch=not is_warehouse)
-            with _readable(place):
+            with readable(place, con):
                 yield events
         finally:
             con.disconnect()
+
+
+def try_events(settings: Settings, root: Path, plan: Plan) -> None:
+    """Open the tables of a test that is about to start, once: they may come later, but what is wrong stays wrong.
+
+    Args:
+        settings: all settings; raw logs have their own checks.
+        root: the workspace.
+        plan: of the test.
+
+    Raises:
+        EventsError: as :func:`open_events`, but for what is not there yet or cannot be reached just now.
+    """
+    if settings.ab.events == "logs":
+        return
+    with suppress(UnreachableEventsError), open_events(settings, root, plan) as events:
+        for table in (events.exposures, events.activity):
+            table.limit(0).to_pyarrow()  # the database checks columns and rights, and reads no rows

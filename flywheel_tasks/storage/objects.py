@@ -113,6 +113,26 @@ class FolderStore:
         (self._folder / _inside(key)).unlink(missing_ok=True)
 
 
+def s3_client() -> Any:
+    """boto3's client of S3, by the environment.
+
+    Raises:
+        PlaceError: the endpoint there is no URL.
+        BotoCoreError: another setting there is wrong, e.g. the region.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return boto3.client("s3")
+    except BotoCoreError:  # some are ValueErrors, too
+        raise
+    except ValueError as error:
+        raise PlaceError(
+            f"AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3) is no URL like http://minio:9000: {error}"
+        ) from error
+
+
 class S3Store:
     """Objects below a prefix of an S3 bucket; endpoint and credentials from the environment (boto3's rules).
 
@@ -124,12 +144,10 @@ class S3Store:
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
-        import boto3
-
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         with self._asked():
-            self._client: Any = boto3.client("s3")
+            self._client: Any = s3_client()
 
     @contextmanager
     def _asked(self) -> Iterator[None]:

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import boto3
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.objects import s3_client
 
 _CHUNK = 1 << 20
 _SETTLED = 2.0  # seconds; two writes within one tick of a file system's clock give one version
@@ -141,7 +141,7 @@ class BucketStore:
 
     @cached_property
     def _client(self) -> Any:
-        return boto3.client("s3")
+        return s3_client()
 
     def _listed(self) -> Iterator[tuple[str, str]]:
         try:

@@ -1,6 +1,7 @@
 """The commands around a launch, as a person without Airflow uses them."""
 
 import re
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -143,6 +144,26 @@ def test_a_few_messages_with_a_wrong_clock_do_not_move_the_past(root: Path, sour
     assert found == right
     if source == "simulated":  # the other goes by the clock on the wall
         assert "Left out: 6 events" in call(ab.app, root, "plan", "--lift", "10")
+
+
+def test_a_plan_is_the_same_at_every_hour_of_a_day(root: Path) -> None:
+    """Today is not over: a part of it would count as a whole day."""
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("source: simulated", "source: files"))
+    past = {"salt": "s", "experiment": "past", "arms": people.make_plan().model_dump(mode="json")["arms"]}
+    today = people.START
+    begun = ab_events(past, 60, start=today, name="today")
+    write_logs(root, f"date={today:%Y-%m-%d}", begun)
+    alone = make_design(root, lift_percent=10, power=0.8, now=today + timedelta(hours=20))
+    assert alone["past"]["later_events"] == 0  # where there is no other day
+    yesterday = today - timedelta(days=1)
+    write_logs(root, f"date={yesterday:%Y-%m-%d}", ab_events(past, 200, start=yesterday, name="yesterday"))
+    plan = make_design(root, lift_percent=10, power=0.8, now=today + timedelta(hours=20))
+    shutil.rmtree(root / f"data/logs/date={today:%Y-%m-%d}")
+    over = make_design(root, lift_percent=10, power=0.8, now=today + timedelta(hours=1))
+    assert (plan["metrics"], plan["planned_users"]) == (over["metrics"], over["planned_users"])
+    assert plan["past"]["users"] == over["past"]["users"]
+    assert plan["past"]["later_events"] == len([event for event in begun if event["type"] != "exposure"])
 
 
 def test_stopping_overriding_and_looking_at_a_test(root: Path) -> None:

@@ -5,11 +5,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from flywheel_tasks.online import launch, promotion
+from flywheel_tasks.online import launch, log_events, promotion
 from flywheel_tasks.online.analysis import analyse, look_at
 from flywheel_tasks.online.approval import registry_of
+from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError
 from flywheel_tasks.online.guardrails import check, look_document, watch
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import read_json
@@ -156,6 +159,36 @@ def test_exports_that_are_not_there_yet_are_unknown_and_waited_for(root: Path) -
     assert found.reasons[0].startswith("ab.events: exports cannot be read")
     assert watch(root, "g0001", "a", started.ends_at).until == started.ends_at + timedelta(hours=1)
     assert watch(root, "g0001", "a", started.ends_at + timedelta(hours=12)).until is None
+
+
+def test_events_that_never_get_right_are_an_error_of_every_look(root: Path) -> None:
+    """As `unknown` they would leave a whole test without guardrails."""
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("events: logs", "events: exports"))
+    approve(root)
+    run_launch(root)
+    started = launch.start(root, by="ada")
+    for name, columns in log_events.TABLES.items():
+        (root / "exports" / name).mkdir(parents=True)
+        empty = pa.table({column: pa.array([], "string") for column in columns if column != "signal"})
+        pq.write_table(empty, root / "exports" / name / "part-0.parquet")
+    for moment in (started.started_at + DAY, started.ends_at):
+        with pytest.raises(EventsError, match="table signals lacks the columns signal") as found:
+            watch(root, "g0001", "a", moment)
+        assert not isinstance(found.value, UnreachableEventsError)
+    assert registry_of(root).state().running().checks == ()
+
+
+def test_a_test_does_not_start_on_events_that_never_get_right(root: Path) -> None:
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("events: logs", "events: nowhere://there"))
+    approve(root)
+    run_launch(root)
+    with pytest.raises(
+        launch.LaunchError, match=r"does not start: ab\.events: nowhere://there cannot be read: ValueError"
+    ):
+        launch.start(root, by="ada")
+    assert registry_of(root).state().running() is None
 
 
 def test_a_test_that_a_person_stopped_is_over(root: Path, experiment: Experiment) -> None:

@@ -1,6 +1,7 @@
 """The same test read from raw logs, from Parquet tables and from a warehouse gives the same figures."""
 
 import os
+import sqlite3
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 
 from flywheel_tasks.online import launch, log_events
 from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
-from flywheel_tasks.online.event_source import of_simulated_users
+from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
+from flywheel_tasks.online.event_source import of_simulated_users, told
 from flywheel_tasks.online.exposed import PopulationError, Window, population
 from flywheel_tasks.online.guardrails import check, look_document
-from flywheel_tasks.online.log_events import EventsError, open_events
+from flywheel_tasks.online.log_events import open_events
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.traffic.events import parse_event
 from tests.dags.small import ab_events, write_logs
@@ -76,21 +78,103 @@ def test_parquet_and_a_warehouse_give_what_the_raw_logs_give(root: Path, events:
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("place", "said", "kind"),
     [
-        ("exports", "ab.events: exports cannot be read: IOException"),
-        ("duckdb://ada:secret@{root}/none/house.duckdb", "/none/house.duckdb cannot be read"),
-        ("duckdb://{root}/house.duckdb", "house.duckdb cannot be read: TableNotFound"),
-        ("nowhere://ada:secret@there", "ab.events: there cannot be read: ValueError"),
+        ("exports", "ab.events: exports cannot be read: IOException", UnreachableEventsError),
+        (
+            "duckdb://ada:secret@{root}/none/house.duckdb",
+            "/none/house.duckdb cannot be read",
+            UnreachableEventsError,
+        ),
+        (
+            "duckdb://{root}/house.duckdb",
+            "house.duckdb cannot be read: TableNotFound",
+            UnreachableEventsError,
+        ),
+        ("nowhere://ada:secret@there", "ab.events: there cannot be read: ValueError", EventsError),
     ],
 )
-def test_events_that_are_not_there_are_one_error(root: Path, place: str, said: str) -> None:
+def test_events_that_are_not_there_are_one_error(
+    root: Path, place: str, said: str, kind: type[EventsError]
+) -> None:
     duckdb.connect(str(root / "house.duckdb")).close()
     with pytest.raises(EventsError) as found:
         figures(root, events=place.format(root=root))
+    assert type(found.value) is kind
     assert said in str(found.value)
     assert "secret" not in str(found.value)
     assert "\n" not in str(found.value)
+
+
+class OperationalError(Exception):
+    """What a driver calls its errors of a server."""
+
+
+class DataError(Exception):
+    """What a driver calls its errors of a value."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OperationalError("could not connect to server: Connection refused"), UnreachableEventsError),
+        (ConnectionResetError("by peer"), UnreachableEventsError),
+        (OperationalError("FATAL: password authentication failed for user ada"), EventsError),
+        (OperationalError("(1045, Access denied for user ada)"), EventsError),
+        (ImportError("No module named psycopg"), EventsError),
+        (DataError("invalid input: call me on 555-0100"), EventsError),
+    ],
+)
+def test_only_what_time_may_mend_is_unreachable(error: Exception, kind: type[EventsError]) -> None:
+    with pytest.raises(EventsError) as found, readable("postgres://there/db"):
+        raise error
+    assert type(found.value) is kind
+    assert "555" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), TypeError("x"), KeyError("x"), AssertionError("x"), PopulationError("x")]
+)
+def test_what_is_wrong_with_the_one_who_asks_is_no_error_of_the_events(
+    root: Path, events: list[dict], error: BaseException
+) -> None:
+    write_tables(root / "tables", events)
+    settings = settings_of(root, events="tables")
+    with pytest.raises(type(error)) as found, open_events(settings, root, PLAN):
+        raise error
+    assert found.value is error
+
+
+def test_an_error_of_the_database_in_a_query_is_one_error(root: Path) -> None:
+    """ibis asks a warehouse only when a result is wanted, and each has errors of its own."""
+    house = root / "house.db"
+    with sqlite3.connect(house) as con:
+        for name, columns in log_events.TABLES.items():
+            con.execute(f"create table {name} ({', '.join(f'{column} text' for column in columns)})")
+    settings = settings_of(root, events=f"sqlite://{house}")
+    with pytest.raises(EventsError, match=r"house\.db cannot be read: OperationNotDefinedError"):
+        figures(root, events=settings.ab.events)
+    with pytest.raises(EventsError, match="OperationNotDefinedError"):  # before the start, too
+        log_events.try_events(settings, root, PLAN)
+    with (
+        pytest.raises(UnreachableEventsError, match="database is locked"),
+        open_events(settings, root, PLAN),
+    ):
+        raise sqlite3.OperationalError("database is locked")
+
+
+@pytest.mark.parametrize(
+    ("place", "said", "shown"),
+    [
+        ("postgres://u:p%40ss@db/x", "cannot log in with p@ss", "cannot log in with ***"),
+        ("postgres://u:p%40ss@db/x", "password=p%40ss, again p@ss", "password=***, again ***"),
+        ("postgres://u:p@db/x", "permission denied, password p", "permission denied, password ***"),
+        ("postgres://db/x?password=a+b&sslmode=require", "no 'a b' at db", "no '***' at db"),
+        ("postgres://u:p@db/x", "postgres://u:p@db/x is down", "db/x is down"),
+    ],
+)
+def test_no_error_tells_a_password(place: str, said: str, shown: str) -> None:
+    assert told(OSError(f"{said}\nmore"), place) == shown
 
 
 def test_a_value_that_cannot_be_read_is_not_told(root: Path, events: list[dict]) -> None:

@@ -70,6 +70,16 @@ def test_other_places_are_refused(location: str, tmp_path: Path) -> None:
         open_store(location, tmp_path)
 
 
+@pytest.mark.parametrize("endpoint", ["not a url", "minio:9000", "http://[::1"])
+def test_an_endpoint_that_is_no_url_is_named(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with pytest.raises(PlaceError, match="AWS_ENDPOINT_URL"):
+        open_store("s3://flywheel/registry", tmp_path)
+
+
 def test_one_of_many_creators_wins(store: ObjectStore) -> None:
     def create(number: int) -> bool:
         try:

@@ -8,6 +8,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
 from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.storage.objects import PlaceError
 from flywheel_tasks.traffic import known_digests, log_store
 from flywheel_tasks.traffic.log_store import open_logs
 from flywheel_tasks.traffic.logs import LogsError, partition_blocks, pin_logs, read_pinned
@@ -165,6 +166,13 @@ def test_no_folder_no_logs_and_other_addresses_are_clear_errors(tmp_path):
         pin_logs("gs://bucket/logs", tmp_path)
     with pytest.raises(LogsError, match="no bucket"):
         pin_logs("s3://", tmp_path)
+
+
+def test_an_endpoint_that_is_no_url_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio:9000")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with pytest.raises(PlaceError, match="AWS_ENDPOINT_URL"):
+        pin_logs("s3://chat", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["date=2026-11-02/p.jsonl", "date=2026-11-02/p.jsonl.gz"])
