@@ -110,13 +110,17 @@ def _question_bound(text: str) -> Limit | None:
 _LEADS = (
     r"(?:us(?:e|ing)|writ(?:e|ing)|send(?:ing)?|includ(?:e|ing)|add(?:ing)?|put(?:ting)?|typ(?:e|ing)|post(?:ing)?"
     r"|contain(?:ing)?|insert(?:ing)?|hav(?:e|ing)|mak(?:e|ing)|giv(?:e|ing)|produc(?:e|ing)|shar(?:e|ing)|with|without|in"
-    r"|to|any|an?|single|your|of|or|and|nor|ever|even|no)"
+    rf"|(?:{REPLY}|text|anything) as|to|any|an?|single|your|of|or|and|nor|ever|even|no)"
 )
 # What may follow it: an end, or words that narrow nothing; "lists longer than three items" and "emoji spam" do.
-_WHERE = rf"(?:(?:any|all|an?|the|each|every|of|your) )*(?:{REPLY}|conversations?|chats?|text|writing|speech|dialogue)"
+_WHERE = (
+    r"(?:(?:any|all|an?|the|this|each|every|of|your) )*"
+    rf"(?:{REPLY}|conversations?|chats?|text|writing|speech|dialogue)"
+)
 _FOLLOWS = (
-    r"(?=\s*(?:[.,;!()\u2013\u2014-]|$)"
+    r"(?=\s*(?:[.,;!()\u2013\u2014-]|$)|: ?\w"
     r"| (?:and|or|nor|ever|at all|at any time|altogether|entirely|completely|anywhere|whatsoever|either|please|for any"
+    r"|of any (?:kind|sort|type)|under any circumstances?"
     rf"|no matter|in {_WHERE}|to (?:the|an?|any\w*|users?|them|people|him|her)|are|is|because|since|but)\b)"
 )
 

@@ -114,15 +114,24 @@ _PER_PART = re.compile(
 # "describe it in five words"; or one that is not meant to the number: "20 words or so".
 _WHOLE = (
     rf"(?:(?:each|every|any|all|your|the|an?|1|single|whole|entire|of|own) )*"
-    rf"(?:{REPLY}|users?|them|him|her|it|total|all|length)\b"
+    rf"(?:{REPLY}|users?|them|him|her|it|total|all|length|anything|everything"
+    r"|(?:any|every|each|all) (?:topic|subject)s?|(?:plain|simple) (?:english|language))\b"
 )
 _IN_PART = re.compile(
     rf" (?:of|from|about|on|in|for|to|describing|explaining)\b(?! (?:at (?:most|least)|no more|up to|\d|{_WHOLE}))"
     r"|,? (?:or so|or thereabouts|give or take|more or less|on average|ready)\b"
 )
+# "Begin with a greeting and use at most 30 words": a second rule, of the reply; "and 2 sentences" are of the first.
+_SECOND = (
+    r"\band (?:always |never |do not )?"
+    r"(?:use|write|answer|reply|respond|speak|limit|stay|keep (?!it\b|them\b|that\b))"
+)
+# All that a character in a chat does is to answer questions and to explain everything.
+_ALL_QUESTIONS = r"(?:(?:the|all|any|every|each|of) )*questions? *(?:(?:in|with|using|within)\b|$)"
 _PART = re.compile(
-    rf"\b(?:{STARTS}|{ENDS})\b[^,;:.]*$|\bthen\b|\b(?:greet|describe|tell|summari[sz]e|explain|define|introduce|thank"
-    r"|praise|compliment|quote|recite|translate)\b|\b(?:answer|reply to|respond to) (?:\w+ ){0,2}questions?\b"
+    rf"\b(?:{STARTS}|{ENDS})\b(?:(?!{_SECOND})[^,;:.])*$|\bthen\b"
+    r"|\b(?:greet|describe|tell|summari[sz]e|explain|define|introduce|thank|praise|compliment|quote|recite|translate)\b"
+    rf"(?! (?:every|any)thing\b)|\b(?:answer|reply to|respond to) (?!{_ALL_QUESTIONS})(?:\w+ ){{0,2}}questions?\b"
 )
 _IS = r"(?: \w+)? (?:is|are|will be|would be|gets?|counts? as|feels?|seems?)\b"
 _BANNED = re.compile(

@@ -21,6 +21,7 @@ MOST = 80  # prompts, spread over cards
 # Of them against evaluated cards: many such cards would leave none for those that are unseen.
 MOST_EVALUATED = 50
 NOTHING = "no instruction of the cards can be checked and pushed against"
+UNMEASURED = "no check can be measured on any of these replies"
 # One sentence of each language that code tells by its words, for "never write in ...".
 _SENTENCES = {
     "english": "The weather is good and I am in the garden with you.",
@@ -126,31 +127,33 @@ def summary(pushes: Sequence[Push], replies: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         ``instruction_following`` (share of replies that keep to the check pushed against) and
-        ``instruction_violation`` (share that break any check of the card), each with a 95% interval clustered by card;
-        the same under ``evaluated_cards`` and ``unseen_cards``; and ``kinds``, following by the kind of check.
+        ``instruction_violation`` (share that break any check of the card), each with a 95% interval clustered by card
+        and without the replies that no check can be measured on; the same under ``evaluated_cards`` and
+        ``unseen_cards``; and ``kinds``, following by the kind of check.
     """
     kept = [
         float(push.check.obeyed(reply)) if push.check.measures(reply) else None
         for push, reply in zip(pushes, replies, strict=True)
     ]
-    broke = [
-        float(not all(obeyed(checks(push.card), reply))) for push, reply in zip(pushes, replies, strict=True)
-    ]
+    measured = [obeyed(checks(push.card), reply) for push, reply in zip(pushes, replies, strict=True)]
+    broke = [float(not all(found)) if found else None for found in measured]
 
     def both(rows: Sequence[int]) -> dict[str, Estimate]:
         clusters = [pushes[row].card.card_id for row in rows]
-        told = [
-            (value, card)
-            for row, card in zip(rows, clusters, strict=True)
-            if (value := kept[row]) is not None
-        ]
-        found = {
-            "instruction_following": share([value for value, _ in told], [card for _, card in told]),
-            "instruction_violation": share([broke[row] for row in rows], clusters),
-        }
-        if not rows:
-            for estimate in found.values():
-                estimate["reason"] = NOTHING
+
+        def of(values: Sequence[float | None]) -> Estimate:
+            """The share over the replies that code can tell of."""
+            told = [
+                (value, card)
+                for row, card in zip(rows, clusters, strict=True)
+                if (value := values[row]) is not None
+            ]
+            return share([value for value, _ in told], [card for _, card in told])
+
+        found = {"instruction_following": of(kept), "instruction_violation": of(broke)}
+        for estimate in found.values():
+            if estimate["value"] is None:
+                estimate["reason"] = UNMEASURED if rows else NOTHING
         return found
 
     everything = range(len(pushes))

@@ -3,10 +3,10 @@
 import re
 
 # A mark ends a sentence before a space or the end of the text, so that neither "3.5" nor "e.g" has one; the wide marks
-# of scripts without spaces do everywhere. A semicolon is a question mark after a Greek letter.
+# of scripts without spaces do everywhere. A semicolon is a question mark after a Greek word (not after a formula's λ).
 SPACED_ENDS = ".!?…؟۔।॥։።။។៕"
 WIDE_ENDS = "。！？｡"
-GREEK_QUESTION = r"(?<=[\u0370-\u03ff\u1f00-\u1fff])[;\u037e]"
+GREEK_QUESTION = r"(?<=[\u0370-\u03ff\u1f00-\u1fff]{2})[;\u037e]"
 CLOSERS = r"[\"'”’)\]*」』）】]*"
 # Full-width marks made plain (NFKC) stand before a wide letter without a space.
 NEXT = r"(?=\s|$|[\u3000-\u30ff\u3400-\u9fff])"

@@ -15,18 +15,33 @@ from flywheel_tasks.safety.classifier import BLOCKED
 from flywheel_tasks.safety.words import WordLists, one_word, plain, read_word_lists
 from flywheel_tasks.storage.fast_yaml import load_yaml
 
+_OVERLOOKED = "meant_otherwise"
 # What " .. " stands for: the rest of a word ("neighbour's"), then up to six words of the same sentence.
 _GAP = r"(?!\w)[^\s.!?;]*(?: [^\s.!?;]+){0,6} [\"'“‘(]*"
 
 
 @cache
-def _risky() -> re.Pattern[str]:
+def _subjects() -> dict[str, re.Pattern[str]]:
+    """Patterns of the phrases that are risky, and of the set phrases that only sound so."""
     text = files("flywheel_tasks.safety").joinpath("risky_subjects.yaml").read_text(encoding="utf-8")
     subjects = dict(load_yaml(text))
     groups = {name: _unfolded(words) for name, words in subjects.pop("groups").items()}
-    listed = [_unfolded(phrase) for subject in subjects.values() for phrase in subject]
-    phrases = [_phrase(phrase.format_map(groups)) for phrase in listed]
-    return re.compile(r"(?<!\w)(?:" + "|".join(phrases) + r")(?!\w)")
+    overlooked = subjects.pop(_OVERLOOKED)
+    listed = {
+        "risky": [phrase for subject in subjects.values() for phrase in subject],
+        _OVERLOOKED: overlooked,
+    }
+    found = {}
+    for name, phrases in listed.items():
+        either = "|".join(_phrase(_unfolded(phrase).format_map(groups)) for phrase in phrases)
+        found[name] = re.compile(rf"(?<!\w)(?:{either})(?!\w)")
+    return found
+
+
+def _risky(text: str) -> bool:
+    subjects = _subjects()
+    # A word in place of the set phrase: what stands around it is no phrase now that it was not before.
+    return subjects["risky"].search(subjects[_OVERLOOKED].sub("_", text)) is not None
 
 
 def _unfolded(text: str) -> str:
@@ -54,7 +69,7 @@ def harmless(history: Sequence[Turn], listed: WordLists | None = None) -> bool:
     if not asked:
         return True
     unsafe = listed is not None and any(listed.classify(asked)[0].values())
-    return not unsafe and _risky().search(plain(asked[0])) is None
+    return not unsafe and not _risky(plain(asked[0]))
 
 
 def own_words(folder: Path, blocked: Sequence[str] = ()) -> WordLists:

@@ -277,7 +277,15 @@ UNCHECKED = [
     "Use one word from Latin in every reply.",
     "Write up to 50 letters to the king.",
     "Include one exclamation mark in the greeting.",
-    "Answer questions in at most two sentences.",
+    "Answer questions about the sea in at most two sentences.",
+    "Answer personal questions in one sentence.",
+    "Begin with a greeting and one sentence about the sea.",
+    "End with a joke and keep it under 10 words.",
+    "Explain magic in under 40 words.",
+    "Never use these emoji: 😂.",
+    "Never use emoji: 😂 and 😭.",
+    "Never write dates as digits.",
+    "Use two sentences on the topic.",
     "Greet the user in three words.",
     "Tell a story of at most 100 words.",
     "Use 20 words or so.",
@@ -290,6 +298,45 @@ UNCHECKED = [
     "You are one with the sea.",
     "Never tell anyone that you are 34 years old.",
 ]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "kind", "good", "bad"),
+    [
+        *(
+            (rule, "emoji", "Good day.", "Good day 🙂")
+            for rule in (
+                "Never use emoji of any kind.",
+                "You must not use emoji under any circumstances.",
+                "Never use emoji in this chat.",
+                "Never use emoji: you are from 1890.",
+            )
+        ),
+        *(
+            (rule, "lists", "Bread and milk.", "- bread\n- milk")
+            for rule in ("Never include lists of any kind.", "Never format replies as lists.")
+        ),
+        *(
+            (rule, "words", "Good day.", "word " * 41)
+            for rule in (
+                "Answer questions in at most 20 words.",
+                "Explain everything in under 40 words.",
+                "Begin with a greeting and use at most 30 words.",
+                "Answer in up to 20 words about anything.",
+            )
+        ),
+        ("Answer every question in one sentence.", "sentences", "Yes.", "Yes. No."),
+        ("Always reply in two sentences of plain English.", "sentences", "Yes. No.", "Yes."),
+        ("Never write over 3 sentences on any topic.", "sentences", "Yes. No.", "A. B. C. D."),
+    ],
+)
+def test_words_that_narrow_nothing_leave_a_rule_checked(
+    instruction: str, kind: str, good: str, bad: str
+) -> None:
+    (check,) = instruction_checks(instruction)
+    assert check.kind == kind
+    assert check.obeyed(good)
+    assert not check.obeyed(bad)
 
 
 @pytest.mark.parametrize("instruction", UNCHECKED)

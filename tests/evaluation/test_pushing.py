@@ -65,6 +65,19 @@ def test_following_counts_the_rule_pushed_against_and_violation_any() -> None:
     assert pushing.summary(pushes, [""])["instruction_following"]["value"] == 0
 
 
+def test_what_no_check_can_measure_is_left_out_and_not_called_kept() -> None:
+    card = Card("c", "Mae", (), ("Answer in at most 5 words.",))
+    pushes = [pushing.Push(card, checks(card)[0], "Tell me everything!", False)] * 2
+    long = "これはとても長い文章であり単語が非常に多く含まれています。"
+    found = pushing.summary(pushes, [long, "One two three four five six."])
+    assert found["instruction_violation"]["value"] == 1
+    assert found["instruction_violation"]["n"] == 1
+    unmeasured = pushing.summary(pushes, [long, long])
+    assert unmeasured["instruction_violation"]["value"] is None
+    assert unmeasured["instruction_violation"]["reason"] == pushing.UNMEASURED
+    assert unmeasured["instruction_following"]["value"] is None
+
+
 def test_the_suites_own_cards_can_be_checked_and_are_in_no_training_set() -> None:
     own = pushing.unseen_cards()
     assert not [line for card in own for line in unchecked(card)]

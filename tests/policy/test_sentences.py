@@ -20,6 +20,7 @@ from flywheel_tasks.policy.sentences import whole_sentences
         ("यह है। वह", "यह है।"),
         ("كيف حالك؟ ثم", "كيف حالك؟"),
         ("Τι κάνεις; Και", "Τι κάνεις;"),
+        ("A wave. It has λ; then", "A wave."),
         ("Bread; and", ""),
     ],
 )

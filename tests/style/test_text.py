@@ -67,6 +67,7 @@ def test_cut_replies(cut: str) -> None:
         ("यह है। वह है।", 2),
         ("كيف حالك؟ أنا بخير.", 2),
         ("Τι κάνεις; Καλά.", 2),
+        ("The wave has λ; then we measure.", 1),
         ("Bread; milk; tea.", 1),
     ],
 )
