@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.evaluation.same_weights import same_weights
 from flywheel_tasks.settings import Compute, Judge
 
 # Metric: what is asked of a reply. The answer is the probability of "yes".
@@ -84,6 +83,7 @@ class LocalJudge:
         Raises:
             JudgeError: the model is missing, or is one of these.
         """
+        from flywheel_tasks.evaluation.same_weights import same_weights
         from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
 
         folder = Path(model) if Path(model).is_dir() else _from_hub(model)
