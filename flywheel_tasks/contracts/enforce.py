@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel_tasks.contracts.load import load_contracts
@@ -104,12 +103,9 @@ def _problems(
     """What is wrong with one table, in words."""
     contract = table.contract
     scratch.mkdir(parents=True, exist_ok=True)
-    found = _converted(contract.table, table, contract, scratch)
+    found = _converted(table, scratch)
     if found.unreadable:
-        return [
-            f"{table.shown}: table {contract.table}: line {line.line}: {line.detail}"
-            for line in found.unreadable[:_SHOWN]
-        ]
+        return _unreadable(table, found)
     with pq.ParquetFile(found.path) as file:
         check_schema(contract, file.schema_arrow, Path(table.shown))
         rows = file.metadata.num_rows
@@ -117,7 +113,10 @@ def _problems(
         database.attach(contract.table, found.path)
         alive, known = {contract.table: np.ones(rows, bool)}, {contract.table: contract}
         for other in _referred(table, near, contracts):
-            at = _converted(other.contract.table, other, other.contract, scratch).path
+            beside = _converted(other, scratch)
+            if beside.unreadable:  # a row that is referred to may be among them
+                raise ContractError("\n".join(_unreadable(other, beside)))
+            at = beside.path
             database.attach(other.contract.table, at)
             alive[other.contract.table] = np.ones(pq.read_metadata(at).num_rows, bool)
             known[other.contract.table] = _without_relations(other.contract)
@@ -132,13 +131,16 @@ def _problems(
         )
 
 
-def _converted(file_name: str, table: _Table, contract: Contract, scratch: Path) -> Found:
-    try:
-        return as_parquet(contract.table, table.path, contract, scratch / file_name)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ContractError(
-            f"{table.shown}: table {contract.table}: a value has not its column's type: {error}"
-        ) from error
+def _converted(table: _Table, scratch: Path) -> Found:
+    return as_parquet(table.contract.table, table.path, table.contract, scratch / table.contract.table)
+
+
+def _unreadable(table: _Table, found: Found) -> list[str]:
+    """The lines that are no rows, for people."""
+    return [
+        f"{table.shown}: table {table.contract.table}: line {line.line}: {line.detail}"
+        for line in found.unreadable[:_SHOWN]
+    ]
 
 
 def _referred(table: _Table, near: Sequence[_Table], contracts: Mapping[str, Contract]) -> list[_Table]:

@@ -149,6 +149,12 @@ def test_lines_are_read_as_the_contract_says(tmp_path):
         ContractError, match=r"batch\.jsonl: table annotation_tasks: line 1: history: a value has not its"
     ):
         check(tmp_path, {"data/annotation/batch.jsonl": batch}, {})
+    write_jsonl([of, {**of, "history": [{"role": 1}]}], batch)
+    write_jsonl([label(of)], labels)
+    with pytest.raises(
+        ContractError, match=r"batch\.jsonl: table annotation_tasks: line 2: history: a value"
+    ):
+        check(tmp_path, *places)  # what labels refer to may be among the lines that are no rows
 
 
 def test_a_table_rule_that_blocks_stops_and_one_that_warns_is_told(tmp_path, capsys):
