@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from flywheel_tasks.pipeline.params_file import write_setting
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.documents import finite, write_json
 from flywheel_tasks.storage.registry_state import Rule
-from flywheel_tasks.traffic.warehouse import newest_day
+from flywheel_tasks.traffic.warehouse import EPOCH, newest_day
 
 DESIGN = "launch/design.json"
 
@@ -106,14 +106,13 @@ def _end(acts: ir.Table, today: date | None) -> tuple[datetime, int]:
     number = timed.time.truncate("s").epoch_seconds().cast("int64") // 86_400
     rows = timed.group_by(day=number).aggregate(n=timed.count()).to_pyarrow().to_pylist()
     counts = {row["day"]: row["n"] for row in rows}
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    begun = math.inf if today is None else (today - epoch.date()).days
-    over = {day: n for day, n in counts.items() if day < begun}
     # Tomorrow has begun where clocks are ahead of UTC.
-    newest = newest_day(over or {day: n for day, n in counts.items() if day <= begun + 1})
+    last = math.inf if today is None else (today - EPOCH).days + 1
+    newest = newest_day({day: n for day, n in counts.items() if day <= last}, today)
     if newest is None:
         raise DesignError("the logs hold no messages of users who would be in a test")
-    return epoch + timedelta(days=newest + 1), sum(n for day, n in counts.items() if day > newest)
+    end = datetime.combine(EPOCH + timedelta(days=newest + 1), time(), UTC)
+    return end, sum(n for day, n in counts.items() if day > newest)
 
 
 def _past(events: Events, rule: Rule, today: date | None) -> tuple[Population, list[int], int]:

@@ -90,12 +90,12 @@ def load_sets(folder: Path, names: Sequence[str], privacy: Privacy) -> dict[str,
         if not (folder / f"{name}.jsonl").exists():
             raise PromptError(f"{folder / name}.jsonl: no such set, but params.yaml names it")
     found = {name: load_set(folder / f"{name}.jsonl") for name in names}
-    texts = {
-        (f"{folder.name}/{name}.jsonl: {example.prompt.prompt_id}: {field}", text): None
+    texts = [
+        (f"{folder.name}/{name}.jsonl: {example.prompt.prompt_id}: {field}", text)
         for name, examples in found.items()
         for example in examples
         for field, text in _texts(example)
-    }
+    ]
     characters = {example.prompt.card.name for examples in found.values() for example in examples}
     said = identifiers_said((text for _, text in texts), privacy, characters)
     if hits := [f"{where}: {said[text]}" for where, text in texts if text in said]:

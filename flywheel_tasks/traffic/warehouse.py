@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SCHEME = "ibis+"
 _BATCH_ROWS = 65_536
-_EPOCH = date(1970, 1, 1)
+EPOCH = date(1970, 1, 1)
 _MIN_SHARE = 0.1  # of the median day's events: with fewer a day is not the newest one
 _NEAR_DAYS = 90  # days with events that the median is of: traffic of years ago says nothing of today's
 
@@ -76,16 +76,18 @@ def _day_counts(table: "ibis.Table") -> Counter[int]:
     return Counter({day: events for day, events in days if day is not None})  # an infinite time has no day
 
 
-def newest_day(counts: Mapping[int, int]) -> int | None:
-    """The newest day that has enough events to be one: a few with a wrong clock decide nothing.
+def newest_day(counts: Mapping[int, int], today: date | None) -> int | None:
+    """The newest day that is over and has enough events to be one: a few with a wrong clock decide nothing.
 
     Args:
         counts: events by day, in days since 1970; only days that have any.
+        today: in UTC; it and later days count only where there is no other. None: all days are over.
 
     Returns:
-        the day; None if there is none.
+        the day, in days since 1970; None if there is none.
     """
-    days = sorted(counts)
+    begun = (today - EPOCH).days if today else None
+    days = sorted(day for day in counts if begun is None or day < begun) or sorted(counts)
     for end in range(len(days), 0, -1):
         near = days[max(0, end - _NEAR_DAYS) : end]
         if counts[near[-1]] >= _MIN_SHARE * median(counts[day] for day in near):
@@ -94,17 +96,15 @@ def newest_day(counts: Mapping[int, int]) -> int | None:
 
 
 def _newest(tables: Mapping[Any, "ibis.Table"], today: date | None) -> date:
-    """The newest day that is over, or of today where there is no other."""
+    """See :func:`newest_day`."""
     # Cards are few and of any age, and would make the median day a small one.
     counts = sum((_day_counts(table) for kind, table in tables.items() if kind != "card"), Counter[int]())
     if not counts and "card" in tables:
         counts = _day_counts(tables["card"])
-    begun = (today - _EPOCH).days if today else None
-    over = {day: count for day, count in counts.items() if begun is None or day < begun}
-    day = newest_day(over or counts)
+    day = newest_day(counts, today)
     if day is None:
         raise LogsError("the warehouse holds no event with a time")
-    return _EPOCH + timedelta(days=day)
+    return EPOCH + timedelta(days=day)
 
 
 def _columns(table: "ibis.Table", kind: str) -> "ibis.Table":

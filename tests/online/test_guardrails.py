@@ -148,12 +148,17 @@ def test_logs_that_cannot_be_read_are_unknown(root: Path, experiment: Experiment
     assert "stray.jsonl is not where logs belong" in found.reasons[0]
 
 
-def test_exports_that_are_not_there_yet_are_unknown_and_waited_for(root: Path) -> None:
+def started_on_exports(root: Path) -> Experiment:
+    """A test whose events are tables in a folder that is not there yet."""
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("events: logs", "events: exports"))
     approve(root)
     run_launch(root)
-    started = launch.start(root, by="ada")
+    return launch.start(root, by="ada")
+
+
+def test_exports_that_are_not_there_yet_are_unknown_and_waited_for(root: Path) -> None:
+    started = started_on_exports(root)
     found = check(root, "g0001", "a", started.started_at + DAY)
     assert (found.result, registry_of(root).state().running().checks) == ("unknown", (found,))
     assert found.reasons[0].startswith("ab.events: exports cannot be read")
@@ -163,11 +168,7 @@ def test_exports_that_are_not_there_yet_are_unknown_and_waited_for(root: Path) -
 
 def test_events_that_never_get_right_are_an_error_of_every_look(root: Path) -> None:
     """As `unknown` they would leave a whole test without guardrails."""
-    params = root / "params.yaml"
-    params.write_text(params.read_text().replace("events: logs", "events: exports"))
-    approve(root)
-    run_launch(root)
-    started = launch.start(root, by="ada")
+    started = started_on_exports(root)
     for name, columns in log_events.TABLES.items():
         (root / "exports" / name).mkdir(parents=True)
         empty = pa.table({column: pa.array([], "string") for column in columns if column != "signal"})
