@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 from ibis.common.exceptions import TableNotFound
 
-from flywheel_tasks.online.event_source import shown, told
+from flywheel_tasks.storage.urls import shown, told
 
 # What the drivers of databases (PEP 249) and Google's clients call their errors of a server or a file that does not
 # answer. Drivers are optional, so their classes are known by name.

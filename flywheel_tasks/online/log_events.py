@@ -22,12 +22,12 @@ import ibis
 import ibis.expr.types as ir
 
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
-from flywheel_tasks.online.event_source import shown
 from flywheel_tasks.online.kept_spools import Spools
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.engine import threads_within
 from flywheel_tasks.storage.experiment_records import Override, Plan
+from flywheel_tasks.storage.urls import shown
 from flywheel_tasks.traffic.logs import pin_logs
 
 _LINES = 1 << 40  # more than a partition has

@@ -14,6 +14,7 @@ ones too.
 """
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -253,13 +254,12 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         return _open(root, generation, seed)
 
 
-def _last_logs(registry: Registry, generation: str) -> dict[str, Any] | None:
-    """What the newest generation before one pinned; None where there was none, or none that says it."""
-    for item in before(registry, generation)[:1]:
-        if (kept := registry.find_generation(item, _BUNDLE)) is not None:
-            logs: dict[str, Any] | None = orjson.loads(kept).get("logs")
-            return logs
-    return None
+def _earlier_logs(registry: Registry, generation: str) -> Iterator[dict[str, Any]]:
+    """What the generations before one pinned, the newest first."""
+    for item in before(registry, generation):
+        kept = registry.find_generation(item, _BUNDLE)
+        if kept is not None and (logs := orjson.loads(kept).get("logs")):
+            yield logs
 
 
 def _open(root: Path, generation: str | None, seed: int | None) -> str:
@@ -275,7 +275,7 @@ def _open(root: Path, generation: str | None, seed: int | None) -> str:
     if seed is not None:
         write_setting(root, "seed", seed)
     key = _key_of(root, registry)
-    logs = pinned_logs(settings, root, _last_logs(registry, name))
+    logs = pinned_logs(settings, root, _earlier_logs(registry, name))
     champion = ensure_champion(root)
     leave(root, name)
     place_champion(root, champion)

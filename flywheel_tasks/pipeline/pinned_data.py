@@ -1,6 +1,6 @@
 """Data that a generation starts from: the newest logs, the profile and the splits of earlier launched generations."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ _STYLES = 24  # generations that a report shows
 NO_SPLITS: dict[str, Any] = {"earlier": []}
 
 
-def pinned_logs(settings: Settings, root: Path, last: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def pinned_logs(settings: Settings, root: Path, earlier: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """The logs of the newest days: pinned where they are, or extracted from a warehouse first.
 
     Args:
         settings: of the workspace.
         root: the workspace.
-        last: what the generation before pinned.
+        earlier: what earlier generations pinned, the newest first.
     """
     logs = settings.logs
     # Simulated weeks are of any date, and each is there as a whole.
@@ -33,8 +33,14 @@ def pinned_logs(settings: Settings, root: Path, last: Mapping[str, Any] | None =
 
         pinned = extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root, today)
     else:
-        before = last if logs.source == "files" else None
-        pinned = pin_logs(logs.location, root, newest_days=logs.newest_days, today=today, last=before)
+        pinned = pin_logs(
+            logs.location,
+            root,
+            newest_days=logs.newest_days,
+            today=today,
+            earlier=earlier if logs.source == "files" else (),
+            late_days=logs.late_days,
+        )
     return pinned if logs.earlier == "auto" else {**pinned, "earlier": logs.earlier == "always"}
 
 

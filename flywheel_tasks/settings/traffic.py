@@ -17,12 +17,14 @@ class Warehouse(Section):
 class Logs(Section):
     """Where the raw logs are, and how many of the newest days a generation reads.
 
+    ``late_days``: how many days before these a file may be of that no generation has read, though one read that day.
     ``earlier``: whether conversations may have begun before what is read; ``auto``: where there are older logs.
     """
 
     location: str
     source: Literal["simulated", "files"]
     newest_days: Positive
+    late_days: Annotated[int, Field(ge=0)]
     earlier: Literal["auto", "always", "never"]
     warehouse: Warehouse
 

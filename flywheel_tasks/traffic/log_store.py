@@ -138,29 +138,34 @@ class BucketStore:
         if not self._bucket:
             raise LogsError(f"{location}: names no bucket; expected s3://bucket/prefix")
         self._prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
+        self._seen: dict[str, str] | None = None
 
     @cached_property
     def _client(self) -> Any:
         return s3_client()
 
-    def _listed(self) -> Iterator[tuple[str, str]]:
+    def _listed(self) -> dict[str, str]:
+        """The version of each file."""
+        found: dict[str, str] = {}
         try:
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
                 for item in page.get("Contents", ()):
                     if not item["Key"].endswith("/"):
-                        yield item["Key"].removeprefix(self._prefix), f"{item['ETag']}-{item['Size']}"
+                        found[item["Key"].removeprefix(self._prefix)] = f"{item['ETag']}-{item['Size']}"
         except (ClientError, BotoCoreError) as error:
             raise LogsError(f"{self._location}: cannot be listed: {error}") from error
+        return found
 
     def names(self) -> Iterable[str]:
-        """All files."""
-        return (name for name, _ in self._listed())
+        """All files; one request for a thousand."""
+        self._seen = self._listed()
+        return list(self._seen)
 
     def versions(self, names: Iterable[str]) -> dict[str, str]:
-        """See :class:`LogStore`; one request for a thousand files."""
-        wanted = set(names)
-        return {name: version for name, version in self._listed() if name in wanted}
+        """See :class:`LogStore`; as they were when :meth:`names` was asked, which need not list again."""
+        seen = self._listed() if self._seen is None else self._seen
+        return {name: seen[name] for name in names if name in seen}
 
     def _head(self, name: str) -> dict[str, Any]:
         try:

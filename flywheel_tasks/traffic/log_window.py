@@ -1,6 +1,6 @@
 """Which partitions a generation reads: the newest whole days, and what came late for the days read before."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -27,34 +27,60 @@ def partition_date(path: str) -> date:
 
 
 def newest_days(
-    names: Sequence[str], days: int, today: date | None, last: Mapping[str, Any] | None
+    names: Sequence[str],
+    days: int,
+    today: date | None,
+    earlier: Iterable[Mapping[str, Any]] = (),
+    late_days: int = 0,
 ) -> Window:
     """The partitions of the newest days.
 
     A day that is not over is left to the next generation, which has the rest of it, too: windows of a week that are
-    opened every week meet without a gap. Files that came for the days of the last generation after it was opened are
-    read as well.
+    opened every week meet without a gap. Files that came for the days of an earlier generation, and that none has
+    read, are read as well.
 
     Args:
         names: all partitions; not none.
         days: in the window.
         today: in UTC; None: all days are over. Where there are logs of no other day, today's are read.
-        last: what the generation before pinned of the same place (``inputs/logs.json``), if there was one.
+        earlier: what earlier generations pinned of the same place (``inputs/logs.json``), the newest first.
+        late_days: so many days before the window, at most, late files are of.
     """
     dates = {name: partition_date(name) for name in names}
     over = [day for day in dates.values() if today is None or day < today]
     newest = max(over or dates.values())
     since = newest - timedelta(days=days - 1)
     within = [name for name, day in dates.items() if since <= day <= newest]
-    late = [name for name in _unread(last, names) if dates[name] < since] if last else []
+    first = since - timedelta(days=late_days)
+    waiting = {name: day for name, day in dates.items() if first <= day < since}
+    late = _unread(waiting, first, earlier) if waiting else []
     return Window(sorted(within + late), since, newest, any(day < since for day in dates.values()))
 
 
-def _unread(last: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Partitions of the last generation's days that it did not read."""
-    read = {partition["path"] for partition in last["partitions"]}
-    if not read:
-        return []
-    first = date.fromisoformat(last["since"]) if last.get("since") else min(map(partition_date, read))
-    end = date.fromisoformat(last["until"]) if last.get("until") else max(map(partition_date, read))
-    return [name for name in names if name not in read and first <= partition_date(name) <= end]
+def _unread(dates: Mapping[str, date], first: date, earlier: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Partitions of days that an earlier generation covered, without those that one of them read.
+
+    Args:
+        dates: of the partitions.
+        first: the earliest date of interest; generations that ended before it are not looked at.
+        earlier: as in :func:`newest_days`.
+    """
+    read: set[str] = set()
+    covered: list[tuple[date, date]] = []
+    for pinned in earlier:
+        paths = {partition["path"] for partition in pinned["partitions"]}
+        if not paths:
+            continue
+        begin = (
+            date.fromisoformat(pinned["since"]) if pinned.get("since") else min(map(partition_date, paths))
+        )
+        end = date.fromisoformat(pinned["until"]) if pinned.get("until") else max(map(partition_date, paths))
+        if end < first:
+            break
+        covered.append((begin, end))
+        read |= paths
+    return [
+        name
+        for name, day in dates.items()
+        if name not in read and any(begin <= day <= end for begin, end in covered)
+    ]

@@ -32,7 +32,7 @@ from flywheel_tasks.traffic.lines import (
     plain_chunks,
 )
 from flywheel_tasks.traffic.log_store import LogsError as LogsError
-from flywheel_tasks.traffic.log_store import open_logs
+from flywheel_tasks.traffic.log_store import LogStore, open_logs
 from flywheel_tasks.traffic.log_window import partition_date
 from flywheel_tasks.traffic.tabular import TabularError, read_tables
 
@@ -120,7 +120,8 @@ def pin_logs(
     wanted: Callable[[str], bool] = lambda name: True,
     newest_days: int | None = None,
     today: date | None = None,
-    last: Mapping[str, Any] | None = None,
+    earlier: Iterable[Mapping[str, Any]] = (),
+    late_days: int = 0,
 ) -> dict[str, Any]:
     """List the partitions of a location with their digests: the document ``inputs/logs.json``.
 
@@ -132,7 +133,8 @@ def pin_logs(
         wanted: which partitions, by path; the others are not read.
         newest_days: only partitions of so many days (see :func:`flywheel_tasks.traffic.log_window.newest_days`).
         today: in UTC; a partition of a later day than tomorrow is then an error. None: dates are not compared with it.
-        last: what the generation before pinned, whose days may have late files.
+        earlier: what earlier generations pinned, the newest first: their days may have late files.
+        late_days: so many days before the newest ones, at most, late files are of.
 
     Returns:
         ``{"location", "since", "until", "earlier", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by
@@ -143,7 +145,8 @@ def pin_logs(
         LogsError: there are no partitions, a log file is in the wrong place or from the future, or something cannot be
             read.
     """
-    names = list_logs(location, root)
+    store = open_logs(location, root)
+    names = _partitions(store.names(), location)
     if not names:
         raise LogsError(f"{location}: no logs: found no date=YYYY-MM-DD/*.jsonl, *.jsonl.gz or *.parquet")
     # One wrong clock would move the whole window of days. Tomorrow has begun where clocks are ahead of UTC.
@@ -153,9 +156,14 @@ def pin_logs(
             f"{location}: {late[0]} is from the future (today is {today}, UTC): the window of newest days would be "
             f"counted back from it; move it, and the {len(late) - 1} others like it, or correct its date"
         )
-    before = last if last and last["location"] == location else None
-    window = log_window.newest_days(names, newest_days, today, before) if newest_days else None
-    partitions = _digested(location, root, names, list(filter(wanted, window.names if window else names)))
+    before = (pinned for pinned in earlier if pinned["location"] == location)
+    window = (
+        log_window.newest_days(names, newest_days, today, before, late_days)
+        if newest_days is not None
+        else None
+    )
+    known = KnownDigests(root, location, store)
+    partitions = _digested(store, known, names, list(filter(wanted, window.names if window else names)))
     return {
         "location": location,
         "since": window.since.isoformat() if window else None,
@@ -165,15 +173,16 @@ def pin_logs(
     }
 
 
-def _digested(location: str, root: Path, names: list[str], wanted: list[str]) -> list[dict[str, Any]]:
+def _digested(
+    store: LogStore, known: KnownDigests, names: list[str], wanted: list[str]
+) -> list[dict[str, Any]]:
     """``{"path", "sha256", "bytes"}`` of the wanted ones among all files of a location."""
-    place = open_logs(location, root)
-    known, versions = KnownDigests(root, location, place), place.versions(wanted)
+    versions = store.versions(wanted)
     found = {name: known.of(name, versions.get(name)) for name in wanted}
     new = [name for name, entry in found.items() if entry is None]
 
     def digest(name: str) -> dict[str, Any]:
-        file = _Digested(place.chunks(name))
+        file = _Digested(store.chunks(name))
         return {"path": name, "sha256": file.digest(), "bytes": file.size}
 
     try:

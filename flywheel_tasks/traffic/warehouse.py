@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel_tasks.settings import Warehouse
+from flywheel_tasks.storage.urls import told
 from flywheel_tasks.traffic.logs import LogsError
 
 if TYPE_CHECKING:
@@ -38,12 +39,7 @@ def _open(location: str) -> "ibis.BaseBackend":
     try:
         return ibis.connect(url)
     except Exception as error:  # drivers raise errors of their own
-        raise LogsError(f"{location}: cannot be opened: {_told(error, url, location)}") from None
-
-
-def _told(error: Exception, url: str, location: str) -> str:
-    """An error's text without what stands in the filled-in URL only."""
-    return f"{type(error).__name__}: {error}".replace(url, location)
+        raise LogsError(f"{location}: cannot be opened: {type(error).__name__}: {told(error, url)}") from None
 
 
 def _table(
@@ -177,7 +173,7 @@ def extract(
         raise
     except Exception as error:
         url = os.path.expandvars(location.removeprefix(SCHEME))
-        raise LogsError(f"{location}: cannot be read: {_told(error, url, location)}") from None
+        raise LogsError(f"{location}: cannot be read: {type(error).__name__}: {told(error, url)}") from None
     finally:
         connection.disconnect()
     partitions.sort(key=lambda item: item["path"])

@@ -13,11 +13,12 @@ import pytest
 from flywheel_tasks.online import launch, log_events
 from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
-from flywheel_tasks.online.event_source import of_simulated_users, told
+from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import PopulationError, Window, population
 from flywheel_tasks.online.guardrails import check, look_document
 from flywheel_tasks.online.log_events import open_events
 from flywheel_tasks.settings import Settings, load_settings
+from flywheel_tasks.storage.urls import told
 from flywheel_tasks.traffic.events import parse_event
 from tests.dags.small import ab_events, write_logs
 from tests.online.conftest import approve

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -61,51 +62,81 @@ def paths(document: dict) -> list[str]:
     return [item["path"] for item in document["partitions"]]
 
 
+def windowed(root: Path, today: date, earlier: Iterable[dict] = (), late_days: int = 28) -> dict:
+    return pin_logs("data/logs", root, newest_days=7, today=today, earlier=earlier, late_days=late_days)
+
+
 def test_weekly_windows_meet_without_a_gap_whatever_the_hour(tmp_path):
     """Every Monday at three o'clock: what is logged in the rest of that day belongs to the next generation."""
-    read: list[str] = []
-    last = None
+    opened: list[dict] = []
     for monday in (date(2026, 11, 9), date(2026, 11, 16), date(2026, 11, 23)):
         for back in range(8):
             for hour in range(24) if back else range(3):
                 write_log(tmp_path, [b"a\n"], f"date={monday - timedelta(days=back)}/{hour:02d}.jsonl")
-        last = pin_logs("data/logs", tmp_path, newest_days=7, today=monday, last=last)
-        assert last["since"] == str(monday - timedelta(days=7))
-        read += paths(last)
+        opened.insert(0, windowed(tmp_path, monday, opened))
+        assert opened[0]["since"] == str(monday - timedelta(days=7))
+    read = [path for document in opened for path in paths(document)]
     assert len(read) == len(set(read)) == 3 * 7 * 24
 
 
 def test_a_first_day_that_is_not_over_is_read_where_there_is_no_other(tmp_path):
     write_log(tmp_path, [b"a\n"], "date=2026-11-09/a.jsonl")
-    assert paths(pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 11, 9)))
+    assert paths(windowed(tmp_path, date(2026, 11, 9))) == ["date=2026-11-09/a.jsonl"]
 
 
-def test_files_that_came_late_for_the_last_generation_are_read_by_the_next_one_only(tmp_path):
-    def opened(monday: int, last: dict | None) -> dict:
-        write_log(tmp_path, [b"a\n"], f"date=2026-11-{monday - 1:02d}/a.jsonl")
-        return pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 11, monday), last=last)
+def test_late_files_of_days_that_were_read_are_read_once_however_many_weeks_late(tmp_path):
+    opened: list[dict] = []
+    write_log(tmp_path, [b"a\n"], "date=2026-11-01/before-the-first.jsonl")
+    for number in range(6):
+        monday = date(2026, 11, 9) + timedelta(weeks=number)
+        write_log(tmp_path, [b"a\n"], f"date={monday - timedelta(days=1)}/a.jsonl")
+        write_log(
+            tmp_path, [b"a\n"], f"date=2026-11-03/late-{number}.jsonl"
+        )  # 6, 13, ... days before the window
+        opened.insert(0, windowed(tmp_path, monday, opened))
+    read = [[path for path in paths(document) if "a.jsonl" not in path] for document in reversed(opened)]
+    late = [[f"date=2026-11-03/late-{number}.jsonl"] for number in range(5)]
+    assert read == [*late, []], "the sixth is more than four weeks late"
 
-    write_log(tmp_path, [b"a\n"], "date=2026-11-01/a.jsonl")
-    first = opened(9, None)
-    assert paths(first) == ["date=2026-11-08/a.jsonl"]
-    late = "date=2026-11-03/late.jsonl"
-    write_log(tmp_path, [b"a\n"], late)
-    second = opened(16, first)
-    assert paths(second) == [late, "date=2026-11-15/a.jsonl"]
+
+@pytest.mark.parametrize(("late_days", "elsewhere"), [(0, False), (5, False), (28, True)])
+def test_no_file_is_late_beyond_the_setting_or_of_another_place(tmp_path, late_days, elsewhere):
+    write_log(tmp_path, [b"a\n"], "date=2026-11-08/a.jsonl")
+    first = windowed(tmp_path, date(2026, 11, 9))
+    write_log(tmp_path, [b"a\n"], "date=2026-11-03/late.jsonl")
+    write_log(tmp_path, [b"a\n"], "date=2026-11-15/a.jsonl")
+    earlier = [{**first, "location": "elsewhere"}] if elsewhere else [first]
+    second = windowed(tmp_path, date(2026, 11, 16), earlier, late_days)
+    assert paths(second) == ["date=2026-11-15/a.jsonl"]
     assert second["since"] == "2026-11-09"
-    assert paths(opened(16, {**first, "location": "elsewhere"})) == ["date=2026-11-15/a.jsonl"]
-    third = opened(23, second)
-    assert paths(third) == ["date=2026-11-22/a.jsonl"], "and no day of before the first generation"
+
+
+def test_what_generations_of_long_ago_read_is_not_looked_at(tmp_path):
+    for day in (8, 30):
+        write_log(tmp_path, [b"a\n"], f"date=2026-11-{day:02d}/a.jsonl")
+    asked: list[int] = []
+
+    def earlier() -> Iterator[dict]:
+        for number in range(3):
+            asked.append(number)
+            yield {
+                "location": "data/logs",
+                "since": None,
+                "partitions": [{"path": "date=2026-10-25/x.jsonl"}],
+            }
+
+    windowed(tmp_path, date(2026, 12, 1), earlier())
+    assert asked == [0]
 
 
 def test_days_that_no_window_covered_are_not_late(tmp_path):
     """After a pause a generation reads its own days, not the whole pause."""
     for day in range(1, 31):
         write_log(tmp_path, [b"a\n"], f"date=2026-11-{day:02d}/a.jsonl")
-    first = pin_logs("data/logs", tmp_path, lambda name: True, 7, date(2026, 12, 1))
+    first = windowed(tmp_path, date(2026, 12, 1))
     assert (first["since"], first["until"]) == ("2026-11-24", "2026-11-30")
-    last = {**first, "since": "2026-11-02", "until": "2026-11-08", "partitions": first["partitions"][:1]}
-    second = pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 12, 1), last=last)
+    earlier = {**first, "since": "2026-11-02", "until": "2026-11-08", "partitions": first["partitions"][:1]}
+    second = windowed(tmp_path, date(2026, 12, 1), [earlier])
     days = [int(path[13:15]) for path in paths(second)]
     assert days == [*range(2, 9), *range(24, 31)]
 
@@ -249,7 +280,12 @@ def test_more_objects_than_one_listing_holds(s3, tmp_path):
     backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]  # of the server, which runs in this process
     for number in range(1005):
         backend.put_object("traffic", f"many/date=2026-11-02/{number:04d}.jsonl", b"")
-    assert len(list(open_logs("s3://traffic/many", tmp_path).names())) == 1005
+    store = open_logs("s3://traffic/many", tmp_path)
+    names = list(store.names())
+    assert len(names) == 1005
+    backend.put_object("traffic", "many/date=2026-11-02/new.jsonl", b"")
+    assert set(store.versions([*names, "new.jsonl"])) == set(names), "of the same listing"
+    assert len(open_logs("s3://traffic/many", tmp_path).versions(names)) == 1005
 
 
 def test_an_absent_bucket_is_a_clear_error(s3, tmp_path):

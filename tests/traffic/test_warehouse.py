@@ -181,6 +181,10 @@ def test_what_is_wrong_is_told_without_secrets(tmp_path, monkeypatch):
     with pytest.raises(LogsError, match="cannot be opened") as error:
         extract("ibis+postgres://u:${WAREHOUSE_PASSWORD}@127.0.0.1:1/db", WAREHOUSE, 3, {}, tmp_path)
     assert "hunter2" not in str(error.value)
+    with monkeypatch.context() as patch:
+        patch.setattr("ibis.connect", lambda url: (_ for _ in ()).throw(OSError("no login with hunter2")))
+        with pytest.raises(LogsError, match=r"cannot be opened: OSError: no login with \*\*\*$"):
+            extract("ibis+postgres://u:${WAREHOUSE_PASSWORD}@db/x", WAREHOUSE, 3, {}, tmp_path)
     location = build(tmp_path / "events.db", log())
     other = Warehouse(tables={"message": "nowhere"}, extract_to="data/warehouse")
     with pytest.raises(LogsError, match=r"logs\.warehouse\.tables\.message: no table nowhere"):
