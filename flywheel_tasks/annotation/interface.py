@@ -21,6 +21,10 @@ _STYLE = """
 .fw-context > div { flex: 1 1 320px; min-width: 0 }
 .fw-replies { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 16px }
 .fw-reply { border: 1px solid rgba(128, 128, 128, 0.5); border-radius: 8px; padding: 12px; min-width: 0 }
+.fw-card ul { list-style: disc; padding-left: 20px; margin-bottom: 8px }
+.fw-said { max-height: 420px; overflow-y: auto }
+.fw-said p { margin-bottom: 8px }
+.fw-text { font-size: 16px; margin-bottom: 12px; border-radius: 6px; background: rgba(128, 128, 128, 0.15) }
 .fw-verdict { margin-top: 16px; border-top: 1px solid rgba(128, 128, 128, 0.5); padding-top: 12px }
 """
 REWRITE_HEADERS = {
@@ -51,29 +55,37 @@ def _header(parent: ET.Element, text: str, size: str = "5") -> None:
 def _reply(parent: ET.Element, kind: str, number: int, count: int, asked: Sequence[Question]) -> None:
     """One reply with the questions about it."""
     box = ET.SubElement(parent, "View", className="fw-reply")
-    _header(box, f"Reply {LETTERS[number]}" if count > 1 else "Reply", "4")
+    title = f"Reply {LETTERS[number]}" if count > 1 else "Reply"
+    _header(box, title, "4")
     name = f"reply_{number}"
-    ET.SubElement(box, "Text", name=name, value=f"${name}", valueType="text")
+    text = ET.SubElement(box, "View", className="fw-text")
+    ET.SubElement(text, "Text", name=name, value=f"${name}", valueType="text")
+
+    def ask(question: str, control: str, values: Sequence[str], **attributes: str) -> None:
+        _header(box, question)
+        # Without it Label Studio names the control, which says nothing to an annotator.
+        missing = f"{title}, not answered: {question}"
+        _choices(box, f"{control}_{number}", name, values, requiredMessage=missing, **attributes)
+
     for question in asked:
         if kind == "steerability" and question["name"] == VIOLATES_CARD:
-            _header(box, "Which of the highlighted instructions and traits does it violate?")
-            _choices(
-                box, f"violated_{number}", name, (), choice="multiple", value="$rules", showInline="false"
-            )
+            asking = "Which of the highlighted instructions and traits does it violate?"
+            ask(asking, "violated", (), choice="multiple", value="$rules", showInline="false")
         else:
-            _header(box, question["text"])
-            _choices(box, f"{question['name']}_{number}", name, question["choices"] or (YES, NO))
+            ask(question["text"], question["name"], question["choices"] or (YES, NO))
     if count > 2:
-        _header(box, "Its place among the replies: 1 is the one you would go on talking with")
-        _choices(box, f"place_{number}", name, [str(place) for place in range(1, count + 1)])
+        places = [str(place) for place in range(1, count + 1)]
+        ask("Its place among the replies: 1 is the one you would go on talking with", "place", places)
 
 
 def _verdict(parent: ET.Element, kind: str, count: int, guidelines: str) -> None:
     """Preference and rewrite, below the replies."""
     box = ET.SubElement(parent, "View", className="fw-verdict")
     if count == 2:
-        _header(box, "Which reply would you rather go on talking with?", "4")
-        _choices(box, "preference", "reply_0", (better(LETTERS[0]), better(LETTERS[1]), EQUAL))
+        asking = "Which reply would you rather go on talking with?"
+        _header(box, asking, "4")
+        values = (better(LETTERS[0]), better(LETTERS[1]), EQUAL)
+        _choices(box, "preference", "reply_0", values, requiredMessage=f"Not answered: {asking}")
     _header(box, REWRITE_HEADERS[kind], "4")
     _header(box, guidelines)
     ET.SubElement(
@@ -95,16 +107,11 @@ def interface_xml(kind: str, count: int, asked: Sequence[Question], guidelines: 
     root = ET.Element("View")
     ET.SubElement(root, "Style").text = _STYLE
     context = ET.SubElement(root, "View", className="fw-context")
-    ET.SubElement(ET.SubElement(context, "View"), "HyperText", name="card", value="$card", inline="true")
-    ET.SubElement(
-        ET.SubElement(context, "View"),
-        "Paragraphs",
-        name="conversation",
-        value="$conversation",
-        layout="dialogue",
-        nameKey="author",
-        textKey="text",
-    )
+    card = ET.SubElement(context, "View", className="fw-card")
+    ET.SubElement(card, "HyperText", name="card", value="$card", inline="true")
+    # Paragraphs, which is made for dialogues, shows times, a filter and a button for regions that nobody needs here.
+    said = ET.SubElement(context, "View", className="fw-said")
+    ET.SubElement(said, "HyperText", name="conversation", value="$conversation", inline="true")
     replies = ET.SubElement(root, "View", className="fw-replies")
     for number in range(count):
         _reply(replies, kind, number, count, asked)

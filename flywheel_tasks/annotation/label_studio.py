@@ -44,6 +44,16 @@ def card_html(card: Mapping[str, Any], *, highlighted: bool) -> str:
     return str(Markup("").join(parts))
 
 
+def conversation_html(task: Mapping[str, Any]) -> str:
+    """What was said so far as HTML, every text of it escaped."""
+    parts = []
+    for turn in task["history"]:
+        author = task["card"]["name"] if turn["role"] == "assistant" else "User"
+        lines = Markup("<br>").join(turn["content"].splitlines())
+        parts.append(Markup("<p><strong>{}:</strong> {}</p>").format(author, lines))
+    return str(Markup("").join(parts))
+
+
 def rule_choices(card: Mapping[str, Any]) -> dict[str, str]:
     """The choice shown for each rule of a card, by rule id; equal texts stay apart by their number."""
     return {
@@ -62,13 +72,7 @@ def task_data(task: Mapping[str, Any]) -> Row:
         "task_id": task["task_id"],
         "interface": interface_id(task),
         "card": card_html(task["card"], highlighted=task["kind"] == "steerability"),
-        "conversation": [
-            {
-                "author": task["card"]["name"] if turn["role"] == "assistant" else "User",
-                "text": turn["content"],
-            }
-            for turn in task["history"]
-        ],
+        "conversation": conversation_html(task),
     }
     data |= {f"reply_{number}": text for number, text in enumerate(texts_of(task).values())}
     if task["kind"] == "steerability":

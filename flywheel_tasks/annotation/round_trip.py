@@ -1,6 +1,6 @@
 """From the open generation's batch to annotators and back: export to files, push to and pull from Label Studio."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from flywheel_tasks.annotation.progress import done_share, progress
 from flywheel_tasks.annotation.reading import Reading
 from flywheel_tasks.annotation.studio import Studio, StudioError, same_interface
 from flywheel_tasks.annotation.tasks import AnnotationError
-from flywheel_tasks.settings import Label, Privacy, load_settings
+from flywheel_tasks.settings import Label, LabelStudio, Privacy, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import read_json, read_jsonl
@@ -111,7 +111,12 @@ def export(tasks: Sequence[Mapping[str, Any]], folder: Path) -> list[Group]:
 
 def title_of(work: Round, group: Group) -> str:
     """A project's title; Label Studio allows 50 characters."""
-    return f"{work.settings.label_studio.project} {work.generation} {group.name}"
+    return f"{_begin(work.settings.label_studio)}{work.generation} {group.name}"
+
+
+def _begin(settings: LabelStudio) -> str:
+    """How the titles of all generations' projects begin."""
+    return f"{settings.project} "
 
 
 def push(work: Round, studio: Studio) -> list[Row]:
@@ -162,6 +167,34 @@ def pull(work: Round, studio: Studio) -> list[str]:
         names.append(_deliver(work, f"label-studio-{project['id']}", studio.export(project["id"])))
     pin_labels(work.settings, work.generation, work.root)
     return names
+
+
+def delete_tasks(
+    settings: LabelStudio, studio: Studio, task_ids: Collection[str], dry_run: bool = False
+) -> dict[str, int]:
+    """Delete tasks, with what people entered for them, from the projects of all generations.
+
+    Args:
+        settings: ``label.label_studio`` of params.yaml.
+        studio: the server.
+        task_ids: ours, as in ``batch.jsonl``; one may be in several projects.
+        dry_run: only count them.
+
+    Returns:
+        how many were deleted, by the project's title, where there were any.
+
+    Raises:
+        StudioError: the server refuses; the same call goes on with what is left.
+    """
+    wanted, deleted = set(task_ids), {}
+    for project in studio.projects(_begin(settings)) if wanted else ():
+        # Listed to the end first: pages move up when a task goes.
+        numbers = [row["id"] for row in studio.tasks(project["id"]) if row["data"].get("task_id") in wanted]
+        for number in () if dry_run else numbers:
+            studio.delete_task(number)
+        if numbers:
+            deleted[project["title"]] = len(numbers)
+    return deleted
 
 
 def _deliver(work: Round, name: str, data: bytes) -> str:

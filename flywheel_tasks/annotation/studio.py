@@ -95,20 +95,25 @@ class Studio:
 
     # Projects and tasks
 
+    def projects(self, begin: str) -> list[dict[str, Any]]:
+        """The projects whose titles begin with a text."""
+        found: list[dict[str, Any]] = []
+        page = 1
+        while True:
+            options = {"title": begin, "page": page, "page_size": _PAGE}  # anywhere in the title, in any case
+            document = _json(self._send("GET", "api/projects/", params=options), self.url)
+            found += [row for row in document["results"] if row["title"].startswith(begin)]
+            if not document.get("next"):
+                return found
+            page += 1
+
     def project(self, title: str) -> dict[str, Any] | None:
         """The project of exactly this title, or None.
 
         Raises:
             StudioError: several projects have it.
         """
-        found, page = [], 1
-        while True:
-            options = {"title": title, "page": page, "page_size": _PAGE}
-            document = _json(self._send("GET", "api/projects/", params=options), self.url)
-            found += [row for row in document["results"] if row["title"] == title]
-            if not document.get("next"):
-                break
-            page += 1
+        found = [row for row in self.projects(title) if row["title"] == title]
         if len(found) > 1:
             raise StudioError(f"{self.url}: {len(found)} projects are called {title!r}; keep one")
         return found[0] if found else None
@@ -140,6 +145,10 @@ class Studio:
             if not document["tasks"] or seen >= int(document.get("total", seen)):
                 return
             page += 1
+
+    def delete_task(self, number: int) -> None:
+        """Delete a task with its annotations; one that is gone already is no error."""
+        self._send("DELETE", f"api/tasks/{number}/", accept=(404,))
 
     def import_tasks(self, project: int, data: Sequence[dict[str, Any]]) -> None:
         """Import tasks; returns when all are in.

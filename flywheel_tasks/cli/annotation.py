@@ -80,6 +80,28 @@ def pull(root: Root = Path()) -> None:
 
 
 @app.command()
+def delete(
+    task_ids: Annotated[
+        list[str], typer.Argument(help="Ids of tasks, as batch.jsonl and exports have them.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted.")] = False,
+    root: Root = Path(),
+) -> None:
+    """Delete tasks, and what people entered for them, from the Label Studio projects of all generations."""
+    from flywheel_tasks.annotation.round_trip import delete_tasks
+    from flywheel_tasks.annotation.studio import Studio
+    from flywheel_tasks.settings import load_settings
+
+    settings = load_settings(root.resolve() / "params.yaml").label.label_studio
+    with Studio(settings) as studio:
+        deleted = delete_tasks(settings, studio, task_ids, dry_run)
+    done = "would be deleted" if dry_run else "deleted"
+    console.print(f"{sum(deleted.values())} tasks {done} in {settings.url}")
+    for title, count in deleted.items():
+        console.print(f"  {count} of {title}", markup=False)
+
+
+@app.command()
 def status(root: Root = Path()) -> None:
     """Show how far the labelling has come, by what is delivered; pins it."""
     from flywheel_tasks.annotation import round_trip

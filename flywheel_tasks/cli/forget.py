@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flywheel_tasks.cli.forget_report import console, say_whom, show_checkpoints, show_logs, show_table
+from flywheel_tasks.cli.forget_tasks import show_tasks
 from flywheel_tasks.cli.whom import Who, whom
 
 
@@ -138,11 +139,9 @@ def _forget(root: Path, settings: Any, who: Who, raw_logs: bool, remotes: bool, 
     show_logs(logs, f"Raw logs: lines {done}" if raw_logs else kept)
     if turns:
         console.print(f"Turns {done} from the gateway's index, which is without texts: {sum(turns.values())}")
-    if settings.label.annotator != "simulated":
-        tasks = [(task,) for task in sorted(ids.of["task"])]
-        show_table(f"Tasks about {who.them} that annotators may hold", ("task_id",), tasks, "none")
+    studio = show_tasks(settings.label, who, sorted(ids.of["task"]), dry_run)
     show_checkpoints(checkpoints, who)
-    rows = not_reached(root, settings, who.hashed, list(keys), left, raw_logs)
+    rows = not_reached(root, settings, who.hashed, list(keys), left, raw_logs, studio)
     show_table("Not reached from here", ("what", "how"), rows, "nothing")
     if not dry_run:
         journal.close()  # now that all of it has been said

@@ -28,6 +28,7 @@ def not_reached(
     keys: Sequence[str],
     remotes: Sequence[str],
     raw_logs: bool,
+    studio: str | None,
 ) -> list[tuple[str, str]]:
     """What is not reached from here, and the command or the way for each.
 
@@ -38,6 +39,7 @@ def not_reached(
         keys: API keys that name one of the users.
         remotes: of DVC, that were not looked at.
         raw_logs: whether the raw logs were rewritten.
+        studio: why Label Studio still holds their tasks, if it does.
     """
     from flywheel_tasks.serving.journal import unsealed
 
@@ -63,10 +65,10 @@ def not_reached(
             (f"API key {key}, which names a user and lets them go on", f"flywheel serve keys revoke {key}")
         )
     if settings.label.annotator != "simulated":
-        told = "exports and previews of tasks"
-        if settings.label.annotator == "label_studio":
-            told = f"Label Studio, which gives them out again with every `annotation pull`, and {told}"
-        rows.append((told, "delete the tasks named above there"))
+        rows.append(("exports and previews of tasks", "delete the tasks named above there"))
+    if studio is not None:
+        again = "flywheel annotation delete with the tasks named above"
+        rows.append((f"Label Studio, which gives them out again with every pull ({studio})", again))
     rows.append(
         ("examples in questions that Airflow asked", "delete those runs in its UI, or airflow db clean")
     )

@@ -89,6 +89,9 @@ class StandIn:
             return 201, self._job()
         return 201, {"task_count": len(body), "annotation_count": 0, "predictions_count": 0, "duration": 0.1}
 
+    def delete_task(self, number):
+        return (204, None) if self.tasks.pop(number, None) else (404, {"detail": "Not found."})
+
     def _job(self):
         self.jobs[len(self.jobs) + 1] = 2
         return {"import": len(self.jobs)}
@@ -115,6 +118,8 @@ class StandIn:
                 return self.create_project(body)
             case "GET", ["tasks"]:
                 return self.list_tasks(query)
+            case "DELETE", ["tasks", number]:
+                return self.delete_task(int(number))
             case "POST", ["projects", project, "import"]:
                 return self.import_tasks(int(project), body)
             case "GET", ["projects", _, "imports" | "exports", number]:
@@ -150,14 +155,14 @@ def serve(stand_in):
                 status, document = 401, {"detail": "Invalid token."}
             else:
                 status, document = stand_in.answer(self.command, url.path, query, body)
-            payload = json.dumps(document).encode()
+            payload = b"" if document is None else json.dumps(document).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)
 
-        do_GET = do_POST = handle_any
+        do_GET = do_POST = do_DELETE = handle_any
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -9,7 +9,16 @@ from typer.testing import CliRunner
 from flywheel_tasks.annotation import studio as studio_module
 from flywheel_tasks.annotation.label import run
 from flywheel_tasks.annotation.label_studio import task_data
-from flywheel_tasks.annotation.round_trip import export, groups, labels_ready, open_round, pull, push, status
+from flywheel_tasks.annotation.round_trip import (
+    delete_tasks,
+    export,
+    groups,
+    labels_ready,
+    open_round,
+    pull,
+    push,
+    status,
+)
 from flywheel_tasks.annotation.studio import Studio, StudioError
 from flywheel_tasks.annotation.tasks import AnnotationError
 from flywheel_tasks.cli.app import app
@@ -237,6 +246,28 @@ def test_commands(work, stand_in, monkeypatch):
         "unknown_task: data/labels/g0001/more.json, entry 0, annotation 1, task t9"
         in shown.output.replace("\n", " ").replace("  ", " ")
     )
+
+
+def test_tasks_are_deleted_by_our_ids_in_the_projects_of_all_generations(work, stand_in, monkeypatch):
+    monkeypatch.setattr(studio_module, "_PAGE", 2)
+    root = ["--root", str(work.root)]
+    with client(work) as studio:
+        push(work, studio)
+        push(replace(work, generation="g0002"), studio)
+        settings = work.settings.label_studio
+        elsewhere = settings.model_copy(update={"project": "fly"})
+        assert delete_tasks(elsewhere, studio, ["t1"]) == {}, "another team's, whose name begins so"
+        assert delete_tasks(settings, studio, []) == {}
+    shown = CliRunner().invoke(app, ["annotation", "delete", "t1", "t3", "t9", "--dry-run", *root])
+    assert shown.exit_code == 0, shown.output
+    assert "4 tasks would be deleted" in shown.output
+    assert len(stand_in.tasks) == 2 * len(TASKS)
+    done = CliRunner().invoke(app, ["annotation", "delete", "t1", "t3", "t9", *root])
+    assert "4 tasks deleted" in done.output
+    assert sorted(row["data"]["task_id"] for row in stand_in.tasks.values()) == sorted(
+        2 * ["t0", "t2", "t4", "t5"]
+    )
+    assert "0 tasks deleted" in CliRunner().invoke(app, ["annotation", "delete", "t1", *root]).output
 
 
 def test_exported_files_hold_every_task_once_with_its_interface(tmp_path):

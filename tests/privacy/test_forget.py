@@ -20,6 +20,7 @@ from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import read_json, write_jsonl
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, UserKey
+from tests.annotation.studio_stand_in import LEGACY, StandIn, serve
 from tests.privacy.forgetting import GONE, KEY, SECRET, call, contents, everything, run_stages, theirs
 
 PROJECT = Path(__file__).parents[2]
@@ -248,6 +249,42 @@ def test_what_still_names_the_user_is_told(workspace):
     assert tasks
     assert all(re.search(rf"\b{task}\b", output) for task in tasks)
     assert "examples in questions that Airflow asked" in output
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_their_tasks_are_deleted_in_label_studio_or_named(workspace, monkeypatch, reached):
+    state = StandIn()
+    tasks = [row["task_id"] for row in everything(workspace)["data/annotation/batch.jsonl"]]
+    gone = {row["task_id"] for row in everything(workspace)["data/annotation/batch.jsonl"] if theirs(row)}
+    state.projects = {1: {"id": 1, "title": "flywheel g0001 x"}, 2: {"id": 2, "title": "another team's"}}
+    for number, task in enumerate([*tasks, *gone]):
+        project = 1 if number < len(tasks) else 2
+        state.tasks[number] = {"id": number, "project": project, "data": {"task_id": task}, "annotations": []}
+    server = serve(state)
+    monkeypatch.setattr("flywheel_tasks.annotation.studio._ATTEMPTS", 1)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+    settings = yaml.safe_load((workspace / "params.yaml").read_text())
+    settings["label"]["annotator"] = "label_studio"
+    port = server.server_port if reached else 9
+    settings["label"]["label_studio"]["url"] = f"http://127.0.0.1:{port}"
+    (workspace / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    call(workspace, GONE, "--dry-run")
+    assert len(state.tasks) == len(tasks) + len(gone)
+    output = call(workspace, GONE)
+    server.shutdown()
+    server.server_close()
+    assert gone
+    left = [row["data"]["task_id"] for row in state.tasks.values() if row["project"] == 1]
+    if reached:
+        assert left == [task for task in tasks if task not in gone]
+        assert "Label Studio, which" not in output
+    else:
+        assert left == tasks
+        assert "ConnectError" in output
+        assert "flywheel annotation delete" in output
+        assert all(re.search(rf"\b{task}\b", output) for task in gone)
+    assert len(state.tasks) == len(left) + len(gone), "nothing of other teams is deleted"
+    assert not any(theirs(row) for row in everything(workspace)["data/annotation/batch.jsonl"])
 
 
 @pytest.mark.parametrize("badge", BADGES.values())
