@@ -23,7 +23,7 @@ _STYLE = """
 .fw-reply { border: 1px solid rgba(128, 128, 128, 0.5); border-radius: 8px; padding: 12px; min-width: 0 }
 .fw-card ul { list-style: disc; padding-left: 20px; margin-bottom: 8px }
 .fw-said { max-height: 420px; overflow-y: auto }
-.fw-said p { margin-bottom: 8px }
+.fw-said p { margin-bottom: 8px; white-space: pre-wrap; overflow-wrap: anywhere }
 .fw-text { font-size: 16px; margin-bottom: 12px; border-radius: 6px; background: rgba(128, 128, 128, 0.15) }
 .fw-verdict { margin-top: 16px; border-top: 1px solid rgba(128, 128, 128, 0.5); padding-top: 12px }
 """
@@ -50,6 +50,11 @@ def _choices(parent: ET.Element, name: str, to: str, values: Sequence[str], **at
 
 def _header(parent: ET.Element, text: str, size: str = "5") -> None:
     ET.SubElement(parent, "Header", value=text, size=size)
+
+
+def _html(parent: ET.Element, name: str) -> None:
+    """HTML that stands in the task itself; servers in secure mode would take it for an address if it were not said."""
+    ET.SubElement(parent, "HyperText", name=name, value=f"${name}", valueType="text", inline="true")
 
 
 def _reply(parent: ET.Element, kind: str, number: int, count: int, asked: Sequence[Question]) -> None:
@@ -107,11 +112,9 @@ def interface_xml(kind: str, count: int, asked: Sequence[Question], guidelines: 
     root = ET.Element("View")
     ET.SubElement(root, "Style").text = _STYLE
     context = ET.SubElement(root, "View", className="fw-context")
-    card = ET.SubElement(context, "View", className="fw-card")
-    ET.SubElement(card, "HyperText", name="card", value="$card", inline="true")
+    _html(ET.SubElement(context, "View", className="fw-card"), "card")
     # Paragraphs, which is made for dialogues, shows times, a filter and a button for regions that nobody needs here.
-    said = ET.SubElement(context, "View", className="fw-said")
-    ET.SubElement(said, "HyperText", name="conversation", value="$conversation", inline="true")
+    _html(ET.SubElement(context, "View", className="fw-said"), "conversation")
     replies = ET.SubElement(root, "View", className="fw-replies")
     for number in range(count):
         _reply(replies, kind, number, count, asked)

@@ -49,8 +49,7 @@ def conversation_html(task: Mapping[str, Any]) -> str:
     parts = []
     for turn in task["history"]:
         author = task["card"]["name"] if turn["role"] == "assistant" else "User"
-        lines = Markup("<br>").join(turn["content"].splitlines())
-        parts.append(Markup("<p><strong>{}:</strong> {}</p>").format(author, lines))
+        parts.append(Markup("<p><strong>{}:</strong> {}</p>").format(author, turn["content"]))
     return str(Markup("").join(parts))
 
 

@@ -172,7 +172,7 @@ def pull(work: Round, studio: Studio) -> list[str]:
 def delete_tasks(
     settings: LabelStudio, studio: Studio, task_ids: Collection[str], dry_run: bool = False
 ) -> dict[str, int]:
-    """Delete tasks, with what people entered for them, from the projects of all generations.
+    """Delete tasks, with what people entered for them, from the projects whose titles begin as those of today do.
 
     Args:
         settings: ``label.label_studio`` of params.yaml.
@@ -181,7 +181,7 @@ def delete_tasks(
         dry_run: only count them.
 
     Returns:
-        how many were deleted, by the project's title, where there were any.
+        how many were deleted, by the project's address, where there were any.
 
     Raises:
         StudioError: the server refuses; the same call goes on with what is left.
@@ -193,7 +193,7 @@ def delete_tasks(
         for number in () if dry_run else numbers:
             studio.delete_task(number)
         if numbers:
-            deleted[project["title"]] = len(numbers)
+            deleted[f"{studio.url}/projects/{project['id']} {project['title']}"] = len(numbers)
     return deleted
 
 

@@ -87,7 +87,10 @@ def delete(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted.")] = False,
     root: Root = Path(),
 ) -> None:
-    """Delete tasks, and what people entered for them, from the Label Studio projects of all generations."""
+    """Delete tasks, and what people entered for them, from the Label Studio projects of all generations.
+
+    Of projects whose titles begin with label.label_studio.project. The next push brings tasks of the open batch back.
+    """
     from flywheel_tasks.annotation.round_trip import delete_tasks
     from flywheel_tasks.annotation.studio import Studio
     from flywheel_tasks.settings import load_settings
@@ -96,9 +99,9 @@ def delete(
     with Studio(settings) as studio:
         deleted = delete_tasks(settings, studio, task_ids, dry_run)
     done = "would be deleted" if dry_run else "deleted"
-    console.print(f"{sum(deleted.values())} tasks {done} in {settings.url}")
-    for title, count in deleted.items():
-        console.print(f"  {count} of {title}", markup=False)
+    console.print(f"{sum(deleted.values())} tasks {done}")
+    for place, count in deleted.items():
+        console.print(f"  {count} of {place}", markup=False)
 
 
 @app.command()

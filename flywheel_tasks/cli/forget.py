@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flywheel_tasks.cli.forget_report import console, say_whom, show_checkpoints, show_logs, show_table
-from flywheel_tasks.cli.forget_tasks import show_tasks
+from flywheel_tasks.cli.forget_tasks import delete_in_label_studio, show_tasks
 from flywheel_tasks.cli.whom import Who, whom
 
 
@@ -112,6 +112,7 @@ def _forget(root: Path, settings: Any, who: Who, raw_logs: bool, remotes: bool, 
         place.look(ids)  # tables of earlier runs name what this workspace has no row of any more
     if not dry_run:
         journal.complete(ids, checkpoints)
+    held = delete_in_label_studio(settings.label, sorted(ids.of["task"]), dry_run)
     shown = _clean(root, paths, ids, dry_run)
     given = [
         (name, str(count))
@@ -139,9 +140,9 @@ def _forget(root: Path, settings: Any, who: Who, raw_logs: bool, remotes: bool, 
     show_logs(logs, f"Raw logs: lines {done}" if raw_logs else kept)
     if turns:
         console.print(f"Turns {done} from the gateway's index, which is without texts: {sum(turns.values())}")
-    studio = show_tasks(settings.label, who, sorted(ids.of["task"]), dry_run)
+    show_tasks(held, settings.label, who, dry_run)
     show_checkpoints(checkpoints, who)
-    rows = not_reached(root, settings, who.hashed, list(keys), left, raw_logs, studio)
+    rows = not_reached(root, settings, who.hashed, list(keys), left, raw_logs, held.problem)
     show_table("Not reached from here", ("what", "how"), rows, "nothing")
     if not dry_run:
         journal.close()  # now that all of it has been said

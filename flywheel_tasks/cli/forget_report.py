@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flywheel_tasks.cli.whom import Who
@@ -21,7 +22,7 @@ def show_table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, 
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # names and answers of others are no markup
     console.print(table)
 
 

@@ -67,7 +67,7 @@ def not_reached(
     if settings.label.annotator != "simulated":
         rows.append(("exports and previews of tasks", "delete the tasks named above there"))
     if studio is not None:
-        again = "flywheel annotation delete with the tasks named above"
+        again = "flywheel annotation delete with the tasks named above, then flywheel annotation pull"
         rows.append((f"Label Studio, which gives them out again with every pull ({studio})", again))
     rows.append(
         ("examples in questions that Airflow asked", "delete those runs in its UI, or airflow db clean")

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel_tasks.settings import Warehouse
-from flywheel_tasks.storage.urls import told
+from flywheel_tasks.storage.urls import shown, told
 from flywheel_tasks.traffic.logs import LogsError
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def _open(location: str) -> "ibis.BaseBackend":
     try:
         return ibis.connect(url)
     except Exception as error:  # drivers raise errors of their own
-        raise LogsError(f"{location}: cannot be opened: {type(error).__name__}: {told(error, url)}") from None
+        raise LogsError(
+            f"{shown(location)}: cannot be opened: {type(error).__name__}: {told(error, url)}"
+        ) from None
 
 
 def _table(
@@ -51,14 +53,14 @@ def _table(
         found = connection.table(table, database=tuple(database) or None)
     except Exception as error:
         raise LogsError(
-            f"{location}: logs.warehouse.tables.{kind}: no table {name} ({type(error).__name__})"
+            f"{shown(location)}: logs.warehouse.tables.{kind}: no table {name} ({type(error).__name__})"
         ) from None
     time = next((old for old, new in rename.items() if new == "time" and old in found.columns), "time")
     if time not in found.columns:
-        raise LogsError(f"{location}: table {name} has no column time")
+        raise LogsError(f"{shown(location)}: table {name} has no column time")
     if not (found[time].type().is_timestamp() and found[time].type().timezone):
         raise LogsError(
-            f"{location}: table {name}: {time} is {found[time].type()}; it must be a timestamp with a time zone"
+            f"{shown(location)}: table {name}: {time} is {found[time].type()}; it must be a timestamp with a time zone"
         )
     return found.rename(time=time) if time != "time" else found
 
@@ -173,7 +175,9 @@ def extract(
         raise
     except Exception as error:
         url = os.path.expandvars(location.removeprefix(SCHEME))
-        raise LogsError(f"{location}: cannot be read: {type(error).__name__}: {told(error, url)}") from None
+        raise LogsError(
+            f"{shown(location)}: cannot be read: {type(error).__name__}: {told(error, url)}"
+        ) from None
     finally:
         connection.disconnect()
     partitions.sort(key=lambda item: item["path"])

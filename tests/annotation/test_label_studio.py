@@ -7,7 +7,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from lxml import html
 
 from flywheel_tasks.annotation.interface import EQUAL, NO_VIOLATION, interface_id, interface_of
-from flywheel_tasks.annotation.label_studio import card_html, rule_choices, task_data
+from flywheel_tasks.annotation.label_studio import card_html, conversation_html, rule_choices, task_data
 from flywheel_tasks.annotation.reading import read_files
 from flywheel_tasks.annotation.tasks import AnnotationError, short_id
 from tests.annotation.exports import annotation, exported, filled, json_min, result_of
@@ -77,6 +77,17 @@ def test_text_of_a_card_stays_text(name, trait, instructions):
     assert all(not tag.attrib for tag in document.iter())
 
 
+@given(st.text(), st.lists(st.text(), max_size=3))
+def test_what_was_said_stays_text(name, texts):
+    roles = ("user", "assistant")
+    history = [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]
+    shown = conversation_html({"card": {"name": name}, "history": history})
+    document = html.fragment_fromstring(shown.replace("\x00", ""), create_parent="div")
+    assert {tag.tag for tag in document.iter()} <= {"div", "p", "strong"}
+    assert len(document.findall("p")) == len(texts)
+    assert all(not tag.attrib for tag in document.iter())
+
+
 def test_markup_of_users_is_escaped_where_html_is_shown():
     evil = {
         "card_id": "c",
@@ -84,7 +95,12 @@ def test_markup_of_users_is_escaped_where_html_is_shown():
         "traits": [],
         "instructions": ["<img src=x onerror=y>"],
     }
-    data = task_data(task(kind="steerability", card=evil))
+    said = [{"role": role, "content": "<img src=x onerror=z>\n  a  b"} for role in ("user", "assistant")]
+    data = task_data(task(kind="steerability", card=evil) | {"history": said})
+    shown = "&lt;img src=x onerror=z&gt;\n  a  b</p>"
+    assert data["conversation"] == (
+        f"<p><strong>User:</strong> {shown}<p><strong>&lt;script&gt;x&lt;/script&gt;:</strong> {shown}"
+    )
     assert "<script" not in data["card"]
     assert "<img" not in data["card"]
     assert all("<img" not in rule["html"] for rule in data["rules"])
@@ -206,7 +222,7 @@ def region(**changes):
     ("row", "rule"),
     [
         (changed(reply_1="two a b."), "text_changed"),
-        (changed(conversation=[]), "text_changed"),
+        (changed(conversation="<p>Hi</p>"), "text_changed"),
         (changed(interface="comparison-2-000000000000"), "interface_version"),
         (region(value={"choices": ["Perhaps"]}), "unknown_choice"),
         (region(value={"choices": ["Yes", "No"]}), "several_answers"),

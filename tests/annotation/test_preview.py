@@ -28,6 +28,7 @@ def test_texts_are_escaped_and_policies_are_not_shown(page):
     assert "&lt;script&gt;" in text
     assert all(f">m{k}<" not in text for k in range(3))
     assert "<mark>Never use emoji.</mark>" in text
+    assert "<p><strong>User:</strong> Hi.</p>" in text
 
 
 @pytest.mark.slow

@@ -133,10 +133,11 @@ def test_personal_tokens_deleted_tasks_and_changed_interfaces(
         push(work, studio)
         first = pull(work, studio)
         settings = work.settings.label_studio
-        title = next(row["title"] for row in studio.projects("flywheel g0001 rewrite"))
-        assert delete_tasks(settings, studio, ["t3", "of nobody"], dry_run=True) == {title: 1}
+        [row] = studio.projects("flywheel g0001 rewrite")
+        place = f"{server}/projects/{row['id']} {row['title']}"
+        assert delete_tasks(settings, studio, ["t3", "of nobody"], dry_run=True) == {place: 1}
         assert "t3" in _numbers(work)
-        assert delete_tasks(settings, studio, ["t3", "of nobody"]) == {title: 1}
+        assert delete_tasks(settings, studio, ["t3", "of nobody"]) == {place: 1}
         assert delete_tasks(settings, studio, ["t3"]) == {}
         assert sorted(_numbers(work)) == ["t0", "t1", "t2"]
         assert pull(work, studio) != first

@@ -185,6 +185,8 @@ def test_what_is_wrong_is_told_without_secrets(tmp_path, monkeypatch):
         patch.setattr("ibis.connect", lambda url: (_ for _ in ()).throw(OSError("no login with hunter2")))
         with pytest.raises(LogsError, match=r"cannot be opened: OSError: no login with \*\*\*$"):
             extract("ibis+postgres://u:${WAREHOUSE_PASSWORD}@db/x", WAREHOUSE, 3, {}, tmp_path)
+        with pytest.raises(LogsError, match=r"^db/x: cannot be opened: OSError: no login with \*\*\*$"):
+            extract("ibis+postgres://u:hunter2@db/x?sslkey=abc", WAREHOUSE, 3, {}, tmp_path)
     location = build(tmp_path / "events.db", log())
     other = Warehouse(tables={"message": "nowhere"}, extract_to="data/warehouse")
     with pytest.raises(LogsError, match=r"logs\.warehouse\.tables\.message: no table nowhere"):

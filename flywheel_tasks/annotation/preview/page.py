@@ -58,7 +58,7 @@ def _view(task: Mapping[str, Any]) -> Row:
         "reviews": task["reviews"],
         "interface": data["interface"],
         "card": Markup(data["card"]),  # noqa: S704 - task_data has escaped every text of it
-        "conversation": data["conversation"],
+        "conversation": Markup(data["conversation"]),  # noqa: S704 - and of the turns
         "replies": [
             {
                 "title": f"Reply {LETTERS[number]}" if count > 1 else "Reply",
