@@ -13,6 +13,9 @@ console = Console()
 
 Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
 Id = Annotated[str | None, typer.Option("--id", help="e.g. g0002; by default the open one, or the next.")]
+NewId = Annotated[
+    str | None, typer.Option("--id", help="e.g. g0002; by default the next, with the logs of today.")
+]
 Seed = Annotated[int | None, typer.Option(help="Written into params.yaml first.")]
 
 
@@ -72,7 +75,7 @@ def next_(root: Root = Path(), seed: Seed = None) -> None:
 
 
 @app.command("open")
-def open_(root: Root = Path(), id_: Id = None, seed: Seed = None) -> None:
+def open_(root: Root = Path(), id_: NewId = None, seed: Seed = None) -> None:
     """Pin the champion and the newest logs into inputs/, and print the generation's id."""
     from flywheel_tasks.pipeline.generation import open_generation
 

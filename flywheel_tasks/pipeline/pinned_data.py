@@ -1,5 +1,6 @@
 """Data that a generation starts from: the newest logs, the profile and the splits of earlier launched generations."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,8 @@ from flywheel_tasks.pipeline.generation_ids import before
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry, evidence_name
 from flywheel_tasks.traffic.logs import pin_logs
+
+_log = logging.getLogger(__name__)
 
 NO_PROFILE: dict[str, Any] = {"generation": None, "profile": None}
 _STYLES = 24  # generations that a report shows
@@ -41,6 +44,15 @@ def pinned_logs(settings: Settings, root: Path, earlier: Iterable[Mapping[str, A
             earlier=earlier if logs.source == "files" else (),
             late_days=logs.late_days,
         )
+        if pinned["unread"]:
+            _log.warning(
+                "%s: no generation reads the logs of %d days, %s to %s: this one reads the newest %d",
+                logs.location,
+                len(pinned["unread"]),
+                pinned["unread"][0],
+                pinned["unread"][-1],
+                logs.newest_days,
+            )
     return pinned if logs.earlier == "auto" else {**pinned, "earlier": logs.earlier == "always"}
 
 

@@ -1,24 +1,44 @@
 """Which partitions a generation reads: the newest whole days, and what came late for the days read before."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
+
+_FORM = re.compile(r"\.(?:jsonl(?:\.gz)?|parquet)$")
 
 
 class Window(NamedTuple):
     """The partitions of a generation.
 
     Attributes:
-        names: of the partitions, sorted.
+        names: of the newest days' partitions, sorted.
+        late: earlier days' partitions that no generation has read under this name, sorted.
+        read: digests of what earlier generations read: of these a late partition is a copy, or has a new name only.
         since: first day of the window.
         until: last day of it.
         earlier: whether there are logs from before it.
+        unread: days with logs, between the windows of generations, that none of them reads.
     """
 
     names: list[str]
+    late: list[str]
+    read: frozenset[str]
     since: date
     until: date
     earlier: bool
+    unread: list[date]
+
+
+class _Read(NamedTuple):
+    """What earlier generations read."""
+
+    names: set[str]
+    digests: set[str]
+    covered: list[tuple[date, date]]
+
+    def covers(self, day: date) -> bool:
+        return any(begin <= day <= end for begin, end in self.covered)
 
 
 def partition_date(path: str) -> date:
@@ -50,23 +70,25 @@ def newest_days(
     over = [day for day in dates.values() if today is None or day < today]
     newest = max(over or dates.values())
     since = newest - timedelta(days=days - 1)
-    within = [name for name, day in dates.items() if since <= day <= newest]
+    within = sorted(name for name, day in dates.items() if since <= day <= newest)
     first = since - timedelta(days=late_days)
     waiting = {name: day for name, day in dates.items() if first <= day < since}
-    late = _unread(waiting, first, earlier) if waiting else []
-    return Window(sorted(within + late), since, newest, any(day < since for day in dates.values()))
+    read = _read(first, earlier)
+    late = [name for name, day in waiting.items() if read.covers(day) and not _was_read(name, read, dates)]
+    begun = min((begin for begin, _ in read.covered), default=since)
+    unread = sorted({day for day in dates.values() if begun < day < since and not read.covers(day)})
+    is_earlier = any(day < since for day in dates.values())
+    return Window(within, sorted(late), frozenset(read.digests), since, newest, is_earlier, unread)
 
 
-def _unread(dates: Mapping[str, date], first: date, earlier: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Partitions of days that an earlier generation covered, without those that one of them read.
+def _read(first: date, earlier: Iterable[Mapping[str, Any]]) -> _Read:
+    """What generations read that ended at a date or later, and the newest one.
 
     Args:
-        dates: of the partitions.
-        first: the earliest date of interest; generations that ended before it are not looked at.
+        first: that date; with another generation that ended before it the search ends.
         earlier: as in :func:`newest_days`.
     """
-    read: set[str] = set()
-    covered: list[tuple[date, date]] = []
+    read = _Read(set(), set(), [])
     for pinned in earlier:
         paths = {partition["path"] for partition in pinned["partitions"]}
         if not paths:
@@ -75,12 +97,17 @@ def _unread(dates: Mapping[str, date], first: date, earlier: Iterable[Mapping[st
             date.fromisoformat(pinned["since"]) if pinned.get("since") else min(map(partition_date, paths))
         )
         end = date.fromisoformat(pinned["until"]) if pinned.get("until") else max(map(partition_date, paths))
-        if end < first:
+        if end < first and read.covered:
             break
-        covered.append((begin, end))
-        read |= paths
-    return [
-        name
-        for name, day in dates.items()
-        if name not in read and any(begin <= day <= end for begin, end in covered)
-    ]
+        read.covered.append((begin, end))
+        read.names.update(paths)
+        read.digests.update(partition["sha256"] for partition in pinned["partitions"])
+    return read
+
+
+def _was_read(name: str, read: _Read, present: Mapping[str, date]) -> bool:
+    """Whether a partition was read, under its name, or in a form that is no longer there: logs are packed later."""
+    if name in read.names:
+        return True
+    forms = {_FORM.sub(form, name) for form in (".jsonl", ".jsonl.gz", ".parquet")}
+    return any(form in read.names and form not in present for form in forms)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, timedelta
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -137,9 +138,9 @@ def pin_logs(
         late_days: so many days before the newest ones, at most, late files are of.
 
     Returns:
-        ``{"location", "since", "until", "earlier", "partitions": [{"path", "sha256", "bytes"}, ...]}``, sorted by
-        path; ``since`` and ``until`` are the first and the last of these days (None: all), ``earlier`` whether there
-        are logs from before them.
+        ``{"location", "since", "until", "earlier", "unread", "partitions": [{"path", "sha256", "bytes"}, ...]}``,
+        sorted by path; ``since`` and ``until`` are the first and the last of these days (None: all), ``earlier``
+        whether there are logs from before them, ``unread`` the days with logs that no generation reads.
 
     Raises:
         LogsError: there are no partitions, a log file is in the wrong place or from the future, or something cannot be
@@ -156,21 +157,37 @@ def pin_logs(
             f"{location}: {late[0]} is from the future (today is {today}, UTC): the window of newest days would be "
             f"counted back from it; move it, and the {len(late) - 1} others like it, or correct its date"
         )
-    before = (pinned for pinned in earlier if pinned["location"] == location)
+    here = _place(location, root)
+    before = (pinned for pinned in earlier if _place(pinned["location"], root) == here)
     window = (
         log_window.newest_days(names, newest_days, today, before, late_days)
         if newest_days is not None
         else None
     )
     known = KnownDigests(root, location, store)
-    partitions = _digested(store, known, names, list(filter(wanted, window.names if window else names)))
+    chosen = [*window.names, *window.late] if window else names
+    partitions = _digested(store, known, names, list(filter(wanted, chosen)))
+    if window:
+        from_before = set(window.late)
+        partitions = [
+            item
+            for item in partitions
+            if item["path"] not in from_before or item["sha256"] not in window.read
+        ]
+    partitions.sort(key=itemgetter("path"))
     return {
         "location": location,
         "since": window.since.isoformat() if window else None,
         "until": window.until.isoformat() if window else None,
         "earlier": window is not None and window.earlier,
+        "unread": [day.isoformat() for day in window.unread] if window else [],
         "partitions": partitions,
     }
+
+
+def _place(location: str, root: Path) -> str:
+    """A location, however it is spelled."""
+    return location.rstrip("/") if "://" in location else str((root / location).resolve())
 
 
 def _digested(
