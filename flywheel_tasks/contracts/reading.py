@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from flywheel_tasks.contracts.model import Contract, ContractError
 from flywheel_tasks.contracts.quarantine import write_batches
 from flywheel_tasks.contracts.schema import arrow_schema
+from flywheel_tasks.storage.documents import json_flaw
 
 _ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
 _BATCH = 20_000
@@ -172,7 +173,7 @@ def _read_lines(file: Path) -> Iterator[tuple[int, Any]]:
                 try:
                     yield number, orjson.loads(line)
                 except orjson.JSONDecodeError as error:
-                    yield number, error
+                    yield number, ValueError(f"not JSON: {json_flaw(error)}")
 
 
 def as_parquet(table: str, file: Path, contract: Contract, scratch: Path) -> Found:
@@ -235,8 +236,8 @@ def _row(value: Any, contract: Contract) -> dict[str, Any]:
     Raises:
         ValueError: it is none; the text says why.
     """
-    if isinstance(value, Exception):
-        raise ValueError(f"not JSON: {value}")
+    if isinstance(value, ValueError):
+        raise value
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     if unknown := sorted(set(value) - set(contract.columns)):

@@ -173,6 +173,27 @@ def test_logs_without_any_event_are_an_error_with_the_rules(tmp_path, make_io):
         ingest(tmp_path, make_io)
 
 
+def test_logs_without_any_event_name_lines_and_a_field_under_another_name(tmp_path, make_io):
+    secret = "words that somebody said"
+    log = [{**message(1, "user", None, text=secret), "event_id": f"e{n}"} for n in range(9)]
+    for event in log[:-1]:
+        event["timestamp"] = event.pop("time")
+    log[-1]["time"], log[-1]["text"] = 1762077600, {"of": secret}
+    write_log(tmp_path, map(line, log))
+    with pytest.raises(LogsError) as caught:
+        ingest(tmp_path, make_io)
+    told = str(caught.value)
+    assert "date=2026-11-02/part-000.jsonl:1: missing_field: time absent from this message" in told
+    assert (
+        "part-000.jsonl:9: wrong_type: time must be a string (ISO 8601 with a time zone), not a number"
+        in told
+    )
+    assert "message have no field time, but have timestamp, which the format lacks" in told
+    assert "set ingest.rename to {timestamp: time}" in told
+    assert "words" not in told
+    assert told.count("missing_field: ") == 4  # the count, and three lines
+
+
 def test_a_partition_changed_after_pinning_stops_the_stage(tmp_path, make_io):
     stage_io = make_io("ingest", tmp_path)
     write_json(pin_users(KEY.fingerprint, set()), tmp_path / "inputs/users.json")
