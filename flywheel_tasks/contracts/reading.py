@@ -22,7 +22,8 @@ from flywheel_tasks.storage.documents import json_flaw
 _ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
 _BATCH = 20_000
 _NO_VALUE = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)  # a value does not fit its column
-_EVENT = {"type", "event_id", "time"}
+_EVENT = {"type", "event_id", "source"}  # not the time, which logs often have under another name
+NO_ROW = "no_row"
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Unreadable:
         file: the file.
         line: from 1.
         detail: what is wrong.
+        rule: of ingestion, that it breaks; of a table's line the only one.
     """
 
     table: str
     file: str
     line: int
     detail: str
+    rule: str = NO_ROW
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ def is_raw_log(path: Path) -> bool:
         return path.name.startswith("date=") or any(item.name.startswith("date=") for item in path.iterdir())
     if not path.name.endswith(_ENDINGS):
         return False
+    if path.absolute().parent.name.startswith("date="):
+        return True
     if path.name.endswith(".parquet"):
         return set(_parquet_schema(path).names) >= _EVENT
     first = next((row for _, row in _lines(path) if isinstance(row, dict)), {})

@@ -9,12 +9,13 @@ from typing import Any
 import pyarrow.compute as pc
 
 from flywheel_tasks.storage.tables import read_batches
+from flywheel_tasks.traffic.drift import OTHER
 
 _BATCH = 16_384
 _EACH = 3  # lines of a rule that are shown
 _SHOWN = 10  # lines that are shown
 _LONGEST = 200
-_WITH = 0.9  # share of the lines that lack a field which have one that may stand for it
+_WITH = 0.9  # at least: the smaller by the larger share of events, of those without a field and of those with another
 _NAMES = 3  # of these that are named
 
 
@@ -56,21 +57,31 @@ def other_names(drift: Mapping[str, Any]) -> list[str]:
     Args:
         drift: as :meth:`flywheel_tasks.traffic.drift.Profile.report` has it.
     """
-    said = []
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    kinds: dict[str, str] = {}
     for place, lacking in drift["missing"].items():
         kind, field = place.split(".", 1)
-        there = [
-            name.split(".", 1)[1]
+        there = {
+            name.split(".", 1)[1]: of["type"]
             for name, of in drift["new"].items()
-            if name.startswith(f"{kind}.") and of["share"] >= _WITH * lacking
-        ]
-        there.sort(key=lambda name: -SequenceMatcher(None, name, field).ratio())
-        if names := [_one_line(name)[:40] for name in there if name != "other"][:_NAMES]:
-            said.append(
-                f"{lacking:.0%} of the events of type {kind} have no field {field}, but have "
-                f"{', '.join(names)}, which the format lacks: if {names[0]} is {field} under another name, set "
-                f"ingest.rename to {{{names[0]}: {field}}} in params.yaml"
-            )
+            if name.startswith(f"{kind}.") and _WITH * lacking <= of["share"] <= lacking / _WITH
+        }
+        there.pop(OTHER, None)
+        names = sorted(there, key=lambda name: -SequenceMatcher(None, name, field).ratio())[:_NAMES]
+        if names:
+            kinds[names[0]] = there[names[0]]
+            alike.setdefault((field, tuple(names)), []).append(f"{kind} ({lacking:.0%})")
+    said = []
+    for (field, names), types in alike.items():
+        shown = [_one_line(name)[:40] for name in names]
+        text = (
+            f"there is no field {field} in events of type {', '.join(types)}, but {', '.join(shown)}, which the "
+            f"format lacks: if {shown[0]} is {field} under another name, set ingest.rename to "
+            f"{{{shown[0]}: {field}}} in params.yaml"
+        )
+        if kinds[names[0]] == "number":
+            text += f"; and write it as a string, for {shown[0]} is a number"
+        said.append(text)
     return said
 
 
@@ -95,6 +106,6 @@ def no_event(metrics: Mapping[str, Any], location: str, partitions: int, lines: 
             f"{first}broken by rule: {by_rule(counts)}{left_out}",
             *(f"  {line}" for line in lines),
             *other_names(metrics["drift"]),
-            *(["docs/raw-logs.md has the format"] if lines else []),
+            *(["docs/raw-logs.md has the format"] if counts else []),
         ]
     )

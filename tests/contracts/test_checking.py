@@ -103,6 +103,51 @@ def test_of_raw_logs_it_says_what_ingestion_would_make_of_them(tmp_path, shape):
     assert f" {shown}:{number - 2}: blank_name" in text
 
 
+@pytest.mark.parametrize("shape", ["folder", "file", "elsewhere.jsonl", "elsewhere.parquet"])
+def test_raw_logs_without_an_event_say_which_lines_and_which_field(tmp_path, shape):
+    log = [{**event, "timestamp": event["time"]} for event in events()]
+    for event in log:
+        del event["time"]
+    file = write_jsonl(tmp_path / "logs/date=2026-11-02/part.jsonl", log)
+    path = {"folder": tmp_path / "logs", "file": file}.get(shape, tmp_path / shape)
+    if shape == "elsewhere.jsonl":
+        write_jsonl(path, log)
+    elif shape == "elsewhere.parquet":
+        pq.write_table(pa.Table.from_pylist(log), path)
+    code, text, error = check(path, "--quarantine", tmp_path / "refused.jsonl")
+    assert (code, error) == (1, None)
+    shown = "date=2026-11-02/part.jsonl" if shape == "folder" else path
+    assert f"{shown}:1: missing_field: time absent from this card" in text
+    assert f"BLOCKED: {path}: the logs hold no event: {len(log)} lines in 1 partitions" in text
+    assert "set ingest.rename to {timestamp: time}" in text
+    rows = [json.loads(row) for row in (tmp_path / "refused.jsonl").read_text().splitlines()]
+    assert [(row["file"], row["line"]) for row in rows] == [(str(shown), n + 1) for n in range(len(log))]
+    assert {row["rule"] for row in rows} == {"missing_field"}
+
+
+def test_the_counts_of_ingestion_add_up_and_all_that_is_set_aside_can_be_written(tmp_path):
+    odd = [message(20 + n, "user", 77) for n in range(8)]
+    log = [*events(), events()[1], "nonsense\n", *odd]
+    file = write_jsonl(tmp_path / "export.jsonl", log)
+    listed = tmp_path / "aside.parquet"
+    code, text, _ = check(file, "--quarantine", listed, "--max-share", "0.9")
+    assert code == 0
+    good = len(log) - 2
+    assert f"Ingestion reads {len(log)} lines: {good} events, 1 refused, 1 repeated." in text
+    rows = pq.read_table(listed).to_pylist()
+    assert [row["rule"] for row in rows] == ["not_json", *["missing_parent"] * len(odd)]
+    assert [row["line"] for row in rows] == [len(events()) + 2, *range(len(events()) + 3, len(log) + 1)]
+    assert {row["file"] for row in rows} == {str(file)}
+    path = write_jsonl(tmp_path / "labels.jsonl", [LABEL, {**LABEL, "annotator": " "}, "{broken\n"])
+    check(path, "--quarantine", listed)
+    assert [(row["line"], row["rule"]) for row in pq.read_table(listed).to_pylist()] == [
+        (3, "no_row"),
+        (2, "blank_annotator"),
+    ]
+    _, _, error = check(path, "--quarantine", tmp_path / "aside.csv")
+    assert "ends in .parquet or .jsonl" in str(error)
+
+
 def test_a_raw_log_that_lies_anywhere_is_called_as_it_was_given(tmp_path):
     twice = card(name="Mira")
     log = [*events(), "nonsense\n", twice, {**twice, "name": "Another"}]
