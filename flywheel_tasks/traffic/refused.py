@@ -67,10 +67,10 @@ def other_names(drift: Mapping[str, Any]) -> list[str]:
             if name.startswith(f"{kind}.") and _WITH * lacking <= of["share"] <= lacking / _WITH
         }
         there.pop(OTHER, None)
-        names = sorted(there, key=lambda name: -SequenceMatcher(None, name, field).ratio())[:_NAMES]
-        if names:
-            kinds[names[0]] = there[names[0]]
-            alike.setdefault((field, tuple(names)), []).append(f"{kind} ({lacking:.0%})")
+        likely = sorted(there, key=lambda name: -SequenceMatcher(None, name, field).ratio())[:_NAMES]
+        if likely:
+            kinds[likely[0]] = there[likely[0]]
+            alike.setdefault((field, tuple(likely)), []).append(f"{kind} ({lacking:.0%})")
     said = []
     for (field, names), types in alike.items():
         shown = [_one_line(name)[:40] for name in names]

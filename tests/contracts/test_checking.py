@@ -65,6 +65,20 @@ def test_rows_and_lines_that_are_no_rows_are_named_by_file_and_line(tmp_path):
     assert check(path, "--table", "labels", "--max-share", "0.8")[0] == 0
 
 
+def test_the_detail_of_a_row_begins_with_its_values_and_says_the_rule_in_words(tmp_path):
+    row = {"card_id": "a", "name": "Mira", "traits": [], "instructions": []}
+    rows = [{**row, "name": " "}, {**row, "card_id": "b", "name": None}, {**row, "card_id": "c" * 500}]
+    listed = tmp_path / "aside.jsonl"
+    path = write_table(tmp_path / "cards.parquet", "card_sheets", [*rows, rows[2]])
+    check(path, "--table", "card_sheets", "--quarantine", listed)
+    details = [json.loads(line)["detail"] for line in listed.read_text().splitlines()]
+    assert details == [
+        "name is ' ': name must not be blank",
+        "name is missing: name must have a value",
+        *[f"card_id is '{'c' * 40}…': card_id must be in one row only"] * 2,
+    ]
+
+
 def test_a_table_is_known_by_its_columns(tmp_path):
     row = {"card_id": "a", "name": "Mira", "traits": [], "instructions": ["Be kind."]}
     path = write_table(tmp_path / "export.parquet", "card_sheets", [row, {**row, "card_id": "b"}])
