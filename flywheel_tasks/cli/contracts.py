@@ -122,7 +122,7 @@ def _show(checked: "Checked") -> None:
         return
     if checked.ingested is not None:
         for text in other_names(checked.ingested["drift"]):
-            console.print(Text(f"  {plain(text)}", "yellow"))
+            console.print(Text(f"  {text}", "yellow"))
     for name, of in checked.validated.report["tables"].items():
         aside = of["read"] - of["kept"]
         console.print(

@@ -139,6 +139,17 @@ def test_raw_logs_without_an_event_say_which_lines_and_which_field(tmp_path, sha
     assert {row["rule"] for row in rows} == {"missing_field"}
 
 
+def test_a_field_under_another_name_in_some_events_is_told(tmp_path):
+    log = [{**event, "ts": 1762077600} for event in events()]
+    for event in log[2:]:
+        del event["time"]
+    path = write_jsonl(tmp_path / "export.jsonl", log)
+    code, text, _ = check(path)
+    assert code == 1
+    assert "there is no field time in events of type message (100%), signal (100%), but ts" in text
+    assert "as a string, for ts is a number" in text
+
+
 def test_the_counts_of_ingestion_add_up_and_all_that_is_set_aside_can_be_written(tmp_path):
     odd = [message(20 + n, "user", 77) for n in range(8)]
     log = [*events(), events()[1], "nonsense\n", *odd]
