@@ -43,20 +43,28 @@ def check(
     profile: Annotated[
         Path | None, typer.Option(help="Write the profile, to compare others with.", dir_okay=False)
     ] = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(help="Write every line and row that is set aside (.parquet, .jsonl).", dir_okay=False),
+    ] = None,
     max_share: Annotated[float | None, typer.Option(help="Rows that may be set aside (share).")] = None,
     root: Root = Path(),
 ) -> None:
     """Run the contracts on a file or folder; exit code 1 if something blocks."""
     from flywheel_tasks.contracts.checking import check as run
     from flywheel_tasks.contracts.checking import read_reference
+    from flywheel_tasks.contracts.listing import check_ending, write_list
     from flywheel_tasks.settings import load_settings
 
+    if quarantine is not None:
+        check_ending(quarantine)
     limit = max_share
     if limit is None:
         limit = load_settings(root / "params.yaml").validate_.max_quarantine_share
     reference = read_reference(against) if against else None
     with TemporaryDirectory(prefix="flywheel-") as scratch:
         outcomes = run(path, root.resolve(), Path(scratch), table=table, reference=reference)
+        listed = write_list(outcomes, quarantine) if quarantine is not None else 0
     problems = []
     for checked in outcomes:
         _show(checked)
@@ -71,6 +79,8 @@ def check(
         tables = {name: of for c in reversed(outcomes) for name, of in c.validated.profile["tables"].items()}
         write_json({"format": outcomes[0].validated.profile["format"], "tables": tables}, profile)
         console.print(Text(f"written: {profile}"))
+    if quarantine is not None:
+        console.print(Text(f"written: {quarantine}, {listed:,} lines and rows that are set aside"))
     for problem in problems:
         console.print(Text(f"BLOCKED: {problem}", "red"))
     if problems:
@@ -98,17 +108,21 @@ def _write_page(checked: "Checked", target: Path, limit: float) -> None:
 
 def _show(checked: "Checked") -> None:
     from flywheel_tasks.contracts.page import number, plain, share
+    from flywheel_tasks.traffic.refused import other_names
 
     console.print(Text(checked.what, "bold"))
     if checked.ingested is not None:
-        accepted = checked.ingested.get("accepted", {}).get("total")
-        console.print(
-            f"Ingestion reads {checked.ingested.get('read', 0):,} lines and accepts {accepted:,} events."
-        )
+        console.print(_counted(checked.ingested))
     for line in checked.unreadable[:_LINES]:
-        console.print(Text(f"  {line.file}:{line.line}: {plain(line.detail)}", "yellow"))
+        rule = f"{line.rule}: " if checked.ingested is not None else ""
+        console.print(Text(f"  {line.file}:{line.line}: {rule}{plain(line.detail)}", "yellow"))
     if len(checked.unreadable) > _LINES:
         console.print(f"  and {len(checked.unreadable) - _LINES:,} more lines that are no rows")
+    if checked.no_event:
+        return
+    if checked.ingested is not None:
+        for text in other_names(checked.ingested["drift"]):
+            console.print(Text(f"  {text}", "yellow"))
     for name, of in checked.validated.report["tables"].items():
         aside = of["read"] - of["kept"]
         console.print(
@@ -116,6 +130,21 @@ def _show(checked: "Checked") -> None:
             f"{of['read']:,} rows, {of['kept']:,} kept, {aside:,} set aside ({share(aside, of['read'])})",
         )
         _show_rules(name, of, checked, number, plain)
+
+
+def _counted(ingested: dict[str, Any]) -> str:
+    """Where the lines that ingestion read end, in words; it does not end where they do not add up."""
+    ends = [
+        f"{ingested['accepted']['total']:,} events",
+        f"{ingested['quarantined']['total']:,} refused",
+        f"{ingested['duplicates']:,} repeated",
+    ]
+    ends += [
+        f"{ingested[name]:,} {words}"
+        for name, words in (("forgotten", "of users to forget"), ("not_sampled", "of users not sampled"))
+        if ingested[name]
+    ]
+    return f"Ingestion reads {ingested['read']:,} lines: {', '.join(ends)}."
 
 
 def _show_rules(name: str, of: dict[str, Any], checked: "Checked", number: Any, plain: Any) -> None:

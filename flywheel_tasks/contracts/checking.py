@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 
 from flywheel_tasks.contracts.load import load_contracts
@@ -11,12 +12,11 @@ from flywheel_tasks.contracts.model import ContractError
 from flywheel_tasks.contracts.reading import Found, Unreadable, find_tables, is_raw_log
 from flywheel_tasks.contracts.resumed import beginnings
 from flywheel_tasks.contracts.validate import newest_date
-from flywheel_tasks.contracts.validation import Source, Validated, validate
+from flywheel_tasks.contracts.validation import QUARANTINE, Source, Validated, validate
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.documents import read_json, write_json
-from flywheel_tasks.storage.tables import read_rows
 from flywheel_tasks.traffic.schemas import TABLES
 
 RAW_LOGS = "raw logs"
@@ -31,16 +31,26 @@ class Checked:
     Attributes:
         what: the file or folder.
         validated: the outcome of the contracts.
+        quarantine: the table of what they set aside, in the scratch folder.
         unreadable: lines that are no rows.
         ingested: counts of ingestion; None unless these are raw logs.
         reference: the profile they were compared with.
+        no_event: that raw logs hold no event, in words; empty unless so.
+        linked: what the file or folder is called in tables of raw logs, if they call it otherwise; else empty.
     """
 
     what: str
     validated: Validated
+    quarantine: Path
     unreadable: list[Unreadable] = field(default_factory=list)
     ingested: dict[str, Any] | None = None
     reference: dict[str, Any] | None = None
+    no_event: str = ""
+    linked: str = ""
+
+    def named(self, text: str) -> str:
+        """A text of a table in which the file or folder is called as it was given, not as it was linked."""
+        return text.replace(self.linked, self.what) if self.linked else text
 
     def share(self) -> float:
         """Share of lines and rows that are set aside."""
@@ -53,6 +63,8 @@ class Checked:
         Args:
             limit: the share that may be set aside.
         """
+        if self.no_event:  # nothing else needs to be said of empty tables
+            return [self.no_event]
         found = self.validated.problems()
         if (share := self.share()) > limit:
             found.append(f"{share:.1%} of all rows are set aside, above the limit of {limit:.1%}")
@@ -113,7 +125,14 @@ def check(
         what = str(path) if len(group) > 1 else str(group[0].source)
         lines = [line for found in group for line in found.unreadable]
         outcomes.append(
-            Checked(what, validate(source, out, scratch / "spill", memory), lines, None, reference)
+            Checked(
+                what,
+                validate(source, out, scratch / "spill", memory),
+                out / f"{QUARANTINE}.parquet",
+                lines,
+                None,
+                reference,
+            )
         )
     return outcomes
 
@@ -137,6 +156,7 @@ def _check_raw(
     from flywheel_tasks.traffic import ingest
     from flywheel_tasks.traffic.identity import pin_users, user_key
     from flywheel_tasks.traffic.logs import pin_logs
+    from flywheel_tasks.traffic.refused import no_event as in_words
 
     location, linked, earlier = path, "", settings.logs.earlier == "always"
     if path.is_file() or path.name.startswith("date="):
@@ -152,9 +172,11 @@ def _check_raw(
     )
     stage = load_graph(root / "dvc.yaml")["ingest"]
     io = StageIO(stage, work, settings)
-    metrics = dict(ingest.run(io))
+    metrics = dict(ingest.ingest(io))
     ingested = io.out("data/ingested")
-    quarantine = read_rows(ingested / "quarantine.parquet")
+    refused = pq.read_table(
+        ingested / "quarantine.parquet", columns=["file", "line", "rule", "detail"]
+    ).to_pylist()
     out = scratch / "out"
     out.mkdir()
     dated = not any(item["path"].startswith(f"{_UNDATED}/") for item in pinned["partitions"])
@@ -171,16 +193,25 @@ def _check_raw(
         as_of=newest_date(read_json(work / "inputs/logs.json")) if dated else None,
     )
     validated = validate(source, out, scratch / "spill", memory)
-
-    def named(text: str) -> str:  # as it was given, not as it was linked
-        return text.replace(linked, str(path)) if linked else text
-
+    no_event = ""
+    if not metrics["accepted"]["total"]:
+        no_event = in_words(metrics, str(path), len(pinned["partitions"]), [])
+    found = Checked(
+        str(path),
+        validated,
+        out / f"{QUARANTINE}.parquet",
+        ingested=metrics,
+        reference=reference,
+        no_event=no_event,
+        linked=linked,
+    )
+    named = found.named
     lines = [
-        Unreadable(RAW_LOGS, named(row["file"]), row["line"], named(f"{row['rule']}: {row['detail']}"))
-        for row in quarantine
+        Unreadable(RAW_LOGS, named(row["file"]), row["line"], named(row["detail"]), row["rule"])
+        for row in refused
     ]
     examples = [{**row, "file": named(row["file"])} if row["file"] else row for row in validated.examples]
-    return Checked(str(path), replace(validated, examples=examples), lines, metrics, reference)
+    return replace(found, validated=replace(validated, examples=examples), unreadable=lines)
 
 
 def read_reference(path: Path) -> dict[str, Any]:

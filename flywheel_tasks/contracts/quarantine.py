@@ -13,10 +13,12 @@ from flywheel_tasks.contracts.expectations import columns_of
 from flywheel_tasks.contracts.model import Contract, Rule
 from flywheel_tasks.contracts.relations import Broken, flaw
 from flywheel_tasks.contracts.sql import ROW, Cleared, Database, literal, name
+from flywheel_tasks.contracts.words import in_words
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.traffic.schemas import VALIDATION_QUARANTINE
 
 _DETAIL = 300  # characters of a detail
+_VALUE = 40  # characters of a value in it
 _GROUP = 1 << 16  # rows of a row group
 _BATCH = 1 << 13
 _SET_ASIDE = "set_aside"
@@ -89,12 +91,17 @@ def _detail(rule: Rule, contract: Contract) -> tuple[str, str]:
         group = f"{literal(f'{greatest.within} ')}, a.{name(greatest.within)}"
         words = literal(f" has a row with more {greatest.column} than here: ")
         return f"concat({group}, {words}, a.{name(greatest.column)})", ""
-    shown = [
-        f"{literal(f'{column} is ')}, coalesce(concat('''', left(CAST(a.{name(column)} AS VARCHAR), 200), '''')"
-        ", 'missing')"
-        for column in columns_of(rule)
-    ]
-    return f"concat({', , '.join(shown)}, {literal(f', {rule.expectation}')})", ""
+    shown = ", ', ', ".join(f"{literal(f'{column} is ')}, {_value(column)}" for column in columns_of(rule))
+    return f"concat({shown}, {literal(f': {in_words(rule)}')})", ""
+
+
+def _value(column: str) -> str:
+    """SQL of a column's value, as it begins."""
+    text = f"CAST(a.{name(column)} AS VARCHAR)"
+    more = f"CASE WHEN length({text}) > {_VALUE} THEN '…' ELSE '' END"
+    return (
+        f"CASE WHEN {text} IS NULL THEN 'missing' ELSE concat('''', left({text}, {_VALUE}), {more}, '''') END"
+    )
 
 
 def ordered(database: Database) -> str:

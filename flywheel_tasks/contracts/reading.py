@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 from flywheel_tasks.contracts.model import Contract, ContractError
 from flywheel_tasks.contracts.quarantine import write_batches
 from flywheel_tasks.contracts.schema import arrow_schema
+from flywheel_tasks.storage.documents import json_flaw
 
 _ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
 _BATCH = 20_000
 _NO_VALUE = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError)  # a value does not fit its column
-_EVENT = {"type", "event_id", "time"}
+_EVENT = {"type", "event_id", "source"}  # not the time, which logs often have under another name
+NO_ROW = "no_row"
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class Unreadable:
         file: the file.
         line: from 1.
         detail: what is wrong.
+        rule: of ingestion, that it breaks; of a table's line the only one.
     """
 
     table: str
     file: str
     line: int
     detail: str
+    rule: str = NO_ROW
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ def is_raw_log(path: Path) -> bool:
         return path.name.startswith("date=") or any(item.name.startswith("date=") for item in path.iterdir())
     if not path.name.endswith(_ENDINGS):
         return False
+    if path.absolute().parent.name.startswith("date="):
+        return True
     if path.name.endswith(".parquet"):
         return set(_parquet_schema(path).names) >= _EVENT
     first = next((row for _, row in _lines(path) if isinstance(row, dict)), {})
@@ -172,7 +178,7 @@ def _read_lines(file: Path) -> Iterator[tuple[int, Any]]:
                 try:
                     yield number, orjson.loads(line)
                 except orjson.JSONDecodeError as error:
-                    yield number, error
+                    yield number, ValueError(f"not JSON: {json_flaw(error)}")
 
 
 def as_parquet(table: str, file: Path, contract: Contract, scratch: Path) -> Found:
@@ -235,8 +241,8 @@ def _row(value: Any, contract: Contract) -> dict[str, Any]:
     Raises:
         ValueError: it is none; the text says why.
     """
-    if isinstance(value, Exception):
-        raise ValueError(f"not JSON: {value}")
+    if isinstance(value, ValueError):
+        raise value
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     if unknown := sorted(set(value) - set(contract.columns)):

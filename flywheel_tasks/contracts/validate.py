@@ -1,10 +1,11 @@
 """Stage ``validate``: data contracts on the ingested tables.
 
 A row that breaks a row rule goes to quarantine under the first rule it breaks. What remains must keep the table rules
-that block, and the quarantine must stay below its limit, or the generation stops; the page with all results is then
-kept in ``.flywheel/contracts``.
+that block, and the quarantine must stay below its limit, or the generation stops; the page with all results and the
+quarantine are then kept in ``.flywheel/contracts``.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from datetime import date
@@ -15,16 +16,19 @@ import pyarrow.parquet as pq
 
 from flywheel_tasks.contracts.load import load_contracts
 from flywheel_tasks.contracts.model import ContractError
-from flywheel_tasks.contracts.page import render_page
+from flywheel_tasks.contracts.page import plain, render_page
 from flywheel_tasks.contracts.resumed import beginnings
-from flywheel_tasks.contracts.validation import Source, Validated, validate
+from flywheel_tasks.contracts.validation import QUARANTINE, Source, Validated, validate
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.traffic.refused import refused_lines
 from flywheel_tasks.traffic.schemas import TABLES
 
 PAGE = "contracts.html"
-_SHOWN = 5  # examples of quarantined rows in an error
+_EACH = 3  # quarantined rows of a rule that an error shows
+_SHOWN = 10  # quarantined rows that an error shows
+_REFUSED = "data/ingested/quarantine.parquet"
 
 
 def newest_date(logs: Mapping[str, Any]) -> date | None:
@@ -73,31 +77,52 @@ def _quarantine_share(validated: Validated, broken_lines: int) -> float:
     return (broken_lines + validated.quarantined()) / max(broken_lines + ingested, 1)
 
 
-def _too_much(validated: Validated, broken_lines: int, limit: float) -> list[str]:
+def _too_much(validated: Validated, broken_lines: int, limit: float, refused: Path) -> list[str]:
     """In words, that more than the limit was set aside; empty if it was not."""
     share = _quarantine_share(validated, broken_lines)
     if share <= limit:
         return []
-    counts = "".join(
-        f"\n  {table}.{rule['rule']}: {rule['set_aside']}"
+    refusals, lines = refused_lines(refused)
+    counts = [f"ingest.{rule}: {count}" for rule, count in sorted(refusals.items())]
+    counts += [
+        f"{table}.{rule['rule']}: {rule['set_aside']}"
         for table, of in validated.report["tables"].items()
         for rule in of["row_rules"]
         if rule["set_aside"]
-    )
-    examples = "".join(
-        f"\n  {row['file']}:{row['line']}: {row['rule']}: {row['detail']}"
-        for row in validated.examples[:_SHOWN]
-    )
+    ]
+    examples = [*lines, *_examples(validated)]
     return [
         f"{share:.1%} of the log is quarantined, above validate.max_quarantine_share ({limit:.1%}): "
-        f"{broken_lines} lines by ingest (data/ingested/quarantine.parquet), "
-        f"{validated.quarantined()} rows by contracts:{counts}\nfor example:{examples or ' none'}"
+        f"{broken_lines} lines by ingest, {validated.quarantined()} rows by contracts:"
+        + "".join(f"\n  {text}" for text in (*counts, "for example:", *examples))
     ]
+
+
+def _examples(validated: Validated) -> list[str]:
+    """The first rows of each rule that contracts set aside."""
+    shown: Counter[tuple[str, str]] = Counter()
+    found = []
+    for row in validated.examples:
+        shown[row["table"], row["rule"]] += 1
+        if shown[row["table"], row["rule"]] <= _EACH:
+            found.append(f"{row['file']}:{row['line']}: {row['rule']}: {plain(row['detail'])}")
+    return found[:_SHOWN]
 
 
 def _write_page(page: str, path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _keep(page: str, quarantine: Path, folder: Path) -> str:
+    """Keep, of a generation that stops, the page and what contracts set aside; say where."""
+    _write_page(page, folder / PAGE)
+    with atomic_path(folder / quarantine.name) as temporary:
+        shutil.copyfile(quarantine, temporary)
+    return (
+        f"Lines that ingest refused: {_REFUSED}\nRows that contracts set aside: {folder / quarantine.name}\n"
+        f"All results: {folder / PAGE}"
+    )
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
@@ -128,8 +153,9 @@ def run(io: StageIO) -> Mapping[str, Any]:
     out = io.out("data/validated")
     out.mkdir(parents=True)
     validated = validate(source, out, io.scratch(), settings.memory_mb)
-    broken_lines = pq.read_metadata(io.dep("data/ingested/quarantine.parquet")).num_rows
-    problems = _too_much(validated, broken_lines, settings.max_quarantine_share)
+    refused = io.dep(_REFUSED)
+    broken_lines = pq.read_metadata(refused).num_rows
+    problems = _too_much(validated, broken_lines, settings.max_quarantine_share, refused)
     page = render_page(
         validated,
         reference=source.reference,
@@ -137,13 +163,14 @@ def run(io: StageIO) -> Mapping[str, Any]:
         broken_lines=broken_lines,
         problems=problems,
     )
+    kept = io.root / STATE / "contracts"
     if problems or validated.report["result"] == "block":
-        kept = io.root / STATE / "contracts" / PAGE
-        _write_page(page, kept)
+        where = _keep(page, out / f"{QUARANTINE}.parquet", kept)
         broken = validated.problems()
         if broken:
             broken = [f"{folder}: contracts broken:", *broken]
-        raise ContractError("\n".join([*problems, *broken, f"All results: {kept}"]))
+        raise ContractError("\n".join([*problems, *broken, where]))
+    shutil.rmtree(kept, ignore_errors=True)  # of an earlier attempt, which is over
     _write_page(page, out / PAGE)
     write_json(validated.report, out / "report.json")
     write_json(validated.profile, out / "profile.json")

@@ -51,6 +51,11 @@ def read_json(path: Path) -> Any:
         raise DocumentError(f"{path}: not JSON: {error}") from error
 
 
+def json_flaw(error: orjson.JSONDecodeError) -> str:
+    """What keeps a line of a file from being JSON: the parser's words without its line, which is always the first."""
+    return f"{error.msg} at column {error.colno}"
+
+
 def write_jsonl(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write JSON Lines atomically, one row a line."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -71,7 +76,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise DocumentError(f"{path}:{number}: not JSON: {error}") from error
+                raise DocumentError(f"{path}:{number}: not JSON: {json_flaw(error)}") from error
             if not isinstance(row, dict):
                 raise DocumentError(f"{path}:{number}: not a JSON object")
             yield row

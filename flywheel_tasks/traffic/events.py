@@ -3,6 +3,7 @@
 The format is described in ``docs/raw-logs.md``.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 import orjson
 
 from flywheel_tasks.settings import SIGNALS
+from flywheel_tasks.storage.documents import json_flaw
 
 SOURCES = ("internal", "user")
 ROLES = ("user", "assistant")
@@ -101,28 +103,30 @@ class Event:
     renamed: tuple[str, ...] = ()
 
 
+# One word, a time, or what a time is told as that Python has no value for.
+_WORD = re.compile(r"[\w.:+-]{1,40}|[\d :.,/+TZ-]{1,40}|-?\d+ [a-z]+ since 1970", re.ASCII)
+_KINDS = {bool: "a boolean", int: "a number", float: "a number", list: "an array", dict: "an object"}
+
+
 def _shown(value: Any) -> str:
-    try:
-        text = orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
-        return f"a deeply nested {type(value).__name__}"
-    return text if len(text) <= 80 else text[:77] + "..."
+    """A value in an error: one word or a time as it is; of the rest, which may be what somebody said, the type."""
+    if isinstance(value, str):
+        return f'"{value}"' if _WORD.fullmatch(value) else f"a string of {len(value)} characters"
+    return "null" if value is None else _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
-def _time(name: str, value: Any) -> datetime:
-    if not isinstance(value, str):
-        raise EventError("wrong_type", f"{name} must be a string, not {_shown(value)}")
+def _time(name: str, value: str) -> datetime:
     try:
         time = datetime.fromisoformat(value)
         if time.tzinfo is not None:
             return time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise EventError("bad_time", f"{name} {_shown(value)}: {error}") from error
+        raise EventError("bad_time", f"{name} {_shown(value)} is no ISO 8601 time") from error
     raise EventError("bad_time", f"{name} {_shown(value)} has no time zone")
 
 
 def _value(name: str, kind: Kind, value: Any) -> Any:
-    if kind == "time":
+    if kind == "time" and isinstance(value, str):
         return _time(name, value)
     if kind == "strings":
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -131,9 +135,8 @@ def _value(name: str, kind: Kind, value: Any) -> Any:
     if kind == "text?" and value is None:
         return None
     if not isinstance(value, str):
-        # Who it is must not be read from the quarantine.
-        shown = f"a {type(value).__name__}" if name == "user_id" else _shown(value)
-        raise EventError("wrong_type", f"{name} must be a string, not {shown}")
+        iso = " (ISO 8601 with a time zone)" if kind == "time" else ""
+        raise EventError("wrong_type", f"{name} must be a string{iso}, not {_shown(value)}")
     if isinstance(kind, tuple):
         rule, allowed = kind
         if value not in allowed:
@@ -167,7 +170,7 @@ def parse_event(event: Mapping[str, Any], rename: Mapping[str, str] | None = Non
     """
     event, renamed = _renamed(event, rename or {})
     if "type" not in event:
-        raise EventError("missing_field", "type is absent")
+        raise EventError("missing_field", f"type is absent: it is one of {', '.join(TYPES)}")
     kind = event["type"]
     if not isinstance(kind, str):
         raise EventError("wrong_type", f"type must be a string, not {_shown(kind)}")
@@ -196,7 +199,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
     try:
         event = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise EventError("not_json", str(error)) from error
+        raise EventError("not_json", json_flaw(error)) from error
     if not isinstance(event, dict):
         raise EventError("not_object", f"found {_shown(event)}")
     return event

@@ -34,6 +34,7 @@ from flywheel_tasks.traffic.merge import write_events, write_origins, write_quar
 from flywheel_tasks.traffic.parsed import Parsed, Parser
 from flywheel_tasks.traffic.partition import DOCUMENT, lateness, write_partition
 from flywheel_tasks.traffic.partition_cache import PartitionCache, code_version, key_of
+from flywheel_tasks.traffic.refused import no_event, refused_lines
 from flywheel_tasks.traffic.repeats import Entry, Repeats, find_repeats
 
 
@@ -114,7 +115,7 @@ class Ingestion:
             the metrics.
 
         Raises:
-            LogsError: a partition is gone, changed or damaged, or no line is an event.
+            LogsError: a partition is gone, changed or damaged.
             CountError: the books do not balance.
         """
         out.mkdir(parents=True, exist_ok=True)
@@ -191,11 +192,29 @@ def lateness_names() -> list[str]:
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
-    """Entry of the stage: ``inputs/logs.json`` and ``inputs/users.json`` to ``data/ingested``.
+    """Entry of the stage: :func:`ingest`, which must find an event.
 
     Raises:
         IdentityError: the environment lacks the key that this generation hashes user ids with.
         LogsError: no logs are pinned, a partition is gone, changed or damaged, or no line is an event.
+    """
+    metrics = ingest(io)
+    if not metrics["accepted"]["total"]:
+        location, partitions = read_pinned(io.dep("inputs/logs.json"))
+        _, lines = refused_lines(io.out("data/ingested") / "quarantine.parquet")
+        raise LogsError(no_event(metrics, location, len(partitions), lines))
+    return metrics
+
+
+def ingest(io: StageIO) -> Mapping[str, Any]:
+    """Make ``data/ingested`` of ``inputs/logs.json`` and ``inputs/users.json``.
+
+    Returns:
+        the metrics; perhaps of no event.
+
+    Raises:
+        IdentityError: the environment lacks the key that this generation hashes user ids with.
+        LogsError: no logs are pinned, or a partition is gone, changed or damaged.
     """
     location, partitions = read_pinned(io.dep("inputs/logs.json"))
     identity = replace(read_identity(io.dep("inputs/users.json")), sample=io.settings.ingest.sample_users)
@@ -203,11 +222,4 @@ def run(io: StageIO) -> Mapping[str, Any]:
     ingestion = Ingestion(location, io.root, io.settings.ingest, identity, io.scratch(), cache)
     metrics = ingestion.run(partitions, io.out("data/ingested"))
     print(f"{len(ingestion.parsed)} of {len(partitions)} partitions parsed, the others were before")
-    if not metrics["accepted"]["total"]:
-        quarantined = {name: n for name, n in metrics["quarantined"].items() if name != "total"}
-        rules = ", ".join(f"{rule}: {n}" for rule, n in quarantined.items()) or "none"
-        raise LogsError(
-            f"{location}: the logs hold no event: {metrics['read']} lines in {len(partitions)} partitions, "
-            f"broken by rule: {rules}"
-        )
     return {"partitions": len(partitions), "user_key": identity.key.fingerprint, **metrics}

@@ -65,6 +65,20 @@ def test_rows_and_lines_that_are_no_rows_are_named_by_file_and_line(tmp_path):
     assert check(path, "--table", "labels", "--max-share", "0.8")[0] == 0
 
 
+def test_the_detail_of_a_row_begins_with_its_values_and_says_the_rule_in_words(tmp_path):
+    row = {"card_id": "a", "name": "Mira", "traits": [], "instructions": []}
+    rows = [{**row, "name": " "}, {**row, "card_id": "b", "name": None}, {**row, "card_id": "c" * 500}]
+    listed = tmp_path / "aside.jsonl"
+    path = write_table(tmp_path / "cards.parquet", "card_sheets", [*rows, rows[2]])
+    check(path, "--table", "card_sheets", "--quarantine", listed)
+    details = [json.loads(line)["detail"] for line in listed.read_text().splitlines()]
+    assert details == [
+        "name is ' ': name must not be blank",
+        "name is missing: name must have a value",
+        *[f"card_id is '{'c' * 40}…': card_id must be in one row only"] * 2,
+    ]
+
+
 def test_a_table_is_known_by_its_columns(tmp_path):
     row = {"card_id": "a", "name": "Mira", "traits": [], "instructions": ["Be kind."]}
     path = write_table(tmp_path / "export.parquet", "card_sheets", [row, {**row, "card_id": "b"}])
@@ -101,6 +115,62 @@ def test_of_raw_logs_it_says_what_ingestion_would_make_of_them(tmp_path, shape):
     shown = "date=2026-11-02/part.jsonl" if shape == "folder" else str(file)
     assert f" {shown}:{number}: missing_parent: parent_id m77 is not among" in text
     assert f" {shown}:{number - 2}: blank_name" in text
+
+
+@pytest.mark.parametrize("shape", ["folder", "file", "elsewhere.jsonl", "elsewhere.parquet"])
+def test_raw_logs_without_an_event_say_which_lines_and_which_field(tmp_path, shape):
+    log = [{**event, "timestamp": event["time"]} for event in events()]
+    for event in log:
+        del event["time"]
+    file = write_jsonl(tmp_path / "logs/date=2026-11-02/part.jsonl", log)
+    path = {"folder": tmp_path / "logs", "file": file}.get(shape, tmp_path / shape)
+    if shape == "elsewhere.jsonl":
+        write_jsonl(path, log)
+    elif shape == "elsewhere.parquet":
+        pq.write_table(pa.Table.from_pylist(log), path)
+    code, text, error = check(path, "--quarantine", tmp_path / "refused.jsonl")
+    assert (code, error) == (1, None)
+    shown = "date=2026-11-02/part.jsonl" if shape == "folder" else path
+    assert f"{shown}:1: missing_field: time absent from this card" in text
+    assert f"BLOCKED: {path}: the logs hold no event: {len(log)} lines in 1 partitions" in text
+    assert "set ingest.rename to {timestamp: time}" in text
+    rows = [json.loads(row) for row in (tmp_path / "refused.jsonl").read_text().splitlines()]
+    assert [(row["file"], row["line"]) for row in rows] == [(str(shown), n + 1) for n in range(len(log))]
+    assert {row["rule"] for row in rows} == {"missing_field"}
+
+
+def test_a_field_under_another_name_in_some_events_is_told(tmp_path):
+    log = [{**event, "ts": 1762077600} for event in events()]
+    for event in log[2:]:
+        del event["time"]
+    path = write_jsonl(tmp_path / "export.jsonl", log)
+    code, text, _ = check(path)
+    assert code == 1
+    assert "there is no field time in events of type message (100%), signal (100%), but ts" in text
+    assert "as a string, for ts is a number" in text
+
+
+def test_the_counts_of_ingestion_add_up_and_all_that_is_set_aside_can_be_written(tmp_path):
+    odd = [message(20 + n, "user", 77) for n in range(8)]
+    log = [*events(), events()[1], "nonsense\n", *odd]
+    file = write_jsonl(tmp_path / "export.jsonl", log)
+    listed = tmp_path / "aside.parquet"
+    code, text, _ = check(file, "--quarantine", listed, "--max-share", "0.9")
+    assert code == 0
+    good = len(log) - 2
+    assert f"Ingestion reads {len(log)} lines: {good} events, 1 refused, 1 repeated." in text
+    rows = pq.read_table(listed).to_pylist()
+    assert [row["rule"] for row in rows] == ["not_json", *["missing_parent"] * len(odd)]
+    assert [row["line"] for row in rows] == [len(events()) + 2, *range(len(events()) + 3, len(log) + 1)]
+    assert {row["file"] for row in rows} == {str(file)}
+    path = write_jsonl(tmp_path / "labels.jsonl", [LABEL, {**LABEL, "annotator": " "}, "{broken\n"])
+    check(path, "--quarantine", listed)
+    assert [(row["line"], row["rule"]) for row in pq.read_table(listed).to_pylist()] == [
+        (3, "no_row"),
+        (2, "blank_annotator"),
+    ]
+    _, _, error = check(path, "--quarantine", tmp_path / "aside.csv")
+    assert "ends in .parquet or .jsonl" in str(error)
 
 
 def test_a_raw_log_that_lies_anywhere_is_called_as_it_was_given(tmp_path):

@@ -16,6 +16,7 @@ from flywheel_tasks.contracts.model import Contract
 from flywheel_tasks.contracts.rows import broken_by_expectations
 from flywheel_tasks.contracts.schema import arrow_schema
 from flywheel_tasks.contracts.sql import Database
+from flywheel_tasks.contracts.words import in_words
 
 CONTRACTS = Path(__file__).parents[2] / "data_contracts"
 IS_USER = {"type": "comparison", "column": {"name": "b"}, "operator": "==", "parameter": "user"}
@@ -171,6 +172,17 @@ def test_every_rule_marks_the_rows_that_great_expectations_marks(judge, tmp_path
 def test_every_row_condition_selects_the_rows_that_great_expectations_selects(judge, tmp_path, rows):
     ours, theirs = marks_of_both(judge, tmp_path, rows, SELECTIONS)
     assert ours == theirs
+
+
+def test_every_rule_says_in_words_what_it_wants():
+    said = {rule.name: in_words(rule) for rule in contract(RULES).row_rules}
+    assert said["matches"] == "a must not be blank"
+    assert said["in_set"] == "b must be one of user, it's"
+    assert said["length_strict"] == "a must have above 1 characters"
+    assert said["between"] == "n must be at least -1 and at most 2"
+    assert said["unique_together"] == "b and n must be together in one row only"
+    assert said["greater_or_equal"] == "n must be greater than x or equal to it"
+    assert not [text for text in said.values() if "expect_" in text]
 
 
 def test_a_row_is_listed_under_the_first_rule_it_breaks(tmp_path):

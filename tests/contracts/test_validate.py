@@ -179,6 +179,20 @@ def test_the_page_of_a_blocked_validation_is_kept_where_the_message_says(tmp_pat
     assert "both_roles" in page.read_text(encoding="utf-8")
 
 
+def test_what_contracts_set_aside_outlives_a_blocked_validation_until_one_passes(tmp_path, make_io):
+    log = [*events(), signal(9, 9)]
+    with pytest.raises(ContractError) as caught:
+        run(prepare(tmp_path, make_io, log, limit=0.01))
+    kept = tmp_path / ".flywheel/contracts/quarantine.parquet"
+    assert f"Rows that contracts set aside: {kept}" in str(caught.value)
+    run(prepare(tmp_path, make_io, log))  # another attempt begins without the temporary files of the last one
+    assert not kept.parent.exists()
+    with pytest.raises(ContractError):
+        run(prepare(tmp_path, make_io, log, limit=0.01))
+    prepare(tmp_path, make_io, log)
+    assert [(row["line"], row["rule"]) for row in read_rows(kept)] == [(len(log), "missing_message")]
+
+
 def test_data_is_compared_with_the_profile_of_the_last_accepted_generation(tmp_path, make_io):
     """A contract that judges from the first row on: the same log passes, one of other texts does not."""
     first = prepare(tmp_path / "first", make_io, events())
@@ -215,6 +229,8 @@ def test_too_much_quarantine_stops_the_stage_with_rules_and_examples(tmp_path, m
     assert "2 lines by ingest" in text
     assert "signals.missing_message: 1" in text
     assert f"{FILE}:10: missing_message" in text
+    assert "ingest.not_json: 2" in text
+    assert f"{FILE}:11: not_json: " in text
     assert run(prepare(tmp_path, make_io, log, broken=2, limit=0.25))["quarantine_share"] == 0.25
 
 

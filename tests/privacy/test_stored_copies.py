@@ -307,6 +307,7 @@ def test_what_stages_keep_beside_their_outputs_goes_too(checkout):
         "tmp/x",
         "resume/annotation_batch/champion.jsonl",
         "contracts/contracts.html",
+        "contracts/quarantine.parquet",
         "cache/ingest/a",
         "cache/embeddings/vectors.sqlite",
     )

@@ -66,6 +66,26 @@ def test_the_detail_names_field_and_value():
         parse_line(line(signal(1, 2, signal="thumbs_up")))
 
 
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (line(message(1, "user", None, text=["said it"])), "text must be a string, not an array"),
+        (
+            line(message(1, "what they said", None)),
+            "role a string of 14 characters is none of user, assistant",
+        ),
+        (line(card(time="said at noon")), "time a string of 12 characters is no ISO 8601 time"),
+        (line(card(time="2026-11-02T10:00:00")), 'time "2026-11-02T10:00:00" has no time zone'),
+        (b'"said it"', "found a string of 7 characters"),
+        (b'{"said": it}', "unexpected character, expected a JSON value at column 10"),
+    ],
+)
+def test_the_detail_quotes_no_sentence_and_no_line_of_the_parser(data, detail):
+    with pytest.raises(EventError) as caught:
+        parse_line(data)
+    assert caught.value.detail == detail
+
+
 def test_any_time_zone_is_read_as_utc():
     assert parse_line(line(card(time="2026-11-02T12:30:00.25+02:00"))).row["time"] == datetime(
         2026, 11, 2, 10, 30, 0, 250000, UTC

@@ -82,6 +82,7 @@ def test_a_broken_pair_is_listed_with_file_line_and_rule(tmp_path):
         (12, "repeated_pair"),
     ]
     assert str(imported.skipped[0]).startswith(f"{path}:2: not_json: ")
+    assert imported.skipped[0].detail.endswith(" at column 2")  # the parser's own line is always the first
 
 
 def test_a_cut_gzip_of_pairs_is_listed_and_a_damaged_one_refused(tmp_path):

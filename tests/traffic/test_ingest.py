@@ -13,6 +13,7 @@ from flywheel_tasks.traffic.identity import DEMO_KEY, Identity, UserKey, pin_use
 from flywheel_tasks.traffic.ingest import run
 from flywheel_tasks.traffic.lines import gzip_chunks, plain_chunks, split_lines
 from flywheel_tasks.traffic.logs import LogsError, pin_logs
+from flywheel_tasks.traffic.refused import other_names
 from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, TABLES
 from tests.traffic.line_by_line import Ingestion
 from tests.traffic.sample import card, events, line, message, signal, write_log
@@ -171,6 +172,41 @@ def test_logs_without_any_event_are_an_error_with_the_rules(tmp_path, make_io):
     write_log(tmp_path, [])
     with pytest.raises(LogsError, match="hold no event: 0 lines"):
         ingest(tmp_path, make_io)
+
+
+def test_only_a_field_that_stands_where_one_is_missing_is_taken_for_it():
+    drift = {
+        "missing": {"message.time": 0.01, "card.source": 0.5},
+        "new": {
+            "message.timestamp": {"share": 1.0, "type": "string"},
+            "card.origin": {"share": 0.5, "type": "number"},
+            "card.other": {"share": 0.5, "type": "string"},
+        },
+    }
+    (told,) = other_names(drift)
+    assert "no field source in events of type card (50%), but origin" in told
+    assert told.endswith("write it as a string, for origin is a number")
+
+
+def test_logs_without_any_event_name_lines_and_a_field_under_another_name(tmp_path, make_io):
+    secret = "words that somebody said"
+    log = [{**message(1, "user", None, text=secret), "event_id": f"e{n}"} for n in range(9)]
+    for event in log[:-1]:
+        event["timestamp"] = event.pop("time")
+    log[-1]["time"], log[-1]["text"] = 1762077600, {"of": secret}
+    write_log(tmp_path, map(line, log))
+    with pytest.raises(LogsError) as caught:
+        ingest(tmp_path, make_io)
+    told = str(caught.value)
+    assert "date=2026-11-02/part-000.jsonl:1: missing_field: time absent from this message" in told
+    assert (
+        "part-000.jsonl:9: wrong_type: time must be a string (ISO 8601 with a time zone), not a number"
+        in told
+    )
+    assert "there is no field time in events of type message (100%), but timestamp, which the format" in told
+    assert "set ingest.rename to {timestamp: time}" in told
+    assert "words" not in told
+    assert told.count("missing_field: ") == 4  # the count, and three lines
 
 
 def test_a_partition_changed_after_pinning_stops_the_stage(tmp_path, make_io):

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from flywheel_tasks.storage.digests import file_digest
-from flywheel_tasks.storage.documents import write_jsonl
+from flywheel_tasks.storage.documents import json_flaw, write_jsonl
 from flywheel_tasks.traffic.lines import CorruptGzipError, gzip_chunks, plain_chunks, split_lines
 
 _MAX_LINE_BYTES = 10_000_000
@@ -97,7 +97,7 @@ def read_objects(path: Path, skipped: list[SkippedRow]) -> Iterator[tuple[int, d
                 try:
                     row = orjson.loads(line.data)
                 except orjson.JSONDecodeError as error:
-                    skipped.append(SkippedRow(str(path), line.number, "not_json", str(error)))
+                    skipped.append(SkippedRow(str(path), line.number, "not_json", json_flaw(error)))
                     continue
                 if isinstance(row, dict):
                     yield line.number, row
