@@ -75,13 +75,15 @@ class EventError(ValueError):
 
     Attributes:
         rule: a key of :data:`RULES`.
-        detail: what was found, for people.
+        detail: what was found, for people; it may quote a value.
+        unquoted: the same without the value.
     """
 
-    def __init__(self, rule: str, detail: str) -> None:
+    def __init__(self, rule: str, detail: str, unquoted: str | None = None) -> None:
         super().__init__(f"{rule}: {detail}")
         self.rule = rule
         self.detail = detail
+        self.unquoted = detail if unquoted is None else unquoted
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,21 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def _quoting(rule: str, before: str, value: Any, after: str = "") -> EventError:
+    return EventError(rule, f"{before} {_shown(value)}{after}", f"{before} …{after}")
+
+
 def _time(name: str, value: Any) -> datetime:
     if not isinstance(value, str):
-        raise EventError("wrong_type", f"{name} must be a string, not {_shown(value)}")
+        raise _quoting("wrong_type", f"{name} must be a string, not", value)
     try:
         time = datetime.fromisoformat(value)
         if time.tzinfo is not None:
             return time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise EventError("bad_time", f"{name} {_shown(value)}: {error}") from error
-    raise EventError("bad_time", f"{name} {_shown(value)} has no time zone")
+        detail = f"{name} {_shown(value)}: {error}"  # the error quotes it, too
+        raise EventError("bad_time", detail, f"{name} … is not ISO 8601") from error
+    raise _quoting("bad_time", name, value, " has no time zone")
 
 
 def _value(name: str, kind: Kind, value: Any) -> Any:
@@ -126,26 +133,25 @@ def _value(name: str, kind: Kind, value: Any) -> Any:
         return _time(name, value)
     if kind == "strings":
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise EventError("wrong_type", f"{name} must be a list of strings, not {_shown(value)}")
+            raise _quoting("wrong_type", f"{name} must be a list of strings, not", value)
         return value
     if kind == "text?" and value is None:
         return None
     if not isinstance(value, str):
         # Who it is must not be read from the quarantine.
-        shown = f"a {type(value).__name__}" if name == "user_id" else _shown(value)
-        raise EventError("wrong_type", f"{name} must be a string, not {shown}")
+        if name == "user_id":
+            raise EventError("wrong_type", f"{name} must be a string, not a {type(value).__name__}")
+        raise _quoting("wrong_type", f"{name} must be a string, not", value)
     if isinstance(kind, tuple):
         rule, allowed = kind
         if value not in allowed:
-            raise EventError(rule, f"{name} {_shown(value)} is none of {', '.join(allowed)}")
+            raise _quoting(rule, name, value, f" is none of {', '.join(allowed)}")
     elif kind == "id" and not value:
         raise EventError("empty_field", f"{name} is empty")
     return value
 
 
-def _renamed(
-    event: Mapping[str, Any], rename: Mapping[str, str]
-) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+def renamed(event: Mapping[str, Any], rename: Mapping[str, str]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """An event with old names replaced where the new field has no value, and these old names."""
     used = tuple(old for old, new in rename.items() if event.get(old) is not None and event.get(new) is None)
     if not used:
@@ -165,21 +171,21 @@ def parse_event(event: Mapping[str, Any], rename: Mapping[str, str] | None = Non
     Raises:
         EventError: it breaks a rule.
     """
-    event, renamed = _renamed(event, rename or {})
+    event, old_names = renamed(event, rename or {})
     if "type" not in event:
         raise EventError("missing_field", "type is absent")
     kind = event["type"]
     if not isinstance(kind, str):
-        raise EventError("wrong_type", f"type must be a string, not {_shown(kind)}")
+        raise _quoting("wrong_type", "type must be a string, not", kind)
     if kind not in FIELDS:
-        raise EventError("unknown_type", f"type {_shown(kind)} is none of {', '.join(TYPES)}")
+        raise _quoting("unknown_type", "type", kind, f" is none of {', '.join(TYPES)}")
     fields = FIELDS[kind]
     absent = [name for name, of in fields.items() if name not in event and of != "text?"]
     if absent:
         raise EventError("missing_field", f"{', '.join(absent)} absent from this {kind}")
     row = {name: _value(name, of, event.get(name)) for name, of in fields.items()}
     extra = set(event) - set(fields) - {"type"}
-    return Event(kind, row, tuple(sorted(name for name in extra if event[name] is not None)), renamed)
+    return Event(kind, row, tuple(sorted(name for name in extra if event[name] is not None)), old_names)
 
 
 def decode_line(line: bytes) -> dict[str, Any]:
@@ -198,7 +204,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise EventError("not_json", str(error)) from error
     if not isinstance(event, dict):
-        raise EventError("not_object", f"found {_shown(event)}")
+        raise EventError("not_object", f"found {_shown(event)}", f"found a {type(event).__name__}")
     return event
 
 
