@@ -142,7 +142,8 @@ def _forget(root: Path, settings: Any, who: Who, raw_logs: bool, remotes: bool, 
         console.print(f"Turns {done} from the gateway's index, which is without texts: {sum(turns.values())}")
     show_tasks(held, settings.label, who, dry_run)
     show_checkpoints(checkpoints, who)
-    rows = not_reached(root, settings, who.hashed, list(keys), left, raw_logs, held.problem)
+    trained = any(checkpoints.values())
+    rows = not_reached(root, settings, who.hashed, list(keys), left, raw_logs, held.problem, trained)
     show_table("Not reached from here", ("what", "how"), rows, "nothing")
     if not dry_run:
         journal.close()  # now that all of it has been said

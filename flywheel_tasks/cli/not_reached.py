@@ -29,6 +29,7 @@ def not_reached(
     remotes: Sequence[str],
     raw_logs: bool,
     studio: str | None,
+    models: bool,
 ) -> list[tuple[str, str]]:
     """What is not reached from here, and the command or the way for each.
 
@@ -40,6 +41,7 @@ def not_reached(
         remotes: of DVC, that were not looked at.
         raw_logs: whether the raw logs were rewritten.
         studio: why Label Studio still holds their tasks, if it does.
+        models: whether models were trained on their data.
     """
     from flywheel_tasks.serving.journal import unsealed
 
@@ -73,10 +75,11 @@ def not_reached(
         ("examples in questions that Airflow asked", "delete those runs in its UI, or airflow db clean")
     )
     rows.append(("other checkouts", "flywheel forget USER, in each"))
-    retire = "flywheel rollback --champion --to GENERATION --by NAME --reason WHY"
-    decide = (
-        f"people decide: leave them, or retire them ({retire}, to one not named; the next begins from it)"
-    )
-    rows.append(("models named above", decide))
+    if models:
+        retire = "flywheel rollback --champion --to GENERATION --by NAME --reason WHY"
+        decide = (
+            f"people decide: leave them, or retire them ({retire}, to one not named; the next begins from it)"
+        )
+        rows.append(("models named above", decide))
     rows.append(("backups, earlier versions in a versioned bucket of the DVC remote", "by their own tools"))
     return rows

@@ -7,6 +7,7 @@ from itertools import pairwise
 import phonenumbers
 import tldextract
 
+from flywheel_tasks.privacy.folding import fold
 from flywheel_tasks.privacy.spelling import AT, DOT, IP_DOT, NOT_DIGITS, SAID_DOT, canonical
 
 Spans = Iterator[tuple[int, int]]
@@ -47,8 +48,23 @@ _URL_SECRET = re.compile(rf"//[^/\s@][^/\s@:]*:[^/\s@]+@|[?&#]{_TELLING}=[^\s&]{
 _DATE = re.compile(
     r"(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,2}(?:[ -]+\d{1,4})*|\d{1,2}[-./]\d{1,2}[-./](?:19|20)\d\d(?: \d{1,4})*"
 )
+# What begins with 0 and is no area: a decimal number, a date (or month and year) with more behind it.
+_NO_AREA = re.compile(r"\(?(?:0\.|\d{1,2}[-./](?:\d{1,2}[-./])?(?:19|20)\d\d(?!\d))")
+_LONGEST_NUMBER = 11  # digits, with neither a country's prefix nor the 0 before an area
 _LONGEST_DOMAIN = 253  # characters (RFC 1035)
-_SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)  # the packaged list; never the network
+
+
+def _public_suffixes() -> tldextract.TLDExtract:
+    """The packaged list (never the network), with suffixes also as folded text has them: the р of рф is Latin then."""
+    listed = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+    foreign = [suffix for suffix in listed.tlds if not suffix.isascii()]
+    forms = {fold(form).text.lower() for suffix in foreign for form in (suffix, suffix.upper())}
+    return tldextract.TLDExtract(
+        suffix_list_urls=(), cache_dir=None, extra_suffixes=sorted(forms.difference(listed.tlds))
+    )
+
+
+_SUFFIXES = _public_suffixes()
 
 
 def emails(text: str) -> Spans:
@@ -92,6 +108,25 @@ def _counts(run: str) -> bool:
     return len(numbers) > 3 and all(b - a == 1 for a, b in pairwise(numbers))
 
 
+def _likely(run: str, said: bool) -> bool:
+    """Whether digits are written as those of a phone are.
+
+    Args:
+        run: digits and what separates them, from the first sign to the last digit.
+        said: whether a phone was spoken of before.
+    """
+    if run.lstrip(" (").startswith("+"):
+        return not _counts(run)
+    digits, groups = NOT_DIGITS.sub("", run), re.findall(r"\d+", run)
+    # Ten digits in one piece are an order number as well; in pieces, or said to be one, a phone's.
+    likely = said or (len(groups) > 1 and len(digits) >= 9) or (digits[0] == "0" and len(digits) >= 10)
+    if len(digits) > _LONGEST_NUMBER and not digits.startswith("00"):
+        # "0151 23456789" is one, pairs ("05 10 15 20 25 30") are draws and scores.
+        area = digits[0] == "0" and len(digits) == _LONGEST_NUMBER + 1 and not _NO_AREA.match(run)
+        likely = likely and area and (said or max(map(len, groups)) > 2)
+    return likely and not _counts(run) and not _DATE.fullmatch(run)
+
+
 def phones(regions: tuple[str, ...]) -> Callable[[str], Spans]:
     """Finds phone numbers.
 
@@ -99,31 +134,30 @@ def phones(regions: tuple[str, ...]) -> Callable[[str], Spans]:
         regions: countries (ISO 3166) whose numbers are recognised without their prefix.
     """
 
-    def valid(number: str) -> bool:
+    def valid(number: str, mobile: bool) -> bool:
         for region in regions if not number.startswith("+") else (None,):
             try:
-                if phonenumbers.is_valid_number(phonenumbers.parse(number, region)):
-                    return True
+                parsed = phonenumbers.parse(number, region)
             except phonenumbers.NumberParseException:
                 continue
+            if phonenumbers.is_valid_number(parsed) and (
+                not mobile or phonenumbers.number_type(parsed) == phonenumbers.PhoneNumberType.MOBILE
+            ):
+                return True
         return False
 
     def find(text: str) -> Spans:
         # Numbers that nobody has, such as those of fiction, have the shape all the same.
         yield from (match.span() for match in _PHONE_SHAPE.finditer(text))
         for match in _PHONE_RUN.finditer(text):
-            digits = NOT_DIGITS.sub("", match[0])
-            plus = match[0].lstrip(" (").startswith("+")
+            run = match[0].lstrip()
             said = _PHONE_SAID.search(text, max(0, match.start() - 40), match.start()) is not None
-            separated = bool(re.search(r"\d[^\d]+\d", match[0]))
-            # Ten digits in one piece are an order number as well; in pieces, or said to be one, a phone's.
-            likely = (
-                plus or said or (separated and len(digits) >= 9) or (digits[0] == "0" and len(digits) >= 10)
-            )
-            likely = (
-                likely and (plus or len(digits) <= 11 or digits.startswith("00")) and not _counts(match[0])
-            )
-            if likely and not _DATE.fullmatch(match[0].strip()) and valid(("+" if plus else "") + digits):
-                yield match.start() + len(match[0]) - len(match[0].lstrip()), match.end()
+            if not _likely(run, said):
+                continue
+            number = "+" * run.lstrip(" (").startswith("+") + NOT_DIGITS.sub("", run)
+            # Twelve digits in one piece are a bar code as well, and nearly all of them a number in some German town.
+            mobile = not said and number[0] == "0" and number[1] != "0" and run.strip("( ").isdigit()
+            if valid(number, mobile=mobile and len(number) > _LONGEST_NUMBER):
+                yield match.end() - len(run), match.end()
 
     return find

@@ -9,6 +9,7 @@ here (``meta.private``), so that a new stage cannot forget it (:mod:`flywheel_ta
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +79,25 @@ def _international(text: str) -> bool:
     return 10 <= len(_DIGIT.sub("", text)) <= 15
 
 
+def _letters(text: str) -> bool:
+    return all(unicodedata.category(character)[0] in "LM" for character in text)
+
+
+def _foreign(text: str) -> bool:
+    """Whether a name's last character, an @ and labels, not all in ASCII, are an address: one ends in letters."""
+    if not (text[0].isalnum() or text[0] in "_%+-" or _letters(text[0])):
+        return False
+    domain, *tops = text[2:].split(".")
+    for label in tops:
+        # What stands behind it without a space, such as a quotation mark, is no part of it.
+        top = "".join(takewhile(_letters, label))
+        mixed = not top.isascii() and re.search("[A-Za-z]", top) is not None
+        if len(top) > 1 and not mixed and not (domain + top).isascii():
+            return True
+        domain += label
+    return False
+
+
 def _always(text: str) -> bool:
     return True
 
@@ -86,6 +106,8 @@ def _always(text: str) -> bool:
 _RULES = (
     # From the start of its word: begun anew at every letter, a long word would cost its square.
     ("EMAIL", r"(?<![A-Za-z0-9._%+-])[._%+-]*[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}", _always),
+    # Of any script, such as "иван@почта.рф"; the last of what is before the @ is enough.
+    ("EMAIL", r"[^\s@]@(?:[A-Za-z0-9-]|[^\x00-\x7f])+(?:\.(?:[A-Za-z0-9-]|[^\x00-\x7f])+)+", _foreign),
     # As it is said: "anna at example[.]com", "anna (at) example (dot) com". A plain "at" needs dots without spaces.
     (
         "EMAIL",

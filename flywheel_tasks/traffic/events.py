@@ -77,13 +77,15 @@ class EventError(ValueError):
 
     Attributes:
         rule: a key of :data:`RULES`.
-        detail: what was found, for people.
+        detail: what was found, for people; it may quote a value.
+        unquoted: the same without the value.
     """
 
-    def __init__(self, rule: str, detail: str) -> None:
+    def __init__(self, rule: str, detail: str, unquoted: str | None = None) -> None:
         super().__init__(f"{rule}: {detail}")
         self.rule = rule
         self.detail = detail
+        self.unquoted = detail if unquoted is None else unquoted
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,18 @@ def _shown(value: Any) -> str:
     return "null" if value is None else _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
+def _quoting(rule: str, before: str, value: Any, after: str = "") -> EventError:
+    return EventError(rule, f"{before} {_shown(value)}{after}", f"{before} …{after}")
+
+
 def _time(name: str, value: str) -> datetime:
     try:
         time = datetime.fromisoformat(value)
         if time.tzinfo is not None:
             return time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise EventError("bad_time", f"{name} {_shown(value)} is no ISO 8601 time") from error
-    raise EventError("bad_time", f"{name} {_shown(value)} has no time zone")
+        raise _quoting("bad_time", name, value, " is no ISO 8601 time") from error
+    raise _quoting("bad_time", name, value, " has no time zone")
 
 
 def _value(name: str, kind: Kind, value: Any) -> Any:
@@ -130,7 +136,7 @@ def _value(name: str, kind: Kind, value: Any) -> Any:
         return _time(name, value)
     if kind == "strings":
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise EventError("wrong_type", f"{name} must be a list of strings, not {_shown(value)}")
+            raise _quoting("wrong_type", f"{name} must be a list of strings, not", value)
         return value
     if kind == "text?" and value is None:
         return None
@@ -140,15 +146,13 @@ def _value(name: str, kind: Kind, value: Any) -> Any:
     if isinstance(kind, tuple):
         rule, allowed = kind
         if value not in allowed:
-            raise EventError(rule, f"{name} {_shown(value)} is none of {', '.join(allowed)}")
+            raise _quoting(rule, name, value, f" is none of {', '.join(allowed)}")
     elif kind == "id" and not value:
         raise EventError("empty_field", f"{name} is empty")
     return value
 
 
-def _renamed(
-    event: Mapping[str, Any], rename: Mapping[str, str]
-) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+def renamed(event: Mapping[str, Any], rename: Mapping[str, str]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """An event with old names replaced where the new field has no value, and these old names."""
     used = tuple(old for old, new in rename.items() if event.get(old) is not None and event.get(new) is None)
     if not used:
@@ -168,21 +172,21 @@ def parse_event(event: Mapping[str, Any], rename: Mapping[str, str] | None = Non
     Raises:
         EventError: it breaks a rule.
     """
-    event, renamed = _renamed(event, rename or {})
+    event, old_names = renamed(event, rename or {})
     if "type" not in event:
         raise EventError("missing_field", f"type is absent: it is one of {', '.join(TYPES)}")
     kind = event["type"]
     if not isinstance(kind, str):
-        raise EventError("wrong_type", f"type must be a string, not {_shown(kind)}")
+        raise _quoting("wrong_type", "type must be a string, not", kind)
     if kind not in FIELDS:
-        raise EventError("unknown_type", f"type {_shown(kind)} is none of {', '.join(TYPES)}")
+        raise _quoting("unknown_type", "type", kind, f" is none of {', '.join(TYPES)}")
     fields = FIELDS[kind]
     absent = [name for name, of in fields.items() if name not in event and of != "text?"]
     if absent:
         raise EventError("missing_field", f"{', '.join(absent)} absent from this {kind}")
     row = {name: _value(name, of, event.get(name)) for name, of in fields.items()}
     extra = set(event) - set(fields) - {"type"}
-    return Event(kind, row, tuple(sorted(name for name in extra if event[name] is not None)), renamed)
+    return Event(kind, row, tuple(sorted(name for name in extra if event[name] is not None)), old_names)
 
 
 def decode_line(line: bytes) -> dict[str, Any]:
@@ -201,7 +205,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise EventError("not_json", json_flaw(error)) from error
     if not isinstance(event, dict):
-        raise EventError("not_object", f"found {_shown(event)}")
+        raise EventError("not_object", f"found {_shown(event)}", f"found a {type(event).__name__}")
     return event
 
 

@@ -30,6 +30,7 @@ _HEX = 32  # 128 bits
 _REMEMBERED = 100_000  # hashes kept
 HASHED = re.compile(r"u_[0-9a-f]{32}")
 _USER_ID = "user_id"
+_NOBODY = ("null", "None")
 # Lines may be broken, or JSON within JSON, where quotes and white space stand behind backslashes.
 _SPACE = r"(?:\s|\\+[nrt])*"
 _QUOTE = re.compile(r"\\*[\"']")
@@ -176,11 +177,13 @@ class Masked(NamedTuple):
         text: that is left.
         users: the hashes, sorted; of a cut text only those of ids that are surely whole and the line's own.
         forgotten: whether it names a forgotten user.
+        own: whether one of the users is named outside of strings: the text is theirs.
     """
 
     text: str
     users: list[str]
     forgotten: bool
+    own: bool
 
 
 class Mask:
@@ -209,16 +212,20 @@ class Mask:
             cut: it is the start of a line. An id at its end may be a part of one, and one in a string (JSON in JSON)
                 may be what somebody wrote, while the line's own is cut off.
         """
-        pieces, at, named, whole = [], 0, set[str](), set[str]()
+        pieces, at, named, whole, own = [], 0, set[str](), set[str](), False
+        first = quote[0] if (quote := _QUOTE.search(text)) is not None else ""
         while (name := self._name.search(text, at)) is not None:
             value, end, users = self._value(text, name.end(), name[1])
             pieces += [text[at : name.end()], value]
             named.update(users)
-            if not cut or (end < len(text) and len(name[1]) == 1):
+            # Another quote than the line's first one is in a string: "text": "{'user_id': 'another'}".
+            surely = len(name[1]) == 1 and name[1] == first and (not cut or end < len(text))
+            if surely or not cut:
                 whole.update(users)
+            own = own or (surely and bool(users))
             at = end
         forgotten = not named.isdisjoint(self._identity.forgotten)
-        return Masked("".join([*pieces, text[at:]]), sorted(whole), forgotten)
+        return Masked("".join([*pieces, text[at:]]), sorted(whole), forgotten, own)
 
     def _value(self, text: str, at: int, quote: str) -> tuple[str, int, list[str]]:
         """The masked value that starts at a place, where it ends, and the hashes in it."""
@@ -232,9 +239,13 @@ class Mask:
                 mark, user = quote, piece[0]
                 if kind == "quote":
                     mark, (user, at) = piece[0], _string(text, at, piece[0])
-                user = self._identity.hashed(user)
-                users.append(user)
-                pieces.append(f"{mark}{user}{mark}")
+                if kind == "bare" and user in _NOBODY:
+                    pieces.append(user)
+                elif not user:
+                    pieces.append(mark * 2)
+                else:
+                    users.append(self._identity.hashed(user))
+                    pieces.append(f"{mark}{users[-1]}{mark}")
             else:
                 depth += {"open": 1, "close": -1}.get(str(kind), 0)
                 pieces.append(piece[0])

@@ -19,8 +19,9 @@ from flywheel_tasks.traffic.drift import Profile
 from flywheel_tasks.traffic.events import TABLE_OF, EventError, decode_line, parse_event
 from flywheel_tasks.traffic.identity import Identity, Mask
 from flywheel_tasks.traffic.lines import Block
-from flywheel_tasks.traffic.schemas import RAW_CHARACTERS, TABLES
+from flywheel_tasks.traffic.schemas import TABLES
 from flywheel_tasks.traffic.tabular import decoded
+from flywheel_tasks.traffic.withheld import kept_of
 
 LINE = pa.field("line", pa.int64())
 
@@ -67,8 +68,8 @@ class Parser:
         if block.problem is not None:
             last = f"line {block.number - 1}" if block.number > 1 else "none"
             parsed = Parsed(read=1)
-            detail = f"ends early; last good line: {last}"
-            self._refuse(parsed, block.number, block.data, block.problem, detail, cut=True)
+            error = EventError(block.problem, f"ends early; last good line: {last}")
+            self._refuse(parsed, block.number, block.data, error, cut=True)
             return parsed
         taken = self._reader.read(block.data, block.number)
         parsed = self._begun(taken)
@@ -123,13 +124,13 @@ class Parser:
         events = []
         for number, line in lines:
             if len(line) > self._max_bytes:
-                detail = "longer than ingest.max_line_bytes"
-                self._refuse(parsed, number, line[: self._max_bytes], "line_too_long", detail, cut=True)
+                error = EventError("line_too_long", "longer than ingest.max_line_bytes")
+                self._refuse(parsed, number, line[: self._max_bytes], error, cut=True)
                 continue
             try:
                 events.append((number, decode_line(line), line))
             except EventError as error:
-                self._refuse(parsed, number, line, error.rule, error.detail)
+                self._refuse(parsed, number, line, error)
         self._exact_events(parsed, events)
 
     def _exact_events(self, parsed: Parsed, events: Sequence[tuple[Any, ...]]) -> None:
@@ -140,10 +141,7 @@ class Parser:
                 event = parse_event(given, self._rename)
             except EventError as error:
                 raw = line[0] if line else _written(given)
-                if (
-                    self._refuse(parsed, number, raw, error.rule, error.detail)
-                    and error.rule == "missing_field"
-                ):
+                if self._refuse(parsed, number, raw, error, given) and error.rule == "missing_field":
                     parsed.profile.add_refused(given)
                 continue
             if "user_id" in event.row:
@@ -165,7 +163,14 @@ class Parser:
             parsed.tables.setdefault(kind, []).append(pa.Table.from_pylist(found, schema=schema))
 
     def _refuse(
-        self, parsed: Parsed, number: int, line: bytes, rule: str, detail: str, *, cut: bool = False
+        self,
+        parsed: Parsed,
+        number: int,
+        line: bytes,
+        error: EventError,
+        event: Mapping[str, Any] | None = None,
+        *,
+        cut: bool = False,
     ) -> bool:
         """Put a line (or, ``cut``, the start of one) into quarantine; False if it is a forgotten user's."""
         # Ids are masked before the line is cut, so that no cut leaves the start of one.
@@ -176,12 +181,11 @@ class Parser:
         if not self._in_sample(found.users, line):
             parsed.not_sampled += 1
             return True
-        # Whose words the start of a line is that names nobody cannot be told, and so not be forgotten either.
-        raw = found.text[:RAW_CHARACTERS] if found.users or not cut else ""
+        raw, detail = kept_of(found, error, event, self._rename)
         told = self._mask.masked(detail)  # it may quote a part of the line
         users = sorted({*found.users, *told.users})
         parsed.refused.append(
-            {"line": number, "rule": rule, "detail": told.text, "raw": raw, "user_ids": users}
+            {"line": number, "rule": error.rule, "detail": told.text, "raw": raw, "user_ids": users}
         )
         return True
 

@@ -20,7 +20,18 @@ from flywheel_tasks.traffic.partition import read_whole
 
 # What reads and writes partitions: another release of it may do so in another way.
 _LIBRARIES = ("pyarrow", "duckdb", "numpy", "orjson")
-_CODE = ("columns", "drift", "events", "identity", "lines", "parsed", "partition", "schemas", "tabular")
+_CODE = (
+    "columns",
+    "drift",
+    "events",
+    "identity",
+    "lines",
+    "parsed",
+    "partition",
+    "schemas",
+    "tabular",
+    "withheld",
+)
 _ABANDONED = 86_400  # seconds after which a temporary folder has no owner
 
 

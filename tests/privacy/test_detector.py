@@ -1,5 +1,6 @@
 import socket
 
+import phonenumbers
 import pytest
 import spacy
 from hypothesis import given
@@ -29,6 +30,19 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIICXAIBAAKBgQC7VJTUt9Us8cKj\nMzEfYyjiWA
         ("it is anna at example dot co dot uk, ok", "EMAIL", "anna at example dot co dot uk"),
         ("anna at example[.]com", "EMAIL", "anna at example[.]com"),
         ("mail аnnа@ехаmple.com now", "EMAIL", "аnnа@ехаmple.com"),
+        ("пиши на ivan@почта.рф.", "EMAIL", "ivan@почта.рф"),
+        ("это иван.петров@яндекс.рф, да", "EMAIL", "иван.петров@яндекс.рф"),
+        ("ПИШИ НА ИВАН@ПОЧТА.РФ", "EMAIL", "ИВАН@ПОЧТА.РФ"),
+        ("A@ΣΠΙΤΙ.ΕΛ", "EMAIL", "A@ΣΠΙΤΙ.ΕΛ"),
+        ("用户@例子.公司 ok", "EMAIL", "用户@例子.公司"),
+        ("I am at 0151 23456789, ok?", "PHONE", "0151 23456789"),
+        ("(0151) 23456789", "PHONE", "(0151) 23456789"),
+        ("0151-23456789", "PHONE", "0151-23456789"),
+        ("0151/23 45 67 89", "PHONE", "0151/23 45 67 89"),
+        ("01511 2345678", "PHONE", "01511 2345678"),
+        ("015123456789", "PHONE", "015123456789"),
+        ("0 11 91234-5678", "PHONE", "0 11 91234-5678"),
+        ("call 0 1 5 1 2 3 4 5 6 7 8 9", "PHONE", "0 1 5 1 2 3 4 5 6 7 8 9"),
         ("Call +1 212 555 0142 when you know more.", "PHONE", "+1 212 555 0142"),
         ("call me...555-123-4567", "PHONE", "555-123-4567"),
         ("ring me..0171 1234567", "PHONE", "0171 1234567"),
@@ -86,10 +100,51 @@ def test_identifiers_are_found_where_they_are(detector, text, kind, found):
         "pi is 3.14159265358979",
         "x = 1, at 98 in the morning with me",  # the length and the remainder of an Austrian account
         "so 12.555-123-4567 it is, and .0421234567 of it",
+        "05 10 15 20 25 30, or 0-1 1-1 2-1 2-2 3-2 3-3",
+        "01.02.2026 12.30, and 02/2026 - 03/2026",
+        "0.25 0.50 0.75 0.100",
+        "bar code 036000291452",
     ],
 )
 def test_ordinary_chat_is_left_alone(detector, text):
     assert detector.find(text) == []
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        "рф",
+        "рус",
+        "укр",
+        "бел",
+        "срб",
+        "мкд",
+        "қаз",
+        "бг",
+        "ею",
+        "мон",
+        "орг",
+        "ком",
+        "москва",
+        "дети",
+        "ελ",
+        "ευ",
+        "ไทย",
+        "中国",
+        "한국",
+    ],
+)
+def test_domains_of_all_scripts_are_known_after_folding(detector, top):
+    for address in (f"ab@cd.{top}", f"AB@CD.{top.upper()}"):
+        assert [address[hit.start : hit.end] for hit in detector.find(address)] == [address]
+
+
+@pytest.mark.parametrize("region", SETTINGS.phone_regions)
+def test_mobile_numbers_are_found_as_every_region_writes_them(detector, region):
+    number = phonenumbers.example_number_for_type(region, phonenumbers.PhoneNumberType.MOBILE)
+    text = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
+    for shown in (text, text.replace(" ", "-"), text.replace(" ", "/")):
+        assert [shown[hit.start : hit.end] for hit in detector.find(shown)] == [shown]
 
 
 def test_spellings_of_one_identifier_have_one_value(detector):

@@ -222,6 +222,8 @@ def test_models_trained_on_the_user_and_on_top_of_those_are_listed(workspace):
     assert models_of(workspace, KEY.hashed("nobody")) == []
     output = call(workspace, GONE)
     assert "policy_train" in output
+    assert "models named above" in output
+    assert "models named above" not in call(workspace, "nobody")
     assert models_of(workspace, KEY.hashed(GONE)) == found, "also when the tables are clean"
 
 

@@ -13,7 +13,7 @@ from flywheel_tasks.privacy.recognisers import NO_MODEL, PREFILTER, recognisers
 from tests.privacy.conftest import SETTINGS
 
 # Parts of rules, which find nothing by themselves; the accounts' rule is tried as a whole below.
-PARTS = {"_SSN_SAID", "_IBAN_START", "_VERSION", "_PHONE_SAID", "_URL_SECRET", "_DATE"}
+PARTS = {"_SSN_SAID", "_IBAN_START", "_VERSION", "_PHONE_SAID", "_URL_SECRET", "_DATE", "_NO_AREA"}
 RULES = {
     name: rule
     for module in (contact_patterns, number_patterns)

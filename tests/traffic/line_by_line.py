@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from flywheel_tasks.traffic.events import TABLE_OF, TYPES, Event, EventError, parse_line
+from flywheel_tasks.traffic.events import TABLE_OF, TYPES, Event, EventError, decode_line, parse_line
 from flywheel_tasks.traffic.identity import Identity, Mask
 from flywheel_tasks.traffic.lines import CorruptGzipError, RawLine, gzip_chunks, plain_chunks, split_lines
 from flywheel_tasks.traffic.logs import LogsError, partition_copy, partition_tables
-from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, RAW_CHARACTERS, TABLES
+from flywheel_tasks.traffic.schemas import INGEST_QUARANTINE, ORIGINS, TABLES
 from flywheel_tasks.traffic.tabular import decoded
+from flywheel_tasks.traffic.withheld import kept_of
 
 _BATCH_ROWS = 20_000  # rows held as Python objects before they become Arrow
 _UNKNOWN_NAMES = 50  # unknown fields counted by name; the others are counted together
@@ -158,14 +160,19 @@ class Ingestion:
             self.forgotten += 1
             return
         self.quarantined[error.rule] += 1
-        told = self._mask.masked(error.detail)
+        event = None
+        if not cut:
+            with suppress(EventError):
+                event = decode_line(line.data)
+        raw, detail = kept_of(found, error, event, {})
+        told = self._mask.masked(detail)
         self._quarantine.add(
             {
                 "file": file,
                 "line": line.number,
                 "rule": error.rule,
                 "detail": told.text,
-                "raw": found.text[:RAW_CHARACTERS] if found.users or not cut else "",
+                "raw": raw,
                 "user_ids": sorted({*found.users, *told.users}),
             }
         )

@@ -2,6 +2,7 @@ import gzip
 import io
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -78,7 +79,8 @@ def test_each_kind_of_broken_line_is_quarantined_with_file_line_and_rule(tmp_pat
     ]
     assert {row["file"] for row in rows} == {"date=2026-11-02/part-000.jsonl"}
     assert rows[2]["raw"].startswith('{"event_id":"e-s7"')
-    assert rows[5]["raw"] == "\\xff\\xfe"
+    assert rows[5]["raw"] == rows[0]["raw"] == ""  # nobody can say whose words they are
+    assert orjson.loads(rows[1]["raw"]) == card(traits="one")  # a card is nobody's
     assert all(row["detail"] for row in rows)
     assert metrics["quarantined"] == {
         "total": 6,
@@ -261,7 +263,9 @@ def test_no_id_is_left_in_details_objects_or_under_an_old_name(tmp_path, make_io
     rows = read_rows(folder / "quarantine.parquet")
     assert [row["line"] for row in rows] == list(range(10, 18))
     assert "alice" not in str(rows)
-    assert all(KEY.hashed(person) in row["raw"] for row in rows)
+    assert all(KEY.hashed(person) in row["raw"] for row in rows[:-1])
+    assert (rows[-1]["raw"], rows[-1]["detail"]) == ("", "found a str")  # it may be what somebody wrote
+    assert all(KEY.hashed(person) in row["user_ids"] for row in rows)
     metrics, folder = ingest(tmp_path, make_io, forgotten=[person], **rename)
     assert metrics["forgotten"] == len(broken)
     assert metrics["quarantined"]["total"] == 0
@@ -313,6 +317,41 @@ def test_of_a_cut_line_that_may_be_anybodys_no_text_is_kept(tmp_path, make_io):
     rows = read_rows(folder / "quarantine.parquet")
     assert [row["rule"] for row in rows] == ["line_too_long"] * 2 + ["truncated_gzip"] * 2
     assert [(row["raw"], row["user_ids"]) for row in rows] == [("", [])] * 4
+
+
+def test_of_a_line_that_names_no_user_no_words_and_no_unknown_values_are_kept(tmp_path, make_io):
+    words = "my secret words, {\"user_id\":\"bob\"} and {'user_id':'bob'}"
+    event = {**message(1, "user", None, text=words), "app": {"of": "alice"}, "author": "alice@corp.com"}
+    del event["user_id"]
+    odd = {"user_id": None, "author": "alice@corp.com"}
+    broken = [
+        line(event),
+        line({**event, "user_id": None}),
+        line({**event, "user_id": [None, ""]}),
+        line({**event, "user_id": "", "role": "my secret words"}),
+        line({**odd, "type": "my secret words"}),
+        line({**message(2, "user", None), **odd, "time": "my secret words"}),
+        line({**message(3, "user", None), **odd, "time": "my-secret-words"}),
+        line({**signal(1, 2, value="my secret words", signal="clap"), **odd}),
+        line(event)[:-2] + b"\n",
+        line([event]),
+        line("alice wrote my secret words"),
+        b"alice@corp.com: my secret words\n",
+    ]
+    write_log(tmp_path, [*map(line, events()), *broken])
+    _, folder = ingest(tmp_path, make_io)
+    rows = read_rows(folder / "quarantine.parquet")
+    assert [row["line"] for row in rows] == list(range(10, 10 + len(broken)))
+    assert [text for text in ("secret words", "alice", "bob") if text in str(rows)] == []
+    assert "my-secret-words" not in rows[6]["detail"]
+    withheld = {"text": "…", "app": "…", "author": "…"}
+    assert orjson.loads(rows[0]["raw"]) == {**event, **withheld}
+    assert rows[0]["detail"] == "user_id absent from this message"
+    assert orjson.loads(rows[1]["raw"]) == {**event, **withheld, "user_id": None}
+    assert orjson.loads(rows[3]["raw"])["role"] == "…"
+    assert rows[4]["detail"].startswith("type … is none of card, message")
+    assert [orjson.loads(rows[7]["raw"])[name] for name in ("signal", "value")] == ["clap", "…"]
+    assert [row["raw"] for row in rows[8:]] == [""] * 4
 
 
 def test_lines_of_forgotten_users_are_dropped_and_counted(tmp_path, make_io):
