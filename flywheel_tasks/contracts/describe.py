@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from flywheel_tasks.contracts import words
 from flywheel_tasks.contracts.measures import describe
 from flywheel_tasks.contracts.model import Contract, Rule
 
@@ -82,16 +83,7 @@ def _wording(rule: Rule) -> str:
     kwargs = {key: value for key, value in rule.kwargs.items() if key != "row_condition"}
     shown = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     condition = rule.kwargs.get("row_condition")
-    return f"`{rule.expectation}` ({shown})" + (f" where {_condition(condition)}" if condition else "")
-
-
-def _condition(condition: Mapping[str, object]) -> str:
-    if "conditions" in condition:
-        return f" {condition['type']} ".join(_condition(item) for item in condition["conditions"])  # type: ignore[attr-defined]
-    column = condition["column"]["name"]  # type: ignore[index]
-    if condition.get("type") == "nullity":
-        return f"{column} is {'' if condition['is_null'] else 'not '}null"
-    return f"{column} {condition['operator']} {condition['parameter']!r}"
+    return f"`{rule.expectation}` ({shown})" + (f" where {words.condition(condition)}" if condition else "")
 
 
 def _cell(text: str) -> str:

@@ -18,7 +18,7 @@ from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.traffic.schemas import VALIDATION_QUARANTINE
 
 _DETAIL = 300  # characters of a detail
-_VALUE = 40  # characters of a value in it
+SHOWN = 40  # characters of a value in it
 _GROUP = 1 << 16  # rows of a row group
 _BATCH = 1 << 13
 _SET_ASIDE = "set_aside"
@@ -98,9 +98,9 @@ def _detail(rule: Rule, contract: Contract) -> tuple[str, str]:
 def _value(column: str) -> str:
     """SQL of a column's value, as it begins."""
     text = f"CAST(a.{name(column)} AS VARCHAR)"
-    more = f"CASE WHEN length({text}) > {_VALUE} THEN '…' ELSE '' END"
+    more = f"CASE WHEN length({text}) > {SHOWN} THEN '…' ELSE '' END"
     return (
-        f"CASE WHEN {text} IS NULL THEN 'missing' ELSE concat('''', left({text}, {_VALUE}), {more}, '''') END"
+        f"CASE WHEN {text} IS NULL THEN 'missing' ELSE concat('''', left({text}, {SHOWN}), {more}, '''') END"
     )
 
 

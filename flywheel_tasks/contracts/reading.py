@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel_tasks.contracts.model import Contract, ContractError
-from flywheel_tasks.contracts.quarantine import write_batches
+from flywheel_tasks.contracts.quarantine import SHOWN, write_batches
 from flywheel_tasks.contracts.schema import arrow_schema
 from flywheel_tasks.storage.documents import json_flaw
 
@@ -250,6 +250,11 @@ def _row(value: Any, contract: Contract) -> dict[str, Any]:
     return {name: _value(name, of.type, value.get(name)) for name, of in contract.columns.items()}
 
 
+def _begin(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
 def _value(name: str, kind: str, value: Any) -> Any:
     if value is None:
         return None
@@ -259,9 +264,9 @@ def _value(name: str, kind: str, value: Any) -> Any:
         try:
             time = datetime.fromisoformat(value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} is {value!r}, no ISO 8601 time") from error
+            raise ValueError(f"{name} is {_begin(value)}, no ISO 8601 time") from error
         if time.tzinfo is None:
-            raise ValueError(f"{name} is {value!r}, without a time zone")
+            raise ValueError(f"{name} is {_begin(value)}, without a time zone")
         return time
     if kind.startswith("list<"):
         if not isinstance(value, list):

@@ -50,6 +50,20 @@ _MUST: dict[str, Callable[[_Arguments], str]] = {
 }
 
 
+def condition(of: Mapping[str, Any]) -> str:
+    """A row condition in words.
+
+    Args:
+        of: Great Expectations' ``row_condition``.
+    """
+    if "conditions" in of:
+        return f" {of['type']} ".join(condition(item) for item in of["conditions"])
+    column = of["column"]["name"]
+    if of.get("type") == "nullity":
+        return f"{column} is {'' if of['is_null'] else 'not '}null"
+    return f"{column} {of['operator']} {of['parameter']!r}"
+
+
 def in_words(rule: Rule) -> str:
     """What the rule wants, as ``text must not be blank``.
 
@@ -58,4 +72,5 @@ def in_words(rule: Rule) -> str:
     """
     of = rule.kwargs
     columns = of.get("column_list") or [of.get("column") or of["column_A"]]
-    return f"{' and '.join(map(str, columns))} must {_MUST[str(rule.expectation)](of)}"
+    where = f" where {condition(of['row_condition'])}" if of.get("row_condition") else ""
+    return f"{' and '.join(map(str, columns))} must {_MUST[str(rule.expectation)](of)}{where}"

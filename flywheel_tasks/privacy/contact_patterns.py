@@ -155,8 +155,8 @@ def phones(regions: tuple[str, ...]) -> Callable[[str], Spans]:
             if not _likely(run, said):
                 continue
             number = "+" * run.lstrip(" (").startswith("+") + NOT_DIGITS.sub("", run)
-            # Twelve digits in one piece are a bar code as well, and nearly all of them a number in some German town.
-            mobile = not said and number[0] == "0" and number[1] != "0" and run.strip("( ").isdigit()
+            # Twelve digits are a bar code or dates as well, and nearly all of them a number in some German town.
+            mobile = not said and number[0] == "0" and number[1] != "0"
             if valid(number, mobile=mobile and len(number) > _LONGEST_NUMBER):
                 yield match.end() - len(run), match.end()
 

@@ -88,13 +88,14 @@ def _foreign(text: str) -> bool:
     if not (text[0].isalnum() or text[0] in "_%+-" or _letters(text[0])):
         return False
     domain, *tops = text[2:].split(".")
+    plain = domain.isascii()
     for label in tops:
         # What stands behind it without a space, such as a quotation mark, is no part of it.
         top = "".join(takewhile(_letters, label))
         mixed = not top.isascii() and re.search("[A-Za-z]", top) is not None
-        if len(top) > 1 and not mixed and not (domain + top).isascii():
+        if len(top) > 1 and not mixed and not (plain and top.isascii()):
             return True
-        domain += label
+        plain = plain and label.isascii()
     return False
 
 

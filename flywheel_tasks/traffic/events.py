@@ -105,9 +105,15 @@ class Event:
     renamed: tuple[str, ...] = ()
 
 
+_NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 # One word, a time, or what a time is told as that Python has no value for.
 _WORD = re.compile(r"[\w.:+-]{1,40}|[\d :.,/+TZ-]{1,40}|-?\d+ [a-z]+ since 1970", re.ASCII)
 _KINDS = {bool: "a boolean", int: "a number", float: "a number", list: "an array", dict: "an object"}
+
+
+def is_name(field: str) -> bool:
+    """Whether a field is called as fields are, and not by what somebody said."""
+    return _NAME.fullmatch(field) is not None
 
 
 def _shown(value: Any) -> str:

@@ -177,13 +177,11 @@ class Masked(NamedTuple):
         text: that is left.
         users: the hashes, sorted; of a cut text only those of ids that are surely whole and the line's own.
         forgotten: whether it names a forgotten user.
-        own: whether one of the users is named outside of strings: the text is theirs.
     """
 
     text: str
     users: list[str]
     forgotten: bool
-    own: bool
 
 
 class Mask:
@@ -212,7 +210,7 @@ class Mask:
             cut: it is the start of a line. An id at its end may be a part of one, and one in a string (JSON in JSON)
                 may be what somebody wrote, while the line's own is cut off.
         """
-        pieces, at, named, whole, own = [], 0, set[str](), set[str](), False
+        pieces, at, named, whole = [], 0, set[str](), set[str]()
         first = quote[0] if (quote := _QUOTE.search(text)) is not None else ""
         while (name := self._name.search(text, at)) is not None:
             value, end, users = self._value(text, name.end(), name[1])
@@ -222,10 +220,9 @@ class Mask:
             surely = len(name[1]) == 1 and name[1] == first and (not cut or end < len(text))
             if surely or not cut:
                 whole.update(users)
-            own = own or (surely and bool(users))
             at = end
         forgotten = not named.isdisjoint(self._identity.forgotten)
-        return Masked("".join([*pieces, text[at:]]), sorted(whole), forgotten, own)
+        return Masked("".join([*pieces, text[at:]]), sorted(whole), forgotten)
 
     def _value(self, text: str, at: int, quote: str) -> tuple[str, int, list[str]]:
         """The masked value that starts at a place, where it ends, and the hashes in it."""

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from flywheel_tasks.storage.tables import read_batches
 from flywheel_tasks.traffic.drift import OTHER
+from flywheel_tasks.traffic.events import is_name
 
 _BATCH = 16_384
 _EACH = 3  # lines of a rule that are shown
@@ -66,21 +67,20 @@ def other_names(drift: Mapping[str, Any]) -> list[str]:
             for name, of in drift["new"].items()
             if name.startswith(f"{kind}.") and _WITH * lacking <= of["share"] <= lacking / _WITH
         }
-        there.pop(OTHER, None)
+        there = {name: kind for name, kind in there.items() if name != OTHER and is_name(name)}
         likely = sorted(there, key=lambda name: -SequenceMatcher(None, name, field).ratio())[:_NAMES]
         if likely:
             kinds[likely[0]] = there[likely[0]]
             alike.setdefault((field, tuple(likely)), []).append(f"{kind} ({lacking:.0%})")
     said = []
     for (field, names), types in alike.items():
-        shown = [_one_line(name)[:40] for name in names]
         text = (
-            f"there is no field {field} in events of type {', '.join(types)}, but {', '.join(shown)}, which the "
-            f"format lacks: if {shown[0]} is {field} under another name, set ingest.rename to "
-            f"{{{shown[0]}: {field}}} in params.yaml"
+            f"there is no field {field} in events of type {', '.join(types)}, but {', '.join(names)}, which the "
+            f"format lacks: if {names[0]} is {field} under another name, set ingest.rename to "
+            f"{{{names[0]}: {field}}} in params.yaml"
         )
         if kinds[names[0]] == "number":
-            text += f"; and write it as a string, for {shown[0]} is a number"
+            text += f"; and write it as a string, for {names[0]} is a number"
         said.append(text)
     return said
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import orjson
 
-from flywheel_tasks.traffic.events import FIELDS, EventError, renamed
+from flywheel_tasks.traffic.events import FIELDS, EventError, is_name, renamed
 from flywheel_tasks.traffic.identity import Masked, user_fields
 from flywheel_tasks.traffic.schemas import RAW_CHARACTERS
 
 MARK = "…"
+_NOBODY = frozenset(
+    {"", "null", "none", "nil", "undefined", "nan"}
+)  # ids that loggers write where there is none
 # The values of the others (the user's id, texts, a signal's value, fields that the format does not have) are withheld.
 KEPT = frozenset({
     "event_id", "type", "time", "source", "conversation_id", "message_id", "card_id", "role", "parent_id", "model",
@@ -34,29 +37,21 @@ def kept_of(
         event: the line, decoded; None if it is no JSON object, or only the start of one.
         rename: old field names to new ones.
     """
-    told = found.own
-    if event is not None:
-        told = _is_nobodys(event, rename) or (bool(found.users) and _tells_user(event, user_fields(rename)))
-    if told:
+    if event is None:
+        return "", error.unquoted
+    if _is_nobodys(event, rename) or (found.users and _tells_user(event, user_fields(rename))):
         return found.text[:RAW_CHARACTERS], error.detail
-    raw = "" if event is None else _without_values(event, rename)[:RAW_CHARACTERS]
-    return raw, error.unquoted
+    return _without_values(event, rename)[:RAW_CHARACTERS], error.unquoted
 
 
 def _tells_user(event: Mapping[str, Any], fields: Collection[str]) -> bool:
-    """Whether an event says whose it is; a string in it that holds JSON does not: somebody may have written it."""
-    todo: list[tuple[Any, bool]] = [(event, False)]  # no recursion: lines may be nested deeply
-    while todo:
-        value, of_user = todo.pop()
-        if isinstance(value, Mapping):
-            if of_user and value:
-                return True
-            todo += [(item, name in fields) for name, item in value.items()]
-        elif isinstance(value, list):
-            todo += [(item, of_user) for item in value]
-        elif of_user and value not in (None, ""):
-            return True
-    return False
+    """Whether an event says whose it is, as the format has it: what is deeper in it may be somebody else's."""
+    values = [event.get(name) for name in fields]
+    return any(
+        (isinstance(value, str) and value.strip().lower() not in _NOBODY)
+        or (isinstance(value, int | float) and not isinstance(value, bool))
+        for value in values
+    )
 
 
 def _is_nobodys(event: Mapping[str, Any], rename: Mapping[str, str]) -> bool:
@@ -66,10 +61,13 @@ def _is_nobodys(event: Mapping[str, Any], rename: Mapping[str, str]) -> bool:
 
 
 def _without_values(event: Mapping[str, Any], rename: Mapping[str, str]) -> str:
-    """An event as JSON with the names of all its fields, and with the values of the format's identifiers only."""
+    """An event as JSON with the names of its fields, and with the values of the format's identifiers only."""
 
     def shown(name: str, value: Any) -> Any:
         fine = isinstance(value, int | float) or (isinstance(value, str) and _IDENTIFIER.fullmatch(value))
         return value if value is None or (fine and rename.get(name, name) in KEPT) else MARK
 
-    return orjson.dumps({name: shown(name, value) for name, value in event.items()}).decode()
+    named = {name: shown(name, value) for name, value in event.items() if is_name(name)}
+    if others := len(event) - len(named):
+        named[f"{others} more"] = MARK  # what is no name may be what somebody said, too
+    return orjson.dumps(named).decode()

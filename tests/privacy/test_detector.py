@@ -104,6 +104,10 @@ def test_identifiers_are_found_where_they_are(detector, text, kind, found):
         "01.02.2026 12.30, and 02/2026 - 03/2026",
         "0.25 0.50 0.75 0.100",
         "bar code 036000291452",
+        "05/03/24 120-130",
+        "05-03-24 120-130",
+        "09.30 - 10.15 / 2024",
+        "0800 1200 1600",
     ],
 )
 def test_ordinary_chat_is_left_alone(detector, text):

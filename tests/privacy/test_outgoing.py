@@ -177,3 +177,9 @@ def test_no_stage_is_forgotten():
         writes = any(out.startswith("data/") for out in stage.outs)
         assert bool(stage.outgoing) == (writes and name not in private)
         assert not stage.outgoing or "privacy" in stage.params, f"{name}: the scan reads privacy.policy"
+
+
+def test_a_long_chain_of_labels_costs_no_square() -> None:
+    """A copy of the domain at every label would take minutes here; a number of steps cannot be told from outside."""
+    text = "a@a" + ".aa" * 3_000_000 + "."
+    assert not outgoing._foreign(text)

@@ -101,7 +101,7 @@ def test_ids_are_masked_in_lines_however_they_are_written(user, cut, ascii_only)
     start = '{"type": "message", "user_id" : ' if ascii_only else '{"user_id":'
     value = json.dumps(user) if ascii_only else orjson.dumps(user).decode()
     mask = Mask(Identity(KEY, frozenset([KEY.hashed(user)])), {})
-    whole, _, forgotten, _ = mask.masked(start + value + ', "text": "hi"}')
+    whole, _, forgotten = mask.masked(start + value + ', "text": "hi"}')
     assert whole == start + f'"{KEY.hashed(user)}", "text": "hi"}}'
     assert forgotten
     shortened = start + value

@@ -263,8 +263,11 @@ def test_no_id_is_left_in_details_objects_or_under_an_old_name(tmp_path, make_io
     rows = read_rows(folder / "quarantine.parquet")
     assert [row["line"] for row in rows] == list(range(10, 18))
     assert "alice" not in str(rows)
-    assert all(KEY.hashed(person) in row["raw"] for row in rows[:-1])
-    assert (rows[-1]["raw"], rows[-1]["detail"]) == ("", "found a str")  # it may be what somebody wrote
+    whole = [number for number, row in enumerate(rows) if KEY.hashed(person) in row["raw"]]
+    assert whole == [1, 2, 6], "lines that say by a field of their own whose they are"
+    assert [row["raw"] for row in (rows[0], rows[5], rows[7])] == [""] * 3
+    assert [orjson.loads(rows[number]["raw"])["text"] for number in (3, 4)] == ["…"] * 2
+    assert rows[-1]["detail"] == "found a str"
     assert all(KEY.hashed(person) in row["user_ids"] for row in rows)
     metrics, folder = ingest(tmp_path, make_io, forgotten=[person], **rename)
     assert metrics["forgotten"] == len(broken)
@@ -291,7 +294,7 @@ def test_a_row_in_quarantine_is_its_users_also_where_the_text_is_cut_before_the_
     assert rules == [(10, "unknown_role"), (11, "line_too_long"), (13, "conflicting_duplicate")]
     assert [row["user_ids"] for row in rows] == [[KEY.hashed(person)]] * 3
     assert KEY.hashed(person) not in rows[0]["raw"]
-    assert "secret words" in rows[1]["raw"]
+    assert (rows[1]["raw"], "secret words" in rows[0]["raw"]) == ("", True)
     assert all(Ids(KEY.hashed(person)).owns(row) for row in rows)
     assert not any(Ids(KEY.hashed("u1")).owns(row) for row in rows)
 
@@ -334,14 +337,23 @@ def test_of_a_line_that_names_no_user_no_words_and_no_unknown_values_are_kept(tm
         line({**message(3, "user", None), **odd, "time": "my-secret-words"}),
         line({**signal(1, 2, value="my secret words", signal="clap"), **odd}),
         line(event)[:-2] + b"\n",
-        line([event]),
+        line([event, {"user_id": "u1"}]),
         line("alice wrote my secret words"),
         b"alice@corp.com: my secret words\n",
+        line(event)[:-1] + line({"user_id": "u1"}),
     ]
-    write_log(tmp_path, [*map(line, events()), *broken])
+    others = [
+        {**event, "user_id": {"id": None}},
+        {**event, "user_id": {"id": "somebody"}},
+        {**event, "user_id": False},
+        {**event, "user_id": "undefined", "role": "robot"},
+        {**event, "meta": {"reply_to": {"user_id": "somebody"}}},
+        {**event, "alice told my secret words": 1, "alice@corp.com": 2},
+    ]
+    write_log(tmp_path, [*map(line, events()), *broken, *map(line, others)])
     _, folder = ingest(tmp_path, make_io)
     rows = read_rows(folder / "quarantine.parquet")
-    assert [row["line"] for row in rows] == list(range(10, 10 + len(broken)))
+    assert [row["line"] for row in rows] == list(range(10, 10 + len(broken) + len(others)))
     assert [text for text in ("secret words", "alice", "bob") if text in str(rows)] == []
     assert "my-secret-words" not in rows[6]["detail"]
     withheld = {"text": "…", "app": "…", "author": "…"}
@@ -351,7 +363,10 @@ def test_of_a_line_that_names_no_user_no_words_and_no_unknown_values_are_kept(tm
     assert orjson.loads(rows[3]["raw"])["role"] == "…"
     assert rows[4]["detail"].startswith("type … is none of card, message")
     assert [orjson.loads(rows[7]["raw"])[name] for name in ("signal", "value")] == ["clap", "…"]
-    assert [row["raw"] for row in rows[8:]] == [""] * 4
+    assert [row["raw"] for row in rows[8:13]] == [""] * 5
+    shown = [orjson.loads(row["raw"]) for row in rows[13:]]
+    assert [of["text"] for of in shown] == ["…"] * len(others)
+    assert (shown[-1]["2 more"], shown[-2]["meta"]) == ("…", "…")
 
 
 def test_lines_of_forgotten_users_are_dropped_and_counted(tmp_path, make_io):
