@@ -134,16 +134,14 @@ def _show(checked: "Checked") -> None:
 
 def _counted(ingested: dict[str, Any]) -> str:
     """Where the lines that ingestion read end, in words; it does not end where they do not add up."""
+    from flywheel_tasks.traffic.refused import left_out
+
     ends = [
         f"{ingested['accepted']['total']:,} events",
         f"{ingested['quarantined']['total']:,} refused",
         f"{ingested['duplicates']:,} repeated",
     ]
-    ends += [
-        f"{ingested[name]:,} {words}"
-        for name, words in (("forgotten", "of users to forget"), ("not_sampled", "of users not sampled"))
-        if ingested[name]
-    ]
+    ends += [f"{count:,} {whose}" for count, whose in left_out(ingested)]
     return f"Ingestion reads {ingested['read']:,} lines: {', '.join(ends)}."
 
 

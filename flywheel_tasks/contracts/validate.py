@@ -22,12 +22,10 @@ from flywheel_tasks.contracts.validation import QUARANTINE, Source, Validated, v
 from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.documents import read_json, write_json
-from flywheel_tasks.traffic.refused import refused_lines
+from flywheel_tasks.traffic.refused import EACH, SHOWN, refused_lines
 from flywheel_tasks.traffic.schemas import TABLES
 
 PAGE = "contracts.html"
-_EACH = 3  # quarantined rows of a rule that an error shows
-_SHOWN = 10  # quarantined rows that an error shows
 _REFUSED = "data/ingested/quarantine.parquet"
 
 
@@ -104,9 +102,9 @@ def _examples(validated: Validated) -> list[str]:
     found = []
     for row in validated.examples:
         shown[row["table"], row["rule"]] += 1
-        if shown[row["table"], row["rule"]] <= _EACH:
+        if shown[row["table"], row["rule"]] <= EACH:
             found.append(f"{row['file']}:{row['line']}: {row['rule']}: {plain(row['detail'])}")
-    return found[:_SHOWN]
+    return found[:SHOWN]
 
 
 def _write_page(page: str, path: Path) -> None:

@@ -217,8 +217,7 @@ class Mask:
             pieces += [text[at : name.end()], value]
             named.update(users)
             # Another quote than the line's first one is in a string: "text": "{'user_id': 'another'}".
-            surely = len(name[1]) == 1 and name[1] == first and (not cut or end < len(text))
-            if surely or not cut:
+            if not cut or (end < len(text) and len(name[1]) == 1 and name[1] == first):
                 whole.update(users)
             at = end
         forgotten = not named.isdisjoint(self._identity.forgotten)

@@ -13,8 +13,8 @@ from flywheel_tasks.traffic.drift import OTHER
 from flywheel_tasks.traffic.events import is_name
 
 _BATCH = 16_384
-_EACH = 3  # lines of a rule that are shown
-_SHOWN = 10  # lines that are shown
+EACH = 3  # lines or rows of a rule that an error shows
+SHOWN = 10  # lines or rows that it shows
 _LONGEST = 200
 _WITH = 0.9  # at least: the smaller by the larger share of events, of those without a field and of those with another
 _NAMES = 3  # of these that are named
@@ -36,10 +36,10 @@ def refused_lines(quarantine: Path) -> tuple[Counter[str], list[str]]:
             rule = found["values"]
             counts[rule] += found["counts"]
             lines = shown.setdefault(rule, [])
-            if len(lines) < _EACH:
-                of = batch.filter(pc.equal(batch.column("rule"), rule)).slice(0, _EACH - len(lines))
+            if len(lines) < EACH:
+                of = batch.filter(pc.equal(batch.column("rule"), rule)).slice(0, EACH - len(lines))
                 lines += [f"{row['file']}:{row['line']}: {rule}: {row['detail']}" for row in of.to_pylist()]
-    return counts, [_one_line(line) for rule in sorted(shown) for line in shown[rule]][:_SHOWN]
+    return counts, [_one_line(line) for rule in sorted(shown) for line in shown[rule]][:SHOWN]
 
 
 def _one_line(text: str) -> str:
@@ -47,9 +47,10 @@ def _one_line(text: str) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
-def by_rule(counts: Mapping[str, int]) -> str:
-    """Counts by rule as one text."""
-    return ", ".join(f"{rule}: {count}" for rule, count in sorted(counts.items())) or "none"
+def left_out(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """How many lines of ingestion are left out on purpose, and whose they are, where there are any."""
+    kinds = (("forgotten", "of users to forget"), ("not_sampled", "of users not sampled"))
+    return [(metrics[name], whose) for name, whose in kinds if metrics[name]]
 
 
 def other_names(drift: Mapping[str, Any]) -> list[str]:
@@ -95,15 +96,12 @@ def no_event(metrics: Mapping[str, Any], location: str, partitions: int, lines: 
         lines: some of those refused.
     """
     counts = {rule: n for rule, n in metrics["quarantined"].items() if rule != "total"}
-    left_out = "".join(
-        f"; {metrics[name]} lines {words}"
-        for name, words in (("forgotten", "of users to forget"), ("not_sampled", "of users not sampled"))
-        if metrics[name]
-    )
+    rules = ", ".join(f"{rule}: {count}" for rule, count in sorted(counts.items())) or "none"
+    others = "".join(f"; {count} lines {whose}" for count, whose in left_out(metrics))
     first = f"{location}: the logs hold no event: {metrics['read']} lines in {partitions} partitions, "
     return "\n".join(
         [
-            f"{first}broken by rule: {by_rule(counts)}{left_out}",
+            f"{first}broken by rule: {rules}{others}",
             *(f"  {line}" for line in lines),
             *other_names(metrics["drift"]),
             *(["docs/raw-logs.md has the format"] if counts else []),

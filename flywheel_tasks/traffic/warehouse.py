@@ -35,13 +35,19 @@ _NEAR_DAYS = 90  # days with events that the median is of: traffic of years ago 
 def _open(location: str) -> "ibis.BaseBackend":
     import ibis
 
-    url = os.path.expandvars(location.removeprefix(SCHEME))
     try:
-        return ibis.connect(url)
+        return ibis.connect(_filled_in(location))
     except Exception as error:  # drivers raise errors of their own
-        raise LogsError(
-            f"{shown(location)}: cannot be opened: {type(error).__name__}: {told(error, url)}"
-        ) from None
+        raise _unusable(location, "opened", error) from None
+
+
+def _filled_in(location: str) -> str:
+    return os.path.expandvars(location.removeprefix(SCHEME))
+
+
+def _unusable(location: str, how: str, error: Exception) -> LogsError:
+    said = told(error, _filled_in(location))
+    return LogsError(f"{shown(location)}: cannot be {how}: {type(error).__name__}: {said}")
 
 
 def _table(
@@ -174,10 +180,7 @@ def extract(
     except LogsError:
         raise
     except Exception as error:
-        url = os.path.expandvars(location.removeprefix(SCHEME))
-        raise LogsError(
-            f"{shown(location)}: cannot be read: {type(error).__name__}: {told(error, url)}"
-        ) from None
+        raise _unusable(location, "read", error) from None
     finally:
         connection.disconnect()
     partitions.sort(key=lambda item: item["path"])

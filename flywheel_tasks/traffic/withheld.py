@@ -14,9 +14,8 @@ from flywheel_tasks.traffic.identity import Masked, user_fields
 from flywheel_tasks.traffic.schemas import RAW_CHARACTERS
 
 MARK = "…"
-_NOBODY = frozenset(
-    {"", "null", "none", "nil", "undefined", "nan"}
-)  # ids that loggers write where there is none
+# What loggers write for an id where there is none.
+_NOBODY = frozenset({"", "null", "none", "nil", "undefined", "nan"})
 # The values of the others (the user's id, texts, a signal's value, fields that the format does not have) are withheld.
 KEPT = frozenset({
     "event_id", "type", "time", "source", "conversation_id", "message_id", "card_id", "role", "parent_id", "model",

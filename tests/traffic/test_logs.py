@@ -1,22 +1,17 @@
 import gzip
 import hashlib
-import shutil
-from collections.abc import Iterable, Iterator
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 import pytest
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
-from flywheel_tasks.pipeline.pinned_data import pinned_logs
-from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.objects import PlaceError
 from flywheel_tasks.traffic import known_digests, log_store
 from flywheel_tasks.traffic.log_store import open_logs
 from flywheel_tasks.traffic.logs import LogsError, partition_blocks, pin_logs, read_pinned
-from tests.conftest import PROJECT
 from tests.traffic.sample import write_log
 
 
@@ -42,15 +37,6 @@ def test_partitions_are_pinned_sorted_with_digest_and_size(tmp_path):
     assert read("data/logs", tmp_path, pinned["partitions"][0]) == [b"a"]
 
 
-def test_only_the_newest_days_are_pinned_and_whether_there_are_earlier_ones_is_noted(tmp_path):
-    for day in (1, 3, 4):
-        write_log(tmp_path, [b"a\n"], f"date=2026-11-0{day}/a.jsonl")
-    for days, first, earlier in ((1, "04", True), (3, "03", True), (4, "01", False), (None, "01", False)):
-        pinned = pin_logs("data/logs", tmp_path, newest_days=days)
-        assert pinned["partitions"][0]["path"] == f"date=2026-11-{first}/a.jsonl"
-        assert pinned["earlier"] is earlier
-
-
 def test_a_partition_from_the_future_is_refused_by_name(tmp_path):
     for day in ("2026-11-03", "2026-11-05", "2027-06-01"):
         write_log(tmp_path, [b"a\n"], f"date={day}/a.jsonl")
@@ -60,116 +46,6 @@ def test_a_partition_from_the_future_is_refused_by_name(tmp_path):
         pin_logs("data/logs", tmp_path, newest_days=7, today=date(2026, 11, 4))
     (tmp_path / "data/logs/date=2027-06-01/a.jsonl").unlink()
     assert len(pin_logs("data/logs", tmp_path, today=date(2026, 11, 4))["partitions"]) == 2
-
-
-def paths(document: dict) -> list[str]:
-    return [item["path"] for item in document["partitions"]]
-
-
-def windowed(root: Path, today: date, earlier: Iterable[dict] = (), late_days: int = 28) -> dict:
-    return pin_logs("data/logs", root, newest_days=7, today=today, earlier=earlier, late_days=late_days)
-
-
-def test_weekly_windows_meet_without_a_gap_whatever_the_hour(tmp_path):
-    """Every Monday at three o'clock: what is logged in the rest of that day belongs to the next generation."""
-    opened: list[dict] = []
-    for monday in (date(2026, 11, 9), date(2026, 11, 16), date(2026, 11, 23)):
-        for back in range(8):
-            for hour in range(24) if back else range(3):
-                write_log(tmp_path, [b"a\n"], f"date={monday - timedelta(days=back)}/{hour:02d}.jsonl")
-        opened.insert(0, windowed(tmp_path, monday, opened))
-        assert opened[0]["since"] == str(monday - timedelta(days=7))
-    read = [path for document in opened for path in paths(document)]
-    assert len(read) == len(set(read)) == 3 * 7 * 24
-
-
-def test_a_first_day_that_is_not_over_is_read_where_there_is_no_other(tmp_path):
-    write_log(tmp_path, [b"a\n"], "date=2026-11-09/a.jsonl")
-    assert paths(windowed(tmp_path, date(2026, 11, 9))) == ["date=2026-11-09/a.jsonl"]
-
-
-def test_late_files_of_days_that_were_read_are_read_once_however_many_weeks_late(tmp_path):
-    opened: list[dict] = []
-    write_log(tmp_path, [b"a\n"], "date=2026-11-01/before-the-first.jsonl")
-    for number in range(6):
-        monday = date(2026, 11, 9) + timedelta(weeks=number)
-        write_log(tmp_path, [b"a\n"], f"date={monday - timedelta(days=1)}/a.jsonl")
-        late = [f"{number}\n".encode()]  # 6, 13, ... days before the window
-        write_log(tmp_path, late, f"date=2026-11-03/late-{number}.jsonl")
-        opened.insert(0, windowed(tmp_path, monday, opened))
-    read = [[path for path in paths(document) if "a.jsonl" not in path] for document in reversed(opened)]
-    expected = [[f"date=2026-11-03/late-{number}.jsonl"] for number in range(5)]
-    assert read == [*expected, []], "the sixth is more than four weeks late"
-
-
-@pytest.mark.parametrize(("late_days", "elsewhere"), [(0, False), (5, False), (28, True)])
-def test_no_file_is_late_beyond_the_setting_or_of_another_place(tmp_path, late_days, elsewhere):
-    write_log(tmp_path, [b"a\n"], "date=2026-11-08/a.jsonl")
-    first = windowed(tmp_path, date(2026, 11, 9))
-    write_log(tmp_path, [b"a\n"], "date=2026-11-03/late.jsonl")
-    write_log(tmp_path, [b"a\n"], "date=2026-11-15/a.jsonl")
-    earlier = [{**first, "location": "elsewhere"}] if elsewhere else [first]
-    second = windowed(tmp_path, date(2026, 11, 16), earlier, late_days)
-    assert paths(second) == ["date=2026-11-15/a.jsonl"]
-    assert second["since"] == "2026-11-09"
-
-
-def test_what_generations_of_long_ago_read_is_not_looked_at(tmp_path):
-    for day in (8, 30):
-        write_log(tmp_path, [b"a\n"], f"date=2026-11-{day:02d}/a.jsonl")
-    asked: list[int] = []
-
-    def earlier() -> Iterator[dict]:
-        for number in range(3):
-            asked.append(number)
-            partition = {"path": "date=2026-10-25/x.jsonl", "sha256": "sha256:0"}
-            yield {"location": "data/logs", "since": None, "partitions": [partition]}
-
-    assert windowed(tmp_path, date(2026, 12, 1), earlier())["unread"] == ["2026-11-08"]
-    assert asked == [0, 1], "the newest, whose window must meet this one's, and where the search ends"
-
-
-@pytest.mark.parametrize("location", ["./data/logs", "data/../data/logs/", "{root}/data/logs"])
-def test_a_place_spelled_otherwise_is_the_same_place(tmp_path, location):
-    write_log(tmp_path, [b"a\n"], "date=2026-11-08/a.jsonl")
-    first = windowed(tmp_path, date(2026, 11, 9))
-    write_log(tmp_path, [b"b\n"], "date=2026-11-03/late.jsonl")
-    write_log(tmp_path, [b"c\n"], "date=2026-11-15/a.jsonl")
-    spelled = location.format(root=tmp_path)
-    second = pin_logs(
-        spelled, tmp_path, newest_days=7, today=date(2026, 11, 16), earlier=[first], late_days=28
-    )
-    assert paths(second) == ["date=2026-11-03/late.jsonl", "date=2026-11-15/a.jsonl"]
-
-
-def test_what_was_read_is_not_late_under_a_new_name_or_packed(tmp_path):
-    day = tmp_path / "data/logs/date=2026-11-08"
-    for name in ("a", "b", "c"):
-        write_log(tmp_path, [f"{name}\n".encode()], f"date=2026-11-08/{name}.jsonl")
-    first = windowed(tmp_path, date(2026, 11, 9))
-    (day / "a.jsonl").rename(day / "renamed.jsonl")
-    (day / "b.jsonl.gz").write_bytes(gzip.compress((day / "b.jsonl").read_bytes()))
-    (day / "b.jsonl").unlink()
-    (day / "c.jsonl.gz").write_bytes(gzip.compress(b"not what c.jsonl holds, which is still there\n"))
-    shutil.copy(day / "c.jsonl", day / "copy.jsonl")
-    write_log(tmp_path, [b"d\n"], "date=2026-11-15/a.jsonl")
-    second = windowed(tmp_path, date(2026, 11, 16), [first])
-    assert paths(second) == ["date=2026-11-08/c.jsonl.gz", "date=2026-11-15/a.jsonl"]
-
-
-def test_days_that_no_window_covered_are_told_and_not_late(tmp_path):
-    """After a pause a generation reads its own days, not the whole pause."""
-    for day in range(1, 31):
-        write_log(tmp_path, [f"{day}\n".encode()], f"date=2026-11-{day:02d}/a.jsonl")
-    first = windowed(tmp_path, date(2026, 12, 1))
-    assert (first["since"], first["until"]) == ("2026-11-24", "2026-11-30")
-    earlier = {**first, "since": "2026-11-02", "until": "2026-11-08", "partitions": first["partitions"][:1]}
-    second = windowed(tmp_path, date(2026, 12, 1), [earlier])
-    days = [int(path[13:15]) for path in paths(second)]
-    assert days == [*range(2, 9), *range(24, 31)]
-    assert second["unread"] == [f"2026-11-{day:02d}" for day in range(9, 24)]
-    assert windowed(tmp_path, date(2026, 12, 1), [earlier], 0)["unread"] == second["unread"]
-    assert first["unread"] == [], "days before the first generation are nobody's"
 
 
 def test_what_was_read_before_an_error_is_not_read_again(tmp_path, monkeypatch):
@@ -416,17 +292,3 @@ def test_bytes_that_are_not_what_their_version_promised_are_pinned_anew(tmp_path
     again = pin_logs("data/logs", tmp_path)["partitions"][0]
     assert again["sha256"] == "sha256:" + hashlib.sha256(b"b\n").hexdigest()
     assert read("data/logs", tmp_path, again) == [b"b"]
-
-
-def test_a_generation_names_the_days_that_none_reads(tmp_path, caplog):
-    text = (PROJECT / "params.yaml").read_text(encoding="utf-8")
-    assert "source: simulated" in text
-    (tmp_path / "params.yaml").write_text(text.replace("source: simulated", "source: files"))
-    settings = load_settings(tmp_path / "params.yaml")
-    for day in range(1, 25):
-        write_log(tmp_path, [f"{day}\n".encode()], f"date=2026-10-{day:02d}/a.jsonl")
-    earlier = {"location": "data/logs", "since": "2026-10-02", "until": "2026-10-08"}
-    partition = {"path": "date=2026-10-02/a.jsonl", "sha256": "sha256:0"}
-    pinned = pinned_logs(settings, tmp_path, [{**earlier, "partitions": [partition]}])
-    assert pinned["unread"][0] == "2026-10-09"
-    assert "no generation reads the logs of 9 days, 2026-10-09 to 2026-10-17" in caplog.text
