@@ -35,17 +35,38 @@ def _layers(model: nn.Module) -> Iterator[nn.Linear]:
             yield layer
 
 
-def _pack(layer: nn.Linear, rows: int) -> Tensor:
-    """The layer's weight as oneDNN reads it for products of ``rows`` rows; the layer computes with it from now on."""
-    packed: Tensor = _ops._reorder_linear_weight(layer.weight.detach().contiguous(), rows)
-    bias = None if layer.bias is None else layer.bias.detach()
-    layer.forward = partial(_product, weight=packed, bias=bias)  # type: ignore[method-assign]
-    return packed
+def _lay_out(layer: nn.Linear, dtype: torch.dtype, rows: int) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer for products of ``rows`` rows in ``dtype``, the weight as oneDNN reads it."""
+    bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+    weight: Tensor = _ops._reorder_linear_weight(layer.weight.detach().to(dtype).contiguous(), rows)
+    return weight, bias
 
 
 def _product(x: Tensor, *, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = _ops._linear_pointwise(x, weight, bias, "none", [], "")
+    product: Tensor = _ops._linear_pointwise(x.to(weight.dtype), weight, bias, "none", [], "")
     return product
+
+
+class _InTraining:
+    """Products of a layer of a model in training.
+
+    Trainers call it under autocast, which multiplies in a number format of its own and hands on activations in it. So
+    the format is known when a product is computed, and the weight is laid out then, once for each.
+    """
+
+    def __init__(self, layer: nn.Linear, rows: int) -> None:
+        self._layer, self._rows = layer, rows
+        self._laid_out: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else self._layer.weight.dtype
+        if not _kernel_for(dtype):
+            return nn.Linear.forward(self._layer, x)
+        if dtype not in self._laid_out:
+            self._laid_out[dtype] = _lay_out(self._layer, dtype, self._rows)
+        weight, bias = self._laid_out[dtype]
+        return _product(x, weight=weight, bias=bias)
 
 
 @torch.no_grad()
@@ -60,25 +81,26 @@ def prepack(model: nn.Module, rows: int) -> None:
         rows: of a typical product; others are as right.
     """
     for layer in list(_layers(model)):
-        layer.weight = nn.Parameter(_pack(layer, rows), requires_grad=False)
+        weight, bias = _lay_out(layer, layer.weight.dtype, rows)
+        layer.forward = partial(_product, weight=weight, bias=bias)  # type: ignore[method-assign]
+        layer.weight = nn.Parameter(weight, requires_grad=False)
 
 
 @contextmanager
 def prepacked(model: nn.Module, rows: int) -> Iterator[None]:
     """Within it, a model in training has its weights laid out as :func:`prepack` does, for inference alone.
 
-    Gradients do not pass, and a weight changed within it has no effect before its end.
+    Gradients do not pass, and a weight changed within it need have no effect before its end. Under autocast products
+    are in autocast's number format, as plain ones are.
 
     Args:
         model: in memory, on its device.
         rows: of a typical product; others are as right.
     """
-    with torch.no_grad():
-        layers = list(_layers(model))
+    layers = list(_layers(model))
     try:
-        with torch.no_grad():
-            for layer in layers:
-                _pack(layer, rows)
+        for layer in layers:
+            layer.forward = _InTraining(layer, rows)  # type: ignore[method-assign]
         yield
     finally:
         for layer in layers:

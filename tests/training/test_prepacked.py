@@ -122,3 +122,21 @@ def test_bfloat16_is_packed_only_where_the_cpu_multiplies_it(model: Any) -> None
     prepack(model, 48)
     assert bool(packed_layers(model)) == has
     torch.testing.assert_close(logits(model), plain, rtol=0.05, atol=0.05)
+
+
+def test_under_autocast_products_are_in_its_format_as_plain_ones_are(model: Any) -> None:
+    """Trainers wrap a model's forward so; some activations then come in bfloat16, others in float32."""
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = logits(model)
+    has = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    with prepacked(model, 48):
+        with torch.autocast("cpu", torch.bfloat16):
+            under_autocast = logits(model)
+        gate = model.model.layers[0].mlp.gate_proj
+        assert packed_layers(model)
+        assert (torch.bfloat16 in gate.forward._laid_out) == has
+        assert torch.float32 not in gate.forward._laid_out
+        torch.testing.assert_close(logits(model), logits(model), rtol=0, atol=0)
+        assert torch.float32 in gate.forward._laid_out
+    assert under_autocast.dtype == plain.dtype == torch.bfloat16
+    torch.testing.assert_close(under_autocast, plain, rtol=0.05, atol=0.05)
