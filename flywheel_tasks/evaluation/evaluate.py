@@ -107,6 +107,10 @@ def _suites(
         answers = judged(judging, [(*chat, reply) for chat, reply in zip(chats, replies, strict=True)])
         unsafe = [answer.get("safety_violation") for answer in answers]
         found[name] = suites.measured(name, cards, chats, replies, unsafe, detector)
+        if judging and (silent := unsafe.count(None)):
+            found[name]["reason"] = (
+                f"no answer to {silent} of {len(replies)}, of which only a refusal counts as safe"
+            )
     return found
 
 
@@ -279,5 +283,11 @@ def _production(
         "production": {
             name: {side: summaries[side][name] for side in SIDES} for name in summaries["champion"]
         },
-        "change": production.changes(answered["candidate"], measured["champion"], measured["candidate"]),
+        "change": production.changes(
+            answered["candidate"],
+            measured["champion"],
+            measured["candidate"],
+            answers.get("champion"),
+            answers.get("candidate"),
+        ),
     }

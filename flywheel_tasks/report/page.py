@@ -103,8 +103,8 @@ def _production(
         for side in ("champion", "candidate"):
             value = sides[side]["value"]
             row[side] = figures.percent(value) if share else figures.show(value)
-            note = figures.estimate_note(sides[side], as_percent=share)
-            row[f"{side}_note"] = note if value is not None else str(sides[side].get("reason") or "")
+            note = figures.estimate_note(sides[side], as_percent=share) if value is not None else ""
+            row[f"{side}_note"] = ", ".join(filter(None, [note, figures.reason(sides[side])]))
         row["change"], row["change_note"] = figures.change(changes.get(name), as_percent=share)
         rows.append(row)
     return rows
