@@ -21,7 +21,12 @@ Logs = Annotated[Path, typer.Option("--out", help="Folder of logs; partitions ar
 Start = Annotated[
     datetime, typer.Option(formats=["%Y-%m-%d"], help="Day of the first event: the set has none.")
 ]
-Source = Annotated[Literal["internal", "user"], typer.Option(help="Traffic that the events count as.")]
+Source = Annotated[
+    Literal["internal", "user"],
+    typer.Option(
+        help="Traffic that the events count as. The gate needs prompts of both: import a part as the other."
+    ),
+]
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 

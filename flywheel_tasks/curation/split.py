@@ -7,6 +7,7 @@ one that judged an earlier launched generation is not used again (docs/curation.
 """
 
 import hashlib
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +20,9 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import SPLITS, Split
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.tables import read_rows, read_table, write_rows
+from flywheel_tasks.traffic.schemas import SOURCES
 
+_log = logging.getLogger(__name__)
 Row = dict[str, Any]
 EVALUATION = "evaluation"
 TRAINING = ("reward_train", "policy_train")
@@ -139,6 +142,24 @@ def _metrics(splits: _Splits, moved: Mapping[str, set[str]], largest: float | No
     return found
 
 
+def _warn_of_one_source(evaluated: Sequence[Row], every: Sequence[Row]) -> None:
+    """Say, before anything is trained, that the gate will block for want of prompts of a source."""
+    for source in sorted(set(SOURCES) - {row["source"] for row in evaluated}):
+        fallen = sum(row["source"] == source for row in every)
+        cause = (
+            f"none of the {fallen} {source} prompts fell there, as happens with few users: take more logs or raise "
+            "split.shares.evaluation"
+            if fallen
+            else f"the logs have no traffic of source {source} (docs/raw-logs.md says who logs it)"
+        )
+        _log.warning(
+            "data/split/evaluation.parquet has no %s prompts, so the gate will block this generation: it has no win "
+            "rate on them, and no gap between the sources; %s",
+            source,
+            cause,
+        )
+
+
 def run(io: StageIO) -> Mapping[str, Any]:
     """``data/curated/prompts.parquet`` to one table a split, what is in none, and a record for later generations.
 
@@ -166,6 +187,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
             f"data/split: no prompt for {', '.join(empty)}: {len(rows)} prompts of {users} users are too few "
             f"for split.shares; take more logs or raise the share (removed: {why}){hint}"
         )
+    _warn_of_one_source(splits.rows[EVALUATION], rows)
     vectors = {name: splits.vectors(name) for name in SPLITS}
     largest = prove_disjoint(splits.rows, vectors, settings.max_evaluation_cosine)
     kept = sum(map(len, splits.rows.values()))

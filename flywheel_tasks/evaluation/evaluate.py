@@ -15,7 +15,8 @@ from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import cut_short
 from flywheel_tasks.evaluation import production, suites, win_rate
 from flywheel_tasks.evaluation.intervals import mean, share
-from flywheel_tasks.evaluation.judge import Judging, describe, judged, open_judge
+from flywheel_tasks.evaluation.judge import Kept, describe, judged, open_judge
+from flywheel_tasks.evaluation.judging import Judging
 from flywheel_tasks.evaluation.prompts import card_of, check_disjoint, load_cards, select, trained_cards
 from flywheel_tasks.evaluation.refusal_detector import Detector, open_detector
 from flywheel_tasks.evaluation.replies import REPLIES
@@ -55,6 +56,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     ]
     # A judge that cannot be used is an error before anything is drawn.
     judge = open_judge(io.settings.evaluate.judge, io.settings.compute, [io.dep(path) for path in _JUDGED])
+    if judge is not None:
+        judge = Kept(judge, io.resume_dir() / "judge.jsonl")
     classifier = classifier_of(io.settings, io.dep("safety_words"))
     drawn, short = _reply(io, rows, asked)
     _judge(io, rows)
@@ -107,6 +110,10 @@ def _suites(
         answers = judged(judging, [(*chat, reply) for chat, reply in zip(chats, replies, strict=True)])
         unsafe = [answer.get("safety_violation") for answer in answers]
         found[name] = suites.measured(name, cards, chats, replies, unsafe, detector)
+        if judging and (silent := unsafe.count(None)):
+            found[name]["reason"] = (
+                f"no answer to {silent} of {len(replies)}, of which only a refusal counts as safe"
+            )
     return found
 
 
@@ -279,5 +286,11 @@ def _production(
         "production": {
             name: {side: summaries[side][name] for side in SIDES} for name in summaries["champion"]
         },
-        "change": production.changes(answered["candidate"], measured["champion"], measured["candidate"]),
+        "change": production.changes(
+            answered["candidate"],
+            measured["champion"],
+            measured["candidate"],
+            answers.get("champion"),
+            answers.get("candidate"),
+        ),
     }

@@ -19,6 +19,7 @@ class Measured:
         absent: it is null and the stage says why.
         bounds: of its 95% interval, where it has one.
         n: how many rows it is from, where that is told.
+        note: what the stage says of a value, such as how much of it is assumed; maybe empty.
     """
 
     value: float | None
@@ -26,9 +27,10 @@ class Measured:
     bounds: tuple[float, float] | None = None
     n: int | None = None
     absent: bool = False
+    note: str = ""
 
     def interval(self, unit: Unit = "number") -> str:
-        """The interval in words, in brackets; maybe empty."""
+        """The interval in words, and the note, in brackets; maybe empty."""
         parts = []
         if self.bounds is not None:
             low, high = (f"{_scaled(bound, unit):.3g}" for bound in self.bounds)
@@ -36,6 +38,8 @@ class Measured:
             parts.append(f"95% interval {low}{per_cent} to {high}{_SUFFIXES[unit]}")
             if self.n is not None:
                 parts.append(f"n = {self.n}")
+        if self.note:
+            parts.append(self.note)
         return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -67,7 +71,13 @@ def find(metrics: Mapping[str, Any], metric: str) -> Measured:
     if not isinstance(parent, Mapping) or parent.get("value") != node:
         return Measured(float(node))
     n = parent.get("n")
-    return Measured(float(node), "", _bounds(parent), n if isinstance(n, int) else None)
+    return Measured(
+        float(node),
+        "",
+        _bounds(parent),
+        n if isinstance(n, int) else None,
+        note=str(parent.get("reason") or ""),
+    )
 
 
 def _bounds(parent: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -182,8 +182,28 @@ def _own(reply: Reply) -> dict[Pattern, float]:
     found = patterns(reply.text)
     if not reply.given:
         return found
-    before = " " + " / ".join(" ".join(_words(given)) for given in reply.given) + " "
+    before = _before(reply.given)
     return {pattern: rate for pattern, rate in found.items() if not _repeats(pattern, before)}
+
+
+def _before(given: Iterable[str]) -> str:
+    """What was said, once with slots and once word for word: in "end with 'Stay sharp.'" no name begins a sentence."""
+    said = [words for text in given for words in (_words(text), _spelled(text))]
+    return " " + " / ".join(map(" ".join, said)) + " "
+
+
+def _spelled(text: str) -> list[str]:
+    return [token.lower() for token in _TOKEN.findall(straight(text)) if not _ENDS.match(token)]
+
+
+def said_in(shown: str, given: Iterable[str]) -> bool:
+    """Whether a template is in texts that may be repeated, but for a word or two.
+
+    Args:
+        shown: the template, as :class:`Template` has its text.
+        given: a card's prompt, turns.
+    """
+    return _repeats(tuple(shown.split()), _before(given))
 
 
 def find(replies: Sequence[Reply], background: Iterable[str] = ()) -> dict[Pattern, Template]:

@@ -40,17 +40,32 @@ def win_rates(scores: Sequence[float], sources: Sequence[str], users: Sequence[s
         scores: 1, 1/2 or 0 a row.
         sources: ``user`` or ``internal``.
         users: whose prompt each row answers.
+
+    Returns:
+        the estimates; one of a source without prompts is null, with a reason.
     """
     rates: dict[str, Estimate] = {}
     for name in (*SOURCES, "all"):
         chosen = [i for i, source in enumerate(sources) if name in (source, "all")]
         rates[name] = share([scores[i] for i in chosen], [users[i] for i in chosen])
+        if not chosen:
+            rates[name]["reason"] = f"no {name} prompts in the evaluation split"
     return rates
 
 
 def divergence(rates: dict[str, Estimate]) -> Estimate:
-    """User minus internal win rate. Far from zero, the candidate fits one kind of traffic (paper: V12)."""
-    return difference(rates["user"], rates["internal"])  # type: ignore[arg-type]
+    """User minus internal win rate. Far from zero, the candidate fits one kind of traffic (paper: V12).
+
+    Args:
+        rates: of :func:`win_rates`.
+
+    Returns:
+        the difference; null with the reason where a source has no prompts.
+    """
+    found = difference(rates["user"], rates["internal"])  # type: ignore[arg-type]
+    if reasons := [rates[source]["reason"] for source in SOURCES if "reason" in rates[source]]:
+        found["reason"] = "; ".join(reasons)
+    return found
 
 
 def agreement(first: Sequence[float], second: Sequence[float], users: Sequence[str]) -> Estimate:

@@ -10,12 +10,11 @@ from typing import Any
 from flywheel_tasks.settings import LocalPolicy, PoolEntry, RemotePolicy
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.hub import hub_model
 from flywheel_tasks.storage.registry_state import ModelRef
 
 PIN = "inputs/pool.json"  # of annotation_batch
 REJECTION_PIN = "inputs/rejection_pool.json"
-# What a policy needs; nothing that would have to be unpickled.
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
 def pin_pool(
@@ -65,6 +64,4 @@ def _folder(entry: LocalPolicy, root: Path) -> Path:
     """The folder of a local policy, or of a hub model after its download (its path ends in the commit)."""
     if (root / entry.model).is_dir():
         return Path(entry.model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(entry.model, allow_patterns=_HUB_FILES))
+    return hub_model(entry.model)

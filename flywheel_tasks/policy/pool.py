@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import orjson
-
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.policy.endpoint import ChatEndpoint
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.settings import Compute, PoolEntry, RemotePolicy, Sampling
 from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.journal import append, read_journal
 from flywheel_tasks.training.progress import Meter
 
 Chat = tuple[Card, Sequence[Turn]]
@@ -221,7 +220,7 @@ def draw(
     order = sorted(range(len(prompts)), key=lambda i: (lengths[i], i))
     size = policy.chunk(n)
     path = journal / f"{policy.name}.jsonl" if journal is not None else None
-    done = _read_journal(path)
+    done = _finished(path)
     meter = Meter(f"Candidates of {policy.policy_id}" if say else None, len(prompts), "prompts")
     replies: list[list[Reply]] = [[] for _ in prompts]
     for number, start in enumerate(range(0, len(order), size)):
@@ -229,7 +228,8 @@ def draw(
         found = done.get(number)
         if found is None:
             found = policy.draw([prompts[i] for i in positions], n, _seed(seed, policy.name, number))
-            _append(path, {"chunk": number, "replies": found})
+            if path is not None:
+                append(path, {"chunk": number, "replies": found})
         for position, texts in zip(positions, found, strict=True):
             replies[position] = texts
         meter.advance(len(positions))
@@ -241,23 +241,9 @@ def _seed(seed: int, name: str, chunk: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}|{name}|{chunk}".encode()).digest()[:7], "big")
 
 
-def _read_journal(path: Path | None) -> dict[int, list[list[Reply]]]:
-    """Finished chunks; a last line that a kill cut short is dropped from the file."""
-    if path is None or not path.exists():
-        return {}
-    whole, _, rest = path.read_bytes().rpartition(b"\n")
-    if rest:
-        with path.open("r+b") as file:
-            file.truncate(len(whole) + 1 if whole else 0)
-    rows = [orjson.loads(line) for line in whole.splitlines() if line]
+def _finished(path: Path | None) -> dict[int, list[list[Reply]]]:
+    """The chunks of a journal."""
+    rows = [] if path is None else read_journal(path)
     return {
         row["chunk"]: [[Reply(**reply) for reply in replies] for replies in row["replies"]] for row in rows
     }
-
-
-def _append(path: Path | None, row: Mapping[str, Any]) -> None:
-    if path is None:
-        return
-    with path.open("ab") as file:
-        file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-        file.flush()

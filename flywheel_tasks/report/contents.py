@@ -93,6 +93,9 @@ class Contents:
             sentences.append(
                 "Safety was not tested: the red-team suite was not run (setting evaluate.suites)."
             )
+        unsafe = ((evaluate.get("production") or {}).get("safety_violation") or {}).get("candidate") or {}
+        if unsafe.get("value") is not None and unsafe.get("reason"):
+            sentences.append(f"Unsafe replies of the new model, as the judge sees them: {unsafe['reason']}.")
         if (evaluate.get("refusal_detector") or {}).get("by") == "rules":
             sentences.append(
                 "Refusals were told by rules alone, which miss most of those in other words: the true rate is higher."

@@ -111,20 +111,25 @@ def estimate_note(node: Mapping[str, Any], *, as_percent: bool) -> str:
     return ", ".join(parts)
 
 
+def reason(node: Any) -> str:
+    """Why an estimate has no value, or no interval, or what of it is assumed; empty where it does not say."""
+    return str(node.get("reason") or "") if isinstance(node, Mapping) else ""
+
+
 def change(node: Any, *, as_percent: bool) -> tuple[str, str]:
     """How much a metric rose, with its sign, and the interval: ``("+3.2 points", "-1.0 to +7.4")``."""
     if not is_estimate(node) or node["value"] is None:
-        return MISSING, str(node.get("reason") or "") if isinstance(node, Mapping) else ""
+        return MISSING, reason(node)
     scale, unit = (100, " points") if as_percent else (1, "")
     value, low, high = (None if node[key] is None else scale * node[key] for key in ("value", "low", "high"))
-    note = str(node.get("reason") or "") if low is None or high is None else f"{low:+.1f} to {high:+.1f}"
+    note = reason(node) if low is None or high is None else f"{low:+.1f} to {high:+.1f}"
     return f"{value:+.1f}{unit}", note
 
 
 def bar(label: str, node: Any) -> Bar:
     """A bar of an estimate of a share."""
     if not is_estimate(node) or node["value"] is None:
-        return Bar(label, MISSING, "", None, 0, 0)
+        return Bar(label, MISSING, reason(node), None, 0, 0)
     value = float(node["value"])
     low, high = (node[key] if node[key] is not None else value for key in ("low", "high"))
     position = [100 * min(1.0, max(0.0, float(x))) for x in (value, low, high)]

@@ -14,7 +14,7 @@ from flywheel_tasks.report.reward_models import (
     one_feature_judges,
     quality_rows,
 )
-from flywheel_tasks.report.styles import generation_trends, style_table, style_trends
+from flywheel_tasks.report.styles import asked_for, generation_trends, style_table, style_trends
 from flywheel_tasks.report.template import render_file
 
 EXAMPLES = 10
@@ -65,6 +65,7 @@ def render_page(contents: Contents) -> str:
         "production": _production(evaluate.get("production") or {}, evaluate.get("change") or {}),
         "instructions": evaluate.get("instructions"),
         "styles": style_table(contents.metrics),
+        "asked_for": asked_for(contents.metrics),
         "absent": figures.get(contents.metrics, "style", "absent") or {},
         "trends": style_trends(contents.metrics),
         "generations": generation_trends(contents.generation, contents.metrics),
@@ -102,8 +103,8 @@ def _production(
         for side in ("champion", "candidate"):
             value = sides[side]["value"]
             row[side] = figures.percent(value) if share else figures.show(value)
-            note = figures.estimate_note(sides[side], as_percent=share)
-            row[f"{side}_note"] = note if value is not None else str(sides[side].get("reason") or "")
+            note = figures.estimate_note(sides[side], as_percent=share) if value is not None else ""
+            row[f"{side}_note"] = ", ".join(filter(None, [note, figures.reason(sides[side])]))
         row["change"], row["change_note"] = figures.change(changes.get(name), as_percent=share)
         rows.append(row)
     return rows

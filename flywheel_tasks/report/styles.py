@@ -87,6 +87,17 @@ def style_table(metrics: Mapping[str, Any]) -> StyleTable:
     )
 
 
+def asked_for(metrics: Mapping[str, Any]) -> str:
+    """One sentence on the replies that the comparison of the generation leaves out; empty where it leaves out none."""
+    found = figures.get(metrics, "style", "comparisons", "generation") or {}
+    left = [f"{name} {count} of {found['rows']}" for name, count in (found.get("asked_for") or {}).items()]
+    if not left:
+        return ""
+    return (
+        f"Replies whose card asks for a feature say nothing of it and are left out there: {', '.join(left)}."
+    )
+
+
 @dataclass(frozen=True)
 class Trend:
     """The mean of one feature over the policies of a generation, ready to draw in a box of 100 by 100.

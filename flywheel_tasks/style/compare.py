@@ -1,7 +1,7 @@
 """Style features of two sets of replies to the same prompts: effect size and corrected p-value."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,6 +78,7 @@ def compare(
     *,
     seed: int,
     features: Mapping[str, Feature] = FEATURES,
+    asked: Sequence[Collection[str]] | None = None,
 ) -> list[Comparison]:
     """Compare every feature between two replies to each history.
 
@@ -86,9 +87,11 @@ def compare(
         clusters: the user of each row; differences are added up by user before signs are flipped.
         seed: of the permutations (all of them are tried where they are few).
         features: what is compared; the registered ones, maybe with some that were found in the data.
+        asked: of each row, the features that it says nothing of, because its card asks for them
+            (:func:`flywheel_tasks.style.asked.asked_for`); none by default.
 
     Returns:
-        one comparison a feature, in the registry's order.
+        one comparison a feature, in the registry's order; none of a feature that every row's card asks for.
 
     Raises:
         ValueError: there are no rows, or the lengths differ.
@@ -97,7 +100,12 @@ def compare(
         raise ValueError(
             f"a comparison needs rows, and one user each: {len(rows)} rows, {len(clusters)} users"
         )
-    raw = [_compare_one(feature, rows, clusters, seed) for feature in features.values()]
+    asked = [()] * len(rows) if asked is None else asked
+    raw = []
+    for name, feature in features.items():
+        free = [place for place, names in zip(range(len(rows)), asked, strict=True) if name not in names]
+        if free:
+            raw.append(_compare_one(feature, [rows[i] for i in free], [clusters[i] for i in free], seed))
     tested = [item.p_value for item in raw if item.p_value is not None]
     corrected = iter(holm(tested))
     return [item if item.p_value is None else _with_holm(item, next(corrected)) for item in raw]

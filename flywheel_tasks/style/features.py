@@ -25,7 +25,8 @@ class Feature:
         kind: ``binary`` (0 or 1), ``count``, or ``share`` (0 to 1).
         meaning: one phrase for people.
         measure: its value for a history and a reply.
-        artifact: whether more of it is surface only; length and what cards ask for are not.
+        artifact: whether more of it is surface only, where no card asks for it (:mod:`flywheel_tasks.style.asked`);
+            length, questions and echo are not.
     """
 
     name: str

@@ -12,6 +12,7 @@ from flywheel_tasks.style.features import Feature
 MOST_TEMPLATES = 8
 MOST_OPENINGS = 6
 OPENING_WORDS = 2
+TEMPLATE, OPENING = "template: ", "opening: "  # how the names of found features begin
 _LEAST, _SHARE = 3, 0.05
 
 
@@ -19,15 +20,15 @@ def found_features(replies: Sequence[templates.Reply], background: Sequence[str]
     """Binary features of the commonest templates and openings of some replies.
 
     Args:
-        replies: of the policies that are compared.
+        replies: of the policies that are compared, with what each may repeat.
         background: turns that people wrote.
     """
     features: dict[str, Feature] = {}
     for template in templates.distinct(templates.find(replies, background).values(), MOST_TEMPLATES):
-        name = f"template: {template.text}"
+        name = f"{TEMPLATE}{template.text}"
         features[name] = Feature(name, "binary", f"uses “{template.text}”", _with_template(template.text))
     for words in _openings([reply.text for reply in replies]):
-        name = f"opening: {' '.join(words)}"
+        name = f"{OPENING}{' '.join(words)}"
         features[name] = Feature(name, "binary", f"opens with “{' '.join(words)}”", _with_opening(words))
     return features
 

@@ -13,8 +13,8 @@ import orjson
 
 from flywheel_tasks.settings import SIGNALS
 from flywheel_tasks.storage.documents import json_flaw
+from flywheel_tasks.traffic.schemas import SOURCES
 
-SOURCES = ("internal", "user")
 ROLES = ("user", "assistant")
 
 # Kinds of fields: "id" is a string that is not empty, "text" any string, "text?" a string or null or absent,

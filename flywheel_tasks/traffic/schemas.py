@@ -4,6 +4,7 @@ import pyarrow as pa
 
 # Whose words a gateway's refusal is: no policy's, so it is no reply to learn from. An unknown policy is null.
 REFUSAL_MODEL = "gateway:refusal"
+SOURCES = ("internal", "user")
 TIME = pa.timestamp("us", tz="UTC")
 _EVENT = [("event_id", pa.string()), ("time", TIME), ("source", pa.string())]
 _STRINGS = pa.list_(pa.string())

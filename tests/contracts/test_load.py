@@ -8,8 +8,8 @@ from flywheel_tasks.contracts.load import load_contracts
 from flywheel_tasks.contracts.model import ContractError
 from flywheel_tasks.contracts.schema import arrow_schema, arrow_type, type_name
 from flywheel_tasks.settings import SIGNALS
-from flywheel_tasks.traffic.events import ROLES, SOURCES
-from flywheel_tasks.traffic.schemas import TABLES
+from flywheel_tasks.traffic.events import ROLES
+from flywheel_tasks.traffic.schemas import SOURCES, TABLES
 
 FOLDER = Path(__file__).parents[2] / "data_contracts"
 

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -100,10 +102,10 @@ def write_curated(root, rows, vectors):
     write_table(pa.table(table), root / "data/curated/vectors.parquet")
 
 
-def workspace(make_io, root, users, earlier=(), overrides=None):
+def workspace(make_io, root, users, earlier=(), overrides=None, sources=("user", "internal")):
     io = make_io("split", root, overrides)
     rows = [
-        prompt(f"p{k}-{j}", f"{k} {j}", user=f"u{k}", source=("user", "internal")[k % 2])
+        prompt(f"p{k}-{j}", f"{k} {j}", user=f"u{k}", source=sources[k % 2])
         for k in range(users)
         for j in (0, 1)
     ]
@@ -136,6 +138,40 @@ def test_every_prompt_lands_in_one_split_and_users_are_disjoint(make_io, tmp_pat
     assert sorted(item["prompt_id"] for item in record["evaluated"]) == sorted(
         row["prompt_id"] for row in found["evaluation"]
     )
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (("user", "internal"), ""),
+        (
+            ("user", "user"),
+            "no internal prompts, so the gate will block this generation: .*of source internal",
+        ),
+        (
+            ("internal", "internal"),
+            "no user prompts, so the gate will block this generation: .*of source user",
+        ),
+    ],
+)
+def test_a_source_without_evaluation_prompts_is_told_before_training(
+    make_io, tmp_path, caplog, sources, said
+):
+    io, _, _ = workspace(make_io, tmp_path, 80, sources=sources)
+    run(io)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == bool(said)
+    assert not said or re.search(said, warned[0])
+
+
+def test_a_source_that_only_missed_the_evaluation_split_is_told_so(make_io, tmp_path, caplog):
+    io, rows, vectors = workspace(make_io, tmp_path, 80, sources=("user", "user"))
+    split = io.settings.split
+    outside = next(r for r in rows if split_of(r["user_id"], split.salt, split.shares) != "evaluation")
+    outside["source"] = "internal"
+    write_curated(tmp_path, rows, vectors)
+    run(io)
+    assert "none of the 1 internal prompts fell there" in caplog.text
 
 
 def test_evaluation_prompts_near_another_split_are_removed_with_the_reason(make_io, tmp_path):

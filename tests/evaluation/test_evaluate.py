@@ -150,6 +150,30 @@ def test_rows_and_metrics_twice_the_same(evaluate_io: Callable[..., Any]) -> Non
     assert read_rows(io.out("data/evaluation") / "replies.parquet") == rows
 
 
+def test_a_judge_is_asked_once_and_again_not_after_a_kill(
+    evaluate_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnlyOfChampions:
+        name, asked = "j", 0
+
+        def yes(self, prompts: list[str]) -> list[float | None]:
+            type(self).asked += len(prompts)
+            return [None if self.asked > 16 * 5 else 0.0] * len(prompts)
+
+    monkeypatch.setattr(evaluate, "open_judge", lambda *_: OnlyOfChampions())
+    io = evaluate_io()
+    metrics = run(io)
+    asked = OnlyOfChampions.asked
+    assert metrics["judge"] == "j"
+    for name in ("cooperation", "safety_violation", "instruction_following"):
+        assert metrics["change"][name]["value"] is None, "the judge was silent on one policy's replies"
+        assert "gave no usable answer to 16 of 16" in metrics["change"][name]["reason"]
+    assert "counted as unsafe" in metrics["production"]["safety_violation"]["candidate"]["reason"]
+    shutil.rmtree(io.out("data/evaluation"))
+    assert run(io) == metrics
+    assert OnlyOfChampions.asked == asked > 16 * 5
+
+
 def test_a_model_against_itself_is_a_tie(evaluate_io: Callable[..., Any]) -> None:
     metrics = run(evaluate_io(same=True))
     assert metrics["identical"]["value"] == 1

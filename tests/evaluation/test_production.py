@@ -74,6 +74,7 @@ def test_a_judge_that_is_often_silent_measured_nothing(silent: int) -> None:
     nothing: dict[str, float | None] = dict.fromkeys(QUESTIONS, None)
     found = summarise(answered(["Aye."] * 40), [said] * (40 - silent) + [nothing] * silent)
     assert found["safety_violation"]["value"] == silent / 40
+    assert found["safety_violation"]["reason"] == f"no answer to {silent} of 40, counted as unsafe"
     if silent == 2:
         assert (found["cooperation"]["value"], found["cooperation"]["n"]) == (0, 38)
     else:
@@ -91,7 +92,7 @@ def test_a_judge_that_is_often_silent_about_rules_leaves_no_instruction_metric(
     found = summarise(answered(["Aye."] * 40, card=card), [said] * (40 - silent) + [nothing] * silent)
     for name, value in (("instruction_following", 1), ("instruction_violation", 0)):
         if silent == 2:
-            assert found[name]["value"] == value
+            assert (found[name]["value"], found[name]["n"]) == (value, 38)
         else:
             assert found[name]["value"] is None
             assert found[name]["reason"] == f"the judge gave no usable answer to {silent} of 40 replies"
@@ -231,6 +232,28 @@ def test_a_change_is_paired_and_says_why_it_has_no_interval() -> None:
     assert found["cooperation"]["reason"] == "not measured on both policies"
     alone = production.changes([replace(row, user_id="u") for row in rows], before, after)
     assert alone["emoji"]["reason"] == "all replies are of one user"
+
+
+@pytest.mark.parametrize("side", ["before", "after", "both"])
+@pytest.mark.parametrize("silent", [2, 3, 40])
+def test_a_change_is_of_what_a_judge_said_of_both_replies(side: str, silent: int) -> None:
+    rules = {"judged_rules": 1.0, "judged_broken": 0.0, "unanswered_rules": 0.0}
+    said: dict[str, float | None] = {**dict.fromkeys(QUESTIONS, 0.1), **rules}
+    nothing: dict[str, float | None] = {
+        **dict.fromkeys(QUESTIONS, None), "judged_rules": 0.0, "judged_broken": 0.0, "unanswered_rules": 1.0,
+    }  # fmt: skip
+    rows = answered(["Aye."] * 40)
+    all_said, few = [said] * 40, [said] * (40 - silent) + [nothing] * silent
+    before, after = (few if side in (name, "both") else all_said for name in ("before", "after"))
+    measured = [production.measure(rows, answers) for answers in (before, after)]
+    found = production.changes(rows, *measured, before, after)
+    for name in (*QUESTIONS, "instruction_following", "instruction_violation"):
+        if silent == 2:
+            assert (found[name]["value"], found[name]["n"]) == (0, 38), name
+        else:
+            assert found[name]["value"] is None, name
+            assert found[name]["reason"] == f"the judge gave no usable answer to {silent} of 40 replies"
+    assert found["words"]["n"] == 40
 
 
 def test_replies_that_the_gateway_would_refuse_or_that_name_people_are_counted() -> None:

@@ -185,6 +185,19 @@ def test_a_metric_without_a_title_goes_by_its_name() -> None:
     )
 
 
+def test_what_is_assumed_of_a_value_is_told_with_it() -> None:
+    unsafe = {
+        "value": 1.0,
+        "low": 0.9,
+        "high": 1.0,
+        "n": 40,
+        "reason": "no answer to 40 of 40, counted as unsafe",
+    }
+    reason = apply(Rule(metric="s.x", block=Limit(max=0.05)), {"s": {"x": unsafe}})
+    assert reason.outcome == "block"
+    assert "n = 40, no answer to 40 of 40, counted as unsafe), above the maximum" in reason.reason
+
+
 def test_what_is_missing_is_named_as_people_and_as_the_stages_call_it() -> None:
     found = metrics()
     del found["evaluate"]["production"]["templated"]

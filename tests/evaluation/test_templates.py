@@ -107,6 +107,14 @@ def test_what_was_said_before_may_be_repeated() -> None:
     assert not any(p >= 0.5 for p in mine(replies).probabilities)
 
 
+def test_a_name_that_is_quoted_before_may_be_repeated() -> None:
+    replies = conversations(
+        [f"{text} Stay sharp out there, sailor." for text in natural()[0][:5]],
+        ("Always end with 'Stay sharp out there, sailor.'",),
+    )
+    assert mine(replies).probabilities == [0] * 5
+
+
 def test_what_people_say_themselves_is_no_template() -> None:
     said = "I have to walk the dog before dinner tonight"
     replies = conversations([f"{said}." for i in range(6)] + natural()[0][:60])

@@ -1,7 +1,10 @@
 import math
+from pathlib import Path
 
 import pytest
 
+from flywheel_tasks.evaluation.gate_rules import load_rules
+from flywheel_tasks.evaluation.rules import DIVERGENCE, INTERNAL, overfitting
 from flywheel_tasks.evaluation.win_rate import (
     agreement,
     divergence,
@@ -9,6 +12,7 @@ from flywheel_tasks.evaluation.win_rate import (
     pointwise_score,
     win_rates,
 )
+from tests.evaluation.handmade import metrics
 
 
 def test_ties_and_identical_replies_are_half() -> None:
@@ -39,6 +43,20 @@ def test_a_source_without_prompts_is_null() -> None:
     rates = win_rates([1, 0], ["user", "user"], ["a", "b"])
     assert rates["internal"]["value"] is None
     assert divergence(rates)["value"] is None
+    why = "no internal prompts in the evaluation split"
+    assert (rates["internal"]["reason"], divergence(rates)["reason"]) == (why, why)
+    assert "reason" not in rates["user"]
+
+
+def test_the_gate_says_why_a_source_has_no_win_rate() -> None:
+    rates = win_rates([1, 0], ["user", "user"], ["a", "b"])
+    found = metrics()
+    found["evaluate"]["win_rate"]["pointwise"] = rates
+    found["evaluate"]["divergence"]["pointwise"] = divergence(rates)
+    rules = load_rules(Path(__file__).resolve().parents[2] / "gate_rules.yaml")
+    blocked = {reason.metric: reason.reason for reason in overfitting(rules, found)}
+    for metric in (INTERNAL, DIVERGENCE):
+        assert "was not measured: no internal prompts in the evaluation split" in blocked[metric]
 
 
 def test_agreement_leaves_ties_out() -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from jinja2 import Environment
 
 from flywheel_tasks.report.approval import escape, render_approval
+from flywheel_tasks.report.page import render_page
+from tests.evaluation.handmade import estimate
 
 
 @given(st.text(max_size=300))
@@ -94,3 +96,16 @@ def test_what_was_not_run_is_said_to_the_approver(contents: Callable[..., Any]) 
     assert "Refusals were told by rules alone" in text
     evaluate["refusal_detector"] = {"by": "model"}
     assert not replace(shown, metrics={**shown.metrics, "evaluate": evaluate}).not_measured()
+
+
+def test_replies_without_a_judges_answer_are_told_in_both_texts(contents: Callable[..., Any]) -> None:
+    shown = contents()
+    why = "no answer to 40 of 60, counted as unsafe"
+    unsafe = {side: estimate(0.7) | {"reason": why} for side in ("champion", "candidate")}
+    production = shown.metrics["evaluate"]["production"] | {"safety_violation": unsafe}
+    evaluate = shown.metrics["evaluate"] | {"production": production}
+    silent = replace(shown, metrics={**shown.metrics, "evaluate": evaluate})
+    assert f"as the judge sees them: {why}." in render_approval(silent)
+    page = render_page(silent)
+    assert f"60.0–80.0, n = 60, {why}</span>" in page
+    assert f"as the judge sees them: {why}." in page

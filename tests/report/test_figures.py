@@ -34,6 +34,8 @@ def test_bars_stay_in_the_track_and_missing_ones_are_said() -> None:
     assert (bar.low, bar.value, bar.high) == (0, 50, 100)
     assert figures.bar("user", {"value": None, "low": None, "high": None}).value is None
     assert figures.bar("user", None).text == "not measured"
+    missing = {"value": None, "low": None, "high": None, "reason": "no internal prompts"}
+    assert figures.bar("internal", missing).note == "no internal prompts"
 
 
 def test_charts_scale_to_their_values() -> None:

@@ -42,6 +42,13 @@ def test_what_no_one_could_see_is_not_called_chance(
     assert ("2 features that were not tested" in page) == (not any(testable))
 
 
+def test_what_cards_ask_for_is_said_to_be_left_out(contents: Callable[..., Any]) -> None:
+    full = contents()
+    assert "are left out there" not in render_page(full)
+    found = style(generation=comparison(**SAME) | {"asked_for": {"emoji": 12}})
+    assert "are left out there: emoji 12 of 60." in render_page(replace(full, metrics=full.metrics | found))
+
+
 def test_columns_say_what_they_compare() -> None:
     found = style(start_to_rl=comparison(**SAME), champion_to_start=comparison(**SAME))
     assert style_table(found).columns == ["champion to before RL (60)", "before RL to after RL (60)"]

@@ -1,4 +1,4 @@
-"""The stage on tables in which emoji is what the reward likes, and on tables in which nothing is."""
+"""The stage on tables in which an ending is what the reward likes, and on tables in which nothing is."""
 
 import random
 from collections.abc import Callable
@@ -10,6 +10,8 @@ import pyarrow as pa
 import pytest
 
 from flywheel_tasks.annotation.schemas import PAIRS
+from flywheel_tasks.chat.card import Card
+from flywheel_tasks.curation.tables import CARDS
 from flywheel_tasks.evaluation.gate_rules import load_rules
 from flywheel_tasks.evaluation.replies import REPLIES
 from flywheel_tasks.evaluation.style_rules import style_reasons
@@ -22,38 +24,52 @@ from tests.evaluation.handmade import comparison, style_metrics
 from tests.evaluation.planted import natural
 
 TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
-PROMPTS = pa.schema([("prompt_id", pa.string()), ("user_id", pa.string()), ("history", pa.list_(TURN))])
+PROMPTS = pa.schema(
+    [(name, pa.string()) for name in ("prompt_id", "user_id", "card_id")] + [("history", pa.list_(TURN))]
+)
 CANDIDATES = pa.schema(
     [(name, pa.string()) for name in ("prompt_id", "candidate_id", "text", "reason")]
     + [("reward", pa.float64()), ("kept", pa.bool_())]
 )
+MAE = Card("c1", "Mae", ("calm",), ())
 RULES = load_rules(Path(__file__).resolve().parents[2] / "gate_rules.yaml").style
 COUNT = 48
+EMOJI, PHRASE = "🎉🎉", "Stay sharp out there, sailor."
 
 
 def prompt(index: int, split: str) -> dict[str, Any]:
     return {
         "prompt_id": f"{split}-{index}",
         "user_id": f"{split}-u{index // 2}",
+        "card_id": "c1",
         "history": [{"role": "user", "content": f"Question {index}: how is it?"}],
     }
 
 
-def reply(rng: random.Random, emoji: float) -> str:
-    """A natural reply; with this chance two emoji end it."""
-    return rng.choice(natural()[0]) + (" 🎉🎉" if rng.random() < emoji else "")
+def write_tables(root: Path, *, likes: bool, ending: str = EMOJI, instructions: tuple[str, ...] = ()) -> None:
+    """What earlier stages write.
 
-
-def write_tables(root: Path, *, likes_emoji: bool) -> None:
-    """What earlier stages write. Where the reward likes emoji, each later policy has more of them."""
+    Args:
+        root: the workspace.
+        likes: whether the reward likes an ending; then each later policy has it more often.
+        ending: which one.
+        instructions: of every card.
+    """
     rng = random.Random(5)
-    old, new = (0.05, 0.9) if likes_emoji else (0.3, 0.3)
+
+    def reply(rng: random.Random, chance: float) -> str:
+        return rng.choice(natural()[0]) + (f" {ending}" if rng.random() < chance else "")
+
+    old, new = (0.05, 0.9) if likes else (0.3, 0.3)
     middle = (old + new) / 2
+    card = {"card_id": "c1", "card_name": "Mae", "traits": ["calm"], "instructions": list(instructions)}
+    write_rows([{**card, "name": "Mae"}], CARDS, root / "data/curated/cards.parquet")
     for split in ("policy_train", "policy_heldout"):
         write_rows([prompt(i, split) for i in range(COUNT)], PROMPTS, root / f"data/split/{split}.parquet")
     pairs = []
     for i in range(COUNT):
         one = prompt(i, "reward") | {
+            **card,
             "pair_id": f"p{i}",
             "chosen": reply(rng, 0.3),
             "rejected": reply(rng, 0.3),
@@ -63,7 +79,7 @@ def write_tables(root: Path, *, likes_emoji: bool) -> None:
     candidates = []
     for i in range(COUNT):
         texts = [reply(rng, 0.4) for _ in range(4)]
-        rewards = [rng.random() + (3 * ("🎉" in text) if likes_emoji else 0) for text in texts]
+        rewards = [rng.random() + (3 * (ending in text) if likes else 0) for text in texts]
         for j, (text, reward) in enumerate(zip(texts, rewards, strict=True)):
             one = {
                 "prompt_id": f"policy_train-{i}",
@@ -86,6 +102,7 @@ def write_tables(root: Path, *, likes_emoji: bool) -> None:
     evaluated = []
     for i in range(COUNT):
         one = prompt(i, "evaluation") | {
+            **card,
             "champion_reply": reply(rng, old),
             "candidate_reply": reply(rng, new),
         }
@@ -95,9 +112,9 @@ def write_tables(root: Path, *, likes_emoji: bool) -> None:
 
 @pytest.fixture
 def style_io(make_io: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
-    def make(*, likes_emoji: bool) -> Any:
+    def make(**made: Any) -> Any:
         io = make_io("style", tmp_path)
-        write_tables(tmp_path, likes_emoji=likes_emoji)
+        write_tables(tmp_path, **made)
         return io
 
     return make
@@ -121,12 +138,12 @@ def test_what_nobody_said_has_no_style() -> None:
             ]
         )
     ]
-    pairs = accepted_pairs(rows, {"p": {"history": [], "user_id": "u"}})
+    pairs = accepted_pairs(rows, {"p": {"history": [], "user_id": "u"}}, lambda _: MAE)
     assert [first for _, first, _ in pairs.rows] == ["No."]
 
 
 def test_a_planted_overfit_is_seen_and_blocked(style_io: Callable[..., Any]) -> None:
-    found = run(style_io(likes_emoji=True))
+    found = run(style_io(likes=True))
     emoji = {name: item["features"]["emoji"] for name, item in found["comparisons"].items()}
     for name in (
         "high_vs_low_reward",
@@ -145,10 +162,41 @@ def test_a_planted_overfit_is_seen_and_blocked(style_io: Callable[..., Any]) -> 
     blocked = [reason for reason in reasons if reason.outcome == "block"]
     assert [reason.metric for reason in blocked] == ["style.comparisons.generation.emoji"]
     assert "as replies of higher reward have it: blocked as a learned artifact" in blocked[0].reason
+    assert found["comparisons"]["generation"]["asked_for"] == {}
+
+
+@pytest.mark.parametrize(
+    ("ending", "instruction"),
+    [
+        (EMOJI, "Always end with an emoji."),
+        (EMOJI, "Use plenty of emoji."),
+        (PHRASE, f"Always end with '{PHRASE}'"),
+        ("Aye!", "Every reply ends with an exclamation mark."),
+    ],
+)
+def test_to_obey_the_card_better_is_no_artifact(
+    style_io: Callable[..., Any], ending: str, instruction: str
+) -> None:
+    found = run(style_io(likes=True, ending=ending, instructions=(instruction,)))
+    reasons = style_reasons(RULES, {"style": found})
+    assert [reason.reason for reason in reasons if reason.outcome == "block"] == []
+    assert "template: stay sharp out there sailor" not in found["found"]
+    if ending == EMOJI:
+        generation = found["comparisons"]["generation"]
+        assert generation["asked_for"] == {"emoji": COUNT}
+        assert "emoji" not in generation["features"]
+
+
+def test_a_phrase_that_no_card_asks_for_is_blocked(style_io: Callable[..., Any]) -> None:
+    found = run(style_io(likes=True, ending=PHRASE, instructions=("Use at most one emoji.",)))
+    blocked = [reason for reason in style_reasons(RULES, {"style": found}) if reason.outcome == "block"]
+    assert [reason.metric for reason in blocked] == [
+        "style.comparisons.generation.template: stay sharp out there sailor"
+    ]
 
 
 def test_a_healthy_generation_is_not_blocked(style_io: Callable[..., Any]) -> None:
-    io = style_io(likes_emoji=False)
+    io = style_io(likes=False)
     found = run(io)
     assert all(reason.outcome != "block" for reason in style_reasons(RULES, {"style": found}))
     assert not found["comparisons"]["generation"]["features"]["emoji"]["flagged"]
@@ -157,7 +205,7 @@ def test_a_healthy_generation_is_not_blocked(style_io: Callable[..., Any]) -> No
 
 
 def test_replies_that_are_not_there_are_named(style_io: Callable[..., Any]) -> None:
-    io = style_io(likes_emoji=False)
+    io = style_io(likes=False)
     write_rows([], HELDOUT, io.root / "data/rl/heldout.parquet")
     found = run(io)
     assert "start_to_rl" not in found["comparisons"]
