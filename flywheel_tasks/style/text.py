@@ -7,7 +7,17 @@ import emoji
 
 from flywheel_tasks.policy.sentences import CLOSERS, GREEK_QUESTION, NEXT, SPACED_ENDS, WIDE_ENDS
 
-_WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+# Vowel signs, points and tones, which stand inside words of many scripts, and joiners: to ``\w`` they are no part of a
+# word. Variation selectors belong to emoji.
+MARK = "[{}\u200c\u200d]".format(
+    "".join(
+        mark
+        for mark in map(chr, [*range(0x300, 0xFE00), *range(0xFE10, 0x10000)])
+        if unicodedata.category(mark) in {"Mn", "Mc"}
+    )
+)
+_LETTERS = rf"[^\W_]+(?:{MARK}[^\W_]*)*"
+_WORD = re.compile(rf"{_LETTERS}(?:['’\-]{_LETTERS})*")
 # Titles, whose full stop ends no sentence; and a regular expression for after a stop that is none of theirs.
 ABBREVIATIONS = ("Dr", "Mr", "Mrs", "Ms", "St", "Prof", "Capt", "Sgt", "Lt")
 NO_ABBREVIATION = "".join(rf"(?<!\b(?i:{title})\.)" for title in ABBREVIATIONS)
@@ -38,7 +48,7 @@ def straight(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words, in lower case; ``don't`` and ``well-known`` are one word each."""
+    """The words, in lower case, with their vowel signs; ``don't`` and ``well-known`` are one word each."""
     return [match.group().lower() for match in _WORD.finditer(straight(text))]
 
 

@@ -19,6 +19,25 @@ def test_words_and_sentences() -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        "नमस्ते दोस्त, आज मौसम बहुत अच्छा है और मैं समुद्र के किनारे टहल रही हूँ।",
+        "வணக்கம் நண்பரே எப்படி இருக்கிறீர்கள்",
+        "مَرْحَبًا بِكَ يَا صَدِيقِي العَزِيز",
+        "שָׁלוֹם לְךָ חָבֵר",
+        "می\u200cخواهم بروم",
+        "안녕하세요 친구 오늘 날씨가 좋아요",
+    ],
+)
+def test_marks_and_joiners_part_no_word(value: str) -> None:
+    assert len(text.words(value)) == len(value.split())
+
+
+def test_signs_of_emoji_are_no_part_of_a_word() -> None:
+    assert text.words("1️⃣ first, 🙂️ then") == ["1", "first", "then"]
+
+
+@pytest.mark.parametrize(
     ("value", "expected"),
     [
         ("- a\n- b", True),
