@@ -65,6 +65,11 @@ def questions(text: str) -> int:
     return len(_QUESTIONS.findall(text))
 
 
+def exclamations(text: str) -> int:
+    """How many exclamation marks, wide ones too."""
+    return text.count("!") + text.count("！")
+
+
 def asks(text: str) -> bool:
     """Whether it ends with a question mark."""
     last = ending(text)
