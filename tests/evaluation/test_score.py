@@ -85,6 +85,14 @@ def test_chats_that_begin_with_one_greeting_are_conversations_of_their_own(tmp_p
     assert all(metrics["templated"] == 0 for metrics in found.values())
 
 
+def test_what_cannot_be_counted_in_a_script_is_null(tmp_path: Path) -> None:
+    file = write(tmp_path / "in.jsonl", [row(i, "对不起，我不能帮你写诗。", said=f"{i}?") for i in range(4)])
+    found = scored(RUN.invoke(app, ["score", str(file)]).stdout)[0]
+    for name in ("refusal", "false_refusal", "templated", "wall_of_text", "words"):
+        assert found[name] is None, name
+    assert (found["sentences"], found["characters"], found["cut_off"]) == (1, 12, 0)
+
+
 def test_pipes_and_files_give_the_same(tmp_path: Path) -> None:
     source, out = write(tmp_path / "in.jsonl", [row("a", "Aye.")]), tmp_path / "out/scores.jsonl"
     assert RUN.invoke(app, ["score", str(source), "--out", str(out)]).exit_code == 0
