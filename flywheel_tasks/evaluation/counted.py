@@ -13,7 +13,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[str], int]]] = {
     "emoji": (r"emojis?|emoticons?", emoji_count),
     "exclamation_marks": (r"exclamations?(?: (?:mark|point)s?)?", exclamations),
     "questions": (r"questions?(?: marks?)?", questions),
-    "digits": (r"digits?|numerals?", lambda reply: sum(c.isdigit() for c in reply)),
+    "digits": (r"digits?|numerals?", lambda reply: sum(c.isdecimal() for c in reply)),
     "lines": (
         r"lines?(?![- ]?breaks?)|paragraphs?",
         lambda reply: len([x for x in reply.splitlines() if x.strip()]),

@@ -43,7 +43,11 @@ _CLOSERS = "\"'”’)]}*_~»`」』）】 \t\n"
 
 def straight(text: str) -> str:
     """The text in NFKC with straight quotes and apostrophes, as patterns expect it."""
-    text = unicodedata.normalize("NFKC", text)
+    return straight_quotes(unicodedata.normalize("NFKC", text))
+
+
+def straight_quotes(text: str) -> str:
+    """The text with straight quotes and apostrophes, and as many characters as it was written with."""
     return text.translate(_STRAIGHT)
 
 
