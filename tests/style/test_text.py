@@ -94,6 +94,36 @@ def test_sentences_of_other_scripts(value: str, count: int) -> None:
     assert text.sentences(value) == count
 
 
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        ("We open at 9 a.m. and close at 5 p.m. today.", 1),
+        ("We open at 9 a.m. Come by!", 2),
+        ("I lived in the U.S. for years.", 1),
+        ("I lived in the U.S. It was long ago.", 2),
+        ("He sailed for the U.S. Navy (in the U.S.) for years.", 1),
+        ("My friend J. R. Smith says hi.", 1),
+        ("J. A. Smith and J.R. Ewing say hi.", 1),
+        ("Meet me at No. 5, by the pier.", 1),
+        ("Oh no. we are late.", 2),
+        ("No. We are late.", 2),
+        ("She is 5 ft. 3 in. tall, approx. 63 inches.", 1),
+        ("Come in. we are late.", 2),
+        ("Eggs, milk, etc. 5 of each.", 1),
+        ("I am I. You are you.", 2),
+        ("So do I. Tom does too.", 2),
+        ("Plan B. It works.", 2),
+        ("Plan B. Tom knows it.", 1),
+        ("Bake at 175°C. Stir it well.", 2),
+        ("That is Luna's. Tom left. WAS IT TOM'S? NO.", 4),
+        ("A. B. C. D.", 4),
+        ("I am Mr. T.", 1),
+    ],
+)
+def test_initials_and_dotted_abbreviations_end_no_sentence(value: str, count: int) -> None:
+    assert text.sentences(value) == count
+
+
 def test_words_of_scripts_without_spaces_are_unclear() -> None:
     assert text.words_unclear("これはペンです。")
     assert text.words_unclear("สวัสดีครับ")
