@@ -11,6 +11,7 @@ from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation import absent, intervals, judge, tone
 from flywheel_tasks.evaluation.chat_templates import LIKELY, conversation_key, mine_chats
 from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, obeyed, unchecked
+from flywheel_tasks.evaluation.paired import no_surer_than_the_test
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.privacy.outgoing import identifiers_in
 from flywheel_tasks.safety.requests import harmless
@@ -223,8 +224,8 @@ def changes(
         after: the other's.
 
     Returns:
-        the mean difference of each metric with its 95% interval, clustered by user. Where there is no interval,
-        ``reason`` says why.
+        the mean difference of each metric with its 95% interval, clustered by user and no surer than a sign-flip test
+        over users. Where there is no interval, ``reason`` says why.
     """
     found: dict[str, intervals.Estimate] = {}
     for name in (*SHARES, *MEANS):
@@ -236,8 +237,11 @@ def changes(
         unjudged, why = absent.unjudged(name, len(rows) - len(pairs), len(rows))
         if unjudged > absent.UNANSWERED * len(rows):
             pairs = []
-        found[name] = intervals.mean([value for value, _ in pairs], [user for _, user in pairs])
-        if found[name]["low"] is None and pairs:
+        rises, users = [value for value, _ in pairs], [user for _, user in pairs]
+        found[name] = no_surer_than_the_test(
+            intervals.mean(rises, users), rises, users, bounded=name in SHARES
+        )
+        if found[name]["clusters"] == 1:
             found[name]["reason"] = "all replies are of one user"
         elif not pairs:
             found[name]["reason"] = why if unjudged else "not measured on both policies"

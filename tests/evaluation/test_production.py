@@ -262,8 +262,8 @@ def test_unchecked_instructions_count_neither_way() -> None:
 
 
 def test_a_change_is_paired_and_says_why_it_has_no_interval() -> None:
-    rows = answered(["Aye.", "Aye.", "Aye.", "Aye."])
-    before = production.measure(answered(["Aye 🙂.", "Aye 🙂.", "Aye.", "Aye one two three four."]))
+    rows = answered(["Aye."] * 12)
+    before = production.measure(answered(["Aye 🙂.", "Aye 🙂.", "Aye.", "Aye one two three four."] * 3))
     after = production.measure(rows)
     found = production.changes(rows, before, after)
     differences = [
