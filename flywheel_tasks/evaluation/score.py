@@ -18,6 +18,7 @@ from flywheel_tasks.evaluation.instructions import checks, obeyed
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.safety.words import WordLists
+from flywheel_tasks.storage.documents import numbered_lines
 from flywheel_tasks.style import text
 
 _SHOWN = 20  # errors
@@ -61,9 +62,7 @@ def read(lines: Sequence[bytes], name: str) -> list[Row]:
     rows: list[Row] = []
     errors: list[str] = []
     seen: dict[str | int, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(lines):
         try:
             row = _row(line)
             if row.row_id in seen:

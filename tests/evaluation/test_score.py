@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,13 @@ def test_what_cannot_be_counted_in_a_script_is_null(tmp_path: Path) -> None:
     for name in ("refusal", "false_refusal", "templated", "wall_of_text", "words"):
         assert found[name] is None, name
     assert (found["sentences"], found["characters"], found["cut_off"]) == (1, 12, 0)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    file = write(tmp_path / "in.jsonl", [row("a", "Aye."), row("b", "No.")])
+    plain = RUN.invoke(app, ["score", str(file)]).stdout
+    file.write_bytes(BOM_UTF8 + file.read_bytes())
+    assert RUN.invoke(app, ["score", str(file)]).stdout == plain
 
 
 def test_pipes_and_files_give_the_same(tmp_path: Path) -> None:
