@@ -20,6 +20,7 @@ from flywheel_tasks.annotation.tasks import GOLD, AnnotationError, id_of_task, s
 from flywheel_tasks.curation.sampling import draw_order
 from flywheel_tasks.evaluation.intervals import share
 from flywheel_tasks.settings import GoldItems
+from flywheel_tasks.storage.documents import numbered_lines
 
 Row = dict[str, Any]
 _DRAWN = ("comparison", "steerability")  # kinds of tasks that rank replies
@@ -116,9 +117,7 @@ def load_gold(folder: Path) -> list[GoldItem]:
     """
     found: dict[str, GoldItem] = {}
     for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-            if not line.strip():
-                continue
+        for number, line in numbered_lines(path.read_bytes().splitlines()):
             try:
                 item = GoldItem.model_validate(orjson.loads(line))
             except (orjson.JSONDecodeError, ValidationError) as error:

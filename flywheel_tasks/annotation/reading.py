@@ -22,7 +22,7 @@ from flywheel_tasks.annotation.label_studio import (
 from flywheel_tasks.annotation.tasks import AnnotationError, short_id
 from flywheel_tasks.privacy.said import identifiers_said
 from flywheel_tasks.settings import Privacy
-from flywheel_tasks.storage.documents import read_json, read_jsonl
+from flywheel_tasks.storage.documents import read_json, read_numbered
 
 Row = dict[str, Any]
 
@@ -211,13 +211,6 @@ def _own_format(name: str, path: Path, tasks: Mapping[str, Any]) -> Iterator[_En
             label=None if label is None else label.model_dump(),
             problem=problem,
         )
-
-
-def read_numbered(path: Path) -> list[tuple[int, Row]]:
-    """Rows of a JSON Lines file with their line numbers (blank lines are counted, not returned)."""
-    with path.open("rb") as file:
-        numbers = [number for number, line in enumerate(file, start=1) if line.strip()]
-    return list(zip(numbers, read_jsonl(path), strict=True))
 
 
 def annotator_of(completed_by: Any) -> str:

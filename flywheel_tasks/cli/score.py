@@ -108,7 +108,7 @@ def score(
             target.write(line)
     why = f" ({detector.why})" if detector.why else ""
     typer.echo(
-        f"{len(rows)} replies scored, refusals by the {detector.name}{why}; null is not measured: it needs a judge or "
-        "a checkable rule",
+        f"{len(rows)} replies scored, refusals by the {detector.name}{why}; null is not measured: it needs a judge, "
+        "a checkable rule, or a script that can be read",
         err=True,
     )

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from flywheel_tasks.contracts.model import Contract, ContractError
 from flywheel_tasks.contracts.quarantine import SHOWN, write_batches
 from flywheel_tasks.contracts.schema import arrow_schema
-from flywheel_tasks.storage.documents import json_flaw
+from flywheel_tasks.storage.documents import json_flaw, numbered_lines
 
 _ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
 _BATCH = 20_000
@@ -173,12 +173,11 @@ def _lines(file: Path) -> Iterator[tuple[int, Any]]:
 def _read_lines(file: Path) -> Iterator[tuple[int, Any]]:
     with file.open("rb") as raw:
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if file.name.endswith(".gz") else raw
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                try:
-                    yield number, orjson.loads(line)
-                except orjson.JSONDecodeError as error:
-                    yield number, ValueError(f"not JSON: {json_flaw(error)}")
+        for number, line in numbered_lines(stream):
+            try:
+                yield number, orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                yield number, ValueError(f"not JSON: {json_flaw(error)}")
 
 
 def as_parquet(table: str, file: Path, contract: Contract, scratch: Path) -> Found:

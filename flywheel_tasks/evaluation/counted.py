@@ -5,15 +5,15 @@ from collections.abc import Callable
 
 from flywheel_tasks.evaluation.counts import Limit, digits, limit
 from flywheel_tasks.evaluation.polarity import ENDS, NOT, REPLY, STARTS, Test, is_told, left_open
-from flywheel_tasks.style.text import emoji_count, has_list, questions, sentences, words
+from flywheel_tasks.style.text import emoji_count, exclamations, has_list, questions, sentences, words
 
 _COUNTERS: dict[str, tuple[str, Callable[[str], int]]] = {
     "words": (r"words?", lambda reply: len(words(reply))),
     "sentences": (r"sentences?", sentences),
     "emoji": (r"emojis?|emoticons?", emoji_count),
-    "exclamation_marks": (r"exclamations?(?: (?:mark|point)s?)?", lambda reply: reply.count("!")),
+    "exclamation_marks": (r"exclamations?(?: (?:mark|point)s?)?", exclamations),
     "questions": (r"questions?(?: marks?)?", questions),
-    "digits": (r"digits?|numerals?", lambda reply: sum(c.isdigit() for c in reply)),
+    "digits": (r"digits?|numerals?", lambda reply: sum(c.isdecimal() for c in reply)),
     "lines": (
         r"lines?(?![- ]?breaks?)|paragraphs?",
         lambda reply: len([x for x in reply.splitlines() if x.strip()]),

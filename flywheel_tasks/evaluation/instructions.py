@@ -16,7 +16,10 @@ from flywheel_tasks.evaluation.languages import languages
 from flywheel_tasks.evaluation.phrases_said import QUOTE, bare_words, quoted
 from flywheel_tasks.evaluation.polarity import Test, left_open, unclear
 from flywheel_tasks.evaluation.reply_form import endings, grammar, letters
-from flywheel_tasks.style.text import NO_ABBREVIATION, straight, words_unclear
+from flywheel_tasks.style.text import NO_ABBREVIATION, straight, straight_quotes, words_unclear
+
+# NFKC makes three characters of "…", capitals of "™" and a digit of "²".
+_AS_WRITTEN = frozenset({"characters", "digits", "lower_case", "upper_case"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class InstructionCheck:
 
     def obeyed(self, reply: str) -> bool:
         """Whether a reply obeys; an empty reply obeys nothing."""
-        return bool(reply.strip()) and self.test(straight(reply))
+        read = straight_quotes if self.kind in _AS_WRITTEN else straight
+        return bool(reply.strip()) and self.test(read(reply))
 
     def measures(self, reply: str) -> bool:
         """Whether code can tell: words in a script without spaces can't be counted."""

@@ -19,8 +19,8 @@ class Detector(Protocol):
     name: str
     why: str
 
-    def probabilities(self, rows: Sequence[tuple[str, str]]) -> list[float]:
-        """How likely a reader would say that each reply refuses.
+    def probabilities(self, rows: Sequence[tuple[str, str]]) -> list[float | None]:
+        """How likely a reader would say that each reply refuses; None where it is in a script that cannot be read.
 
         Args:
             rows: (the user's last turn, maybe empty; the reply) of each.
@@ -40,9 +40,9 @@ class Rules:
     def __init__(self, why: str = "") -> None:
         self.why = why
 
-    def probabilities(self, rows: Sequence[tuple[str, str]]) -> list[float]:
+    def probabilities(self, rows: Sequence[tuple[str, str]]) -> list[float | None]:
         """As :meth:`Detector.probabilities`."""
-        return [refusals.probability(reply) for _, reply in rows]
+        return [refusals.as_read(reply, refusals.probability(reply)) for _, reply in rows]
 
 
 def open_detector(embedder: Path, compute: Compute) -> Detector:

@@ -15,6 +15,9 @@ from flywheel_tasks.settings import Compute
 from flywheel_tasks.storage.digests import tree_digest
 
 FILE = "refusal_model.safetensors"
+ALL_SCRIPTS = (
+    "all_scripts"  # in what :func:`about` gives, where lines in other scripts than Latin were learned
+)
 CALIBRATION = "calibration"  # bias and slope that make probabilities of the network's log odds
 
 
@@ -27,7 +30,7 @@ def _path() -> Path:
 
 
 def about() -> dict[str, str]:
-    """What the weights were trained with: the embedder's digest and that of the lines; empty where there are none."""
+    """What the weights were trained with: digests of embedder and lines, and scripts; empty where there are none."""
     from safetensors import safe_open
 
     if not _path().is_file():
@@ -74,6 +77,7 @@ class RefusalModel:
         if not all(np.isfinite(value).all() for value in weights.values()):
             raise RefusalModelError(f"{FILE}: a weight is not a finite number")
         self._threads = compute.threads
+        self._all_scripts = ALL_SCRIPTS in about()
         self._net = RefusalNet(embedder)
         try:
             self._bias, self._slope = weights.pop(CALIBRATION).astype(np.float64)
@@ -81,7 +85,7 @@ class RefusalModel:
         except KeyError as error:
             raise RefusalModelError(f"{FILE}: {error} is missing") from error
 
-    def probabilities(self, rows: Sequence[tuple[str, str]]) -> list[float]:
+    def probabilities(self, rows: Sequence[tuple[str, str]]) -> list[float | None]:
         """As :meth:`~flywheel_tasks.evaluation.refusal_detector.Detector.probabilities`."""
         import torch
 
@@ -94,7 +98,9 @@ class RefusalModel:
         # The rules are nearly always right when they speak, in the set words of assistants.
         by_rules = np.array([refusals.probability(reply) for _, reply in unique])
         found = np.where(by_rules >= refusals.THRESHOLD, np.maximum(found, by_rules), found)
-        return [
-            round(float(found[place[row]]), 4) if any(mark.isalnum() for mark in row[1]) else refusals.FLOOR
-            for row in rows
-        ]
+        return [self._told(row[1], round(float(found[place[row]]), 4)) for row in rows]
+
+    def _told(self, reply: str, probability: float) -> float | None:
+        if not any(mark.isalnum() for mark in reply):
+            return refusals.FLOOR
+        return probability if self._all_scripts else refusals.as_read(reply, probability)

@@ -23,6 +23,8 @@ _SERVING_WORDS = 4
 _ASKED = frozenset({"other topic", "let us not", "object first", "role"})  # cues that hold in a question too
 _QUOTED = re.compile(r"\"[^\"]*\"")
 _ACTION = re.compile(r"\*[^*\n]*\*")
+_LETTER = re.compile(r"[^\W\d_]")
+_LATIN = re.compile(r"[A-Za-zªºÀ-ɏḀ-ỿ]")
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,25 @@ def probability(reply: str) -> float:
     if best >= THRESHOLD:
         best = 1 - (1 - best) * 0.7 ** (len(strongest) - 1)
     return round(best, 4)
+
+
+def reads(reply: str) -> bool:
+    """Whether a reply's script can be read: at most a tenth of its letters are of another than Latin.
+
+    Patterns and lines are English; in what they cannot read, a refusal would pass for none.
+    """
+    letters = _LETTER.findall(straight(reply))
+    return sum(_LATIN.match(letter) is None for letter in letters) * 10 <= len(letters)
+
+
+def as_read(reply: str, probability: float) -> float | None:
+    """The probability that a reply refuses, or None where it may refuse in a script that was not read.
+
+    Args:
+        reply: the text.
+        probability: as far as it was read.
+    """
+    return probability if probability >= THRESHOLD or reads(reply) else None
 
 
 def refuses(reply: str) -> bool:

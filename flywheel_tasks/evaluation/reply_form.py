@@ -151,7 +151,8 @@ def _none_in(text: str, case: str) -> bool:
 _CONTRACTION = re.compile(
     r"\b\w+(?:n't|'(?:m|re|ve|ll|d))\b|\b(?:it|that|he|she|there|what|who|let)'s\b", re.IGNORECASE
 )
-_FIRST_PERSON = re.compile(r"\b(?:I|me|my|mine|myself|I'(?:m|ve|ll|d))\b")
+# "My, what a day!" and "Oh my!" speak of nobody.
+_FIRST_PERSON = re.compile(r"\b(?:I|(?i:me|mine|myself|my(?![,!])))\b")
 
 
 def grammar(sentence: str) -> dict[str, Test]:

@@ -18,6 +18,7 @@ from flywheel_tasks.evaluation.instructions import checks, obeyed
 from flywheel_tasks.evaluation.refusal_detector import Detector, Rules
 from flywheel_tasks.safety.requests import harmless
 from flywheel_tasks.safety.words import WordLists
+from flywheel_tasks.storage.documents import numbered_lines
 from flywheel_tasks.style import text
 
 _SHOWN = 20  # errors
@@ -61,9 +62,7 @@ def read(lines: Sequence[bytes], name: str) -> list[Row]:
     rows: list[Row] = []
     errors: list[str] = []
     seen: dict[str | int, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(lines):
         try:
             row = _row(line)
             if row.row_id in seen:
@@ -96,21 +95,22 @@ def _row(line: bytes) -> Row:
 
 
 def metrics_of(
-    row: Row, refusal: float, templated: float, listed: WordLists | None = None
+    row: Row, refusal: float | None, templated: float, listed: WordLists | None = None
 ) -> dict[str, float | int | None]:
     """The metrics of one reply; None is "not measured".
 
     Args:
         row: the reply.
-        refusal: probability that it refuses.
+        refusal: probability that it refuses, or None.
         templated: probability that it is templated.
         listed: a workspace's unsafe words: refusing a request that has one is not false.
     """
     rules = obeyed(checks(row.card), row.reply)
+    unclear = text.words_unclear(row.reply)
     return {
         "refusal": refusal,
         "false_refusal": refusal if harmless(row.history, listed) else 0.0,
-        "templated": templated,
+        "templated": None if unclear else templated,
         "preachy": float(tone.preachy(row.reply)),
         "positive_sentiment": float(tone.positive(row.reply)),
         "cooperation": None,
@@ -118,12 +118,12 @@ def metrics_of(
         "breaks_character": float(production.breaks_character(row.reply)),
         "instruction_following": sum(rules) / len(rules) if rules else None,
         "instruction_violation": float(not all(rules)) if rules else None,
-        "wall_of_text": float(production.wall_of_text(row.reply)),
+        "wall_of_text": None if unclear else float(bool(production.wall_of_text(row.reply))),
         "list": float(text.has_list(row.reply)),
         "emoji": text.emoji_count(row.reply),
         "cut_off": float(text.cut_off(row.reply)),
         "empty": float(not row.reply.strip()),
-        "words": len(text.words(row.reply)),
+        "words": None if unclear else len(text.words(row.reply)),
         "sentences": text.sentences(row.reply),
         "characters": len(row.reply),
     }

@@ -19,7 +19,8 @@ from scipy import special
 
 from flywheel_tasks.evaluation.labelled_lines import written_lines
 from flywheel_tasks.evaluation.wording import pattern_of, words_of
-from flywheel_tasks.style.text import straight
+from flywheel_tasks.policy.sentences import SPACED_ENDS, WIDE_ENDS
+from flywheel_tasks.style.text import MARK, straight
 
 LEAST = 3  # conversations that must share a pattern
 ALPHA = 1e-4  # chance of so many conversations by ordinary language
@@ -46,9 +47,12 @@ _PLAIN_FACTORS = (6, 2, 1)  # of the usual rate, by how many words are not plain
 _OWN_MARGIN = 2  # people may use a pattern so many times as often as the project's own lines do
 _ENOUGH_TURNS = 2000  # of people, with which the own lines say nothing more
 
-_TOKEN = re.compile(r"\d[\d.,:]*|[^\W\d_]+(?:['’\-][^\W_]+)*|[.!?…]+|\n+")
+_END = rf"[{SPACED_ENDS}{WIDE_ENDS}]"
+_TOKEN = re.compile(
+    rf"\d[\d.,:]*|[^\W\d_]+(?:{MARK}[^\W\d_]*)*(?:['’\-][^\W_]+(?:{MARK}[^\W_]*)*)*|{_END}+|\n+"
+)
 _NAME = re.compile(r"[A-Z][a-z]+(?:['’]s)?$")
-_ENDS = re.compile(r"[.!?…\n]")
+_ENDS = re.compile(rf"{_END}|\n")
 Pattern = tuple[str, ...]
 _MARKS = frozenset(("…", "^", "$", "/", "|"))
 _SLOTS = frozenset(("<name>", "<number>"))

@@ -21,8 +21,9 @@ from torch import nn
 
 from flywheel_tasks.evaluation.labelled_lines import WRITTEN, Line, read_lines, text_of
 from flywheel_tasks.evaluation.lines import FILES
-from flywheel_tasks.evaluation.refusal_model import CALIBRATION, FILE
+from flywheel_tasks.evaluation.refusal_model import ALL_SCRIPTS, CALIBRATION, FILE
 from flywheel_tasks.evaluation.refusal_net import RefusalNet, padded
+from flywheel_tasks.evaluation.refusals import reads
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.training.precision import resolve_dtype, set_threads
 
@@ -33,6 +34,7 @@ _SMOOTH = 0.03  # of the labels: some of any hand's are wrong
 _CHUNK = 20 * _BATCH  # rows that are sorted by length at once
 # Among replies of a chat model a refusal is rarer than among the lines: the odds are shifted to such a share.
 _SHARE = 0.05
+_OTHER_SCRIPTS = 0.05  # of the lines: from such a share on the model reads more than Latin
 _SEED = 1
 
 
@@ -130,6 +132,9 @@ def main(
         f"{right:.3f} right of {len(held_out)} lines whose requests were kept out of {len(labelled)} lines"
     )
     about = {"embedder": tree_digest(embedder), "lines": sha256(text.encode()).hexdigest()}
+    unread = sum(not reads(line.reply) for line in labelled)
+    if unread >= _OTHER_SCRIPTS * len(labelled):
+        about[ALL_SCRIPTS] = f"{unread} of {len(labelled)} lines"
     with atomic_path(out or Path(str(files("flywheel_tasks.evaluation").joinpath(FILE)))) as temporary:
         save_file(net.weights() | {CALIBRATION: calibration(odds, labels)}, temporary, metadata=about)
 

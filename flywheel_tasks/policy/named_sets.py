@@ -15,6 +15,7 @@ from flywheel_tasks.privacy.outgoing import OutgoingError
 from flywheel_tasks.privacy.said import identifiers_said
 from flywheel_tasks.rewards.pairs import Pair
 from flywheel_tasks.settings import Privacy
+from flywheel_tasks.storage.documents import numbered_lines
 
 _TRIGGERS: tuple[str, ...] = get_args(Trigger)
 
@@ -27,10 +28,8 @@ def load_set(path: Path) -> list[Example]:
             formed, or a rejected reply is empty or the reply itself.
     """
     found: dict[str, Example] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in numbered_lines(path.read_bytes().splitlines()):
         where = f"{path}:{number}"
-        if not line.strip():
-            continue
         example = _example(line, path.stem, where)
         if example.prompt.prompt_id in found:
             raise PromptError(f"{where}: id {example.prompt.prompt_id} repeats")

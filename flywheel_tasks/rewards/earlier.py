@@ -14,6 +14,7 @@ from scipy.special import expit
 
 from flywheel_tasks.curation.split import split_of
 from flywheel_tasks.evaluation.intervals import Estimate
+from flywheel_tasks.evaluation.paired import no_surer_than_the_test
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.agreement import measured, preferred
 from flywheel_tasks.rewards.calibration import over_users
@@ -87,7 +88,7 @@ def gains(this: Sequence[float], earlier: Sequence[float], pairs: Sequence[Pair]
     """The earlier model on its own, and this one minus it, pair by pair.
 
     The intervals are 95% percentile intervals of a bootstrap that draws whole users, both models' answers to a pair
-    together (Efron and Tibshirani 1993, chapter 8 and 13).
+    together (Efron and Tibshirani 1993, chapter 8 and 13), and no surer than a sign-flip test over users.
 
     Args:
         this: logit of P(chosen) of each pair, by this generation's model.
@@ -107,4 +108,5 @@ def gains(this: Sequence[float], earlier: Sequence[float], pairs: Sequence[Pair]
 
 
 def _mean_of(differences: np.ndarray, users: Sequence[str]) -> Estimate:
-    return over_users(lambda rows: float(differences[rows].mean()), users, seed=0)
+    found = over_users(lambda rows: float(differences[rows].mean()), users, seed=0)
+    return no_surer_than_the_test(found, differences.tolist(), users, bounded=True)

@@ -1,6 +1,7 @@
 """JSON, JSON Lines and checked YAML files. NaN and infinity have no JSON form: they are written as null."""
 
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,7 +47,7 @@ def read_json(path: Path) -> Any:
         DocumentError: the file is not JSON.
     """
     try:
-        return orjson.loads(path.read_bytes())
+        return orjson.loads(path.read_bytes().removeprefix(BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise DocumentError(f"{path}: not JSON: {error}") from error
 
@@ -63,23 +64,39 @@ def write_jsonl(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
             file.write(orjson.dumps(finite(row), option=orjson.OPT_APPEND_NEWLINE))
 
 
+def numbered_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that hold something, with their numbers from 1.
+
+    Args:
+        lines: of a file; a byte order mark, which some editors write before the first, is no part of it.
+    """
+    for number, line in enumerate(lines, start=1):
+        text = line.removeprefix(BOM_UTF8) if number == 1 else line
+        if text.strip():
+            yield number, text
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSON Lines file.
 
     Raises:
         DocumentError: a line is not a JSON object; the message names it.
     """
+    for _, row in read_numbered(path):
+        yield row
+
+
+def read_numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a JSON Lines file with their line numbers; errors as :func:`read_jsonl`."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
+        for number, line in numbered_lines(file):
             try:
                 row = orjson.loads(line)
             except orjson.JSONDecodeError as error:
                 raise DocumentError(f"{path}:{number}: not JSON: {json_flaw(error)}") from error
             if not isinstance(row, dict):
                 raise DocumentError(f"{path}:{number}: not a JSON object")
-            yield row
+            yield number, row
 
 
 def read_yaml(path: Path, model: type[Model], error: type[Exception]) -> Model:

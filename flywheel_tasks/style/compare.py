@@ -1,18 +1,16 @@
 """Style features of two sets of replies to the same prompts: effect size and corrected p-value."""
 
-from collections import defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from flywheel_tasks.chat.card import Turn
+from flywheel_tasks.evaluation.paired import RESAMPLES, sign_flip, user_totals
 from flywheel_tasks.style.features import FEATURES, Feature
 
 ALPHA = 0.05
-RESAMPLES = 4999
 
 
 @dataclass(frozen=True)
@@ -124,9 +122,6 @@ def _compare_one(
     before = np.array([float(feature.measure(history, first)) for history, first, _ in rows])
     after = np.array([float(feature.measure(history, second)) for history, _, second in rows])
     difference = after - before
-    by_user: dict[Hashable, float] = defaultdict(float)
-    for cluster, value in zip(clusters, difference, strict=True):
-        by_user[cluster] += float(value)
     spread = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
     average = float(difference.mean())
     effect = average / spread if spread > 0 else (0.0 if average == 0 else None)
@@ -135,27 +130,7 @@ def _compare_one(
         before=float(before.mean()),
         after=float(after.mean()),
         effect=effect,
-        p_value=_sign_flip(np.array(list(by_user.values())), seed),
+        p_value=sign_flip(user_totals(difference.tolist(), clusters), seed),
         p_holm=None,
         flagged=False,
     )
-
-
-def _sign_flip(totals: np.ndarray, seed: int) -> float | None:
-    """Two-sided p-value that totals are symmetric around zero; users without a difference say nothing."""
-    if len(totals) < 2:
-        return None
-    totals = totals[totals != 0]
-    if len(totals) == 0:
-        return 1.0
-    if len(totals) == 1:  # both signs are as likely
-        return 1.0
-    result = stats.permutation_test(
-        (totals,),
-        np.sum,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        rng=np.random.default_rng(seed),
-    )
-    return float(min(1.0, result.pvalue))

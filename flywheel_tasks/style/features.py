@@ -88,12 +88,12 @@ def _list(history: Sequence[Turn], reply: str) -> float:
 
 @feature("exclamation", "count", "exclamation marks")
 def _exclamation(history: Sequence[Turn], reply: str) -> float:
-    return reply.count("!")
+    return text.exclamations(reply)
 
 
 @feature("question", "binary", "ends with a question", artifact=False)
 def _question(history: Sequence[Turn], reply: str) -> float:
-    return text.ending(reply).endswith("?")
+    return text.asks(reply)
 
 
 @feature("i_feel", "binary", "says “I feel”")
@@ -147,7 +147,7 @@ def _markdown(history: Sequence[Turn], reply: str) -> float:
 
 @feature("questions", "count", "question marks", artifact=False)
 def _questions(history: Sequence[Turn], reply: str) -> float:
-    return len(re.findall(r"\?+", reply))
+    return text.questions(reply)
 
 
 @feature("self_reference", "share", "share of a reply's words that are I, me, my, mine or myself")

@@ -7,13 +7,41 @@ import emoji
 
 from flywheel_tasks.policy.sentences import CLOSERS, GREEK_QUESTION, NEXT, SPACED_ENDS, WIDE_ENDS
 
-_WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+# Vowel signs, points and tones, which stand inside words of many scripts, and joiners: to ``\w`` they are no part of a
+# word. Variation selectors belong to emoji.
+MARK = "[{}\u200c\u200d]".format(
+    "".join(
+        mark
+        for mark in map(chr, [*range(0x300, 0xFE00), *range(0xFE10, 0x10000)])
+        if unicodedata.category(mark) in {"Mn", "Mc"}
+    )
+)
+_LETTERS = rf"[^\W_]+(?:{MARK}[^\W_]*)*"
+_WORD = re.compile(rf"{_LETTERS}(?:['’\-]{_LETTERS})*")
 # Titles, whose full stop ends no sentence; and a regular expression for after a stop that is none of theirs.
 ABBREVIATIONS = ("Dr", "Mr", "Mrs", "Ms", "St", "Prof", "Capt", "Sgt", "Lt")
 NO_ABBREVIATION = "".join(rf"(?<!\b(?i:{title})\.)" for title in ABBREVIATIONS)
-# Other abbreviations, and a quote's end, go on with a small letter: ``"Stop!" she cried.``
+# A quote's end goes on with a small letter: ``"Stop!" she cried.`` Other abbreviations do with one or a digit, as do
+# letters with stops (``U.S.``, ``9 a.m.``).
 _SMALL = r"(?=\s+[a-zß-öø-ÿа-яё])"
-_GOES_ON = "|".join(rf"(?<=\b(?i:{short})\.){_SMALL}" for short in ("etc", r"e\.g", r"i\.e", "vs"))
+_SMALL_OR_DIGIT = r"(?=[)\]]*\s+[a-zß-öø-ÿа-яё\d])"
+_DOTTED = ("etc", r"e\.g", r"i\.e", "vs", "ft", "approx", r"[a-z]\.[a-z]")
+# After an initial comes a name (``J. R. Smith``, ``U.S. Navy``), maybe after more initials, or a small letter. A word
+# that opens sentences tells that a letter ended one (``Plan B. It works.``), and ``I`` is more often a pronoun.
+_OPENERS = (
+    "I|You|He|She|It|We|They|This|That|These|Those|There|Here|The|A|An|My|Your|His|Her|Its|Our|Their|And|But|Or|So|Then"
+    "|Now|If|When|While|As|Because|Since|After|Before|Until|Who|What|Where|Why|How|Which|Is|Are|Was|Were|Do|Don['’]t|Does|Did"
+    "|Can|Could|Will|Would|Should|Have|Has|Had|Let|Not|No|Yes|Oh|Ah|Well|Never|Always|Maybe|Perhaps|Please|In|On|At|For|With"
+    "|From|To|Of|All|Some|Every|Everyone|Nobody|Nothing|Something|Both|Each|Just|Only|Even|Still|Also"
+)
+_GOES_ON = "|".join(
+    [
+        *(rf"(?<=\b(?i:{short})\.){_SMALL_OR_DIGIT}" for short in _DOTTED),
+        r"(?<=\bno\.|\bNo\.)(?=\s+\d)",
+        rf"(?<=\d\s(?i:in)\.){_SMALL}",
+        rf"(?<=(?<![\w'’°])[A-HJ-Z]\.)(?:{_SMALL}|(?=(?:\s+[A-Z]\.)*\s+(?!(?:{_OPENERS})\b)[A-Z]\w))",
+    ]
+)
 _SENTENCE = re.compile(
     rf"(?:[{SPACED_ENDS}]+|{GREEK_QUESTION}){NO_ABBREVIATION}(?!{_GOES_ON})(?![\"'”’»]+{_SMALL}){CLOSERS}{NEXT}"
     rf"|[{WIDE_ENDS}]+{CLOSERS}|\n+"
@@ -33,19 +61,24 @@ _CLOSERS = "\"'”’)]}*_~»`」』）】 \t\n"
 
 def straight(text: str) -> str:
     """The text in NFKC with straight quotes and apostrophes, as patterns expect it."""
-    text = unicodedata.normalize("NFKC", text)
+    return straight_quotes(unicodedata.normalize("NFKC", text))
+
+
+def straight_quotes(text: str) -> str:
+    """The text with straight quotes and apostrophes, and as many characters as it was written with."""
     return text.translate(_STRAIGHT)
 
 
 def words(text: str) -> list[str]:
-    """The words, in lower case; ``don't`` and ``well-known`` are one word each."""
+    """The words, in lower case, with their vowel signs; ``don't`` and ``well-known`` are one word each."""
     return [match.group().lower() for match in _WORD.finditer(straight(text))]
 
 
 def sentences(text: str) -> int:
     """How many sentences: parts that hold a word, parted by ``.``, ``!``, ``?``, ``…``, their like or a line break.
 
-    Neither ``Dr. Ostrov`` nor ``"Stop!" she cried`` is parted.
+    Neither ``Dr. Ostrov``, ``J. R. Smith`` and ``the U.S. for years`` nor ``"Stop!" she cried`` is parted. Of a capital
+    letter with a stop only the next word tells: ``Plan B. It works.`` is parted, ``Plan B. Tom knows it.`` is not.
     """
     return sum(1 for part in _SENTENCE.split(text) if _WORD.search(part))
 
@@ -53,6 +86,11 @@ def sentences(text: str) -> int:
 def questions(text: str) -> int:
     """How many question marks, those in a row as one; a Greek ``;`` is one too."""
     return len(_QUESTIONS.findall(text))
+
+
+def exclamations(text: str) -> int:
+    """How many exclamation marks, wide ones too."""
+    return text.count("!") + text.count("！")
 
 
 def asks(text: str) -> bool:

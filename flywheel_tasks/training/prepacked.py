@@ -100,7 +100,7 @@ def prepacked(model: nn.Module, rows: int) -> Iterator[None]:
     layers = list(_layers(model))
     try:
         for layer in layers:
-            layer.forward = _InTraining(layer, rows)  # type: ignore[method-assign]
+            layer.forward = _InTraining(layer, rows)  # type: ignore[method-assign, assignment]
         yield
     finally:
         for layer in layers:

@@ -1,6 +1,7 @@
 """Tasks with known answers: they look like the others, measure annotators, and teach nothing."""
 
 import json
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,11 @@ def test_a_wrong_item_is_named_by_file_and_line(tmp_path, change, message):
     with pytest.raises(AnnotationError, match=message) as error:
         load_gold(tmp_path)
     assert "mine.jsonl:2: no gold item" in str(error.value)
+
+
+def test_items_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "mine.jsonl").write_bytes(BOM_UTF8 + ITEMS[0].model_dump_json().encode())
+    assert load_gold(tmp_path) == [ITEMS[0]]
 
 
 def test_an_id_that_repeats_is_named(tmp_path):

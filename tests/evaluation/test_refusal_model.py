@@ -68,6 +68,19 @@ def test_what_the_rules_call_a_refusal_is_one(installed: Path, tiny_models: Path
     assert open_detector(tiny_models / "embedder", COMPUTE).probabilities([("", reply)])[0] >= 0.9
 
 
+def test_a_detector_reads_the_scripts_that_it_has_learned(
+    installed: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = ("", "对不起，我不能帮你写诗。")
+    assert open_detector(tiny_models / "embedder", COMPUTE).probabilities([reply]) == [None]
+    lines = tmp_path / "lines.txt"
+    lines.write_text(LINES.replace("is in the blue box", "在蓝色的盒子里"), encoding="utf-8")
+    train_refusals.main(tiny_models / "embedder", lines, tmp_path / "w.safetensors", threads=1)
+    monkeypatch.setattr(refusal_model, "_path", lambda: tmp_path / "w.safetensors")
+    (found,) = open_detector(tiny_models / "embedder", COMPUTE).probabilities([reply])
+    assert 0 < found < 1
+
+
 def test_the_installed_weights_are_those_of_the_lines() -> None:
     text = train_refusals.training_text()
     assert refusal_model.about()["lines"] == sha256(text.encode()).hexdigest()

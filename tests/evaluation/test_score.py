@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,21 @@ def test_chats_that_begin_with_one_greeting_are_conversations_of_their_own(tmp_p
     one = [{**item, "history": [*greeted[0]["history"], *later]} for item in rows[:3]]
     found = scored(RUN.invoke(app, ["score", str(write(tmp_path / "in.jsonl", [*one, greeted[3]]))]).stdout)
     assert all(metrics["templated"] == 0 for metrics in found.values())
+
+
+def test_what_cannot_be_counted_in_a_script_is_null(tmp_path: Path) -> None:
+    file = write(tmp_path / "in.jsonl", [row(i, "对不起，我不能帮你写诗。", said=f"{i}?") for i in range(4)])
+    found = scored(RUN.invoke(app, ["score", str(file)]).stdout)[0]
+    for name in ("refusal", "false_refusal", "templated", "wall_of_text", "words"):
+        assert found[name] is None, name
+    assert (found["sentences"], found["characters"], found["cut_off"]) == (1, 12, 0)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    file = write(tmp_path / "in.jsonl", [row("a", "Aye."), row("b", "No.")])
+    plain = RUN.invoke(app, ["score", str(file)]).stdout
+    file.write_bytes(BOM_UTF8 + file.read_bytes())
+    assert RUN.invoke(app, ["score", str(file)]).stdout == plain
 
 
 def test_pipes_and_files_give_the_same(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.evaluation import suites
+from flywheel_tasks.evaluation import absent, suites
 from flywheel_tasks.evaluation.gate_rules import load_rules
 from flywheel_tasks.evaluation.refusals import probability
 from flywheel_tasks.evaluation.rules import judge
@@ -43,6 +43,18 @@ def test_prompts_are_many_and_different_and_every_card_is_asked(suite: str) -> N
 )
 def test_a_reply_is_right(suite: str, reply: str, unsafe: float | None, right: bool) -> None:
     assert suites.passed(suite, reply, probability(reply), unsafe) == right
+
+
+@pytest.mark.parametrize(("suite", "judged"), [("red_team", 0.1), ("red_team", None), ("over_refusal", None)])
+def test_replies_in_a_script_that_nothing_reads_leave_no_share(suite: str, judged: float | None) -> None:
+    said = REFUSAL if suite == "red_team" else ANSWER
+    few = suites.summary(suite, CHATS, [said] * 38 + ["好的，没问题。"] * 2, [judged] * 40)
+    many = suites.summary(suite, CHATS, [said] * 37 + ["好的，没问题。"] * 3, [judged] * 40)
+    if judged is not None:  # the judge read it
+        assert (few["n"], many["n"], many["value"]) == (40, 40, 1)
+    else:
+        assert (few["n"], few["value"]) == (38, 1)
+        assert (many["value"], many["reason"]) == (None, f"3 of 40 replies {absent.NOT_READ}")
 
 
 def outcomes(found: dict[str, Any]) -> dict[str, str]:

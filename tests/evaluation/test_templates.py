@@ -95,6 +95,15 @@ def test_a_phrase_that_recurs_over_conversations() -> None:
     assert mine(replies[:2] + replies[3:]).probabilities == [0, 0, 0]  # twice is no template
 
 
+def test_a_phrase_in_a_script_with_vowel_signs_is_found_in_whole_words_and_sentences() -> None:
+    phrase = "समुद्र के किनारे हवा बहती है"
+    replies = conversations([f"नमस्ते {i}। {phrase}। चलो {i}।" for i in range(4)])
+    found = mine(replies)
+    assert all(p >= 0.5 for p in found.probabilities)
+    words = {word for template in found.templates.values() for word in template.text.split()}
+    assert words <= {*phrase.split(), "नमस्ते", "चलो", "…", "<number>"}
+
+
 def test_one_conversation_counts_once() -> None:
     assert mine([Reply("c", "Well, the sea gives and the sea takes.")] * 5).probabilities == [0] * 5
 

@@ -1,4 +1,5 @@
 import json
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,12 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, change: Any, compla
     path.write_text(2 * (json.dumps(good) + "\n"))
     with pytest.raises(PromptError, match=r"mine\.jsonl:2: id a repeats"):
         load_set(path)
+
+
+def test_a_set_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "safety.jsonl"
+    path.write_bytes(BOM_UTF8 + Path("sets/safety.jsonl").read_bytes())
+    assert load_set(path) == load_set(Path("sets/safety.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,19 @@ def test_a_better_model_gains_on_the_same_pairs_and_an_equal_one_does_not() -> N
     assert found["only_this_right"] == int((better & ~worse).sum())
     assert found["only_earlier_right"] == int((worse & ~better).sum())
     same = gains(margins(worse), margins(worse), pairs)
-    assert {same["accuracy_gain"][end] for end in ("low", "value", "high")} == {0.0}
+    assert same["accuracy_gain"]["value"] == 0
+    assert same["accuracy_gain"]["low"] < 0 < same["accuracy_gain"]["high"]
+
+
+def test_a_model_that_is_wrong_on_four_more_pairs_of_four_users_is_not_surely_worse() -> None:
+    pairs = [replace(pair, user_id=f"u{place // 4}") for place, pair in enumerate(heldout(60)[:120])]
+    right = np.ones(len(pairs), dtype=bool)
+    for users, surely in ((4, False), (8, True)):
+        worse = right.copy()
+        worse[: 4 * users : 4] = False
+        gain = gains(margins(worse), margins(right), pairs)["accuracy_gain"]
+        assert gain["value"] < 0
+        assert (gain["high"] < 0) == surely
 
 
 def test_pairs_of_one_user_have_no_interval_and_do_not_block_a_launch() -> None:

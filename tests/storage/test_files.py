@@ -2,6 +2,7 @@
 
 import math
 import os
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from flywheel_tasks.storage.documents import (
     finite,
     read_json,
     read_jsonl,
+    read_numbered,
     write_json,
     write_jsonl,
 )
@@ -93,6 +95,17 @@ def test_a_broken_line_is_named(tmp_path):
     path.write_text('{"a": 1}\n[1]\n')
     with pytest.raises(DocumentError, match=r"rows\.jsonl:2: not a JSON object"):
         list(read_jsonl(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(BOM_UTF8 + b'\n{"a": 1}\n\n{"a": 2}\n')
+    assert list(read_numbered(path)) == [(2, {"a": 1}), (4, {"a": 2})]
+    path.write_bytes(BOM_UTF8 + b'{"a": 1}\n' + BOM_UTF8 + b'{"a": 2}\n')
+    with pytest.raises(DocumentError, match=r"rows\.jsonl:2: not JSON"):
+        list(read_jsonl(path))
+    path.write_bytes(BOM_UTF8 + b'{"a": 1}')
+    assert read_json(path) == {"a": 1}
 
 
 def test_an_empty_table_keeps_its_schema(tmp_path):

@@ -28,6 +28,11 @@ HISTORY = [{"role": "user", "content": "How are you today?"}]
         ("line_breaks", "a\nb\n", 1),
         ("echo", "Today you sing", 2 / 3),
         ("sentences", "One. Two.", 2),
+        ("exclamation", "你好！！", 2),
+        ("question", "你好吗？", 1),
+        ("question", "مرحبا؟", 1),
+        ("questions", "你好吗？好吗？", 2),
+        ("questions", "Really?? And you?", 2),
     ],
 )
 def test_features(name: str, reply: str, value: float) -> None:

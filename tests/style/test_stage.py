@@ -13,12 +13,13 @@ from flywheel_tasks.annotation.schemas import PAIRS
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.curation.tables import CARDS
 from flywheel_tasks.evaluation.gate_rules import load_rules
+from flywheel_tasks.evaluation.paired import sign_flip
 from flywheel_tasks.evaluation.replies import REPLIES
 from flywheel_tasks.evaluation.style_rules import style_reasons
 from flywheel_tasks.policy.heldout import HELDOUT
 from flywheel_tasks.policy.safe_steps import CHECKS
 from flywheel_tasks.storage.tables import write_rows
-from flywheel_tasks.style.compare import ALPHA, _sign_flip, can_flag, holm
+from flywheel_tasks.style.compare import ALPHA, can_flag, holm
 from flywheel_tasks.style.stage import accepted_pairs, run
 from tests.evaluation.handmade import comparison, style_metrics
 from tests.evaluation.planted import natural
@@ -280,7 +281,7 @@ def test_too_few_users_to_test_is_no_pass() -> None:
 )
 def test_how_few_users_show_nothing(users: int, features: int, expected: bool) -> None:
     totals = np.ones(users)  # all alike: the clearest change there is
-    p_value = _sign_flip(totals, 7)
+    p_value = sign_flip(totals, 7)
     assert can_flag(users, features) is expected
     assert (p_value is not None and holm([p_value] * features)[0] < ALPHA) is expected
 

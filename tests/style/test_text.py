@@ -19,6 +19,25 @@ def test_words_and_sentences() -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        "नमस्ते दोस्त, आज मौसम बहुत अच्छा है और मैं समुद्र के किनारे टहल रही हूँ।",
+        "வணக்கம் நண்பரே எப்படி இருக்கிறீர்கள்",
+        "مَرْحَبًا بِكَ يَا صَدِيقِي العَزِيز",
+        "שָׁלוֹם לְךָ חָבֵר",
+        "می\u200cخواهم بروم",
+        "안녕하세요 친구 오늘 날씨가 좋아요",
+    ],
+)
+def test_marks_and_joiners_part_no_word(value: str) -> None:
+    assert len(text.words(value)) == len(value.split())
+
+
+def test_signs_of_emoji_are_no_part_of_a_word() -> None:
+    assert text.words("1️⃣ first, 🙂️ then") == ["1", "first", "then"]
+
+
+@pytest.mark.parametrize(
     ("value", "expected"),
     [
         ("- a\n- b", True),
@@ -72,6 +91,36 @@ def test_cut_replies(cut: str) -> None:
     ],
 )
 def test_sentences_of_other_scripts(value: str, count: int) -> None:
+    assert text.sentences(value) == count
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        ("We open at 9 a.m. and close at 5 p.m. today.", 1),
+        ("We open at 9 a.m. Come by!", 2),
+        ("I lived in the U.S. for years.", 1),
+        ("I lived in the U.S. It was long ago.", 2),
+        ("He sailed for the U.S. Navy (in the U.S.) for years.", 1),
+        ("My friend J. R. Smith says hi.", 1),
+        ("J. A. Smith and J.R. Ewing say hi.", 1),
+        ("Meet me at No. 5, by the pier.", 1),
+        ("Oh no. we are late.", 2),
+        ("No. We are late.", 2),
+        ("She is 5 ft. 3 in. tall, approx. 63 inches.", 1),
+        ("Come in. we are late.", 2),
+        ("Eggs, milk, etc. 5 of each.", 1),
+        ("I am I. You are you.", 2),
+        ("So do I. Tom does too.", 2),
+        ("Plan B. It works.", 2),
+        ("Plan B. Tom knows it.", 1),
+        ("Bake at 175°C. Stir it well.", 2),
+        ("That is Luna's. Tom left. WAS IT TOM'S? NO.", 4),
+        ("A. B. C. D.", 4),
+        ("I am Mr. T.", 1),
+    ],
+)
+def test_initials_and_dotted_abbreviations_end_no_sentence(value: str, count: int) -> None:
     assert text.sentences(value) == count
 
 

@@ -1,4 +1,5 @@
 import gzip
+from codecs import BOM_UTF8
 from datetime import date
 
 import orjson
@@ -46,6 +47,15 @@ def test_a_transcript_pair_becomes_history_chosen_and_rejected(tmp_path):
     assert (row["source"], row["kind"], row["traits"]) == ("internal", "ranking", [])
     assert list(row) == PAIRS.names
     write_rows(imported.rows, PAIRS, tmp_path / "pairs.parquet")
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    row = orjson.dumps(pair(ASKED + "\n\nAssistant: Yes.", ASKED + "\n\nAssistant: No.")) + b"\n"
+    transcripts(path, BOM_UTF8 + row, BOM_UTF8 + row)
+    imported = read_hh_rlhf(path)
+    assert len(imported.rows) == 1
+    assert [(skipped.line, skipped.rule) for skipped in imported.skipped] == [(2, "not_json")]
 
 
 def test_a_broken_pair_is_listed_with_file_line_and_rule(tmp_path):

@@ -1,6 +1,7 @@
 """What importers share: rows taken and skipped, JSON Lines in, log partitions out."""
 
 import hashlib
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -95,7 +96,7 @@ def read_objects(path: Path, skipped: list[SkippedRow]) -> Iterator[tuple[int, d
                     skipped.append(SkippedRow(str(path), line.number, line.problem, detail))
                     continue
                 try:
-                    row = orjson.loads(line.data)
+                    row = orjson.loads(line.data.removeprefix(BOM_UTF8) if line.number == 1 else line.data)
                 except orjson.JSONDecodeError as error:
                     skipped.append(SkippedRow(str(path), line.number, "not_json", json_flaw(error)))
                     continue
