@@ -155,8 +155,8 @@ def thresholds(candidates: Sequence[Candidate], section: RejectionSample, used: 
     """
     rewards = [candidate.reward for candidate in candidates if candidate.reward is not None]
     reward = float(np.quantile(rewards, section.min_reward_quantile)) if rewards else 0.0
-    limits = {"continue": section.min_continue, "thumb_up": section.min_thumb_up}
-    return Thresholds(reward, {signal: limit for signal, limit in limits.items() if signal in used})
+    limits = {signal: least for signal, least in section.least_signals.items() if signal in used}
+    return Thresholds(reward, limits)
 
 
 def decide(candidates: Sequence[Candidate], limits: Thresholds) -> Candidate | None:
