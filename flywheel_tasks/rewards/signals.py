@@ -106,7 +106,9 @@ def auc_interval(
     """
     value = auc(scores, positive)
     unique = sorted(set(users))
-    rows_of = {user: [i for i, u in enumerate(users) if u == user] for user in unique}
+    rows_of: dict[str, list[int]] = {user: [] for user in unique}
+    for row, user in enumerate(users):
+        rows_of[user].append(row)
     rng = np.random.default_rng(seed)
     draws: list[float] = []
     of_class = [

@@ -190,6 +190,23 @@ def test_auc_interval_counts_users_not_replies() -> None:
     assert clustered["high"] - clustered["low"] > 2 * (alone["high"] - alone["low"])  # type: ignore[operator]
 
 
+def test_the_users_of_an_auc_are_gone_through_once() -> None:
+    compared = 0
+
+    class User(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    users = [User(k // 2) for k in range(400)]
+    signals.auc_interval(np.zeros(400), np.zeros(400, dtype=bool), users, seed=1)
+    assert compared < 10 * len(users)
+
+
 def test_features_are_of_the_turn_the_reply_and_their_product(tiny_models: Path) -> None:
     embedder = Embedder(tiny_models / "embedder")
     both = embedder.features([("hello", "good day"), ("good day", "hello")])
