@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
+from flywheel_tasks.chat.prompt import cut_short, prompt_ids, reply_ids
 from flywheel_tasks.curation.sampling import draw_order
 from flywheel_tasks.pipeline.launcher import processes
 from flywheel_tasks.pipeline.stage_io import StageIO
@@ -154,6 +154,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     sets, encoded = chosen_pairs(io, tokenizer)
     pairs = [pair for chosen in sets.values() for pair in chosen.used]
     rows = [encoded[pair.pair_id] for pair in pairs]
+    chats = {pair.prompt_id: (pair.card, pair.history) for pair in pairs}
+    short = cut_short(tokenizer, chats.values(), settings.prompt.max_tokens)
     unseen = {
         name: Dataset.from_list([encoded[pair.pair_id] for pair in chosen.unseen])
         for name, chosen in sets.items()
@@ -195,6 +197,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     merge_to_full(trainer.model, tokenizer, io.out("models/policy_dpo"), probe=probe)
     history = trainer.state.log_history
     return {
+        "cut_short": short,
         "pairs": {"all": len(pairs), **dict(sorted(Counter(pair.kind for pair in pairs).items()))},
         "sets": {
             name: {

@@ -73,6 +73,7 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     io = policy_io("dpo", {"dpo.epochs": 3.0, "dpo.learning_rate": 0.03, "dpo.pairs": {"preferences": 9}})
     metrics = run(io)
     assert metrics["pairs"]["all"] == 8
+    assert metrics["cut_short"] == {"prompts": 8, "card": 0, "last_turn": 0}
     assert (metrics["train"]["completions"], metrics["train"]["cut"]) == (
         2 * 3 * 8,
         0,

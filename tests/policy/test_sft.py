@@ -154,6 +154,7 @@ def test_stage_learns_repeated_data_and_saves_a_plain_model(
     )
     metrics = run(io)
     assert metrics["rows"] == 8
+    assert metrics["cut_short"] == {"prompts": 8, "card": 0, "last_turn": 0}
     assert {name: part["used"] for name, part in metrics["mixture"]["sources"].items()} == {
         "rejection_internal": 2,
         "rejection_user": 4,
