@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.curation.tables import PROMPTS as PROMPTS_TABLE
 from flywheel_tasks.policy import rl, safe_steps
+from flywheel_tasks.policy.checks import Check, compare, nearest, over_optimised
 from flywheel_tasks.policy.prompts import Prompt
-from flywheel_tasks.policy.safe_steps import Check, compare, nearest, over_optimised
 from flywheel_tasks.storage.tables import read_rows
 from flywheel_tasks.training.run import train, trainer_arguments
 from tests.policy.conftest import prompt_row, write
