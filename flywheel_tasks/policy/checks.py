@@ -10,7 +10,7 @@ import pyarrow as pa
 from scipy.stats import norm
 
 from flywheel_tasks.evaluation.win_rate import pointwise_score
-from flywheel_tasks.policy.heldout import SIDE, surely_more, user_means
+from flywheel_tasks.policy.heldout import SIDE, half_seen, surely_more, user_means
 from flywheel_tasks.training.run import write_curve
 
 _CHANCE = 0.025  # that a run is stopped for nothing
@@ -112,6 +112,42 @@ def over_optimised(checks: Sequence[Check], looks: int) -> bool:
     return surely_more(last.by_user("reward"), first.by_user("reward"), _CHANCE / looks) and surely_more(
         first.by_user("judge"), last.by_user("judge"), _CHANCE / looks
     )
+
+
+def spreads_to_stop(users: int, looks: int) -> float | None:
+    """How far the judge must fall for :func:`over_optimised` to see it at one of two looks.
+
+    Args:
+        users: whose prompts the judge reads.
+        looks: as there.
+
+    Returns:
+        the mean fall, in standard deviations of the users' falls; None for fewer than two users.
+    """
+    return half_seen(users, _CHANCE / looks)
+
+
+def judge_stop(checks: Sequence[Check], looks: int) -> dict[str, Any]:
+    """What the judge could have seen: a run that was not stopped may only have had too few users for it.
+
+    Args:
+        checks: of the whole run, the one before RL first.
+        looks: as for :func:`over_optimised`.
+
+    Returns:
+        ``prompts`` and ``users`` that the judge read, and ``noticed_fall``: how far it must fall from the first check,
+        in its probability, to stop the run at one of two looks, by the spread of the users' falls at the last check.
+        None with a ``reason`` where that is further than it can fall, or where there is no spread to tell it by.
+    """
+    first, last = checks[0].by_user("judge"), checks[-1].by_user("judge")
+    read: dict[str, Any] = {"prompts": len(checks[0].values("judge")), "users": len(first)}
+    needed = spreads_to_stop(len(first), looks)
+    fall = None if needed is None else needed * float(np.std(first - last, ddof=1))
+    if fall is None or fall > first.mean():
+        return read | {"noticed_fall": None, "reason": "too few users to tell"}
+    if fall == 0:
+        return read | {"noticed_fall": None, "reason": "every user's reading changed alike"}
+    return read | {"noticed_fall": fall}
 
 
 def nearest(checks: Sequence[Check], target: float) -> Check:

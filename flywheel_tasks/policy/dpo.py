@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from trl import DPOConfig, DPOTrainer
 
 from flywheel_tasks.chat.prompt import cut_short, prompt_ids, reply_ids
-from flywheel_tasks.curation.sampling import draw_order
+from flywheel_tasks.curation.sampling import draw_order, in_turns
 from flywheel_tasks.pipeline.launcher import processes
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
@@ -59,12 +59,8 @@ class EncodedDPOTrainer(DPOTrainer):
 
 def choose_pairs(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
     """At most ``most`` pairs: one of every prompt before a second of any; which ones, the seed decides."""
-    queues: dict[str, list[Pair]] = {}
-    for pair in sorted(pairs, key=lambda pair: draw_order(seed, "dpo", pair.pair_id)):
-        queues.setdefault(pair.prompt_id, []).append(pair)
-    depth = max((len(queue) for queue in queues.values()), default=0)
-    by_turns = [queue[turn] for turn in range(depth) for queue in queues.values() if turn < len(queue)]
-    return by_turns[:most]
+    drawn = sorted(pairs, key=lambda pair: draw_order(seed, "dpo", pair.pair_id))
+    return in_turns(drawn, lambda pair: pair.prompt_id)[:most]
 
 
 def encode_pair(

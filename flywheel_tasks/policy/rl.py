@@ -299,6 +299,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
             "target_win_rate": section.target_win_rate,
             "hand_over": section.hand_over,
         },
+        "judge_stop": safe.judge_stop(),
         "heldout": {
             **{f"{key}_{side}": value for side, one in sides.items() for key, value in one.summary().items()},
             "reward_gain": paired_gain(rewards, chosen.values("reward"), ids, users),

@@ -16,14 +16,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from flywheel_tasks.curation.sampling import in_turns
 from flywheel_tasks.pipeline.launcher import main_first
-from flywheel_tasks.policy.checks import CHECKS, Check, compare, nearest, over_optimised
+from flywheel_tasks.policy.checks import (
+    CHECKS,
+    Check,
+    compare,
+    judge_stop,
+    nearest,
+    over_optimised,
+    spreads_to_stop,
+)
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.rewards.scoring import PairwiseScorer
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.tables import read_rows, write_rows
 
 _log = logging.getLogger(__name__)
+_CLEAR = 2.0  # standard deviations of the users' falls: a mean fall so far is one of nearly every user
 Row = dict[str, Any]
 
 
@@ -38,7 +48,7 @@ class SafeSteps(TrainerCallback):
         every: steps between two checks; the last step is checked too.
         steps: of the whole run.
         prompts: held-out ones.
-        judged: of how many of them, from the first, the judge reads the first reply.
+        judged: of how many of them the judge reads the first reply: of one of every user before a second of any.
         champion: the champion's replies to them, as many of each as ``measure`` gives, rows of
             :data:`~flywheel_tasks.policy.heldout.SIDE`.
         judge: the pairwise model.
@@ -60,12 +70,30 @@ class SafeSteps(TrainerCallback):
         self._folder = folder
         self._every = every
         self._looks = -(-steps // every)
-        self._prompts = prompts
         self._users = {prompt.prompt_id: prompt.user for prompt in prompts}
-        self._judged = min(judged, len(prompts))
+        self._judged = in_turns(prompts, lambda prompt: prompt.user)[:judged]
         self._champion = champion
         self._judge = judge
         self._measure = measure
+        self._warn()
+
+    def _warn(self) -> None:
+        """Say before a run if the judge will hardly stop it, whatever it does."""
+        users = len({prompt.user for prompt in self._judged})
+        needed = spreads_to_stop(users, self._looks)
+        if needed is None:
+            _log.warning("rl: the judge reads prompts of %d held-out users: it cannot stop the run", users)
+        elif needed > _CLEAR:
+            _log.warning(
+                "rl: the judge reads prompts of %d held-out users: it will hardly stop the run, for it must fall by "
+                "%.1f standard deviations of their falls to be seen in half of all cases",
+                users,
+                needed,
+            )
+
+    def judge_stop(self) -> dict[str, Any]:
+        """See :func:`flywheel_tasks.policy.checks.judge_stop`."""
+        return judge_stop(self.checks(), self._looks)
 
     def _rows(self, step: int) -> Path:
         return self._folder / f"check-{step}.parquet"
@@ -107,7 +135,7 @@ class SafeSteps(TrainerCallback):
 
     def _make(self, step: int, model: Any) -> None:
         replies = self._measure(model, step)
-        chats = {prompt.prompt_id: prompt.chat for prompt in self._prompts[: self._judged]}
+        chats = {prompt.prompt_id: prompt.chat for prompt in self._judged}
         read = [row["sample"] == 0 and row["prompt_id"] in chats for row in replies]
         asked = [
             (*chats[new["prompt_id"]], new["reply"], old["reply"])
