@@ -36,6 +36,13 @@ def test_the_projects_settings_are_valid():
         (lambda raw: raw["split"]["shares"].pop("evaluation"), "must name exactly"),
         (lambda raw: raw["signal_models"].update(signals=["continue"]), "not trained: thumb_up"),
         (lambda raw: raw["signal_models"].update(used=["love"]), r"signal_models\.used\.0: .*'thumb_up'"),
+        (
+            lambda raw: (
+                raw["signal_models"].update(used=["continue"]),
+                raw["rejection_sample"].update(min_thumb_up=0.1),
+            ),
+            r"rejection_sample\.min_thumb_up is above 0, but signal_models\.used lacks thumb_up",
+        ),
         (lambda raw: raw["launch"].update(traffic_share=0.6), "less than or equal to 0.5"),
         (
             lambda raw: raw["label"].update(location="."),

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
 from flywheel_tasks.annotation.tasks import VIOLATES_CARD, places, rules_of, texts_of
+from flywheel_tasks.policy.tool_calls import ToolCallError, parse
 
 Row = dict[str, Any]
 
@@ -132,6 +133,10 @@ def _rewrite(label: Label, task: Mapping[str, Any]) -> Problem | None:
         return Problem("rewrite", "rewrite: text is empty")
     if label.rewrite.text.strip() == texts[label.rewrite.candidate_id].strip():
         return Problem("rewrite", "rewrite: text is the same as the candidate's")
+    try:
+        parse(label.rewrite.text)  # it will be learned
+    except ToolCallError as error:
+        return Problem("rewrite", f"rewrite: {error}")
     return None
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-import emoji
-
 from flywheel_tasks.annotation.agreement import item_rows, question_alpha, ranking_alpha, reviews_histogram
 from flywheel_tasks.annotation.annotators import FLAGGED_BY, annotator_rows
 from flywheel_tasks.annotation.consensus import majority, mean_ranks, reviews_by_task, score, support
@@ -23,6 +21,7 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import Annotate, Consensus
 from flywheel_tasks.storage.documents import read_jsonl
 from flywheel_tasks.storage.tables import write_rows
+from flywheel_tasks.style.text import emoji_count, lengths
 
 Row = dict[str, Any]
 
@@ -45,10 +44,11 @@ def surface_reason(chosen: str, rejected: str, settings: Annotate) -> tuple[str,
         rejected: the worse one.
         settings: the limits.
     """
-    lengths = sorted((max(len(chosen.split()), 1), max(len(rejected.split()), 1)))
-    if lengths[1] / lengths[0] > settings.max_length_ratio:
-        return "length_ratio", f"{lengths[1]} to {lengths[0]} words"
-    counts = sorted((emoji.emoji_count(chosen), emoji.emoji_count(rejected)))
+    found = lengths(chosen, rejected)
+    shorter, longer = sorted((max(found.one, 1), max(found.other, 1)))
+    if longer / shorter > settings.max_length_ratio:
+        return "length_ratio", f"{longer} to {shorter} {found.unit}"
+    counts = sorted((emoji_count(chosen), emoji_count(rejected)))
     if counts[1] - counts[0] > settings.max_emoji_difference:
         return "emoji_difference", f"{counts[1]} to {counts[0]} emoji"
     return None

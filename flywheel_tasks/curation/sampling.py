@@ -6,12 +6,27 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 Row = Mapping[str, Any]
+Item = TypeVar("Item")
 Stratum = TypeVar("Stratum", bound=Hashable)
 
 
 def draw_order(seed: int, purpose: str, key: str) -> str:
     """A pseudo-random sort key: the same for the same seed, purpose and id, whatever else is in the data."""
     return hashlib.sha256(f"{seed}|{purpose}|{key}".encode()).hexdigest()
+
+
+def in_turns(items: Sequence[Item], whose: Callable[[Item], Hashable]) -> list[Item]:
+    """Items in rounds: one of every owner before a second of any, both in the given order.
+
+    Args:
+        items: to put in order.
+        whose: the owner of an item.
+    """
+    queues: dict[Hashable, list[Item]] = {}
+    for item in items:
+        queues.setdefault(whose(item), []).append(item)
+    rounds = max((len(queue) for queue in queues.values()), default=0)
+    return [queue[turn] for turn in range(rounds) for queue in queues.values() if turn < len(queue)]
 
 
 def largest_remainder(weights: Mapping[Stratum, float], total: int) -> dict[Stratum, int]:

@@ -10,6 +10,7 @@ from flywheel_tasks.evaluation.instructions import share_kept
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
+from flywheel_tasks.policy.tool_calls import is_broken, marked
 from flywheel_tasks.settings import RejectionSample
 
 REMOVED = "[removed: an identifier]"
@@ -25,7 +26,7 @@ class Candidate:
         candidate_id: unique in the stage.
         policy: who drew it: a policy's name in the pool and its weights or remote model (``policy_id``).
         text: the reply.
-        cut_off: it was cut off at the token limit, and not even one sentence of it was whole.
+        cut_off: it was cut off at the token limit, and not even one sentence of it was whole, or it has a tool call.
         reward: of the pointwise model; None if it was not scored.
         signals: probability of each signal whose model could be trained.
         reason: why it was kept or dropped.
@@ -58,18 +59,21 @@ def candidates_of(prompt: Prompt, policy: str, replies: Sequence[Reply]) -> list
     """Candidates of one policy for one prompt.
 
     A reply that the token limit cut off is shortened to its whole sentences, and is scored like that: as
-    training data it would teach to stop in the middle of a sentence.
+    training data it would teach to stop in the middle of a sentence. One with a mark of a tool call is left as it is: a
+    call has no sentences, and what stands before or after one is not what was to be said.
     """
     found = []
     for number, reply in enumerate(replies):
-        text = reply.text if reply.ended else whole_sentences(reply.text)
+        text = reply.text
+        if not reply.ended:
+            text = "" if marked(text) else whole_sentences(text)
         identity = f"{prompt.prompt_id}:{policy}:{number}"
         found.append(Candidate(prompt, identity, policy, text or reply.text, bool(reply.text and not text)))
     return found
 
 
 def mark_unusable(candidates: Sequence[Candidate], identified: Collection[str] = ()) -> None:
-    """Give a reason to candidates of one prompt that need no score: empty, cut off, or a repetition.
+    """Give a reason to candidates of one prompt that need no score: empty, cut off, a broken tool call, a repetition.
 
     One in which the model says an identifier, made up or remembered, is not kept at all.
 
@@ -86,6 +90,8 @@ def mark_unusable(candidates: Sequence[Candidate], identified: Collection[str] =
             candidate.reason, candidate.text = "identifier", REMOVED
         elif candidate.cut_off:
             candidate.reason = "cut_off"
+        elif is_broken(candidate.text):
+            candidate.reason = "broken_tool_call"
         elif plain in seen:
             candidate.reason = "duplicate"
         seen.add(plain)
@@ -149,8 +155,8 @@ def thresholds(candidates: Sequence[Candidate], section: RejectionSample, used: 
     """
     rewards = [candidate.reward for candidate in candidates if candidate.reward is not None]
     reward = float(np.quantile(rewards, section.min_reward_quantile)) if rewards else 0.0
-    limits = {"continue": section.min_continue, "thumb_up": section.min_thumb_up}
-    return Thresholds(reward, {signal: limit for signal, limit in limits.items() if signal in used})
+    limits = {signal: least for signal, least in section.least_signals.items() if signal in used}
+    return Thresholds(reward, limits)
 
 
 def decide(candidates: Sequence[Candidate], limits: Thresholds) -> Candidate | None:

@@ -14,8 +14,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
-from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
-from flywheel_tasks.curation.sampling import draw_order
+from flywheel_tasks.chat.prompt import cut_short, prompt_ids, reply_ids
+from flywheel_tasks.curation.sampling import draw_order, in_turns
 from flywheel_tasks.pipeline.launcher import processes
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
@@ -38,12 +38,14 @@ class Chosen(NamedTuple):
     """What is taken of a set.
 
     Attributes:
-        available: pairs of it.
+        available: pairs of it that can be learned.
+        left_out_as_equal: pairs of it whose replies are equal once they are cut.
         used: to train on.
         unseen: as many at most, of prompts that are not trained on: to see whether what is learned carries over.
     """
 
     available: int
+    left_out_as_equal: int
     used: list[Pair]
     unseen: list[Pair]
 
@@ -57,12 +59,8 @@ class EncodedDPOTrainer(DPOTrainer):
 
 def choose_pairs(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
     """At most ``most`` pairs: one of every prompt before a second of any; which ones, the seed decides."""
-    queues: dict[str, list[Pair]] = {}
-    for pair in sorted(pairs, key=lambda pair: draw_order(seed, "dpo", pair.pair_id)):
-        queues.setdefault(pair.prompt_id, []).append(pair)
-    depth = max((len(queue) for queue in queues.values()), default=0)
-    by_turns = [queue[turn] for turn in range(depth) for queue in queues.values() if turn < len(queue)]
-    return by_turns[:most]
+    drawn = sorted(pairs, key=lambda pair: draw_order(seed, "dpo", pair.pair_id))
+    return in_turns(drawn, lambda pair: pair.prompt_id)[:most]
 
 
 def encode_pair(
@@ -84,20 +82,22 @@ def encode_pair(
     return {"prompt_ids": prompt, "chosen_ids": chosen[:left], "rejected_ids": rejected[:left]}
 
 
-def choose(pairs: Sequence[Pair], most: int, seed: int) -> Chosen:
+def choose(pairs: Sequence[Pair], most: int, seed: int, left_out_as_equal: int) -> Chosen:
     """What to take of a set.
 
     Args:
-        pairs: all of it.
+        pairs: all of it that can be learned.
         most: pairs to train on.
         seed: of the draw.
+        left_out_as_equal: its other pairs.
     """
     used = choose_pairs(pairs, most, seed)
     prompts = {pair.prompt_id for pair in used}
     others = [pair for pair in pairs if pair.prompt_id not in prompts]
     unseen = choose_pairs(others, min(len(used), len({pair.prompt_id for pair in others})), seed)
     # Of several processes each measures as many; the sampler would repeat some to make it so.
-    return Chosen(len(pairs), used, unseen[: len(unseen) - len(unseen) % processes()])
+    unseen = unseen[: len(unseen) - len(unseen) % processes()]
+    return Chosen(len(pairs), left_out_as_equal, used, unseen)
 
 
 def chosen_pairs(io: StageIO, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Chosen], dict[str, Row]]:
@@ -126,11 +126,12 @@ def chosen_pairs(io: StageIO, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[
     rows = {pair_id: row for pair_id, row in encoded.items() if row is not None}
     chosen = {}
     for name, pairs in sorted(sets.items()):
-        chosen[name] = choose(
-            [pair for pair in pairs if pair.pair_id in rows], section.pairs[name], settings.seed
-        )
-        if not chosen[name].used:
-            raise PairError(f"{where[name]} to train on; dpo.pairs wants up to {section.pairs[name]}")
+        differ = [pair for pair in pairs if pair.pair_id in rows]
+        equal, most = len(pairs) - len(differ), section.pairs[name]
+        chosen[name] = choose(differ, most, settings.seed, equal)
+        if not differ:
+            left_out = f" ({equal} are equal once cut to dpo.max_tokens)" if equal else ""
+            raise PairError(f"{where[name]} to train on{left_out}; dpo.pairs wants up to {most}")
     return chosen, rows
 
 
@@ -149,6 +150,8 @@ def run(io: StageIO) -> Mapping[str, Any]:
     sets, encoded = chosen_pairs(io, tokenizer)
     pairs = [pair for chosen in sets.values() for pair in chosen.used]
     rows = [encoded[pair.pair_id] for pair in pairs]
+    chats = {pair.prompt_id: (pair.card, pair.history) for pair in pairs}
+    short = cut_short(tokenizer, chats.values(), settings.prompt.max_tokens)
     unseen = {
         name: Dataset.from_list([encoded[pair.pair_id] for pair in chosen.unseen])
         for name, chosen in sets.items()
@@ -190,10 +193,12 @@ def run(io: StageIO) -> Mapping[str, Any]:
     merge_to_full(trainer.model, tokenizer, io.out("models/policy_dpo"), probe=probe)
     history = trainer.state.log_history
     return {
+        "cut_short": short,
         "pairs": {"all": len(pairs), **dict(sorted(Counter(pair.kind for pair in pairs).items()))},
         "sets": {
             name: {
                 "available": chosen.available,
+                "left_out_as_equal": chosen.left_out_as_equal,
                 "used": len(chosen.used),
                 "unseen": _unseen(history, name, len(chosen.unseen)),
             }

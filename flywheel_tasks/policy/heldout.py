@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import ttest_rel
+from scipy.optimize import brentq
+from scipy.stats import nct, t, ttest_rel
 
 from flywheel_tasks.evaluation.intervals import Estimate, mean
 from flywheel_tasks.policy.prompts import Prompt
@@ -120,6 +121,24 @@ def surely_more(one: np.ndarray, other: np.ndarray, chance: float) -> bool:
     if len(one) < 2 or one.mean() <= other.mean():
         return False  # also where all are alike, or of one user, of which a test knows nothing
     return bool(ttest_rel(one, other, alternative="greater").pvalue < chance)
+
+
+def half_seen(users: int, chance: float) -> float | None:
+    """How large a difference :func:`surely_more` finds in one of two cases, by the noncentral t distribution.
+
+    Args:
+        users: whose means are compared.
+        chance: as there.
+
+    Returns:
+        the mean difference, in standard deviations of the users' differences; None for fewer than two users, of which
+        the test knows nothing.
+    """
+    if users < 2:
+        return None
+    least = float(t.isf(chance, users - 1))
+    shift = brentq(lambda shift: nct.sf(least, users - 1, shift) - 0.5, 0, 2 * least)
+    return float(shift / np.sqrt(users))
 
 
 def paired_gain(

@@ -22,13 +22,14 @@ from flywheel_tasks.evaluation.chat_templates import mine_chats
 from flywheel_tasks.evaluation.templates import Pattern, Template, distinct
 from flywheel_tasks.pipeline.launcher import main_first
 from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.policy.checks import CHECKS, Check, write_checks
 from flywheel_tasks.policy.drift import DriftWatch
 from flywheel_tasks.policy.heldout import HELDOUT, SIDE, measure, paired_gain
 from flywheel_tasks.policy.prompts import Prompt, choose, load_split
 from flywheel_tasks.policy.reward_parts import Rewards, auxiliary_terms
 from flywheel_tasks.policy.rl_trainer import check_rollouts, curve_columns, make_trainer
 from flywheel_tasks.policy.safe_start import Start, find_start
-from flywheel_tasks.policy.safe_steps import CHECKS, Check, SafeSteps, write_checks
+from flywheel_tasks.policy.safe_steps import SafeSteps
 from flywheel_tasks.policy.sampler import Sampler
 from flywheel_tasks.policy.selection import SELECTION, select
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
@@ -298,6 +299,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
             "target_win_rate": section.target_win_rate,
             "hand_over": section.hand_over,
         },
+        "judge_stop": safe.judge_stop(),
         "heldout": {
             **{f"{key}_{side}": value for side, one in sides.items() for key, value in one.summary().items()},
             "reward_gain": paired_gain(rewards, chosen.values("reward"), ids, users),

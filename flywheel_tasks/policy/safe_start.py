@@ -17,7 +17,7 @@ from scipy.stats import norm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flywheel_tasks.pipeline.launcher import main_first
-from flywheel_tasks.policy.safe_steps import compare
+from flywheel_tasks.policy.checks import compare
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.training.probe import answers, load_model, probe_ids, write_probe
 

@@ -9,142 +9,32 @@ target is handed over, not the last one (paper, section on offline evaluation: h
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.stats import norm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from flywheel_tasks.evaluation.win_rate import pointwise_score
+from flywheel_tasks.curation.sampling import in_turns
 from flywheel_tasks.pipeline.launcher import main_first
-from flywheel_tasks.policy.heldout import SIDE, surely_more, user_means
+from flywheel_tasks.policy.checks import (
+    CHECKS,
+    Check,
+    compare,
+    judge_stop,
+    nearest,
+    over_optimised,
+    spreads_to_stop,
+)
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.rewards.scoring import PairwiseScorer
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.tables import read_rows, write_rows
-from flywheel_tasks.training.run import write_curve
 
 _log = logging.getLogger(__name__)
-_CHANCE = 0.025  # that a run is stopped for nothing
+_CLEAR = 2.0  # standard deviations of the users' falls: a mean fall so far is one of nearly every user
 Row = dict[str, Any]
-CHECKS = pa.schema(
-    [
-        ("step", pa.int64()),
-        *SIDE,
-        ("champion_reply", pa.string()),
-        ("champion_reward", pa.float64()),
-        ("win", pa.float64()),  # 1, 1/2 or 0 by reward
-        ("judge", pa.float64()),  # the pairwise model's P(this reply is better than the champion's), or null
-    ]
-)
-
-
-@dataclass(frozen=True)
-class Check:
-    """What one checkpoint did on the held-out prompts.
-
-    Attributes:
-        step: optimiser steps done.
-        rows: of :data:`CHECKS`, one a reply, always in the same order.
-        users: whose prompt it is, by prompt id; only :meth:`by_user` needs them.
-    """
-
-    step: int
-    rows: tuple[Row, ...]
-    users: Mapping[str, str] = field(default_factory=dict)
-
-    def values(self, column: str) -> list[float]:
-        """One column; of ``judge`` only the replies that were judged, in every check to the same prompts."""
-        return [float(row[column]) for row in self.rows if row[column] is not None]
-
-    def by_user(self, column: str) -> np.ndarray:
-        """:func:`~flywheel_tasks.policy.heldout.user_means` of one column."""
-        prompts = [row["prompt_id"] for row in self.rows if row[column] is not None]
-        return user_means(self.values(column), prompts, self.users)
-
-    def mean(self, column: str) -> float:
-        """Mean of one column."""
-        return float(np.mean(self.values(column)))
-
-    def expected_win_rate(self) -> float:
-        """The win rate that the gains in reward over the champion point to: Φ(mean / standard deviation).
-
-        Wins alone are a coarse measure of a few dozen prompts. Thurstone 1927, "A law of comparative judgment",
-        case of normal differences; where all gains are equal there is no spread, and the wins themselves count.
-        """
-        gains = np.array(self.values("reward")) - np.array(self.values("champion_reward"))
-        spread = float(gains.std(ddof=1)) if len(gains) > 1 else 0.0
-        return float(norm.cdf(gains.mean() / spread)) if spread > 0 else self.mean("win")
-
-    def summary(self) -> dict[str, float]:
-        """What the metrics and the plot show."""
-        return {
-            "reward": self.mean("reward"),
-            "win_rate": self.mean("win"),
-            "expected_win_rate": self.expected_win_rate(),
-            "judge": self.mean("judge"),
-            "tokens": self.mean("tokens"),
-            "cut_off_share": 1.0 - self.mean("ended"),
-        }
-
-
-def compare(
-    step: int, replies: Sequence[Row], champion: Sequence[Row], judged: Sequence[float | None]
-) -> Check:
-    """Put a checkpoint's replies beside the champion's.
-
-    Args:
-        step: of the checkpoint.
-        replies: rows of :data:`~flywheel_tasks.policy.heldout.SIDE`.
-        champion: the champion's, of the same prompts.
-        judged: P(the checkpoint's reply is better) of each, None where the judge was not asked.
-    """
-    rows = []
-    for new, old, judge in zip(replies, champion, judged, strict=True):
-        same = new["reply"] == old["reply"]
-        shown = {"champion_reply": old["reply"], "champion_reward": old["reward"], "judge": judge}
-        win = pointwise_score(new["reward"], old["reward"], identical=same)
-        rows.append(dict(new) | shown | {"step": step, "win": win})
-    return Check(step, tuple(rows))
-
-
-def over_optimised(checks: Sequence[Check], looks: int) -> bool:
-    """Whether the last check has more reward than the first, of the policy before RL, and the judge likes it less.
-
-    Both must be more than noise: paired t-tests over users, which hold for the few users of a small run too. The run is
-    looked at after every check and any of them may stop it, so the looks share a chance of 2.5% (Bonferroni): where
-    nothing has changed, a whole run is stopped no more often than that. The check compared with is fixed beforehand;
-    the best so far would be the luckiest, from which everything falls.
-
-    Args:
-        checks: made so far, the one before RL first.
-        looks: how many checks the whole run will have after the first.
-    """
-    first, last = checks[0], checks[-1]
-    return surely_more(last.by_user("reward"), first.by_user("reward"), _CHANCE / looks) and surely_more(
-        first.by_user("judge"), last.by_user("judge"), _CHANCE / looks
-    )
-
-
-def nearest(checks: Sequence[Check], target: float) -> Check:
-    """The check whose expected win rate lies nearest to the target; of two, the earlier one.
-
-    Args:
-        checks: those that may be handed over, at least one.
-        target: win rate against the champion.
-    """
-    return min(checks, key=lambda check: (abs(check.expected_win_rate() - target), check.step))
-
-
-def write_checks(checks: Sequence[Check], path: Path) -> None:
-    """Write the checks as a curve (CSV): one row a checkpoint."""
-    rows = [{"step": check.step, **check.summary()} for check in checks]
-    write_curve(rows, list(checks[0].summary()), path)
 
 
 class SafeSteps(TrainerCallback):
@@ -158,7 +48,7 @@ class SafeSteps(TrainerCallback):
         every: steps between two checks; the last step is checked too.
         steps: of the whole run.
         prompts: held-out ones.
-        judged: of how many of them, from the first, the judge reads the first reply.
+        judged: of how many of them the judge reads the first reply: of one of every user before a second of any.
         champion: the champion's replies to them, as many of each as ``measure`` gives, rows of
             :data:`~flywheel_tasks.policy.heldout.SIDE`.
         judge: the pairwise model.
@@ -180,12 +70,30 @@ class SafeSteps(TrainerCallback):
         self._folder = folder
         self._every = every
         self._looks = -(-steps // every)
-        self._prompts = prompts
         self._users = {prompt.prompt_id: prompt.user for prompt in prompts}
-        self._judged = min(judged, len(prompts))
+        self._judged = in_turns(prompts, lambda prompt: prompt.user)[:judged]
         self._champion = champion
         self._judge = judge
         self._measure = measure
+        self._warn()
+
+    def _warn(self) -> None:
+        """Say before a run if the judge will hardly stop it, whatever it does."""
+        users = len({prompt.user for prompt in self._judged})
+        needed = spreads_to_stop(users, self._looks)
+        if needed is None:
+            _log.warning("rl: the judge reads prompts of %d held-out users: it cannot stop the run", users)
+        elif needed > _CLEAR:
+            _log.warning(
+                "rl: the judge reads prompts of %d held-out users: it will hardly stop the run, for it must fall by "
+                "%.1f standard deviations of their falls to be seen in half of all cases",
+                users,
+                needed,
+            )
+
+    def judge_stop(self) -> dict[str, Any]:
+        """See :func:`flywheel_tasks.policy.checks.judge_stop`."""
+        return judge_stop(self.checks(), self._looks)
 
     def _rows(self, step: int) -> Path:
         return self._folder / f"check-{step}.parquet"
@@ -227,7 +135,7 @@ class SafeSteps(TrainerCallback):
 
     def _make(self, step: int, model: Any) -> None:
         replies = self._measure(model, step)
-        chats = {prompt.prompt_id: prompt.chat for prompt in self._prompts[: self._judged]}
+        chats = {prompt.prompt_id: prompt.chat for prompt in self._judged}
         read = [row["sample"] == 0 and row["prompt_id"] in chats for row in replies]
         asked = [
             (*chats[new["prompt_id"]], new["reply"], old["reply"])

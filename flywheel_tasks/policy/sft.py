@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
+from flywheel_tasks.chat.prompt import cut_short
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
 from flywheel_tasks.policy.mixture import TRAFFIC, mix
@@ -56,8 +57,10 @@ def run(io: StageIO) -> Mapping[str, Any]:
     examples, account = _mixture(io)
     champion = io.dep("inputs/champion")
     tokenizer = AutoTokenizer.from_pretrained(champion, local_files_only=True)
+    chats = {(one.mix, one.prompt.prompt_id): one.prompt.chat for one in examples}  # the mixture repeats rows
+    short = cut_short(tokenizer, chats.values(), settings.prompt.max_tokens)
     rows = [encode(tokenizer, one, settings.prompt.max_tokens, section.max_tokens) for one in examples]
-    names = [tuple(row["input_ids"]) for row in rows]  # the mixture repeats rows
+    names = [tuple(row["input_ids"]) for row in rows]
     order = training_order(lengths(rows), section.batch_size, section.epochs, settings.seed, names)
     order = whole_steps(order, section.batch_size, names.__getitem__)
     steps = len(order) // section.batch_size
@@ -81,6 +84,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     merge_to_full(trainer.model, tokenizer, io.out("models/policy_sft"), probe=rows[0]["input_ids"])
     return {
         "rows": len(examples),
+        "cut_short": short,
         "mixture": account,
         "mean_completion_tokens": float(np.mean([_learned(row) for row in rows])),
         "train": trained | endings,

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
 from flywheel_tasks.policy.prompts import Prompt, PromptError, card_from_context, prompt_of
+from flywheel_tasks.policy.tool_calls import ToolCallError, parse
 from flywheel_tasks.storage.tables import read_rows
 
 IGNORED = -100  # label of tokens that are not learned
@@ -39,7 +40,7 @@ def load_examples(accepted: Path, rewrites: Path) -> list[Example]:
             are data of the reward models, which judge this policy.
 
     Raises:
-        PromptError: a reply is empty, a row breaks a rule, or there are no rows at all.
+        PromptError: a reply is empty or a broken tool call, a row breaks a rule, or there are no rows at all.
     """
     found: dict[tuple[str, str, str], Example] = {}
     for path, column in ((accepted, "reply"), (rewrites, "rewrite")):
@@ -49,6 +50,10 @@ def load_examples(accepted: Path, rewrites: Path) -> list[Example]:
                 continue
             if not row[column] or not row[column].strip():
                 raise PromptError(f"{where}: {column} is empty")
+            try:
+                parse(row[column])
+            except ToolCallError as error:
+                raise PromptError(f"{where}: {column}: {error}") from error
             prompt = prompt_of(row, card_from_context(row), where)
             mix = "rewrites" if column == "rewrite" else f"rejection_{prompt.source}"
             example = Example(mix, prompt, row[column].strip())

@@ -37,6 +37,11 @@ class ToolCall:
     arguments: dict[str, str]
 
 
+def marked(reply: str) -> bool:
+    """Whether a reply has the mark of a call, whole or not."""
+    return _OPEN in reply or _CLOSE in reply
+
+
 def parse(reply: str) -> ToolCall | None:
     """The call that a reply is, or None for plain text.
 
@@ -44,7 +49,7 @@ def parse(reply: str) -> ToolCall | None:
         ToolCallError: there is a mark of a call, but no whole one, or one beside other text, of an unknown tool or
             with other arguments than the tool has.
     """
-    if _OPEN not in reply and _CLOSE not in reply:
+    if not marked(reply):
         return None
     text = reply.strip()
     if not (text.startswith(_OPEN) and text.endswith(_CLOSE)):
@@ -64,6 +69,11 @@ def parse(reply: str) -> ToolCall | None:
     ]:
         raise ToolCallError(f"{body['name']}: {empty[0]} is no text")
     return ToolCall(body["name"], arguments)
+
+
+def is_broken(reply: str) -> bool:
+    """Whether :func:`parse` refuses a reply."""
+    return _calls(reply)[1]
 
 
 def _calls(reply: str) -> tuple[bool, bool]:

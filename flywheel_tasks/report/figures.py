@@ -198,7 +198,7 @@ def rl_gain(metrics: Mapping[str, Any]) -> str:
         f"Mean reward on held-out prompts: {before} before RL, {after} after; gain {show(gain['value'])} "
         f"({interval} {estimate_note(gain, as_percent=False)}), flattered a little: the checkpoint was chosen on these "
         f"prompts. {_handed_over(checkpoint, trained)}"
-        f"{_last_check(get(heldout, 'reward_gain_last'), checkpoint)}"
+        f"{_last_check(get(heldout, 'reward_gain_last'), checkpoint)}{_judge_stop(get(metrics, 'rl', 'judge_stop'))}"
     ).strip()
 
 
@@ -209,6 +209,16 @@ def _last_check(gain: Any, checkpoint: Any) -> str:
     return (
         f" By the last check it had gained {show(gain['value'])} ({estimate_note(gain, as_percent=False)})."
     )
+
+
+def _judge_stop(node: Any) -> str:
+    """What the judge could have seen of the run."""
+    if not isinstance(node, Mapping):
+        return ""
+    read = f" The pairwise judge read replies to {node['prompts']} prompts of {node['users']} users"
+    if node["noticed_fall"] is None:
+        return f"{read}: whether it fell cannot be told ({node['reason']})."
+    return f"{read}: a fall of its mean by {show(node['noticed_fall'])} would be seen in half of all cases."
 
 
 def _handed_over(checkpoint: Any, trained: Any) -> str:

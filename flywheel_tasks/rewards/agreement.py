@@ -3,25 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
-import emoji
-
 from flywheel_tasks.evaluation.intervals import mean, share
 from flywheel_tasks.rewards.calibration import brier, calibration_error
 from flywheel_tasks.rewards.pairs import KINDS, Pair
+from flywheel_tasks.style.text import emoji_count, lengths
 
-_ALIKE = 1.25  # the longer reply has at most so many times the words of the shorter
+_ALIKE = 1.25  # the longer reply is at most so many times as long as the shorter
 
 
 def alike(pair: Pair) -> bool:
     """Whether the two replies have nearly the same length and as many emoji: only their content tells them apart."""
-    words = sorted(len(text.split()) for text in (pair.chosen, pair.rejected))
-    emojis = [emoji.emoji_count(text) for text in (pair.chosen, pair.rejected)]
-    return words[1] <= _ALIKE * words[0] and emojis[0] == emojis[1]
+    shorter, longer = sorted(lengths(pair.chosen, pair.rejected)[:2])
+    return longer <= _ALIKE * shorter and emoji_count(pair.chosen) == emoji_count(pair.rejected)
 
 
 def longer_is_better(pair: Pair) -> float:
-    """What a judge that only counts words would say: 1 if the chosen reply is longer, 1/2 for equal lengths."""
-    chosen, rejected = (len(text.split()) for text in (pair.chosen, pair.rejected))
+    """What a judge of length alone would say: 1 if the chosen reply is longer, 1/2 for equal lengths."""
+    chosen, rejected, _ = lengths(pair.chosen, pair.rejected)
     return 0.5 if chosen == rejected else float(chosen > rejected)
 
 

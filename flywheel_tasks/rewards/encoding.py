@@ -4,8 +4,10 @@ Each encoding is a prompt and a continuation: continuations of one prompt share 
 (:mod:`flywheel_tasks.rewards.packing`).
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -153,21 +155,31 @@ def _around(
     tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequence[Turn], limits: Limits
 ) -> tuple[list[int], list[int]]:
     """:func:`_frame` of as much of the conversation as fits."""
-    turns = list(history)
-    shown = _transcript(tokenizer, card, turns)
-    head, tail = _frame(tokenizer, shown)
+
+    @cache
+    def around(start: int) -> tuple[str, list[int], list[int]]:
+        shown = _transcript(tokenizer, card, history[start:])
+        return shown, *_frame(tokenizer, shown)
+
+    tail = around(0)[2]
     most = max(1, limits.max_tokens - limits.max_tokens // 3 - len(tail) - 1)
-    while len(turns) > 1 and (len(head) > most or len(_tokens(tokenizer, shown)) > limits.prompt_max_tokens):
-        turns = turns[1:]
-        shown = _transcript(tokenizer, card, turns)
-        head, _ = _frame(tokenizer, shown)
-    if len(head) > most:  # only one turn is left
 
-        def framed(card: Card, text: str) -> list[int]:
-            return _frame(tokenizer, _transcript(tokenizer, card, [Turn(role="user", content=text)]))[0]
+    def fits(start: int) -> bool:
+        shown, head, _ = around(start)
+        return len(head) <= most and len(_tokens(tokenizer, shown)) <= limits.prompt_max_tokens
 
-        text = plain_text(tokenizer, turns[-1]["content"].replace(_MARK, ""))
-        head = framed(*give_way(tokenizer, card, text, most, lambda card, text: len(framed(card, text))))
+    # All is tried first, for it mostly fits; then by halves, for a head only gets shorter with each turn dropped.
+    last = len(history) - 1
+    start = 0 if fits(0) else bisect_left(range(last), True, min(1, last), key=fits)
+    head = around(start)[1]
+    if len(head) <= most:
+        return head, tail
+
+    def alone(card: Card, text: str) -> list[int]:  # only one turn is left
+        return _frame(tokenizer, _transcript(tokenizer, card, [Turn(role="user", content=text)]))[0]
+
+    text = plain_text(tokenizer, history[-1]["content"].replace(_MARK, ""))
+    head = alone(*give_way(tokenizer, card, text, most, lambda card, text: len(alone(card, text))))
     return head[-most:], tail
 
 

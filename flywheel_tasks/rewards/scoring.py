@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _BATCH_TOKENS = 2048  # padding included; on a CPU larger batches are no faster
 _ROW_CONTINUATIONS = 8
 Item = TypeVar("Item")
+Encoded = tuple[list[int], list[list[int]]]  # token ids of a prompt, and of its continuations
 
 
 class ScoreError(RuntimeError):
@@ -80,16 +81,16 @@ class _Scorer:
         self,
         prompts: Sequence[tuple[Card, Sequence[Turn]]],
         items: Sequence[Item],
-        encode: Callable[[Card, Sequence[Turn], Sequence[Item]], tuple[list[int], list[list[int]]]],
+        encode: Callable[[Card, Sequence[Turn], Sequence[Item]], Encoded],
         progress: str | None,
     ) -> list[list[float]]:
         """Scores of each item's continuations; what shares a prompt is packed into one row, repeats once."""
-        contents: list[tuple[list[int], list[list[int]]]] = []
+        encoded = _encoded(prompts, items, encode)
+        contents: list[Encoded] = []
         open_: dict[tuple[int, ...], int] = {}
         known: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, int]] = {}
         places: list[list[tuple[int, int]]] = []
-        for (card, history), item in zip(prompts, items, strict=True):
-            prompt, continuations = encode(card, history, [item])
+        for prompt, continuations in encoded:
             key = tuple(prompt)
             places.append([])
             for tokens in continuations:
@@ -103,6 +104,25 @@ class _Scorer:
                 places[-1].append(known[key, tuple(tokens)])
         scores = self._scores([Group(*content) for content in contents], progress)
         return [[scores[group][place] for group, place in row] for row in places]
+
+
+def _encoded(
+    prompts: Sequence[tuple[Card, Sequence[Turn]]],
+    items: Sequence[Item],
+    encode: Callable[[Card, Sequence[Turn], Sequence[Item]], Encoded],
+) -> list[Encoded]:
+    """The prompt and the continuations of each item, in the items' order; each prompt is encoded once."""
+    rows_of: dict[Hashable, list[int]] = {}
+    for row, (card, history) in enumerate(prompts):
+        turns = tuple((turn["role"], turn["content"]) for turn in history)
+        rows_of.setdefault((card, turns), []).append(row)
+    found: dict[int, Encoded] = {}
+    for rows in rows_of.values():
+        prompt, continuations = encode(*prompts[rows[0]], [items[row] for row in rows])
+        each = len(continuations) // len(rows)
+        for place, row in enumerate(rows):
+            found[row] = prompt, continuations[place * each : (place + 1) * each]
+    return [found[row] for row in range(len(items))]
 
 
 def _batches(groups: Sequence[Group]) -> Iterator[list[int]]:
@@ -139,9 +159,7 @@ class PointwiseScorer(_Scorer):
         """
         filled = 0
 
-        def encode(
-            card: Card, history: Sequence[Turn], replies: Sequence[str]
-        ) -> tuple[list[int], list[list[int]]]:
+        def encode(card: Card, history: Sequence[Turn], replies: Sequence[str]) -> Encoded:
             nonlocal filled
             prompt, found = encode_replies(self._tokenizer, card, history, replies, self._limits)
             filled += sum(at_limit(prompt, ids, self._limits) for ids in found)

@@ -143,7 +143,10 @@ class Annotators(Section):
 
 
 class Annotate(Section):
-    """Filters on ranking pairs, so that the surface cannot be learned; consensus; annotators."""
+    """Filters on ranking pairs, so that the surface cannot be learned; consensus; annotators.
+
+    ``max_length_ratio``: in words, or in characters where a reply's words cannot be counted.
+    """
 
     max_length_ratio: Annotated[float, Field(ge=1.0)]
     max_emoji_difference: Annotated[int, Field(ge=0)]

@@ -65,6 +65,15 @@ class Settings(Section):
             raise ValueError(f"rl.auxiliary names p_{unused[0]}, but signal_models.used lacks {unused[0]}")
         return self
 
+    @model_validator(mode="after")
+    def _signals_of_rejection(self) -> "Settings":
+        wanted = {signal for signal, least in self.rejection_sample.least_signals.items() if least > 0}
+        if unused := sorted(wanted - set(self.signal_models.used)):
+            raise ValueError(
+                f"rejection_sample.min_{unused[0]} is above 0, but signal_models.used lacks {unused[0]}"
+            )
+        return self
+
 
 def load_settings(path: Path) -> Settings:
     """Read and check ``params.yaml``.

@@ -14,7 +14,8 @@ class RejectionSample(Section):
 
     ``min_instructions``: least share of the card's instructions that code can check and the reply keeps;
     ``most_instructions``: only the candidates of a prompt that keep most of them go on to the reward model;
-    ``drop_templated``: candidates with a phrase or pattern that recurs over the prompts are not kept.
+    ``drop_templated``: candidates with a phrase or pattern that recurs over the prompts are not kept. A ``min_`` of a
+    signal above 0 needs the signal in ``signal_models.used``.
     """
 
     pool: Annotated[tuple[PoolEntry, ...], Field(min_length=1)]
@@ -26,6 +27,11 @@ class RejectionSample(Section):
     min_instructions: Share
     most_instructions: bool
     drop_templated: bool
+
+    @property
+    def least_signals(self) -> dict[str, float]:
+        """The thresholds on signals: least probability of each."""
+        return {"continue": self.min_continue, "thumb_up": self.min_thumb_up}
 
     @model_validator(mode="after")
     def _names(self) -> "RejectionSample":

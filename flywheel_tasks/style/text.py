@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from typing import NamedTuple
 
 import emoji
 
@@ -102,6 +103,21 @@ def asks(text: str) -> bool:
 def words_unclear(text: str) -> bool:
     """Whether over a tenth of it is in a script without spaces, so that its words cannot be counted."""
     return len(_UNSPACED.findall(text)) * 10 > len("".join(text.split()))
+
+
+class Lengths(NamedTuple):
+    """How long two texts are, in a ``unit`` of both: words or characters."""
+
+    one: int
+    other: int
+    unit: str
+
+
+def lengths(one: str, other: str) -> Lengths:
+    """Lengths to compare: words parted by spaces; characters without spaces where either's words are unclear."""
+    if words_unclear(one) or words_unclear(other):
+        return Lengths(len("".join(one.split())), len("".join(other.split())), "characters")
+    return Lengths(len(one.split()), len(other.split()), "words")
 
 
 def emoji_count(text: str) -> int:

@@ -42,6 +42,12 @@ def broken(change):
         (lambda row: row.update(rewrite={"candidate_id": "x", "text": "y"}), "rewrite: candidate_id x"),
         (lambda row: row.update(rewrite={"candidate_id": "t1-c0", "text": " "}), "rewrite: text is empty"),
         (lambda row: row.update(rewrite={"candidate_id": "t1-c0", "text": "one a b "}), "text is the same"),
+        (
+            lambda row: row.update(
+                rewrite={"candidate_id": "t1-c0", "text": "Look! <tool_call>{}</tool_call>"}
+            ),
+            "rewrite: a tool call must be the whole reply",
+        ),
         (lambda row: row.pop("simulated"), "simulated"),
         (lambda row: row.update(score=1), "score"),
     ],

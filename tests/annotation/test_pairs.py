@@ -42,6 +42,8 @@ def ranked(of, labels, settings=LIMITS):
 def test_surface_filters():
     assert surface_reason("a b", "a b c d", LIMITS) is None
     assert surface_reason("a b", "a b c d e", LIMITS) == ("length_ratio", "5 to 2 words")
+    assert surface_reason("もう一度海に出る。", "はい。", LIMITS) == ("length_ratio", "9 to 3 characters")
+    assert surface_reason("海に出る。", "はい。", LIMITS) is None
     assert surface_reason("a 😀", "b b", LIMITS) is None
     assert surface_reason("a 😀😀", "b b", LIMITS) == ("emoji_difference", "2 to 0 emoji")
 

@@ -73,13 +73,19 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     io = policy_io("dpo", {"dpo.epochs": 3.0, "dpo.learning_rate": 0.03, "dpo.pairs": {"preferences": 9}})
     metrics = run(io)
     assert metrics["pairs"]["all"] == 8
+    assert metrics["cut_short"] == {"prompts": 8, "card": 0, "last_turn": 0}
     assert (metrics["train"]["completions"], metrics["train"]["cut"]) == (
         2 * 3 * 8,
         0,
     )  # sides, epochs, pairs
     assert set(metrics["pairs"]) <= {"all", "ranking", "rewrite"}
     assert metrics["sets"] == {
-        "preferences": {"available": 8, "used": 8, "unseen": {"n": 0, "margin": None, "accuracy": None}}
+        "preferences": {
+            "available": 8,
+            "left_out_as_equal": 0,
+            "used": 8,
+            "unseen": {"n": 0, "margin": None, "accuracy": None},
+        }
     }
     assert metrics["train"]["margin_last"] > 0
     assert metrics["train"]["accuracy_last"] > 0.5
@@ -130,6 +136,21 @@ def test_pairs_that_are_equal_once_cut_are_left_out(tokenizer: Any, tmp_path: Pa
     whole = encode_pair(tokenizer, pair, 96, 400)
     assert whole is not None
     assert whole["chosen_ids"][-1] == whole["rejected_ids"][-1] == tokenizer.eos_token_id
+
+
+def test_pairs_that_are_left_out_as_equal_are_counted_in_their_set(
+    policy_io: Callable[..., Any], tokenizer: Any
+) -> None:
+    io = policy_io("dpo", {"dpo.pairs": {"preferences": 2, "safety": 3}})
+    same = {"chosen": "so " * 200 + "a", "rejected": "so " * 200 + "b"}
+    rows = pair_rows("policy", 4)
+    write([*(row | same for row in rows[:3]), rows[3]], PAIRS, io.root / "data/preferences/pairs.parquet")
+    found, _ = dpo.chosen_pairs(io, tokenizer)
+    counts = {name: (one.available, one.left_out_as_equal, len(one.used)) for name, one in found.items()}
+    assert counts == {"preferences": (1, 3, 1), "safety": (16, 0, 3)}
+    write([row | same for row in rows], PAIRS, io.root / "data/preferences/pairs.parquet")
+    with pytest.raises(PairError, match=r"to train on \(4 are equal once cut to dpo\.max_tokens\); dpo"):
+        dpo.chosen_pairs(io, tokenizer)
 
 
 def margins(io: Any, tokenizer: Any, pairs: list[Any]) -> list[float]:

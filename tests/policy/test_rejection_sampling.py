@@ -94,6 +94,24 @@ def test_empty_cut_off_and_repeated_replies_are_not_scored() -> None:
     assert len({row.candidate_id for row in rows}) == 5
 
 
+def test_a_cut_or_broken_tool_call_is_not_learned() -> None:
+    whole = '<tool_call>{"name": "draw_picture", "arguments": {"prompt": "A lighthouse. Waves."}}</tool_call>'
+    cut = '<tool_call>{"name": "draw_picture", "arguments": {"prompt": "A lighthouse at dusk. Waves roll'
+    replies = [
+        Reply(whole, 30, True),
+        Reply(cut, 40, False),
+        Reply(f"Here you are. {whole}", 40, True),
+        Reply(f"{whole} There you are. And", 40, False),
+        Reply(cut, 39, True),
+    ]
+    rows = candidates_of(PROMPT, "champion", replies)
+    mark_unusable(rows)
+    assert [row.reason for row in rows] == ["", "cut_off", "broken_tool_call", "cut_off", "broken_tool_call"]
+    assert [row.text for row in rows] == [reply.text for reply in replies], (
+        "half a call has no whole sentence"
+    )
+
+
 def test_what_the_gateway_would_withhold_is_not_learned() -> None:
     rows = candidates_of(
         PROMPT, "champion", [Reply(text, 2, True) for text in ("Aye.", "How to brew it: ...", "")]

@@ -145,6 +145,9 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     checks = read_rows(io.out("data/rl") / "checks.parquet")
     judged = {(row["step"], row["sample"]): row["judge"] is not None for row in checks}
     assert judged == {(step, sample): sample == 0 for step in (0, 2) for sample in (0, 1)}
+    seen = metrics["judge_stop"]
+    assert (seen["prompts"], seen["users"]) == (4, 4), "all, though rl.judge_prompts is more"
+    assert 0 < seen["noticed_fall"] < 0.5
     at_start = [row["reply"] for row in checks if row["step"] == 0]
     assert at_start == [row["champion_reply"] for row in checks if row["step"] == 0]  # the same tiny model
     handed_over = metrics["checkpoint"]["step"]

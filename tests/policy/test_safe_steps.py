@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.curation.tables import PROMPTS as PROMPTS_TABLE
-from flywheel_tasks.policy import rl, safe_steps
+from flywheel_tasks.policy import checks, rl, safe_steps
+from flywheel_tasks.policy.checks import Check, compare, nearest, over_optimised
 from flywheel_tasks.policy.prompts import Prompt
-from flywheel_tasks.policy.safe_steps import Check, compare, nearest, over_optimised
 from flywheel_tasks.storage.tables import read_rows
 from flywheel_tasks.training.run import train, trainer_arguments
 from tests.policy.conftest import prompt_row, write
@@ -138,6 +139,51 @@ def test_prompts_of_one_user_are_no_independent_evidence() -> None:
     assert first.by_user("judge").tolist() == pytest.approx([0.3, 0.9])
 
 
+@pytest.mark.parametrize(("users", "looks"), [(3, 1), (10, 5), (20, 8)])
+def test_the_fall_that_the_judge_could_have_seen_stops_one_of_two_runs(users: int, looks: int) -> None:
+    random = np.random.default_rng(0)
+    needed = checks.spreads_to_stop(users, looks)
+    assert needed is not None
+
+    def stopped() -> bool:
+        first = made(0, [0.5] * users, random.normal(0, 0.1, users).tolist(), [0.6] * users)
+        falls = 0.6 - 0.01 * (needed + random.normal(0, 1, users))
+        higher = random.normal(99, 0.1, users).tolist()
+        return over_optimised([first, made(4, [1.0] * users, higher, falls.tolist())], looks)
+
+    assert np.mean([stopped() for _ in range(600)]) == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_metrics_say_what_the_judge_could_have_seen() -> None:
+    def told(falls: list[float], prompts_of_a_user: int = 1) -> dict[str, Any]:
+        count = len(falls)
+        first = made(0, [0.5] * count, judge=[0.6] * count, prompts_of_a_user=prompts_of_a_user)
+        judge = [0.6 - fall for fall in falls]
+        last = made(4, [0.5] * count, judge=judge, prompts_of_a_user=prompts_of_a_user)
+        return checks.judge_stop([first, last], 5)
+
+    falls = [0.1, -0.1] * 10
+    needed = checks.spreads_to_stop(20, 5)
+    assert needed is not None
+    found = told(falls)
+    assert (found["prompts"], found["users"]) == (20, 20)
+    assert found["noticed_fall"] == pytest.approx(needed * np.std(falls, ddof=1))
+    few = "too few users to tell"
+    assert told(falls, 10) == {
+        "prompts": 20,
+        "users": 2,
+        "noticed_fall": None,
+        "reason": "every user's reading changed alike",
+    }
+    assert told([0.1] * 10 + [-0.1] * 10, 10) == {
+        "prompts": 20,
+        "users": 2,
+        "noticed_fall": None,
+        "reason": few,
+    }
+    assert told(falls, 20) == {"prompts": 20, "users": 1, "noticed_fall": None, "reason": few}
+
+
 CARD = Card("c1", "Mira", ("calm",), ())
 PROMPTS = [Prompt(f"p{k}", "user", CARD, (Turn(role="user", content=f"hello {k}"),)) for k in range(12)]
 
@@ -162,6 +208,50 @@ class Dislikes:
 
     def prefer(self, rows: Any, progress: str | None = None) -> list[float]:
         return [0.5 - float(new) * (1 + k / 24) / 100 for k, (*_, new, _) in enumerate(rows)]
+
+
+class Counts(Dislikes):
+    """Remembers what it was asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def prefer(self, rows: Any, progress: str | None = None) -> list[float]:
+        self.asked += [history[-1]["content"] for _, history, *_ in rows]
+        return super().prefer(rows)
+
+
+@pytest.mark.parametrize(
+    ("users", "asked", "warning"),
+    [
+        ("aaaabbcdefgh", [0, 4, 6, 7, 8, 9, 10, 11, 1, 5], ""),
+        (
+            "aaaaaaaaaabb",
+            [0, 10, 1, 11, 2, 3, 4, 5, 6, 7],
+            "will hardly stop the run, for it must fall by 60.7",
+        ),
+        ("aaaaaaaaaaaa", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], "of 1 held-out users: it cannot stop the run"),
+    ],
+)
+def test_the_judge_reads_of_as_many_users_as_there_are_and_of_too_few_it_is_said_before(
+    users: str, asked: list[int], warning: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge: Any = Counts()
+    safe = safe_steps.SafeSteps(
+        tmp_path,
+        every=1,
+        steps=10,
+        prompts=[replace(prompt, user_id=user) for prompt, user in zip(PROMPTS, users, strict=True)],
+        judged=10,
+        champion=side(0.0),
+        judge=judge,
+        measure=lambda model, step: side(0.1),
+    )
+    assert warning in caplog.text
+    assert bool(warning) == bool(caplog.text)
+    read = safe.check(0, None)
+    assert sorted(judge.asked) == sorted(f"hello {k}" for k in asked)
+    assert len(read.by_user("judge")) == len(set(users))
 
 
 class Killed(TrainerCallback):

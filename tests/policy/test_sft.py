@@ -120,6 +120,13 @@ def test_bad_tables_are_refused_by_file_row_and_rule(tmp_path: Path) -> None:
     write([accepted_rows(1)[0], accepted_rows(2)[1] | {"reply": " "}], ACCEPTED, accepted)
     with pytest.raises(PromptError, match=r"accepted.parquet: row 1 .* reply is empty"):
         load_examples(accepted, rewrites)
+    write([accepted_rows(1)[0] | {"reply": "Look! <tool_call>{}</tool_call>"}], ACCEPTED, accepted)
+    with pytest.raises(PromptError, match=r"accepted.parquet: row 0 .* reply: a tool call must be the whole"):
+        load_examples(accepted, rewrites)
+    write(accepted_rows(1), ACCEPTED, accepted)
+    write([rewrite_rows("policy", 1)[0] | {"rewrite": "<tool_call>{"}], REWRITES, rewrites)
+    with pytest.raises(PromptError, match=r"rewrites.parquet: row 0 .* rewrite: a tool call must be the"):
+        load_examples(accepted, rewrites)
     write([accepted_rows(1)[0] | {"history": []}], ACCEPTED, accepted)
     with pytest.raises(PromptError, match=r"row 0 .* history does not end"):
         load_examples(accepted, rewrites)
@@ -147,6 +154,7 @@ def test_stage_learns_repeated_data_and_saves_a_plain_model(
     )
     metrics = run(io)
     assert metrics["rows"] == 8
+    assert metrics["cut_short"] == {"prompts": 8, "card": 0, "last_turn": 0}
     assert {name: part["used"] for name, part in metrics["mixture"]["sources"].items()} == {
         "rejection_internal": 2,
         "rejection_user": 4,

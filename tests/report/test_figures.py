@@ -69,6 +69,15 @@ def test_what_training_reached_is_told_beside_what_was_handed_over() -> None:
     assert "last check" not in told
     told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen | {"start_share": 0.5}}})
     assert "won too much before RL, which started at 50.0% of the way from the champion to it." in told
+    read = {"prompts": 20, "users": 17, "noticed_fall": 0.1234}
+    told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen, "judge_stop": read}})
+    assert told.endswith(
+        "The pairwise judge read replies to 20 prompts of 17 users: a fall of its mean by 0.123 would be seen in half "
+        "of all cases."
+    )
+    few = read | {"noticed_fall": None, "reason": "too few users to tell"}
+    told = figures.rl_gain({"rl": {"heldout": heldout, "checkpoint": chosen, "judge_stop": few}})
+    assert told.endswith("of 17 users: whether it fell cannot be told (too few users to tell).")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from scipy.special import expit
 from sklearn.metrics import brier_score_loss
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.rewards.agreement import agreement, alike, by_set
+from flywheel_tasks.rewards.agreement import agreement, alike, by_set, longer_is_better
 from flywheel_tasks.rewards.calibration import brier, calibration_error, expected_calibration_error
 from flywheel_tasks.rewards.pairs import Pair
 from flywheel_tasks.rewards.surface import one_feature
@@ -55,6 +55,21 @@ def test_pairs_that_differ_on_the_surface_are_told_from_those_that_do_not() -> N
     assert alike(pair("one two three four", "four three two one five"))
     assert not alike(pair("one two", "one two three"))
     assert not alike(pair("one two three \N{SPARKLES}", "one two three four"))
+
+
+@pytest.mark.parametrize(
+    ("longer", "alike_one", "short"),
+    [
+        ("冬が来る前にもう一度海に出ましょう。", "冬が来る前にもう一度山に登りましょう。", "はい。"),
+        ("冬天来之前我们再出一次海吧。", "冬天来之前我们再爬一次山吧。", "好。"),
+        ("ก่อนฤดูหนาวเราออกทะเลกันอีกครั้ง", "ก่อนฤดูหนาวเราขึ้นภูเขากันอีกครั้ง", "ได้"),
+    ],
+    ids=["Japanese", "Chinese", "Thai"],
+)
+def test_where_no_spaces_part_words_length_is_in_characters(longer: str, alike_one: str, short: str) -> None:
+    assert alike(pair(longer, alike_one))
+    assert not alike(pair(longer, short))
+    assert (longer_is_better(pair(longer, short)), longer_is_better(pair(short, longer))) == (1, 0)
 
 
 def test_a_judge_of_length_is_shown_for_what_it_is() -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
-from flywheel_tasks.rewards import pairwise, pointwise
+from flywheel_tasks.rewards import encoding, pairwise, pointwise, scoring
 from flywheel_tasks.rewards.encoding import (
     _MARK,
     Limits,
@@ -64,10 +66,7 @@ def test_a_prompt_is_the_same_whichever_replies_are_read_with_it(tokenizer: PreT
 def test_nothing_is_longer_than_the_limit(
     tokenizer: PreTrainedTokenizerBase, turns: list[str], first: str, second: str, most: int
 ) -> None:
-    history: list[Turn] = [
-        {"role": "assistant" if (len(turns) - k) % 2 == 0 else "user", "content": text}
-        for k, text in enumerate(turns)
-    ]
+    history = _turns(turns)
     limits = Limits("pointwise", most, most)
     prompt, replies = encode_replies(tokenizer, CARD, history, [first, second], limits)
     assert all(len(prompt) + len(reply) <= most for reply in replies)
@@ -117,6 +116,52 @@ def test_old_turns_give_way_and_the_question_stays(tokenizer: PreTrainedTokenize
     assert "turn 8" in text
     assert "turn 0" not in text
     assert len(head + comparison) <= 288
+
+
+@settings(max_examples=60)
+@given(st.lists(TEXT, min_size=1, max_size=14), st.integers(60, 288), st.sampled_from([20, 60, 160]))
+def test_as_many_turns_are_shown_as_fit(
+    tokenizer: PreTrainedTokenizerBase, turns: list[str], most: int, shown: int
+) -> None:
+    """Against trying one turn less after another."""
+    history = _turns(turns)
+    head, (side,) = encode_comparisons(
+        tokenizer, CARD, history, [("Yes.", "No.")], Limits("pairwise", most, shown)
+    )
+    room = most - most // 3 - (len(side) - len(tokenizer("Yes.No.<|im_end|>")["input_ids"])) - 1
+    for start in range(len(turns)):
+        text = encoding._transcript(tokenizer, CARD, history[start:])
+        expected, _ = encoding._frame(tokenizer, text)
+        if len(expected) <= room and (
+            start == len(turns) - 1 or len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= shown
+        ):
+            assert head == expected
+            return
+    assert len(head) <= max(1, room), "the last turn alone is too long"
+
+
+def test_few_turns_are_tried_of_a_long_history(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    frame = encoding._frame
+
+    def counted(tokenizer: PreTrainedTokenizerBase, shown: str) -> tuple[list[int], list[int]]:
+        tried.append(len(shown))
+        return frame(tokenizer, shown)
+
+    monkeypatch.setattr(encoding, "_frame", counted)
+    history = _turns([f"turn {k} " + "word " * 30 for k in range(99)])
+    head, _ = encode_comparisons(tokenizer, CARD, history, [("Yes.", "No.")], Limits("pairwise", 288, 160))
+    assert "turn 97" in tokenizer.decode(head)
+    assert len(tried) <= 9
+
+
+def _turns(texts: list[str]) -> list[Turn]:
+    return [
+        {"role": "assistant" if (len(texts) - k) % 2 == 0 else "user", "content": text}
+        for k, text in enumerate(texts)
+    ]
 
 
 @settings(max_examples=60)
@@ -196,6 +241,22 @@ def test_at_most_so_many_pairs_by_whole_prompts() -> None:
     assert len(chosen) == 8
     assert len({p.prompt_id for p in chosen}) == 4
     assert chosen != choose_pairs(pairs, 8, seed=2)
+
+
+def test_a_prompt_of_several_items_is_encoded_once() -> None:
+    other = replace(CARD, traits=("loud",))
+    again: list[Turn] = [Turn(role="user", content=HISTORY[0]["content"])]
+    prompts = [(CARD, HISTORY), (other, HISTORY), (CARD, again), (CARD, [*again, *HISTORY]), (CARD, HISTORY)]
+    asked: list[list[str]] = []
+
+    def encode(card: Card, history: Sequence[Turn], items: Sequence[str]) -> scoring.Encoded:
+        asked.append(list(items))
+        sides = [[ord(item) + k] for item in items for k in range(2)]
+        return [len(card.traits[0]), len(history)], sides
+
+    found = scoring._encoded(prompts, "abcde", encode)
+    assert asked == [["a", "c", "e"], ["b"], ["d"]]
+    assert found == [encode(*prompt, [item]) for prompt, item in zip(prompts, "abcde", strict=True)]
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -106,7 +106,11 @@ def test_signals_are_learned_measured_and_scored(signal_io: Callable[..., Any]) 
     assert metrics["train"] == {"replies": 48, "users": 20}
     found = metrics["signals"]
     assert found["continue"]["auc"]["low"] > 0.5
-    assert found["continue"]["brier"] < found["continue"]["brier_of_share"]
+    brier, of_share, gain = (found["continue"][key] for key in ("brier", "brier_of_share", "brier_gain"))
+    assert brier["value"] < of_share["value"]
+    assert gain["value"] == pytest.approx(of_share["value"] - brier["value"])
+    assert gain["low"] > 0, "the same rows on both sides: the difference is surer than either"
+    assert gain["clusters"] == len({row["user_id"] for row in heldout})
     answered = [row for row in heldout if row["reply"] is not None]
     assert found["continue"]["heldout_positive"] == sum("continue" in row["signals"] for row in answered)
     assert found["love"] == {
@@ -116,6 +120,7 @@ def test_signals_are_learned_measured_and_scored(signal_io: Callable[..., Any]) 
         "auc": None,
         "brier": None,
         "brier_of_share": None,
+        "brier_gain": None,
     }
 
     scorer = signals.SignalScorer(io.out("models/signal_models"), io.dep("models/embedder"))
@@ -188,6 +193,23 @@ def test_auc_interval_counts_users_not_replies() -> None:
     clustered = signals.auc_interval(scores, positive, [str(k // 20) for k in range(200)], seed=1)
     assert clustered["value"] == alone["value"]
     assert clustered["high"] - clustered["low"] > 2 * (alone["high"] - alone["low"])  # type: ignore[operator]
+
+
+def test_the_users_of_an_auc_are_gone_through_once() -> None:
+    compared = 0
+
+    class User(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    users = [User(k // 2) for k in range(400)]
+    signals.auc_interval(np.zeros(400), np.zeros(400, dtype=bool), users, seed=1)
+    assert compared < 10 * len(users)
 
 
 def test_features_are_of_the_turn_the_reply_and_their_product(tiny_models: Path) -> None:

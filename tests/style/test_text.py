@@ -131,6 +131,12 @@ def test_words_of_scripts_without_spaces_are_unclear() -> None:
     assert not text.words_unclear("यह अच्छा है। كيف حالك؟ Привет. 안녕 하세요")
 
 
+def test_lengths_are_in_words_or_where_these_are_unclear_in_characters() -> None:
+    assert text.lengths("one two", " three ") == (2, 1, "words")
+    assert text.lengths("これは ペンです。", "はい。") == (8, 3, "characters")
+    assert text.lengths("ได้", "Of course.") == (3, 9, "characters")
+
+
 @given(st.text(max_size=100))
 def test_any_text_has_a_count(value: str) -> None:
     assert text.sentences(value) <= max(1, len(value))
