@@ -58,7 +58,7 @@ def not_reached(
                 f"flywheel forget with the raw ids; they go after {settings.serve.turn_days} days anyway",
             )
         )
-    if settings.logs.location.startswith("ibis+"):
+    if settings.logs.in_a_warehouse:
         rows.append(("the warehouse", "delete their rows there; the next generation extracts it anew"))
     if "://" in settings.ab.events:
         rows.append((f"events for A/B tests ({settings.ab.events})", "delete their rows there"))
