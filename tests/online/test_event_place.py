@@ -7,6 +7,7 @@ import duckdb
 import pytest
 import yaml
 
+from flywheel_tasks.cli.not_reached import not_reached
 from flywheel_tasks.online import launch
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.design import make_design
@@ -55,3 +56,11 @@ def test_no_password_of_a_warehouse_need_stand_in_the_settings(
         open_events(settings, root, make_plan()),
     ):
         pass
+
+
+def test_what_is_left_to_a_person_is_told_without_a_password(root: Path) -> None:
+    set_(root, "ab", events="postgres://ada:hunter2@db/events")
+    settings = load_settings(root / "params.yaml")
+    rows = not_reached(root, settings, False, [], [], False, None, False)
+    assert ("events for A/B tests (db/events)", "delete their rows there") in rows
+    assert "hunter2" not in str(rows)
