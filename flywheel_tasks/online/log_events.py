@@ -269,7 +269,8 @@ def try_events(settings: Settings, root: Path, plan: Plan) -> None:
         plan: of the test.
 
     Raises:
-        EventsError: as :func:`open_events`, but for what is not there yet or cannot be reached just now.
+        EventsError: as :func:`open_events`, but for what is not there yet or cannot be reached just now; or the
+            exposures lack a column of ``ab.segments``.
     """
     if settings.ab.events == "logs":
         _refuse_a_warehouse_as_logs(settings)
@@ -277,3 +278,8 @@ def try_events(settings: Settings, root: Path, plan: Plan) -> None:
     with suppress(UnreachableEventsError), open_events(settings, root, plan) as events:
         for table in (events.exposures, events.activity):
             table.limit(0).to_pyarrow()  # the database checks columns and rights, and reads no rows
+        if unknown := [name for name in settings.ab.segments if name not in events.segment_columns]:
+            known = ", ".join(events.segment_columns) or "none"
+            raise EventsError(
+                f"ab.segments: table exposures has no column {', '.join(unknown)}; it has, beyond its own: {known}"
+            )
