@@ -21,10 +21,12 @@ _LABELS = "labels"  # inputs/labels.json as the stage label has read it
 
 @contextmanager
 def _refusals_end_the_task() -> Iterator[None]:
-    """Fail at once on what is refused at every try; all else, as a registry out of reach, is tried again."""
+    """Fail at once on what is refused at every try; all else, as a registry or logs out of reach, is tried again."""
     from pydantic import ValidationError
 
     from flywheel_tasks.online.approval import ApprovalError
+    from flywheel_tasks.online.event_errors import EventsError, OtherEventsError, UnreachableEventsError
+    from flywheel_tasks.online.exposed import PopulationError
     from flywheel_tasks.online.launch import LaunchError
     from flywheel_tasks.online.model_card import CardError
     from flywheel_tasks.online.promotion import PromotionError
@@ -32,12 +34,15 @@ def _refusals_end_the_task() -> Iterator[None]:
 
     try:
         yield
-    except OvertakenError:
-        raise  # the next try starts from what the registry says then
+    except (OvertakenError, UnreachableEventsError):
+        raise  # the next try starts from what the registry says then, or finds the events there
     except (
         ApprovalError,
         CardError,
+        EventsError,
         LaunchError,
+        OtherEventsError,
+        PopulationError,
         PromotionError,
         RegistryError,
         ValidationError,

@@ -73,6 +73,11 @@ def run(folder: Folder, say: Say, after: Callable[[], None] = lambda: None) -> N
     """
     plan = Campaign.model_validate(read_json(folder.plan))
     with _alone(folder):
+        if (found := records(folder)) and is_over(
+            plan, found
+        ):  # a kill may have come right after the last record
+            folder.now.unlink(missing_ok=True)
+            _free(folder, plan, found[-1]["generation"], say)
         while not is_over(plan, found := records(folder)):
             clock = Clock(folder, plan, found)
             name = f"g{len(found) + 1:04d}"

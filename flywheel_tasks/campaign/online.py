@@ -120,14 +120,15 @@ def counterfactual(root: Path, folder: Path) -> dict[str, Any]:
     Returns:
         the analysis, with ``counterfactual: true``.
     """
+    logs = folder / "logs"
     if (folder / "analysis.json").exists():
+        shutil.rmtree(logs, ignore_errors=True)  # which a kill right after the analysis has left
         found: dict[str, Any] = read_json(folder / "analysis.json")
         return found
     settings, verdict = load_settings(root / "params.yaml"), read_json(root / VERDICT)
     generation = read_json(root / "inputs/generation.json")
     plan = make_plan(generation, verdict, file_digest(root / VERDICT), settings.launch, settings.ab.rule)
     plan = plan.model_copy(update={"experiment": f"{plan.experiment}-counterfactual"})
-    logs = folder / "logs"
     if not is_written(logs, f"ab-{plan.experiment}"):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(root / settings.logs.location, logs)

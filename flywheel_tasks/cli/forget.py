@@ -14,9 +14,8 @@ from flywheel_tasks.cli.whom import Who, whom
 
 def _log_places(settings: Any) -> list[str]:
     """Where raw logs lie: those that are learned from (of a warehouse, what was extracted), those of the gateway."""
-    location = settings.logs.location
-    if location.startswith("ibis+"):
-        location = settings.logs.warehouse.extract_to
+    logs = settings.logs
+    location = logs.warehouse.extract_to if logs.in_a_warehouse else logs.location
     return list(dict.fromkeys([location, settings.serve.logs]))
 
 

@@ -44,6 +44,7 @@ def not_reached(
         models: whether models were trained on their data.
     """
     from flywheel_tasks.serving.journal import unsealed
+    from flywheel_tasks.storage.urls import shown
 
     rows = [(f"DVC remote {name}", "flywheel forget USER --remotes") for name in remotes]
     if not raw_logs:
@@ -58,10 +59,10 @@ def not_reached(
                 f"flywheel forget with the raw ids; they go after {settings.serve.turn_days} days anyway",
             )
         )
-    if settings.logs.location.startswith("ibis+"):
+    if settings.logs.in_a_warehouse:
         rows.append(("the warehouse", "delete their rows there; the next generation extracts it anew"))
     if "://" in settings.ab.events:
-        rows.append((f"events for A/B tests ({settings.ab.events})", "delete their rows there"))
+        rows.append((f"events for A/B tests ({shown(settings.ab.events)})", "delete their rows there"))
     for key in keys:
         rows.append(
             (f"API key {key}, which names a user and lets them go on", f"flywheel serve keys revoke {key}")

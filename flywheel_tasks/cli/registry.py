@@ -207,7 +207,9 @@ def rollback(
     by: By,
     reason: Annotated[str, typer.Option(help="Why, for the history.")],
     root: Root = Path(),
-    champion: Annotated[bool, typer.Option("--champion", help="Go back to the champion before.")] = False,
+    champion: Annotated[
+        bool, typer.Option("--champion", help="Go back to the champion before; running tests end.")
+    ] = False,
     to: Annotated[
         str | None,
         typer.Option("--to", help="With --champion: to this earlier one instead (`base`: the first)."),
@@ -216,26 +218,35 @@ def rollback(
     yes: Yes = False,
 ) -> None:
     """Drop the candidate and end its A/B test; with --champion, make the previous champion champion again."""
-    from flywheel_tasks.online.approval import one_running, registry_of
+    from flywheel_tasks.online.approval import one_running
     from flywheel_tasks.online.promotion import rollback as roll_back
     from flywheel_tasks.storage.registry_state import RegistryError
 
     if to is not None and not champion:
         raise RegistryError("--to names a champion: it goes with --champion")
     if champion:
-        registry = registry_of(root.resolve())
-        now = registry.state().champion
-        _confirm(f"{to or 'The champion before'} becomes champion again. Go on?", yes)
-        restored = registry.restore(reason, by=by, to=to).champion
-        assert now is not None
-        assert restored is not None
-        console.print(f"Champion: {restored.generation}")
-        console.print(
-            f"To take it back: flywheel rollback --champion --to {now.generation} --by NAME --reason WHY"
-        )
+        _restore(root.resolve(), reason, by, to, yes)
         return
     running = one_running(root.resolve(), generation)
     if running is None:
         raise RegistryError("no experiment is running; --champion goes back to the champion before")
     roll_back(root.resolve(), running.plan.generation, reason, by=by)
     console.print(f"The candidate of {running.plan.generation} is dropped; the champion stays.")
+
+
+def _restore(root: Path, reason: str, by: str, to: str | None, yes: bool) -> None:
+    from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.online.promotion import restore
+
+    before = registry_of(root).state()
+    running = ", ".join(test.plan.generation for test in before.all_running())
+    ends = f", and the tests that run end, their candidates are dropped: {running}" if running else ""
+    _confirm(f"{to or 'The champion before'} becomes champion again{ends}. Go on?", yes)
+    state, ended = restore(root, reason, by=by, to=to)
+    assert before.champion is not None
+    assert state.champion is not None
+    console.print(f"Champion: {state.champion.generation}")
+    for generation in ended:
+        console.print(f"The test of {generation} is ended; its candidate is dropped.")
+    back = f"flywheel rollback --champion --to {before.champion.generation} --by NAME --reason WHY"
+    console.print(f"To take it back: {back}" + (" (tests stay ended)" if ended else ""))

@@ -13,6 +13,7 @@ import orjson
 from flywheel_tasks.online import checks
 from flywheel_tasks.online.approval import analysis_name, registry_of
 from flywheel_tasks.online.decision import advise, harms, segment_lifts
+from flywheel_tasks.online.event_errors import OtherEventsError
 from flywheel_tasks.online.event_source import of_simulated_users, read_from
 from flywheel_tasks.online.exposed import Population, Window, log_window, population
 from flywheel_tasks.online.log_events import open_events
@@ -23,7 +24,6 @@ from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import finite
 from flywheel_tasks.storage.registry_state import Analysis, Experiment, Plan, RegistryError
-from flywheel_tasks.traffic.logs import LogsError
 
 ANALYSIS = "launch/analysis.json"
 
@@ -57,11 +57,12 @@ def look_at(
         segments: columns of the exposures that become columns of the users.
 
     Raises:
-        LogsError: the logs cannot be read, or are not those that the test was started with.
+        LogsError: the logs cannot be read.
+        OtherEventsError: they are not those that the test was started with.
     """
     plan, rule = experiment.plan, experiment.plan.rule
     if plan.read_from and plan.read_from != (now_says := read_from(settings)):
-        raise LogsError(
+        raise OtherEventsError(
             f"params.yaml: test {plan.experiment} was started on {plan.read_from}; now it says {now_says}. "
             "Put it back: a test is judged by the events that it was started on"
         )

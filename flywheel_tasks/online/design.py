@@ -116,9 +116,9 @@ def _end(acts: ir.Table, today: date | None) -> tuple[datetime, int]:
 
 
 def _past(events: Events, rule: Rule, today: date | None) -> tuple[Population, list[int], int]:
-    """The users seen in the newest days of the logs, as if all had been exposed at their beginning.
+    """The users who wrote in the newest days of the logs, each as if exposed by their first message there.
 
-    Those who were seen in the days before and not in these are inactive: breadth falls short of all by them.
+    As in a test: who does not write meets no arm, and what led to the first reply of the arm is no outcome.
 
     Args:
         events: of everyone.
@@ -126,7 +126,7 @@ def _past(events: Events, rule: Rule, today: date | None) -> tuple[Population, l
         today: as in :func:`_end`.
 
     Returns:
-        the users, how many different ones had been seen by the end of each day, and how many later events there are.
+        the users, how many of them had written by the end of each day, and how many later events there are.
     """
     acts = events.activity
     if "source" in acts.columns:
@@ -134,13 +134,12 @@ def _past(events: Events, rule: Rule, today: date | None) -> tuple[Population, l
     end, later = _end(acts, today)
     acts = acts.filter(acts.time < ibis.timestamp(end.replace(tzinfo=None)))
     window = Window(end - timedelta(days=max(1, math.ceil(rule.duration_minutes / 1440))), end)
-    since = ibis.timestamp((window.start - timedelta(days=rule.pre_days)).replace(tzinfo=None))
     start = ibis.timestamp(window.start.replace(tzinfo=None))
-    seen = acts.filter(acts.time >= since).group_by("user").aggregate(time=start)
-    exposures = seen.mutate(arm=ibis.literal("control"), source=ibis.literal(rule.include_sources[0]))
+    wrote = acts.filter((acts.kind == "message") & (acts.time >= start))
+    firsts = wrote.group_by("user").aggregate(time=wrote.time.min())
+    exposures = firsts.mutate(arm=ibis.literal("control"), source=ibis.literal(rule.include_sources[0]))
     made = population(replace(events, exposures=exposures, activity=acts), window, rule)
-    firsts = acts.filter(acts.time >= start).group_by("user").aggregate(first=acts.time.min())
-    dates = firsts.group_by(date=firsts.first.date()).aggregate(n=firsts.count()).to_pyarrow().to_pylist()
+    dates = firsts.group_by(date=firsts.time.date()).aggregate(n=firsts.count()).to_pyarrow().to_pylist()
     count = {row["date"]: row["n"] for row in dates}
     days, total = [], 0
     for day in range(window.days):
@@ -154,7 +153,7 @@ def days_needed(users: int | None, by_day: list[int], share: float) -> int | Non
 
     Args:
         users: of both arms.
-        by_day: different users seen by the end of each past day.
+        by_day: different users who had written by the end of each past day.
         share: of all users in both arms.
     """
     if users is None or not by_day[-1]:
@@ -220,8 +219,8 @@ def make_design(
     today = None if simulated else moment.astimezone(UTC).date()
     with open_events(settings, root, None) as events:
         made, by_day, later = _past(events, rule, today)
-        (past,) = sums_by(made.users, ["arm"], pairs()).values()
-    if past.n < 2:
+        past = sums_by(made.users, ["arm"], pairs()).get(("control",))
+    if past is None or past.n < 2:
         raise DesignError("the logs hold less than two users who would be in a test")
     options = {"lift_percent": lift_percent, "alpha": rule.alpha / len(rule.primary), "power": power}
     rows = {

@@ -1,4 +1,4 @@
-"""What can go wrong where a test's events are read, as two errors: one that time may mend, one that it cannot."""
+"""What can go wrong where a test's events are read, apart by whether time may mend it."""
 
 import re
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import duckdb
 from ibis.common.exceptions import TableNotFound
 
 from flywheel_tasks.storage.urls import shown, told
+from flywheel_tasks.traffic.log_store import LogsError
 
 # What the drivers of databases (PEP 249) and Google's clients call their errors of a server or a file that does not
 # answer. Drivers are optional, so their classes are known by name.
@@ -27,6 +28,10 @@ class EventsError(ValueError):
 
 class UnreachableEventsError(EventsError):
     """The place or a table of it is not there yet, is being written, or cannot be reached just now."""
+
+
+class OtherEventsError(LogsError):
+    """The settings name another place than when the test was started: so it stays until they are put back."""
 
 
 def _names(error: Exception) -> set[str]:

@@ -27,7 +27,7 @@ from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.engine import threads_within
 from flywheel_tasks.storage.experiment_records import Override, Plan
-from flywheel_tasks.storage.urls import shown
+from flywheel_tasks.storage.urls import filled_in, shown
 from flywheel_tasks.traffic.logs import pin_logs
 
 _LINES = 1 << 40  # more than a partition has
@@ -189,6 +189,15 @@ def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table], *,
     )
 
 
+def _refuse_a_warehouse_as_logs(settings: Settings) -> None:
+    """A generation extracts a warehouse's newest days; a test needs its own and those before, anew at each look."""
+    if settings.ab.events == "logs" and settings.logs.in_a_warehouse:
+        raise EventsError(
+            f"ab.events: logs: no test can be read from a warehouse (logs.location: {shown(settings.logs.location)}) "
+            "in this way; set ab.events to the warehouse's URL (docs/experiments.md, Where the events come from)"
+        )
+
+
 @contextmanager
 def open_events(
     settings: Settings,
@@ -218,10 +227,14 @@ def open_events(
     Raises:
         LogsError: there are no logs, or they changed while they were read.
         UnreachableEventsError: the place or a table is not there yet, or cannot be reached just now.
-        EventsError: the place is malformed, lacks a column or cannot be read, here or in the block's queries.
+        EventsError: the place is malformed, lacks a column or cannot be read, here or in the block's queries; or it is
+            ``logs``, and these are a warehouse.
     """
+    _refuse_a_warehouse_as_logs(settings)
     place = settings.ab.events
     is_warehouse = "://" in place and not place.startswith("s3://")
+    if is_warehouse:
+        place = filled_in(place)
     with tempfile.TemporaryDirectory(prefix="flywheel-ab-") as scratch:
         folder = Path(scratch)
         con: Any
@@ -251,15 +264,22 @@ def try_events(settings: Settings, root: Path, plan: Plan) -> None:
     """Open the tables of a test that is about to start, once: they may come later, but what is wrong stays wrong.
 
     Args:
-        settings: all settings; raw logs have their own checks.
+        settings: all settings. Of raw logs only their place is checked.
         root: the workspace.
         plan: of the test.
 
     Raises:
-        EventsError: as :func:`open_events`, but for what is not there yet or cannot be reached just now.
+        EventsError: as :func:`open_events`, but for what is not there yet or cannot be reached just now; or the
+            exposures lack a column of ``ab.segments``.
     """
     if settings.ab.events == "logs":
+        _refuse_a_warehouse_as_logs(settings)
         return
     with suppress(UnreachableEventsError), open_events(settings, root, plan) as events:
         for table in (events.exposures, events.activity):
             table.limit(0).to_pyarrow()  # the database checks columns and rights, and reads no rows
+        if unknown := [name for name in settings.ab.segments if name not in events.segment_columns]:
+            known = ", ".join(events.segment_columns) or "none"
+            raise EventsError(
+                f"ab.segments: table exposures has no column {', '.join(unknown)}; it has, beyond its own: {known}"
+            )

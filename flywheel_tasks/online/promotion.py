@@ -92,6 +92,34 @@ def rollback(root: Path, generation: str, reason: str, by: str) -> State:
     return state
 
 
+def restore(root: Path, reason: str, by: str, to: str | None = None) -> tuple[State, list[str]]:
+    """Make an earlier champion champion again; all running tests end with it, and their cards are kept.
+
+    Args:
+        root: the workspace.
+        reason: for the history.
+        by: who does it.
+        to: its generation; None: the one before the last promotion.
+
+    Returns:
+        the registry's state, and the generations whose tests ended.
+
+    Raises:
+        RegistryError: there is no such champion before, or it is champion now.
+        RegistryConflict: another change came first.
+    """
+    registry = registry_of(root)
+    over = {name for name, test in registry.state().experiments.items() if test.status != "running"}
+    state = registry.restore(reason, by=by, to=to)
+    drop_others(root, state.all_running())
+    # A test that started just before the change has ended with it, too.
+    rolled_back = {name: test for name, test in state.experiments.items() if test.status == "rolled_back"}
+    ended = [test.plan.generation for name, test in rolled_back.items() if name not in over]
+    for generation in ended:
+        keep_card(registry, generation)
+    return state, ended
+
+
 def decline(root: Path, generation: str, reason: str, by: str) -> State:
     """Record that a generation's model is not launched, and keep its card; called again, it changes nothing.
 

@@ -31,7 +31,7 @@ def pinned_logs(settings: Settings, root: Path, earlier: Iterable[Mapping[str, A
     logs = settings.logs
     # Simulated weeks are of any date, and each is there as a whole.
     today = datetime.now(UTC).date() if logs.source == "files" else None
-    if logs.location.startswith("ibis+"):
+    if logs.in_a_warehouse:
         from flywheel_tasks.traffic.warehouse import extract
 
         pinned = extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root, today)

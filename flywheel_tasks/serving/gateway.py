@@ -222,16 +222,18 @@ class Gateway:
         _log.info("cards read again", extra={"cards": len(cards.by_id), "changed": len(new)})
 
     async def _follow(self) -> None:
-        rollout = rollout_of(await asyncio.to_thread(self._registry.state))
-        if rollout is None:
+        wanted = rollout_of(await asyncio.to_thread(self._registry.state))
+        if wanted is None:
             return
-        self.fleet.want(rollout.models())
+        self.fleet.want(wanted.models())
         # A model on a server that has it needs no loading: it is there at the first look, the champion's and a test's.
-        waits = (self.fleet.ready_within(model, _SOON_SECONDS) for model in rollout.models())
+        waits = (self.fleet.ready_within(model, _SOON_SECONDS) for model in wanted.models())
         champion_ready, *_ = await asyncio.gather(*waits)
-        self._overdue = None if champion_ready else rollout.champion
+        self._overdue = None if champion_ready else wanted.champion
+        rollout = wanted
         if self.rollout is not None and not champion_ready:
-            return  # the champion before goes on until the new one can answer
+            # The champion before goes on until the new one can answer; a test that has ended does not.
+            rollout = self.rollout.without_ended(wanted)
         if rollout != self.rollout:
             self.rollout = rollout
             fields = {
@@ -239,7 +241,7 @@ class Gateway:
                 "experiments": [experiment.name for experiment in rollout.running],
             }
             _log.info("rollout", extra=fields)
-            self.fleet.keep(rollout.models())
+            self.fleet.keep([*rollout.models(), *wanted.models()])
 
     async def start(self) -> None:
         """Look for the first time and keep looking."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flywheel_tasks.online.assignment import arm_of
@@ -90,6 +90,11 @@ class Rollout:
         if arm is not None:
             raise RoutingError("there is no such arm now")  # a client is told this: nothing that was sent
         return Route(self.champion)
+
+    def without_ended(self, now: "Rollout") -> "Rollout":
+        """The same without the experiments that another rollout, of the registry now, does not have."""
+        names = {experiment.name for experiment in now.running}
+        return replace(self, running=tuple(item for item in self.running if item.name in names))
 
 
 def _running(experiment: Experiment, state: State) -> Running | None:

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from flywheel_tasks.settings.section import Positive, Section, Share
 
+WAREHOUSE = "ibis+"  # before the URL of a warehouse
+
 
 class Warehouse(Section):
     """Tables of a warehouse (``logs.location: ibis+URL``), by event type, and the folder that they are extracted to."""
@@ -27,6 +29,11 @@ class Logs(Section):
     late_days: Annotated[int, Field(ge=0)]
     earlier: Literal["auto", "always", "never"]
     warehouse: Warehouse
+
+    @property
+    def in_a_warehouse(self) -> bool:
+        """Whether the logs are tables of a warehouse, of which a generation extracts the newest days."""
+        return self.location.startswith(WAREHOUSE)
 
 
 class Simulation(Section):

@@ -269,7 +269,7 @@ class Registry:
         return self._change("declined", by, detail, lambda s: rules.declined(s, generation), retry=True)
 
     def restore(self, reason: str, *, by: str, to: str | None = None) -> State:
-        """Make an earlier champion champion again, so that a restoration can be taken back too.
+        """Make an earlier champion champion again, so that a restoration can be taken back too; ends all running tests.
 
         Args:
             reason: for the history.
@@ -277,11 +277,19 @@ class Registry:
             to: its generation (``base``: what the registry began with); None: the one before the last promotion.
 
         Raises:
-            RegistryError: it has never been champion or is it now, there is none before, or a test is running.
+            RegistryError: it has never been champion or is it now, or there is none before.
         """
         model = None if to is None else earlier_champion((change.state for change in self.history()), to)
-        detail = {"reason": reason} if model is None else {"reason": reason, "to": model.generation}
-        return self._change("restored", by, detail, lambda s: rules.restored(s, model))
+        detail: dict[str, Any] = (
+            {"reason": reason} if model is None else {"reason": reason, "to": model.generation}
+        )
+
+        def step(found: State) -> State:
+            if ended := [e.plan.generation for e in found.all_running()]:
+                detail["ended"] = ended  # as of the state that the change is made from
+            return rules.restored(found, reason, model)
+
+        return self._change("restored", by, detail, step)
 
     # What a generation started from
 

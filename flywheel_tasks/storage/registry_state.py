@@ -290,12 +290,17 @@ def declined(state: State, generation: str) -> State:
     return state
 
 
-def restored(state: State, to: ModelRef | None = None) -> State:
-    """The champion before the last promotion, or one of before that, is champion again. Refused while a test runs."""
-    if (experiment := state.running()) is not None:
-        raise RegistryError(f"experiment {experiment.plan.experiment} is running; roll it back first")
+def restored(state: State, reason: str, to: ModelRef | None = None) -> State:
+    """The champion before the last promotion, or one of before that, is champion again, and no test goes on.
+
+    Whoever goes back wants one model served, and the tests that run compare with the champion that goes.
+    """
     if (again := to or state.previous) is None:
         raise RegistryError(
             "there is no champion of just before to go back to; name an earlier one with --to"
         )
-    return state.with_(champion=again, previous=None)
+    ended = {"status": "rolled_back", "end_reason": f"champion rolled back: {reason}"}
+    over = {e.plan.experiment: e.model_copy(update=ended) for e in state.all_running()}
+    return state.with_(
+        champion=again, previous=None, candidates={}, experiments={**state.experiments, **over}
+    )

@@ -1,5 +1,6 @@
 """What may be said of a place: URLs of databases hold names and passwords."""
 
+import os
 import re
 from urllib.parse import unquote, unquote_plus
 
@@ -7,6 +8,11 @@ from urllib.parse import unquote, unquote_plus
 def shown(place: str) -> str:
     """A place without the name, password and options that a URL may hold."""
     return place.split("?")[0].rsplit("@", 1)[-1]
+
+
+def filled_in(url: str) -> str:
+    """A URL with the variables of the environment that it names (``${PGPASSWORD}``): no secret need stand in a file."""
+    return os.path.expandvars(url)
 
 
 def _private(place: str) -> list[str]:

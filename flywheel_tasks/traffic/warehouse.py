@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel_tasks.settings import Warehouse
-from flywheel_tasks.storage.urls import shown, told
+from flywheel_tasks.settings.traffic import WAREHOUSE
+from flywheel_tasks.storage.urls import filled_in, shown, told
 from flywheel_tasks.traffic.logs import LogsError
 
 if TYPE_CHECKING:
     import ibis
 
-SCHEME = "ibis+"
 _BATCH_ROWS = 65_536
 EPOCH = date(1970, 1, 1)
 _MIN_SHARE = 0.1  # of the median day's events: with fewer a day is not the newest one
@@ -42,7 +42,7 @@ def _open(location: str) -> "ibis.BaseBackend":
 
 
 def _filled_in(location: str) -> str:
-    return os.path.expandvars(location.removeprefix(SCHEME))
+    return filled_in(location.removeprefix(WAREHOUSE))
 
 
 def _unusable(location: str, how: str, error: Exception) -> LogsError:

@@ -142,6 +142,33 @@ def test_a_kill_before_any_step_changes_nothing_of_the_result(folder, tmp_path, 
         assert _kept(other) == _kept(folder)
 
 
+def test_a_kill_after_the_last_record_leaves_no_disk_taken_and_nothing_running(folder, monkeypatch):
+    World(folder, monkeypatch)
+
+    def killed(folder, plan, name, say):
+        if name == "g0003":
+            write_json({"generation": name, "step": "A/B test", "since": "now"}, folder.now)
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drive, "_free", killed)
+        with pytest.raises(Killed):
+            run(folder, lambda line: None)
+    said = []
+    for _ in range(2):
+        run(folder, said.append)
+    assert len(records(folder)) == 3
+    assert [line.split("]")[0] for line in said if "GB of models removed" in line] == ["[g0003"] * 2
+    assert not folder.now.exists()
+
+
+def test_the_logs_of_a_counterfactual_go_though_a_kill_came_right_after_its_analysis(tmp_path):
+    write_json(analysis(), tmp_path / "analysis.json")
+    (tmp_path / "logs/date=2026-11-09").mkdir(parents=True)
+    assert online.counterfactual(tmp_path, tmp_path) == analysis()
+    assert not (tmp_path / "logs").exists()
+
+
 @pytest.mark.parametrize(("status", "again"), [("running", True), ("promoted", False)])
 def test_a_test_that_runs_is_launched_again_as_a_kill_may_have_left_its_records_unkept(
     folder, monkeypatch, status, again

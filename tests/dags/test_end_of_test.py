@@ -11,8 +11,11 @@ import pytest
 
 from flywheel_tasks.online import analysis, approval, launch, promotion
 from flywheel_tasks.online.approval import Request, promotion_request, registry_of
+from flywheel_tasks.online.event_errors import EventsError, OtherEventsError, UnreachableEventsError
+from flywheel_tasks.online.exposed import PopulationError
 from flywheel_tasks.pipeline.model_files import ModelFilesError
 from flywheel_tasks.storage.registry_state import OvertakenError, RegistryError
+from flywheel_tasks.traffic.logs import LogsError
 from tests.dags.test_tasks import Run
 from tests.online.conftest import approve
 from tests.online.test_analysis import launch_and_analyse
@@ -171,6 +174,31 @@ def test_a_start_that_another_test_came_before_is_tried_again(
         pytest.raises(OvertakenError),
     ):
         start(Run("g0001"))
+
+
+@pytest.mark.parametrize(
+    ("error", "for_good"),
+    [
+        (PopulationError("ab.segments: the exposures have no column platfrom"), True),
+        (EventsError("ab.events: table signals lacks the columns signal"), True),
+        (OtherEventsError("test g0001 was started on others"), True),
+        (UnreachableEventsError("ab.events: db cannot be reached"), False),
+        (LogsError("s3://logs: cannot be listed"), False),
+    ],
+)
+def test_an_analysis_that_only_a_person_can_mend_fails_at_once(
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: type[Exception],
+    error: Exception,
+    for_good: bool,
+) -> None:
+    with (
+        raising(monkeypatch, (analysis, "analyse"), error),
+        pytest.raises(failure if for_good else type(error), match=str(error)) as raised,
+    ):
+        analyse(Run("g0001"))
+    assert isinstance(raised.value, failure) == for_good
 
 
 def test_a_promotion_that_nothing_stands_against_is_made(workspace: Path) -> None:

@@ -232,6 +232,35 @@ def test_with_two_tests_every_decision_names_one(root: Path) -> None:
     assert registry_of(root).state().all_running() == ()
 
 
+def test_one_command_brings_the_champion_before_back_whatever_runs(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(registry.approve_app, root, "launch", "--by", "ada")
+    run_launch(root)
+    call(ab.app, root, "start", "--by", "ada")
+    start_second(root)
+    write_logs(root, "date=2026-11-09", ab_events(read_json(root / "launch/plan.json"), 200))
+    call(ab.app, root, "analyze", "--by", "ada", "--generation", "g0001")
+    call(registry.approve_app, root, "promotion", "--by", "ada", "--generation", "g0001")
+    words = ["rollback", "--champion", "--by", "ada", "--reason", "complaints"]
+    monkeypatch.setattr(registry, "_at_a_terminal", lambda: True)
+    before = registry_of(root).state()
+    asked = CliRunner().invoke(registry.app, [*words, "--root", str(root)], input="n\n")
+    assert "and the tests that run end, their candidates are dropped: g0002" in asked.output
+    assert registry_of(root).state() == before
+    shown = call(registry.app, root, *words, "--yes")
+    assert "Champion: base" in shown
+    assert "The test of g0002 is ended; its candidate is dropped." in shown
+    state = registry_of(root).state()
+    assert (state.champion.generation, state.all_running(), state.candidates) == ("base", (), {})
+    ended = state.experiments["g0002"]
+    assert (ended.status, ended.end_reason) == ("rolled_back", "champion rolled back: complaints")
+    assert state.experiments["g0001"].status == "promoted"
+    assert registry_of(root).history()[-1].detail == {"reason": "complaints", "ended": ["g0002"]}
+    (card,) = (root / "registry/generations/g0002").glob("README-*.md")
+    assert "champion rolled back: complaints" in card.read_text()
+
+
 def test_a_no_to_a_launch_declines_the_model(root: Path) -> None:
     for _ in range(2):
         call(registry.approve_app, root, "launch", "--by", "ada", "--reject")

@@ -12,12 +12,11 @@ import pytest
 from flywheel_tasks.online import launch, log_events, promotion
 from flywheel_tasks.online.analysis import analyse, look_at
 from flywheel_tasks.online.approval import registry_of
-from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError
+from flywheel_tasks.online.event_errors import EventsError, OtherEventsError, UnreachableEventsError
 from flywheel_tasks.online.guardrails import check, look_document, watch
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry_state import Experiment, RegistryError
-from flywheel_tasks.traffic.logs import LogsError
 from tests.dags.small import ab_events, write_logs
 from tests.online import people
 from tests.online.conftest import approve
@@ -134,7 +133,7 @@ def test_a_test_is_judged_by_the_events_that_it_was_started_on(root: Path, exper
     found = check(root, "g0001", "a", experiment.started_at + DAY)
     assert found.result == "unknown"
     assert "was started on files logs data/logs; now it says simulated logs" in found.reasons[0]
-    with pytest.raises(LogsError, match="Put it back"):
+    with pytest.raises(OtherEventsError, match="Put it back"):
         analyse(root, "g0001", by="a", now=experiment.ends_at)
     params.write_text(text)
     assert check(root, "g0001", "a", experiment.started_at + DAY).result == "go_on"

@@ -220,9 +220,12 @@ def test_a_column_of_the_exposures_is_a_segment(root: Path, events: list[dict]) 
         figures(root, ("planet",), events="tables")
 
 
-def test_a_segment_that_is_not_there_keeps_no_look_from_being_taken(root: Path, events: list[dict]) -> None:
-    """Only the analysis at the end needs it, and there it can still be put right."""
-    write_tables(root / "tables", events)
+def test_a_segment_that_is_not_there_starts_no_test_and_keeps_no_look_from_being_taken(
+    root: Path, events: list[dict]
+) -> None:
+    """Where the tables come later, only the analysis at the end needs it, and there it can still be put right."""
+    write_tables(root / "later", events)
+    (root / "tables").symlink_to(root / "later")
     params = root / "params.yaml"
     params.write_text(
         params.read_text()
@@ -231,7 +234,11 @@ def test_a_segment_that_is_not_there_keeps_no_look_from_being_taken(root: Path, 
     )
     approve(root)
     run_launch(root)
+    with pytest.raises(launch.LaunchError, match=r"exposures has no column planet; it has.*: .*country"):
+        launch.start(root, by="ada")
+    (root / "tables").unlink()
     started = launch.start(root, by="ada")
+    (root / "tables").symlink_to(root / "later")
     assert check(root, "g0001", "ada", started.started_at + timedelta(hours=1)).reasons != ()
     with pytest.raises(PopulationError, match="no column planet"):
         analyse(root, "g0001", by="ada", now=started.ends_at)

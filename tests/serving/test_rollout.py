@@ -14,6 +14,7 @@ import pytest
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.serving.breaker import Breaker
 from flywheel_tasks.serving.gateway import Gateway
+from flywheel_tasks.storage.registry_state import restored
 from tests.online.spooled import spooled
 from tests.serving.conftest import Live, logged, start_experiment, user_of, wait_for
 from tests.serving.conftest import model as ref_of
@@ -313,6 +314,25 @@ def test_a_champion_that_its_server_does_not_list_never_takes_over(
     stub.served = ["base", "g0001"]
     wait_for(lambda: answered_by(gateway, "ann") == "g0001")
     wait_for(lambda: ready() == (200, True, []))
+
+
+def test_a_roll_back_ends_tests_at_once_even_while_its_champion_is_not_there(
+    live: Start, root: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.served = ["base", "g0001"]
+    plan = start_experiment(root)
+    user = user_of(plan, "candidate")
+    gateway = live()
+    wait_for(lambda: answered_by(gateway, user) == "g0001")
+    restored_ = restored(registry_of(root).state(), "complaints", ref_of("g0002"))
+    monkeypatch.setattr(gateway.gateway._registry, "state", lambda: restored_)
+    wait_for(lambda: answered_by(gateway, user) == "base")
+    exposed = len(logged(root, "exposure"))
+    assert answered_by(gateway, user) == "base"
+    assert len(logged(root, "exposure")) == exposed
+    wait_for(lambda: set(gateway.gateway.fleet.states()) == {"base", "g0002"})
+    stub.served.append("g0002")
+    wait_for(lambda: answered_by(gateway, user) == "g0002")
 
 
 def test_a_server_that_lists_others_only_is_not_ready(live: Start, root: Path, stub: Stub) -> None:
