@@ -18,7 +18,7 @@ from flywheel_tasks.curation.sampling import draw_order
 from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
 from flywheel_tasks.pipeline.graph import Stage
 from flywheel_tasks.pipeline.stage import one_gpu
-from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.policy.base_model import BaseModelError, WheelError, save_policy
 from flywheel_tasks.rewards import pairwise, pointwise
 from flywheel_tasks.rewards.agreement import agreement
@@ -37,6 +37,8 @@ Kind = Literal["pointwise", "pairwise"]
 _RUN = {"pointwise": pointwise.run, "pairwise": pairwise.run}
 _PAIRS = "data/preferences/pairs.parquet"
 _CODE = "code.json"
+_CHECKPOINTS = f"{STATE}/resume/*/*/checkpoint-*"
+_FINAL = (PairError, BaseModelError, WheelError, RewardModelError, TrainingError)
 
 
 def read_pair_rows(path: Path) -> tuple[list[dict[str, Any]], list[SkippedRow]]:
@@ -153,8 +155,8 @@ def train_model(
 ) -> dict[str, Any]:
     """Train a reward model on a file of pairs and measure it on held-out users.
 
-    A killed run goes on from its last checkpoint when it is called again with the same arguments and code. What cannot
-    be used leaves nothing behind.
+    A run that was killed, or that failed after a checkpoint (a full disk), goes on from the last one when it is called
+    again with the same arguments and code. What cannot be used leaves nothing behind.
 
     Args:
         kind: which model.
@@ -173,8 +175,7 @@ def train_model(
 
     Raises:
         PairError: the file cannot be used.
-        BaseModelError: the backbone cannot be used.
-        RewardModelError: its tokenizer has no token left for padding.
+        BaseModelError: the backbone cannot be used, or cannot be a reward model.
         TrainingError: see :func:`flywheel_tasks.rewards.trainer.train_rows`.
     """
     rows, skipped = read_pair_rows(pairs)
@@ -191,8 +192,9 @@ def train_model(
         io = StageIO(io_stage, work, load_settings(work / "params.yaml"))
         with one_gpu():
             metrics = dict(_RUN[kind](io))
-    except (PairError, BaseModelError, WheelError, RewardModelError, TrainingError):
-        if not before:  # another try would end the same; people's texts are in it
+    except Exception as error:
+        # People's texts are in it. Where another try would end the same, or has nothing to go on from, it goes.
+        if not before and (isinstance(error, _FINAL) or not any(work.glob(_CHECKPOINTS))):
             shutil.rmtree(work, ignore_errors=True)
         raise
     used = metrics["pairs"]["own"] + metrics["heldout"]["pairs"]
