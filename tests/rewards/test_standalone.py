@@ -207,6 +207,37 @@ def test_any_failure_leaves_no_texts_unless_there_is_something_to_go_on_from(
     assert {path.name for path in tmp_path.iterdir()} - kept == ({".rm.work"} if checkpoint else set())
 
 
+def test_two_runs_do_not_share_a_folder_and_none_overwrites_what_is_there(
+    workspace: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = transcripts(tmp_path / "pairs.jsonl.gz", 12)
+    out = tmp_path / "rm"
+    command = ["rm", "train", "--pairs", str(pairs), "--out", str(out), "--root", str(workspace)]
+    command += ["--base", str(tiny_models / "base")]
+    seen: list[str] = []
+
+    def trains(io: StageIO) -> dict[str, Any]:
+        (io.root / "mark").touch()
+        beside = runner.invoke(app, command)
+        assert isinstance(beside.exception, PairError)
+        seen.append(str(beside.exception))
+        assert (io.root / "mark").exists()  # the other run left its folder alone
+        io.out("models/pointwise_rm").mkdir(parents=True)
+        io.out("plots/pointwise_rm.csv").touch()
+        out.mkdir()  # by somebody else
+        (out / "theirs").touch()
+        return {"pairs": {"own": 9}, "heldout": {"pairs": 3}}
+
+    monkeypatch.setitem(standalone._RUN, "pointwise", trains)
+    refused = runner.invoke(app, command)
+    assert isinstance(refused.exception, PairError)
+    assert seen == [f"{out}: another flywheel rm train is at work on it"]
+    assert str(refused.exception) == f"{out}: exists; remove it or name another folder"
+    assert (out / "theirs").exists()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"pairs.jsonl.gz", "rm", ".rm.work", "workspace"}  # what was trained is not lost
+
+
 @pytest.mark.parametrize(("option", "used"), [([], 36), (["--max-pairs", "5"], 5)])
 def test_a_pairwise_model_takes_all_pairs_unless_told(
     workspace: Path,
