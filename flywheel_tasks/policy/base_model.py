@@ -102,6 +102,7 @@ def save_policy(source: str, cache: Path, out: Path) -> None:
     """
     from jinja2 import TemplateError
 
+    from flywheel_tasks.chat.fixed_date import fix_date
     from flywheel_tasks.rewards.backbone import BackboneError, check_backbone
     from flywheel_tasks.training.probe import answers, probe_ids, write_probe
 
@@ -116,6 +117,7 @@ def save_policy(source: str, cache: Path, out: Path) -> None:
             ) from error
         if tokenizer.chat_template is None:
             raise BaseModelError(f"base model {source}: its tokenizer has no chat template")
+        fix_date(tokenizer)
         try:
             asked = probe_ids(tokenizer)
         except TemplateError as error:
