@@ -31,7 +31,17 @@ from flywheel_tasks.settings.models import (
     check_names,
 )
 from flywheel_tasks.settings.online import AB_METRICS, Ab, Airflow, Approval, Launch, Registry
-from flywheel_tasks.settings.policy import Auxiliary, Dpo, Limit, RejectionSample, Rl, Sft, Vllm, Watch
+from flywheel_tasks.settings.policy import (
+    TRAFFIC,
+    Auxiliary,
+    Dpo,
+    Limit,
+    RejectionSample,
+    Rl,
+    Sft,
+    Vllm,
+    Watch,
+)
 from flywheel_tasks.settings.privacy import IDENTIFIERS, Privacy, Safety
 from flywheel_tasks.settings.rewards import (
     SIGNALS,
@@ -59,6 +69,7 @@ __all__ = [
     "IDENTIFIERS",
     "SIGNALS",
     "SPLITS",
+    "TRAFFIC",
     "TRAINABLE_SIGNALS",
     "Ab",
     "Airflow",
