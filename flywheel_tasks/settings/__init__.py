@@ -29,6 +29,7 @@ from flywheel_tasks.settings.models import (
     RemotePolicy,
     Sampling,
     check_names,
+    without_patience,
 )
 from flywheel_tasks.settings.online import AB_METRICS, Ab, Airflow, Approval, Launch, Registry
 from flywheel_tasks.settings.policy import (
@@ -138,4 +139,5 @@ __all__ = [
     "Watch",
     "check_names",
     "load_settings",
+    "without_patience",
 ]
