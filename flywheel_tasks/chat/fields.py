@@ -15,6 +15,20 @@ class FieldError(ValueError):
         super().__init__(f"{rule}: {problem}")
 
 
+def id_of(raw: Any) -> str | int:
+    """An id as a person gives one: a text that is not empty, or a whole number.
+
+    Args:
+        raw: of the file.
+
+    Raises:
+        FieldError: it is neither.
+    """
+    if isinstance(raw, bool) or not isinstance(raw, str | int) or raw == "":
+        raise FieldError("id", "a text or a whole number must be there")
+    return raw
+
+
 def card_of(raw: Any, card_id: str) -> Card:
     """A card from an object with ``name``, ``traits`` and ``instructions``; a list that is absent or null has nothing.
 

@@ -77,8 +77,6 @@ def train(
     from flywheel_tasks.rewards.standalone import train_model
     from flywheel_tasks.settings import load_settings
 
-    if out.exists():
-        raise PairError(f"{out}: exists; remove it or name another folder")
     if max_pairs is not None and kind != "pairwise":
         raise PairError("--max-pairs is of --kind pairwise; a pointwise model takes all pairs")
     load_settings(root / "params.yaml")  # its own errors first

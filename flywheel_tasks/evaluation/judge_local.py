@@ -33,9 +33,12 @@ class LocalJudge:
                 raise JudgeError(f"the judge {model} has the weights of {other}: a model never judges itself")
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from flywheel_tasks.chat.fixed_date import fix_date
+
         set_threads(compute)
         self.name = model
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        fix_date(self._tokenizer)
         self._try_template(folder)
         loaded = AutoModelForCausalLM.from_pretrained(
             folder, dtype=resolve_dtype(compute), use_safetensors=True

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.chat.fields import FieldError, card_of, turns_of
+from flywheel_tasks.chat.fields import FieldError, card_of, id_of, turns_of
 from flywheel_tasks.evaluation import production, tone
 from flywheel_tasks.evaluation.chat_templates import conversation_key, mine_chats
 from flywheel_tasks.evaluation.instructions import checks, obeyed
@@ -86,9 +86,7 @@ def _row(line: bytes) -> Row:
         raise FieldError("json", str(error)) from error
     if not isinstance(raw, dict):
         raise FieldError("object", "not a JSON object")
-    row_id = raw.get("id")
-    if isinstance(row_id, bool) or not isinstance(row_id, str | int) or row_id == "":
-        raise FieldError("id", "a text or a whole number must be there")
+    row_id = id_of(raw.get("id"))
     if not isinstance(raw.get("reply"), str):
         raise FieldError("reply", "a text must be there")
     return Row(row_id, card_of(raw.get("card"), ""), turns_of(raw.get("history")), raw["reply"])

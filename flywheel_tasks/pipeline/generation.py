@@ -249,6 +249,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
 
     Raises:
         GenerationError: the id is malformed, there are no logs, or the champion's files are not what they should be.
+        PromptError: a new one, and a named set that it learns is missing or has a bad row.
     """
     with FileLock(_lock(root)):  # who is forgotten meanwhile would be in what is pinned
         return _open(root, generation, seed)
@@ -263,6 +264,8 @@ def _earlier_logs(registry: Registry, generation: str) -> Iterator[dict[str, Any
 
 
 def _open(root: Path, generation: str | None, seed: int | None) -> str:
+    from flywheel_tasks.policy.named_sets import read_sets  # takes a while to import
+
     settings: Settings = load_settings(root / "params.yaml")
     registry = open_registry(settings.registry.location, root)
     name = generation or next_id(root, registry)
@@ -272,6 +275,8 @@ def _open(root: Path, generation: str | None, seed: int | None) -> str:
         if seed is not None:
             write_setting(root, "seed", seed)
         return name
+    # The stages that learn them come after people's labels.
+    read_sets(root / "sets", sorted({*settings.sft.sets, *settings.dpo.sets}))
     if seed is not None:
         write_setting(root, "seed", seed)
     key = _key_of(root, registry)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flywheel_tasks.pipeline.graph import Stage
 from flywheel_tasks.pipeline.launcher import configuration
-from flywheel_tasks.settings import ScopedSettings, Settings
+from flywheel_tasks.settings import ScopedSettings, Settings, without_patience
 from flywheel_tasks.storage.atomic import replace
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json
@@ -119,6 +119,8 @@ class StageIO:
     def fingerprint(self) -> str:
         """SHA-256 over the contents of all inputs (code included), declared settings, launcher and training releases.
 
+        How patiently a remote policy is asked is no part of it.
+
         Raises:
             LaunchError: ``compute.launcher`` names a file that is missing.
         """
@@ -129,7 +131,7 @@ class StageIO:
         params = load_yaml((self.root / "params.yaml").read_text(encoding="utf-8"))
         facts = {
             "deps": {dep: tree_digest(self.root / dep) for dep in sorted(self.stage.deps)},
-            "params": {name: params.get(name) for name in sorted(self.stage.params)},
+            "params": {name: without_patience(params.get(name)) for name in sorted(self.stage.params)},
             "releases": {name: version(name) for name in _PINNED},
             "launcher": self._launcher(),
         }

@@ -20,7 +20,7 @@ class WheelError(RuntimeError):
 
 
 class BaseModelError(ValueError):
-    """A model cannot be begun from: it is not there, cannot be loaded, or has no chat template that shows a chat."""
+    """A model cannot be begun from: it is not there, shows no chat, or cannot be a policy and a reward model."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,13 @@ def save_policy(source: str, cache: Path, out: Path) -> None:
         out: folder to write.
 
     Raises:
-        BaseModelError: it cannot be loaded, or has no chat template that shows a chat.
+        BaseModelError: it cannot be loaded, has no chat template that shows a chat, or cannot be a reward model.
         WheelError: a built-in one cannot be had.
     """
     from jinja2 import TemplateError
 
+    from flywheel_tasks.chat.fixed_date import fix_date
+    from flywheel_tasks.rewards.backbone import BackboneError, check_backbone
     from flywheel_tasks.training.probe import answers, probe_ids, write_probe
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -115,6 +117,7 @@ def save_policy(source: str, cache: Path, out: Path) -> None:
             ) from error
         if tokenizer.chat_template is None:
             raise BaseModelError(f"base model {source}: its tokenizer has no chat template")
+        fix_date(tokenizer)
         try:
             asked = probe_ids(tokenizer)
         except TemplateError as error:
@@ -124,6 +127,11 @@ def save_policy(source: str, cache: Path, out: Path) -> None:
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         write_probe(out, asked, answers(model.float(), asked))
+    del model  # one at a time is in memory
+    try:
+        check_backbone(out)  # or it would be found when people have labelled
+    except BackboneError as error:
+        raise BaseModelError(f"base model {source}: cannot be a reward model: {error}") from error
 
 
 def _loaded(source: str, cache: Path, scratch: Path) -> tuple[Any, Any]:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from flywheel_tasks.curation.sampling import draw_order, largest_remainder
 from flywheel_tasks.policy.prompts import PromptError
 from flywheel_tasks.policy.sft_data import Example
+from flywheel_tasks.settings import TRAFFIC
 
-TRAFFIC = ("rejection_internal", "rejection_user", "rewrites")  # this generation's own rows
 Item = TypeVar("Item")
 
 

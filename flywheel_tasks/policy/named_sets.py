@@ -7,7 +7,7 @@ from typing import Any, get_args
 import orjson
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.chat.fields import FieldError, card_of
+from flywheel_tasks.chat.fields import FieldError, card_of, id_of
 from flywheel_tasks.policy.prompts import Prompt, PromptError, prompt_of
 from flywheel_tasks.policy.sft_data import Example
 from flywheel_tasks.policy.tool_calls import ToolCallError, Trigger, parse
@@ -67,14 +67,30 @@ def _example(line: bytes, mix: str, where: str) -> Example:
 
 
 def _prompt(row: Mapping[str, Any], card: Card, where: str) -> Prompt:
-    return prompt_of({"prompt_id": row["id"], "source": "set", "history": row["history"]}, card, where)
+    prompt_id = str(id_of(row["id"]))
+    return prompt_of({"prompt_id": prompt_id, "source": "set", "history": row["history"]}, card, where)
+
+
+def read_sets(folder: Path, names: Sequence[str]) -> dict[str, list[Example]]:
+    """The named sets of a folder, their form checked.
+
+    Args:
+        folder: of ``<name>.jsonl`` files.
+        names: which.
+
+    Raises:
+        PromptError: one is missing or has a bad row.
+    """
+    for name in names:
+        if not (folder / f"{name}.jsonl").exists():
+            raise PromptError(f"{folder / name}.jsonl: no such set, but params.yaml names it")
+    return {name: load_set(folder / f"{name}.jsonl") for name in names}
 
 
 def load_sets(folder: Path, names: Sequence[str], privacy: Privacy) -> dict[str, list[Example]]:
-    """The named sets of a folder.
+    """:func:`read_sets`, looked at for identifiers.
 
-    People write them, perhaps from what went wrong in production, so both scans for identifiers look at them before
-    they are learned.
+    People write them, perhaps from what went wrong in production, so both scans look at them before they are learned.
 
     Args:
         folder: of ``<name>.jsonl`` files.
@@ -85,10 +101,7 @@ def load_sets(folder: Path, names: Sequence[str], privacy: Privacy) -> dict[str,
         PromptError: one is missing or has a bad row.
         OutgoingError: one holds an identifier that may not be learned.
     """
-    for name in names:
-        if not (folder / f"{name}.jsonl").exists():
-            raise PromptError(f"{folder / name}.jsonl: no such set, but params.yaml names it")
-    found = {name: load_set(folder / f"{name}.jsonl") for name in names}
+    found = read_sets(folder, names)
     texts = [
         (f"{folder.name}/{name}.jsonl: {example.prompt.prompt_id}: {field}", text)
         for name, examples in found.items()

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.fixed_date import fix_date
 from flywheel_tasks.chat.prompt import prompt_ids
 from flywheel_tasks.policy.decoding import Decoder, Follow
 from flywheel_tasks.policy.reply import Reply
@@ -57,6 +58,7 @@ class Sampler:
         model = load_model(AutoModelForCausalLM, model_dir, resolve_dtype(compute), local_files_only=True)
         model.to(device())  # type: ignore[arg-type]
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        fix_date(tokenizer)  # a teacher's or another team's policy was not saved by this project
         prepack(model, sampling.batch_rows)
         self._bind(model.eval(), tokenizer, sampling, max_prompt_tokens, trained=False)
 

@@ -13,9 +13,10 @@ from trl import SFTConfig, SFTTrainer
 from flywheel_tasks.chat.prompt import cut_short
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
-from flywheel_tasks.policy.mixture import TRAFFIC, mix
+from flywheel_tasks.policy.mixture import mix
 from flywheel_tasks.policy.named_sets import load_sets
 from flywheel_tasks.policy.sft_data import IGNORED, Example, encode, lengths, load_examples
+from flywheel_tasks.settings import TRAFFIC
 from flywheel_tasks.training.endings import check_trainer
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order, whole_steps
@@ -34,9 +35,8 @@ def _mixture(io: StageIO) -> tuple[list[Example], dict[str, Any]]:
         io.dep("data/rejection/accepted.parquet"), io.dep("data/preferences/rewrites.parquet")
     ):
         sources[example.mix].append(example)
-    named = sorted(name for name, share in section.mixture.items() if share > 0 and name not in TRAFFIC)
     return mix(
-        sources | load_sets(io.dep("sets"), named, io.settings.privacy),
+        sources | load_sets(io.dep("sets"), section.sets, io.settings.privacy),
         section.mixture,
         max_repeats=section.max_repeats,
         on_missing=section.on_missing,

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.rewards.backbone import classifier_kind
 from flywheel_tasks.rewards.encoding import Kind, Limits, at_limit, encode_comparisons, encode_replies
 from flywheel_tasks.rewards.packing import Group, pack, packed_scores
 from flywheel_tasks.settings import Compute
@@ -46,16 +43,13 @@ class _Scorer:
             compute: precision and threads.
 
         Raises:
+            BackboneError: its type has no classifier, in this release of transformers.
             ProbeError: the model does not score as it did when it was saved.
+            RewardModelError: the folder holds no reward model of this kind.
         """
         set_threads(compute)
         limits = Limits.load(model_dir, self.kind)
-        model = load_model(
-            AutoModelForSequenceClassification,
-            model_dir,
-            resolve_dtype(compute),
-            attn_implementation="sdpa",
-        )
+        model = load_model(classifier_kind(model_dir), model_dir, resolve_dtype(compute))
         self._model = model.to(device()).eval()  # type: ignore[arg-type]
         prepack(self._model, _BATCH_TOKENS)
         self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_dir)

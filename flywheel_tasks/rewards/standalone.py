@@ -4,13 +4,15 @@ Training is the very stage of a generation, in a working folder of its own besid
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import yaml
+from filelock import FileLock, Timeout
 
 import flywheel_tasks
 from flywheel_tasks.annotation.schemas import PAIRS
@@ -18,7 +20,7 @@ from flywheel_tasks.curation.sampling import draw_order
 from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
 from flywheel_tasks.pipeline.graph import Stage
 from flywheel_tasks.pipeline.stage import one_gpu
-from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.pipeline.stage_io import STATE, StageIO
 from flywheel_tasks.policy.base_model import BaseModelError, WheelError, save_policy
 from flywheel_tasks.rewards import pairwise, pointwise
 from flywheel_tasks.rewards.agreement import agreement
@@ -37,6 +39,8 @@ Kind = Literal["pointwise", "pairwise"]
 _RUN = {"pointwise": pointwise.run, "pairwise": pairwise.run}
 _PAIRS = "data/preferences/pairs.parquet"
 _CODE = "code.json"
+_CHECKPOINTS = f"{STATE}/resume/*/*/checkpoint-*"
+_FINAL = (PairError, BaseModelError, WheelError, RewardModelError, TrainingError)
 
 
 def read_pair_rows(path: Path) -> tuple[list[dict[str, Any]], list[SkippedRow]]:
@@ -139,6 +143,33 @@ def _alone(stage: Stage, work: Path) -> Stage:
     )
 
 
+def _require_free(out: Path) -> None:
+    if out.exists():
+        raise PairError(f"{out}: exists; remove it or name another folder")
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Within it, no other run trains a model for this folder: both would write to one working folder.
+
+    Raises:
+        PairError: another one does, or the folder exists.
+    """
+    file = out.with_name(f".{out.name}.lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file, timeout=0)  # released by the kernel when its owner dies
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise PairError(f"{out}: another flywheel rm train is at work on it") from error
+    try:
+        _require_free(out)  # that run may just have ended
+        yield
+    finally:
+        file.unlink()  # still held: who has opened this file by then sees that it has no name any more
+        lock.release()
+
+
 def train_model(
     kind: Kind,
     pairs: Path,
@@ -153,8 +184,8 @@ def train_model(
 ) -> dict[str, Any]:
     """Train a reward model on a file of pairs and measure it on held-out users.
 
-    A killed run goes on from its last checkpoint when it is called again with the same arguments and code. What cannot
-    be used leaves nothing behind.
+    A run that was killed, or that failed after a checkpoint (a full disk), goes on from the last one when it is called
+    again with the same arguments and code. What cannot be used leaves nothing behind.
 
     Args:
         kind: which model.
@@ -172,36 +203,38 @@ def train_model(
         the metrics, with ``skipped`` lines of the file and pairs ``left_out`` by ``max_pairs``.
 
     Raises:
-        PairError: the file cannot be used.
-        BaseModelError: the backbone cannot be used.
-        RewardModelError: its tokenizer has no token left for padding.
+        PairError: the file cannot be used, ``out`` exists, or another run is at work on it.
+        BaseModelError: the backbone cannot be used, or cannot be a reward model.
         TrainingError: see :func:`flywheel_tasks.rewards.trainer.train_rows`.
     """
+    _require_free(out)
     rows, skipped = read_pair_rows(pairs)
     rows = hold_out(rows, heldout_share, params["seed"])
     table = _checked_table(rows, pairs)
     if kind == "pairwise":
         params = {**params, "pairwise_rm": {**params["pairwise_rm"], "max_pairs": max_pairs or len(rows)}}
     work = out.with_name(f".{out.name}.work")
-    before = work.exists()  # of a killed run, which may still go on
-    try:
-        _prepare(work, table, base, params, wheels)
-        io_stage = _alone(stage, work)
-        model, curve = f"models/{kind}_rm", f"plots/{kind}_rm.csv"
-        io = StageIO(io_stage, work, load_settings(work / "params.yaml"))
-        with one_gpu():
-            metrics = dict(_RUN[kind](io))
-    except (PairError, BaseModelError, WheelError, RewardModelError, TrainingError):
-        if not before:  # another try would end the same; people's texts are in it
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    used = metrics["pairs"]["own"] + metrics["heldout"]["pairs"]
-    usable = sum(row["purpose"] in ("reward_train", "reward_heldout") for row in rows)
-    metrics |= {"skipped": len(skipped), "left_out": usable - used}
-    write_json(metrics, io.out(model) / "metrics.json")
-    replace(io.out(curve), io.out(model) / "curve.csv")
-    replace(io.out(model), out)
-    shutil.rmtree(work)
+    with _held(out):
+        before = work.exists()  # of a killed run, which may still go on
+        try:
+            _prepare(work, table, base, params, wheels)
+            io = StageIO(_alone(stage, work), work, load_settings(work / "params.yaml"))
+            with one_gpu():
+                metrics = dict(_RUN[kind](io))
+        except Exception as error:
+            # People's texts are in it. Where another try would end the same, or has nothing to go on from, it goes.
+            if not before and (isinstance(error, _FINAL) or not any(work.glob(_CHECKPOINTS))):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        used = metrics["pairs"]["own"] + metrics["heldout"]["pairs"]
+        usable = sum(row["purpose"] in ("reward_train", "reward_heldout") for row in rows)
+        metrics |= {"skipped": len(skipped), "left_out": usable - used}
+        model = io.out(f"models/{kind}_rm")
+        write_json(metrics, model / "metrics.json")
+        replace(io.out(f"plots/{kind}_rm.csv"), model / "curve.csv")
+        _require_free(out)  # what somebody put there meanwhile would be removed; this run can be called again
+        replace(model, out)
+        shutil.rmtree(work)
     return metrics
 
 

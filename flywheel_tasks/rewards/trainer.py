@@ -9,17 +9,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardConfig, RewardTrainer
-from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from flywheel_tasks.pipeline.stage_io import StageIO
+from flywheel_tasks.rewards.backbone import head, load_backbone
 from flywheel_tasks.rewards.encoding import Limits
 from flywheel_tasks.rewards.packing import Group, check_packing, pack, packed_scores
 from flywheel_tasks.settings import PreferenceModel
@@ -30,10 +25,6 @@ from flywheel_tasks.training.precision import set_threads
 from flywheel_tasks.training.run import train, trainer_arguments
 
 CURVE = ("loss", "accuracy", "margin", "grad_norm", "learning_rate")
-
-
-class BackboneError(RuntimeError):
-    """The base model cannot be a reward model."""
 
 
 @dataclass(frozen=True)
@@ -93,28 +84,6 @@ class PackedRewardTrainer(RewardTrainer):
             return SequenceClassifierOutput(logits=sides[:, None])
 
         return super().compute_loss(scored, inputs, return_outputs, num_items_in_batch)
-
-
-def _load_backbone(folder: Path, pad_token_id: int) -> PreTrainedModel:
-    """A causal language model as a sequence classifier with one label and a new head, without its lm_head."""
-    with suppress_seqcls_warning():  # it would print a table about the new head and the lm_head left out
-        found: Any = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=1,
-            dtype=torch.float32,
-            use_safetensors=True,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-        )
-    model, report = found
-    if missing := set(report["missing_keys"]) - {"score.weight"}:
-        raise BackboneError(f"{folder}: weights are missing: {', '.join(sorted(missing)[:5])}")
-    model.config.pad_token_id = pad_token_id
-    return model
-
-
-def _head(model: PreTrainedModel) -> torch.Tensor:
-    return model.get_parameter("score.weight").detach().clone()
 
 
 def _ordered(rows: Sequence[Row], batch_size: int, epochs: float, seed: int) -> list[Row]:
@@ -188,8 +157,8 @@ def train_rows(
     _check_ends(io.stage.name, rows, tokenizer.eos_token_id)
     set_threads(io.settings.compute)
     set_seed(io.settings.seed)  # the head is new: its first values depend on the seed
-    model = _load_backbone(io.dep("models/base"), tokenizer.pad_token_id)
-    head = _head(model)
+    model = load_backbone(io.dep("models/base"), tokenizer.pad_token_id)
+    before = head(model)
     check_packing(model, _longest_group(rows), tokenizer.pad_token_id)
     ordered = _ordered(rows, section.batch_size, section.epochs, io.settings.seed)
     dataset = Dataset.from_list(
@@ -220,6 +189,6 @@ def train_rows(
     assert isinstance(trainer.model, PeftModel | PreTrainedModel)
     loaded = merge_to_full(trainer.model, tokenizer, out, probe=probe)
     limits.save(out)
-    moved = float((_head(loaded) - head).norm())
+    moved = float((head(loaded) - before).norm())
     # Each batch's accuracy is logged before the step that learns from it.
     return Trained(metrics | {"accuracy_before_step": sum(online) / len(online)}, head_moved=moved)

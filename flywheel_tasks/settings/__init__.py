@@ -29,9 +29,20 @@ from flywheel_tasks.settings.models import (
     RemotePolicy,
     Sampling,
     check_names,
+    without_patience,
 )
 from flywheel_tasks.settings.online import AB_METRICS, Ab, Airflow, Approval, Launch, Registry
-from flywheel_tasks.settings.policy import Auxiliary, Dpo, Limit, RejectionSample, Rl, Sft, Vllm, Watch
+from flywheel_tasks.settings.policy import (
+    TRAFFIC,
+    Auxiliary,
+    Dpo,
+    Limit,
+    RejectionSample,
+    Rl,
+    Sft,
+    Vllm,
+    Watch,
+)
 from flywheel_tasks.settings.privacy import IDENTIFIERS, Privacy, Safety
 from flywheel_tasks.settings.rewards import (
     SIGNALS,
@@ -59,6 +70,7 @@ __all__ = [
     "IDENTIFIERS",
     "SIGNALS",
     "SPLITS",
+    "TRAFFIC",
     "TRAINABLE_SIGNALS",
     "Ab",
     "Airflow",
@@ -127,4 +139,5 @@ __all__ = [
     "Watch",
     "check_names",
     "load_settings",
+    "without_patience",
 ]

@@ -1,6 +1,6 @@
 """Settings of models wherever they are used: where they come from, how they compute, how replies are drawn."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -66,6 +66,28 @@ class RemotePolicy(Section):
     concurrency: Annotated[int, Field(gt=0, le=256)] = 8
     timeout_seconds: PositiveFloat = 120.0
     retries: Annotated[int, Field(ge=0, le=20)] = 5
+
+
+_PATIENCE = frozenset({"concurrency", "timeout_seconds", "retries"})
+
+
+def without_patience(section: Any) -> Any:
+    """A section of params.yaml without what says how patiently a pool's remote policies are asked.
+
+    It changes no reply: a draw that was killed, or given up, goes on with other numbers.
+
+    Args:
+        section: as read from the file; one without a pool is given back as it is.
+    """
+    if not isinstance(section, dict) or not isinstance(section.get("pool"), list):
+        return section
+    pool = [
+        {key: value for key, value in entry.items() if key not in _PATIENCE}
+        if isinstance(entry, dict)
+        else entry
+        for entry in section["pool"]
+    ]
+    return section | {"pool": pool}
 
 
 PoolEntry = Literal["champion", "previous"] | LocalPolicy | RemotePolicy

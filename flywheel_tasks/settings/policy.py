@@ -8,6 +8,9 @@ from flywheel_tasks.settings.models import PoolEntry, check_names
 from flywheel_tasks.settings.section import NonNegative, Positive, PositiveFloat, Section, Share
 from flywheel_tasks.settings.training import Lora, Training
 
+TRAFFIC = ("rejection_internal", "rejection_user", "rewrites")  # this generation's own rows, for SFT
+PREFERENCES = "preferences"  # and its own pairs, for DPO
+
 
 class RejectionSample(Section):
     """Best of n with thresholds. ``candidates``: of each policy of the pool, for each prompt.
@@ -42,9 +45,7 @@ class RejectionSample(Section):
 class Sft(Training):
     """Supervised fine-tuning on a mixture: this generation's accepted replies and rewrites, and named sets."""
 
-    mixture: dict[
-        str, Share
-    ]  # share of the rows by source; sources but the first three are sets/<name>.jsonl
+    mixture: dict[str, Share]  # share of the rows by source; sources but TRAFFIC are sets/<name>.jsonl
     max_repeats: Positive  # of one row
     on_missing: Literal["error", "redistribute"]  # where a source with a share has no rows
 
@@ -54,6 +55,11 @@ class Sft(Training):
             raise ValueError(f"mixture: the shares add up to {sum(self.mixture.values()):g}, not to 1")
         return self
 
+    @property
+    def sets(self) -> list[str]:
+        """The named sets that have a share."""
+        return sorted(name for name, share in self.mixture.items() if share > 0 and name not in TRAFFIC)
+
 
 class Dpo(Training):
     """Direct preference optimisation on small sets."""
@@ -61,6 +67,11 @@ class Dpo(Training):
     # Most pairs of each set: this generation's preferences, and rows of sets/<name>.jsonl that have a rejected reply.
     pairs: Annotated[dict[str, Positive], Field(min_length=1)]
     beta: PositiveFloat
+
+    @property
+    def sets(self) -> list[str]:
+        """The named sets whose pairs are learned."""
+        return sorted(set(self.pairs) - {PREFERENCES})
 
 
 class Auxiliary(Section):

@@ -10,6 +10,7 @@ from flywheel_tasks.pipeline import champion_files, dvc_locks, local, runner
 from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline.forgetting import nobody_else
 from flywheel_tasks.pipeline.generation_ids import BusyError, GenerationError, current
+from flywheel_tasks.policy.prompts import PromptError
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage import digests
 from flywheel_tasks.storage.digests import tree_digest
@@ -75,6 +76,17 @@ def test_a_killed_opening_leaves_no_other_champion_and_no_other_logs(workspace, 
     assert champion(workspace) == FIRST
     assert FIRST in (workspace / "inputs/champion.dvc").read_text()
     assert {path.name: path.read_bytes() for path in (workspace / "inputs").glob("*.json")} == before
+
+
+def test_a_broken_named_set_is_found_before_anything_is_done(workspace):
+    before = {path: path.read_bytes() for path in (workspace / "inputs").glob("*.json")}
+    with (workspace / "sets/safety.jsonl").open("a") as file:
+        file.write('{"id": null}\n')
+    with pytest.raises(PromptError, match=r"sets/safety\.jsonl:17: "):
+        generations.open_generation(workspace, generation="g0007")
+    assert "g0007" not in open_registry("registry", workspace).generations()
+    assert {path: path.read_bytes() for path in (workspace / "inputs").glob("*.json")} == before
+    generations.open_generation(workspace, generation="g0001")  # what is begun goes on
 
 
 def test_a_pointer_that_names_another_champion_is_put_right_too(workspace):

@@ -1,9 +1,13 @@
 """Declared paths and settings only; outputs all or none; resume state bound to its inputs."""
 
-import pytest
+import dataclasses
 
-from flywheel_tasks.pipeline.stage_io import UndeclaredPathError
-from flywheel_tasks.settings import SettingsError
+import pytest
+import yaml
+
+from flywheel_tasks.pipeline.graph import load_graph
+from flywheel_tasks.pipeline.stage_io import StageIO, UndeclaredPathError
+from flywheel_tasks.settings import SettingsError, load_settings
 
 
 def test_only_what_dvc_yaml_declares(make_io, tmp_path):
@@ -59,3 +63,21 @@ def test_resume_state_is_for_these_inputs_settings_and_code_only(make_io, tmp_pa
     batch.write_text("two\n")
     assert prepared({"seed": 1}).resume_dir() != other_setting
     assert prepared({"seed": 1, "rl.steps": 3}).resume_dir() == prepared({"seed": 1}).resume_dir()
+
+
+@pytest.mark.parametrize("stage", ["annotation_batch", "rejection_sample"])
+def test_how_patiently_a_remote_policy_is_asked_does_not_begin_a_draw_anew(make_io, tmp_path, stage):
+    make_io(stage, tmp_path)
+
+    def fingerprint(**changes):
+        params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+        entry = {"name": "big", "endpoint": "http://x/v1", "model": "m", "concurrency": 8} | changes
+        params[stage]["pool"] = ["champion", entry]
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        graph = load_graph(tmp_path / "dvc.yaml")[stage]
+        without_files = dataclasses.replace(graph, deps=())
+        return StageIO(without_files, tmp_path, load_settings(tmp_path / "params.yaml")).fingerprint()
+
+    first = fingerprint()
+    assert fingerprint(concurrency=2, retries=20, timeout_seconds=600.0) == first
+    assert fingerprint(model="other") != first

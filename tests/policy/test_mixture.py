@@ -125,6 +125,10 @@ def test_the_shipped_sets_are_whole() -> None:
         ({"rejected": "Hello. "}, "rejected is the reply itself"),
         ({"rejected": ""}, "rejected is empty"),
         ({"rejected": 3}, "AttributeError"),
+        ({"id": None}, "id: a text or a whole number must be there"),
+        ({"id": 1.5}, "id: a text or a whole number"),
+        ({"id": True}, "id: a text or a whole number"),
+        ({"id": ""}, "id: a text or a whole number"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, change: Any, complaint: str) -> None:
@@ -148,6 +152,23 @@ def test_a_set_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "safety.jsonl"
     path.write_bytes(BOM_UTF8 + Path("sets/safety.jsonl").read_bytes())
     assert load_set(path) == load_set(Path("sets/safety.jsonl"))
+
+
+def test_a_whole_number_as_id_is_a_text_from_then_on(tmp_path: Path) -> None:
+    row = {
+        "card": {"name": "A", "traits": [], "instructions": []},
+        "history": [{"role": "user", "content": "Hi"}],
+        "reply": "Hello.",
+    }
+    path = tmp_path / "adhoc.jsonl"
+    path.write_text("".join(json.dumps(row | {"id": id_}) + "\n" for id_ in (2, "x", 10)))
+    found = load_set(path)
+    assert [example.prompt.prompt_id for example in found] == ["10", "2", "x"]
+    rows, _ = mix({"adhoc": found}, {"adhoc": 1.0}, max_repeats=1, on_missing="error", seed=1)
+    assert len(rows) == 3
+    path.write_text("".join(json.dumps(row | {"id": id_}) + "\n" for id_ in (2, "2")))
+    with pytest.raises(PromptError, match=r"adhoc\.jsonl:2: id 2 repeats"):
+        load_set(path)
 
 
 @pytest.mark.parametrize(

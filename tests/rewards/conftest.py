@@ -58,6 +58,57 @@ def write_pairs(rows: list[dict[str, Any]], path: Path) -> None:
     write_rows(rows, PAIRS, path)
 
 
+_ANY = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+# Types without a sequence classifier in transformers, and what keeps one tiny.
+OTHER_TYPES: dict[str, dict[str, Any]] = {
+    "granite": _ANY,
+    "cohere2": _ANY,
+    "ernie4_5": _ANY,
+    "codegen": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 256},
+    "gemma3n_text": _ANY  # its family's own config has pictures and sound, too
+    | {
+        "intermediate_size": [32, 32],
+        "layer_types": ["sliding_attention", "full_attention"],
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 4,
+        "num_kv_shared_layers": 0,
+        "activation_sparsity_pattern": [0.0, 0.0],
+    },
+}
+
+
+def tiny_of_type(kind: str, base: Path, out: Path, **changes: Any) -> Path:
+    """A tiny random model of a type of transformers', with the tokenizer of the tiny policy.
+
+    Args:
+        kind: its ``model_type``.
+        base: the tiny policy.
+        out: folder to write.
+        changes: of its config.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+    from transformers.models.auto import CONFIG_MAPPING
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    size = {"vocab_size": len(tokenizer)}
+    if kind == "gemma3n_text":
+        size["vocab_size_per_layer_input"] = len(tokenizer)
+    config: PreTrainedConfig = CONFIG_MAPPING[kind](**OTHER_TYPES.get(kind, _ANY) | ids | size | changes)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
+
+
 @pytest.fixture
 def reward_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) -> Callable[..., Any]:
     """``reward_io("train_pointwise_rm", {...}, rows=...)``: a stage over planted pairs and a tiny base."""

@@ -17,12 +17,13 @@ from transformers import set_seed
 
 from flywheel_tasks.chat.prompt import reply_ids
 from flywheel_tasks.rewards import encoding, pairwise, pointwise, recipe
+from flywheel_tasks.rewards.backbone import load_backbone
 from flywheel_tasks.rewards.encoding import Limits, encode_comparisons, encode_replies, reward_tokenizer
 from flywheel_tasks.rewards.pairs import PairError, load_pairs
 from flywheel_tasks.rewards.pairwise import choose_pairs
 from flywheel_tasks.rewards.recipe import rows_of
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
-from flywheel_tasks.rewards.trainer import _load_backbone, _ordered
+from flywheel_tasks.rewards.trainer import _ordered
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.training.run import TrainingError
@@ -167,7 +168,7 @@ def test_the_first_loss_is_that_of_plain_torch(section: str, trained: Callable[[
     settings = getattr(run.io.settings, section)
     tokenizer = reward_tokenizer(run.io.dep("models/base"))
     set_seed(run.io.settings.seed)
-    model = _load_backbone(run.io.dep("models/base"), tokenizer.pad_token_id).eval()
+    model = load_backbone(run.io.dep("models/base"), tokenizer.pad_token_id).eval()
     pairs = load_pairs(run.io.dep("data/preferences/pairs.parquet"))["reward_train"]
     limits = Limits(section.removesuffix("_rm"), settings.max_tokens, 96)
     if section == "pairwise_rm":

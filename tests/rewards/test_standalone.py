@@ -27,7 +27,7 @@ from flywheel_tasks.settings import Compute
 from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.tables import write_rows
 from tests.conftest import build_workspace
-from tests.rewards.conftest import planted_rows
+from tests.rewards.conftest import planted_rows, tiny_of_type
 
 runner = CliRunner()
 COMPUTE = Compute(precision="float32", threads=1)
@@ -168,6 +168,7 @@ def test_what_cannot_be_begun_from_is_one_error_and_leaves_no_texts(
     deaf = shutil.copytree(tiny_models / "base", tmp_path / "deaf")
     (deaf / "chat_template.jinja").write_text("{{ raise_exception('not for chats') }}")
     good = transcripts(tmp_path / "pairs.jsonl.gz", 12)
+    mamba = tiny_of_type("mamba", tiny_models / "base", tmp_path / "mamba", state_size=4)
     table = pa.Table.from_pylist(read_pair_rows(good)[0], schema=PAIRS)
     at = table.schema.get_field_index("reviews")
     pq.write_table(table.set_column(at, "reviews", pa.array(["one"] * 12)), tmp_path / "odd.parquet")
@@ -176,6 +177,7 @@ def test_what_cannot_be_begun_from_is_one_error_and_leaves_no_texts(
         ("absent", good, BaseModelError, "base model absent: neither built in"),
         (str(mute), good, BaseModelError, "no chat template"),
         (str(deaf), good, BaseModelError, "its chat template refuses a chat: not for chats"),
+        (str(mamba), good, BaseModelError, "mamba: cannot be a reward model"),
         (str(mute), tmp_path / "odd.parquet", PairError, r"odd\.parquet: a value has not its column's type"),
     ):
         command = ["rm", "train", "--pairs", str(pairs), "--out", str(tmp_path / "rm"), "--base", base]
@@ -184,6 +186,56 @@ def test_what_cannot_be_begun_from_is_one_error_and_leaves_no_texts(
         assert re.search(message, str(refused.exception))
         assert "\n" not in str(refused.exception)
         assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_any_failure_leaves_no_texts_unless_there_is_something_to_go_on_from(
+    workspace: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: bool
+) -> None:
+    pairs = transcripts(tmp_path / "pairs.jsonl.gz", 12)
+    kept = {path.name for path in tmp_path.iterdir()}
+
+    def fails(io: StageIO) -> None:
+        if checkpoint:
+            (io.resume_dir() / "checkpoint-3").mkdir()
+        raise MemoryError
+
+    monkeypatch.setitem(standalone._RUN, "pointwise", fails)
+    command = ["rm", "train", "--pairs", str(pairs), "--out", str(tmp_path / "rm"), "--root", str(workspace)]
+    failed = runner.invoke(app, [*command, "--base", str(tiny_models / "base")])
+    assert isinstance(failed.exception, MemoryError)
+    assert {path.name for path in tmp_path.iterdir()} - kept == ({".rm.work"} if checkpoint else set())
+
+
+def test_two_runs_do_not_share_a_folder_and_none_overwrites_what_is_there(
+    workspace: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = transcripts(tmp_path / "pairs.jsonl.gz", 12)
+    out = tmp_path / "rm"
+    command = ["rm", "train", "--pairs", str(pairs), "--out", str(out), "--root", str(workspace)]
+    command += ["--base", str(tiny_models / "base")]
+    seen: list[str] = []
+
+    def trains(io: StageIO) -> dict[str, Any]:
+        (io.root / "mark").touch()
+        beside = runner.invoke(app, command)
+        assert isinstance(beside.exception, PairError)
+        seen.append(str(beside.exception))
+        assert (io.root / "mark").exists()  # the other run left its folder alone
+        io.out("models/pointwise_rm").mkdir(parents=True)
+        io.out("plots/pointwise_rm.csv").touch()
+        out.mkdir()  # by somebody else
+        (out / "theirs").touch()
+        return {"pairs": {"own": 9}, "heldout": {"pairs": 3}}
+
+    monkeypatch.setitem(standalone._RUN, "pointwise", trains)
+    refused = runner.invoke(app, command)
+    assert isinstance(refused.exception, PairError)
+    assert seen == [f"{out}: another flywheel rm train is at work on it"]
+    assert str(refused.exception) == f"{out}: exists; remove it or name another folder"
+    assert (out / "theirs").exists()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"pairs.jsonl.gz", "rm", ".rm.work", "workspace"}  # what was trained is not lost
 
 
 @pytest.mark.parametrize(("option", "used"), [([], 36), (["--max-pairs", "5"], 5)])
