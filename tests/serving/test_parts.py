@@ -1,4 +1,4 @@
-"""Keys, limits, sentences, cards, counters: the gateway's small parts."""
+"""Keys, limits, cards, counters: the gateway's small parts."""
 
 import stat
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,6 @@ from flywheel_tasks.serving.keys import ENVIRONMENT, KeyRing, KeysError, add_key
 from flywheel_tasks.serving.limits import RateLimiter
 from flywheel_tasks.serving.metrics import Metrics
 from flywheel_tasks.serving.recorder import Recorder
-from flywheel_tasks.serving.speech import Speech, finished
 from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex, forget_turns, longer, owner_of, root_chain
 from flywheel_tasks.storage.tables import write_rows
 from flywheel_tasks.traffic.schemas import CARDS as CARDS_TABLE
@@ -107,35 +106,6 @@ def test_never_more_than_the_burst_and_what_came_back(gaps: list[float], burst: 
     for first in range(len(taken)):
         for last in range(first, len(taken)):
             assert last - first + 1 <= burst + (taken[last] - taken[first]) / 6 + 1e-6
-
-
-TEXTS = st.text(alphabet="ab .!?…\"')\n3é", max_size=60)
-
-
-@settings(max_examples=200)
-@given(TEXTS, st.lists(st.integers(1, 7), min_size=1, max_size=30), st.sampled_from(["stop", "length"]))
-def test_what_is_shown_in_parts_is_the_whole(text: str, sizes: list[int], finish: str) -> None:
-    speech, parts, place = Speech(), [], 0
-    for size in sizes * 60:
-        if place >= len(text):
-            break
-        upto = speech.add(text[place : place + size])
-        place += size
-        assert upto.startswith(speech.shown)
-        parts.append(speech.show(upto))
-    parts.append(speech.show(speech.end(finish)))
-    assert "".join(parts) == speech.shown == finished(text, finish)
-    assert all(speech.shown.startswith(state) for state in speech.states())
-
-
-def test_sentences_come_whole() -> None:
-    speech = Speech()
-    shown = [
-        speech.show(speech.add(piece)) for piece in (" I have ", "3.5 lamps", ". They", ' burn."', " And")
-    ]
-    assert shown == ["", "", "I have 3.5 lamps.", "", ' They burn."']
-    assert speech.show(speech.end("length")) == ""
-    assert Speech().end("stop") == ""
 
 
 def test_cards_of_a_file_and_of_a_table_are_the_same(tmp_path: Path) -> None:
