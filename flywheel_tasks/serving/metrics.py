@@ -32,6 +32,7 @@ _KINDS = {
         "gauge",
         "1 while another champion than the registry's is served, in this worker.",
     ),
+    "flywheel_experiments_unserved": ("gauge", "Running A/B tests that are not served, in this worker."),
     "flywheel_model_ready": ("gauge", "1 for a model that can be asked, in this worker."),
 }
 _Series = dict[str, Any]  # label text -> number, or [counts by bound, sum, count]
