@@ -7,6 +7,7 @@ sends back are found again, by any worker of this machine, and a history that wa
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ CREATE TABLE IF NOT EXISTS turns (
 CREATE INDEX IF NOT EXISTS by_chain ON turns (chain);
 CREATE INDEX IF NOT EXISTS by_time ON turns (time);
 """
-_BUSY_SECONDS = 10.0
+_BUSY_SECONDS, _RETRY_SECONDS = 10.0, 0.01
 _AT_ONCE = 500  # of SQLite's places for values in a statement
 REFUSAL = "refusal"  # role of the gateway's own words in place of a reply to what no model may see
 GREETING = "greeting"  # role of a character's words that answer nobody
@@ -84,9 +85,21 @@ class TurnIndex:
         self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # In WAL mode NORMAL syncs at checkpoints, not at each commit: a killed process loses nothing, and a power cut
         # may lose the newest turns, whose conversations then begin anew, but never the database itself, as OFF might.
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._set_wal()
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
+
+    def _set_wal(self) -> None:
+        """Set the mode, again and again: for a process that does so just now SQLite does not wait by itself."""
+        end = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(_RETRY_SECONDS)
 
     def add(self, turns: Sequence[LoggedTurn]) -> None:
         """Keep turns, in one transaction. A reply that broke off has one for each text that its reader may have."""
