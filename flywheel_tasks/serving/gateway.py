@@ -18,13 +18,14 @@ from flywheel_tasks.serving.fleet import Fleet
 from flywheel_tasks.serving.following import Following
 from flywheel_tasks.serving.keys import KeyRing, keys_path, read_keys
 from flywheel_tasks.serving.limits import RateLimiter
-from flywheel_tasks.serving.metrics import Metrics, metrics_folder, worker_name
+from flywheel_tasks.serving.metrics import Metrics, metrics_folder
 from flywheel_tasks.serving.recorder import Recorder
 from flywheel_tasks.serving.remembered import RememberedChampion, RememberedRegistry
 from flywheel_tasks.serving.rollout import Rollout
 from flywheel_tasks.serving.safety import Guard
 from flywheel_tasks.serving.turns import TurnIndex
 from flywheel_tasks.serving.upstream import UpstreamModel, upstream_client
+from flywheel_tasks.serving.workers import process_name
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.registry_state import ModelRef
@@ -121,7 +122,7 @@ class Gateway:
         self.limits = RateLimiter(
             self.state / "limits", per_minute=serve.rate.per_minute, burst=serve.rate.burst
         )
-        self.metrics = Metrics(metrics_folder(self.state, parent or os.getpid()), worker_name())
+        self.metrics = Metrics(metrics_folder(self.state, parent or os.getpid()), process_name())
         self.recorder = Recorder(
             _logs_folder(root, settings),
             self.state / "turns.sqlite",
@@ -249,8 +250,8 @@ class Gateway:
         self.metrics.set("flywheel_in_flight", self.in_flight)
         self.metrics.set("flywheel_champion_overdue", float(bool(self.following.late())))
         self.metrics.set("flywheel_experiments_unserved", len(self.following.unserved()))
-        for model, state in self.fleet.states().items():
-            self.metrics.set("flywheel_model_ready", float(state == "ready"), model=model)
+        ready = {model: float(state == "ready") for model, state in self.fleet.states().items()}
+        self.metrics.set_each("flywheel_model_ready", "model", ready)
         for model, calls in self.fleet.abandoned.items():
             self.metrics.set("flywheel_model_failures_total", calls, model=model, reason="abandoned")
 

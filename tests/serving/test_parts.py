@@ -1,4 +1,4 @@
-"""Keys, limits, cards, counters: the gateway's small parts."""
+"""Keys, limits, cards, turns: the gateway's small parts."""
 
 import stat
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,6 @@ from flywheel_tasks.serving import recorder as recorder_module
 from flywheel_tasks.serving.cards import CardsError, load_cards
 from flywheel_tasks.serving.keys import ENVIRONMENT, KeyRing, KeysError, add_key, read_keys, revoke_key
 from flywheel_tasks.serving.limits import RateLimiter
-from flywheel_tasks.serving.metrics import Metrics
 from flywheel_tasks.serving.recorder import Recorder
 from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex, forget_turns, longer, owner_of, root_chain
 from flywheel_tasks.storage.tables import write_rows
@@ -136,21 +135,6 @@ def test_wrong_cards(tmp_path: Path, text: bytes, message: str) -> None:
         load_cards(path)
     with pytest.raises(CardsError, match="no such file"):
         load_cards(tmp_path / "none.jsonl")
-
-
-def test_counters_of_all_workers_are_added_up(tmp_path: Path) -> None:
-    one, other = Metrics(tmp_path, "w1"), Metrics(tmp_path, "w2")
-    for metrics in (one, other):
-        metrics.add("flywheel_signals_total", signal='a"b\n')
-        metrics.observe("flywheel_request_seconds", 0.02, path="/")
-        metrics.set("flywheel_in_flight", 3)
-        metrics.publish()
-    text = one.render()
-    assert 'flywheel_signals_total{signal="a\\"b\\n"} 2' in text
-    assert 'flywheel_request_seconds_bucket{path="/",le="0.01"} 0' in text
-    assert 'flywheel_request_seconds_bucket{path="/",le="0.025"} 2' in text
-    assert 'flywheel_request_seconds_bucket{path="/",le="+Inf"} 2' in text
-    assert 'flywheel_in_flight{worker="w2"} 3' in text
 
 
 def test_a_power_cut_leaves_the_index_whole(tmp_path: Path) -> None:
