@@ -16,7 +16,7 @@ from pathlib import Path
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS turns (
     message_id TEXT NOT NULL, conversation_id TEXT NOT NULL, parent_id TEXT, role TEXT NOT NULL,
-    owner BLOB NOT NULL, chain BLOB NOT NULL, time TEXT NOT NULL, PRIMARY KEY (message_id, chain)
+    owner BLOB NOT NULL, chain BLOB NOT NULL, time TEXT NOT NULL, source TEXT, PRIMARY KEY (message_id, chain)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_chain ON turns (chain);
 CREATE INDEX IF NOT EXISTS by_time ON turns (time);
@@ -39,6 +39,7 @@ class LoggedTurn:
         owner: digest of its user's id.
         chain: digest of the conversation up to and including it.
         time: of its event.
+        source: of its conversation, internal or user; None if a release that did not keep it wrote the turn.
     """
 
     message_id: str
@@ -48,6 +49,15 @@ class LoggedTurn:
     owner: bytes
     chain: bytes
     time: datetime
+    source: str | None = None
+
+    def rated_by(self, user_id: str, source: str) -> bool:
+        """Whether this user of this source may rate or report it: a reply to them, or a refusal in place of one.
+
+        Staff do not rate for a user: it would be logged as if that user had, as internal.
+        """
+        theirs = self.owner == owner_of(user_id) and self.source in (None, source)
+        return theirs and self.role in ("assistant", REFUSAL)
 
 
 def _digest(*parts: str | bytes) -> bytes:
@@ -88,6 +98,15 @@ class TurnIndex:
         self._set_wal()
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
+        if not self._has_source():
+            self._db.execute("BEGIN IMMEDIATE")
+            if not self._has_source():  # no other process was first
+                self._db.execute("ALTER TABLE turns ADD COLUMN source TEXT")
+            self._db.execute("COMMIT")
+
+    def _has_source(self) -> bool:
+        """Whether the table has the column; that of an earlier release has not."""
+        return "source" in {row[1] for row in self._db.execute("PRAGMA table_info(turns)")}
 
     def _set_wal(self) -> None:
         """Set the mode, again and again: for a process that does so just now SQLite does not wait by itself."""
@@ -104,12 +123,21 @@ class TurnIndex:
     def add(self, turns: Sequence[LoggedTurn]) -> None:
         """Keep turns, in one transaction. A reply that broke off has one for each text that its reader may have."""
         rows = [
-            (t.message_id, t.conversation_id, t.parent_id, t.role, t.owner, t.chain, t.time.isoformat())
+            (
+                t.message_id,
+                t.conversation_id,
+                t.parent_id,
+                t.role,
+                t.owner,
+                t.chain,
+                t.time.isoformat(),
+                t.source,
+            )
             for t in turns
         ]
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany("INSERT OR REPLACE INTO turns VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             self._db.execute("COMMIT")
         except BaseException:
             self._db.execute("ROLLBACK")
@@ -205,5 +233,5 @@ def forget_turns(path: Path, user_ids: Collection[str], *, dry_run: bool = False
         index.close()
 
 
-def _turn(row: tuple[str, str, str | None, str, bytes, bytes, str] | None) -> LoggedTurn | None:
-    return None if row is None else LoggedTurn(*row[:-1], datetime.fromisoformat(row[-1]))
+def _turn(row: tuple[str, str, str | None, str, bytes, bytes, str, str | None] | None) -> LoggedTurn | None:
+    return None if row is None else LoggedTurn(*row[:6], datetime.fromisoformat(row[6]), row[7])

@@ -1,5 +1,6 @@
 """Keys, limits, cards, turns: the gateway's small parts."""
 
+import sqlite3
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -173,6 +174,31 @@ def test_old_turns_are_forgotten_while_a_worker_runs(tmp_path: Path, monkeypatch
         index.close()
     finally:
         recorder.close()
+
+
+def test_an_index_of_an_earlier_release_is_gone_on_with(tmp_path: Path) -> None:
+    """It does not say whose traffic a turn was of: then its user may rate it, as before."""
+    path, now = tmp_path / "turns.sqlite", datetime.now(UTC)
+    old = sqlite3.connect(path)
+    old.execute(
+        "CREATE TABLE turns (message_id TEXT NOT NULL, conversation_id TEXT NOT NULL, parent_id TEXT, "
+        "role TEXT NOT NULL, owner BLOB NOT NULL, chain BLOB NOT NULL, time TEXT NOT NULL, "
+        "PRIMARY KEY (message_id, chain)) WITHOUT ROWID"
+    )
+    values = ("m-1", "c", None, "assistant", owner_of("ann"), b"x", now.isoformat())
+    old.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    old.commit()
+    old.close()
+    one, other = TurnIndex(path), TurnIndex(path)
+    before = one.by_id("m-1")
+    assert before is not None
+    assert (before.time, before.source, before.rated_by("ann", "internal")) == (now, None, True)
+    new = LoggedTurn("m-2", "c", "m-1", "assistant", owner_of("ann"), b"y", now, "user")
+    one.add([new])
+    assert other.by_chain(b"y") == new
+    assert [new.rated_by(*who) for who in (("ann", "user"), ("ann", "internal"), ("bob", "user"))] == [
+        *(True, False, False)
+    ]
 
 
 def test_a_user_is_forgotten_while_a_gateway_has_the_index_open(tmp_path: Path) -> None:
