@@ -9,8 +9,10 @@ WIDE_ENDS = "。！？｡"
 GREEK_QUESTION = r"(?<=[\u0370-\u03ff\u1f00-\u1fff]{2})[;\u037e]"
 CLOSERS = r"[\"'”’)\]*」』）】]*"
 # Full-width marks made plain (NFKC) stand before a wide letter without a space.
-NEXT = r"(?=\s|$|[\u3000-\u30ff\u3400-\u9fff])"
-_END = re.compile(rf"(?:[{SPACED_ENDS}]+|{GREEK_QUESTION}){CLOSERS}{NEXT}|[{WIDE_ENDS}]+{CLOSERS}")
+AFTER = r"\s|[\u3000-\u30ff\u3400-\u9fff]"
+NEXT = rf"(?={AFTER}|$)"
+# Of marks in a row the last decides, so one is enough: a row tried whole from each of its marks takes its square.
+_END = re.compile(rf"(?:[{SPACED_ENDS}]|{GREEK_QUESTION}){CLOSERS}{NEXT}|[{WIDE_ENDS}]{CLOSERS}")
 
 
 def whole_sentences(text: str) -> str:

@@ -31,7 +31,6 @@ from flywheel_tasks.serving.requests import (
     parse_body,
     refuse_unsupported,
 )
-from flywheel_tasks.serving.turns import owner_of
 
 ROOT, PARENT = "FLYWHEEL_SERVE_ROOT", "FLYWHEEL_SERVE_PARENT"
 # A request holds a place among max_in_flight while its body comes: a sender that dribbles must not keep it.
@@ -201,7 +200,7 @@ async def _feedback(gateway: Gateway, request: Request) -> Response:
         caller = _caller(key, given.user)
         _take_token(gateway, caller)
         turn = gateway.turns.by_id(given.message_id)
-        if turn is None or turn.owner != owner_of(caller.user_id) or turn.role != "assistant":
+        if turn is None or not turn.rated_by(caller.user_id, caller.source):
             raise ApiError(404, "unknown_message", "this user was sent no such reply")
         event = signal_event(
             turn,

@@ -137,6 +137,10 @@ class Fleet:
         slot = self._slots.get(model.digest)
         return slot is not None and slot.backend is not None
 
+    def broken(self, model: ModelRef) -> bool:
+        """Whether a model that is wanted could not be prepared when that was tried last."""
+        return self._slots[model.digest].state == "broken"
+
     def states(self) -> dict[str, str]:
         """Of each model: ready, loading, failing (its breaker is open) or broken (it cannot be loaded)."""
         return {slot.model.generation: slot.state for slot in self._slots.values()}

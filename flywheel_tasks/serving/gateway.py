@@ -15,15 +15,17 @@ from flywheel_tasks.serving.backend import Backend
 from flywheel_tasks.serving.cards import Cards, card_lines, load_cards
 from flywheel_tasks.serving.exchange import Services
 from flywheel_tasks.serving.fleet import Fleet
+from flywheel_tasks.serving.following import Following
 from flywheel_tasks.serving.keys import KeyRing, keys_path, read_keys
 from flywheel_tasks.serving.limits import RateLimiter
-from flywheel_tasks.serving.metrics import Metrics, metrics_folder, worker_name
+from flywheel_tasks.serving.metrics import Metrics, metrics_folder
 from flywheel_tasks.serving.recorder import Recorder
-from flywheel_tasks.serving.remembered import RememberedRegistry
-from flywheel_tasks.serving.rollout import Rollout, rollout_of
+from flywheel_tasks.serving.remembered import RememberedChampion, RememberedRegistry
+from flywheel_tasks.serving.rollout import Rollout
 from flywheel_tasks.serving.safety import Guard
 from flywheel_tasks.serving.turns import TurnIndex
 from flywheel_tasks.serving.upstream import UpstreamModel, upstream_client
+from flywheel_tasks.serving.workers import process_name
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.registry_state import ModelRef
@@ -31,7 +33,6 @@ from flywheel_tasks.storage.registry_state import ModelRef
 _log = logging.getLogger(__name__)
 _PUBLISH_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 2.0
-_SOON_SECONDS = 1.0
 _ROUTING_SECONDS = 3.0  # from the check of a message to the call of its model, at most
 # Word lists take microseconds; a model in this process is asked by one thread at a time.
 _SAFETY_THREADS = {"words": 0, "local": 1, "http": 32}
@@ -121,7 +122,7 @@ class Gateway:
         self.limits = RateLimiter(
             self.state / "limits", per_minute=serve.rate.per_minute, burst=serve.rate.burst
         )
-        self.metrics = Metrics(metrics_folder(self.state, parent or os.getpid()), worker_name())
+        self.metrics = Metrics(metrics_folder(self.state, parent or os.getpid()), process_name())
         self.recorder = Recorder(
             _logs_folder(root, settings),
             self.state / "turns.sqlite",
@@ -130,22 +131,22 @@ class Gateway:
             heading=lambda: card_lines(self.cards),
         )
         self.turns = TurnIndex(self.state / "turns.sqlite")
-        self.rollout: Rollout | None = None
-        self._overdue: ModelRef | None = None  # the registry's champion, while it is not ready
         self.in_flight = 0
         self.draining = False
         self._client: aiohttp.ClientSession | None = None
-        self._looks = (
-            _Step("keys", self._look_at_keys, serve.poll_seconds),
-            _Step("cards", self._look_at_cards, serve.poll_seconds),
-            _Step("rollout", self._follow, serve.poll_seconds),
-        )
         self._watching: list[asyncio.Task[None]] = []
         self.fleet = Fleet(
             self._prepare_local if serve.backend == "local" else self._prepare_upstream,
             breaker=serve.breaker,
             timeout_seconds=serve.timeout_seconds,
             grace_seconds=serve.safety_seconds + _ROUTING_SECONDS,
+        )
+        served = RememberedChampion(self.state / "champion.json")
+        self.following = Following(self._registry, self.fleet, served)
+        self._looks = (
+            _Step("keys", self._look_at_keys, serve.poll_seconds),
+            _Step("cards", self._look_at_cards, serve.poll_seconds),
+            _Step("rollout", self.following.look, serve.poll_seconds),
         )
         if classifier is None:
             classifier = classifier_of(settings, root / "safety_words")
@@ -156,6 +157,11 @@ class Gateway:
             threads=_SAFETY_THREADS[settings.safety.classifier],
         )
         self.services = Services(self.fleet, guard, self.recorder, self.metrics, serve.refusal)
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """Who talks to which model now; None before there is a champion."""
+        return self.following.rollout
 
     # Models
 
@@ -221,28 +227,6 @@ class Gateway:
         self.cards = cards
         _log.info("cards read again", extra={"cards": len(cards.by_id), "changed": len(new)})
 
-    async def _follow(self) -> None:
-        wanted = rollout_of(await asyncio.to_thread(self._registry.state))
-        if wanted is None:
-            return
-        self.fleet.want(wanted.models())
-        # A model on a server that has it needs no loading: it is there at the first look, the champion's and a test's.
-        waits = (self.fleet.ready_within(model, _SOON_SECONDS) for model in wanted.models())
-        champion_ready, *_ = await asyncio.gather(*waits)
-        self._overdue = None if champion_ready else wanted.champion
-        rollout = wanted
-        if self.rollout is not None and not champion_ready:
-            # The champion before goes on until the new one can answer; a test that has ended does not.
-            rollout = self.rollout.without_ended(wanted)
-        if rollout != self.rollout:
-            self.rollout = rollout
-            fields = {
-                "champion": rollout.champion.generation,
-                "experiments": [experiment.name for experiment in rollout.running],
-            }
-            _log.info("rollout", extra=fields)
-            self.fleet.keep([*rollout.models(), *wanted.models()])
-
     async def start(self) -> None:
         """Look for the first time and keep looking."""
         await self.look()
@@ -264,9 +248,10 @@ class Gateway:
         self.metrics.set("flywheel_events_written_total", self.recorder.written)
         self.metrics.set("flywheel_commits_total", self.recorder.commits)
         self.metrics.set("flywheel_in_flight", self.in_flight)
-        self.metrics.set("flywheel_champion_overdue", float(bool(self.warnings())))
-        for model, state in self.fleet.states().items():
-            self.metrics.set("flywheel_model_ready", float(state == "ready"), model=model)
+        self.metrics.set("flywheel_champion_overdue", float(bool(self.following.late())))
+        self.metrics.set("flywheel_experiments_unserved", len(self.following.unserved()))
+        ready = {model: float(state == "ready") for model, state in self.fleet.states().items()}
+        self.metrics.set_each("flywheel_model_ready", "model", ready)
         for model, calls in self.fleet.abandoned.items():
             self.metrics.set("flywheel_model_failures_total", calls, model=model, reason="abandoned")
 
@@ -285,12 +270,7 @@ class Gateway:
 
     def warnings(self) -> list[str]:
         """What is not as the registry wants it, though the gateway can serve; empty if all is."""
-        late, rollout = self._overdue, self.rollout
-        if late is None or rollout is None or late.digest == rollout.champion.digest:
-            return []
-        wanted, served = late.generation, rollout.champion.generation
-        why = f"{wanted} is {self.fleet.described(late)}"
-        return [f"the registry's champion is {wanted}, but {served} is still served: {why}"]
+        return [*self.following.late(), *self.following.unserved()]
 
     async def stop(self) -> None:
         """Write and seal everything, let go of everything."""
@@ -303,12 +283,12 @@ class Gateway:
                 while self.in_flight:
                     await asyncio.sleep(0.01)
         await asyncio.to_thread(self.recorder.close)
+        self.count()
+        self.metrics.publish()
         await self.fleet.close()
         if self._client is not None:
             await self._client.close()
         self.turns.close()
-        self.count()
-        self.metrics.publish()
 
 
 def open_gateway(

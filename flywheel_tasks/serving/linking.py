@@ -62,6 +62,7 @@ class Link:
             owner=self.turn.owner,
             chain=longer(self.turn.chain, "assistant", text),
             time=max(now, self.time + _TICK),
+            source=self.turn.source,
         )
 
 
@@ -95,6 +96,7 @@ def _greeting(caller: Caller, chain: bytes, own: bool, now: datetime) -> LoggedT
         owner=owner_of(caller.user_id),
         chain=chain,
         time=now,
+        source=caller.source,
     )
 
 
@@ -155,5 +157,6 @@ def link(
         owner=owner_of(caller.user_id),
         chain=said,
         time=time,
+        source=caller.source,
     )
     return Link(turn, None, time, refused, said_first)

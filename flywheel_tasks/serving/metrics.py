@@ -1,7 +1,7 @@
 """Counters in Prometheus' text format, added up over all workers of a gateway. They hold no user's text or id."""
 
 import bisect
-import os
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from flywheel_tasks.serving.workers import lives, process_name
 from flywheel_tasks.storage.atomic import atomic_path
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -32,6 +33,7 @@ _KINDS = {
         "gauge",
         "1 while another champion than the registry's is served, in this worker.",
     ),
+    "flywheel_experiments_unserved": ("gauge", "Running A/B tests that are not served, in this worker."),
     "flywheel_model_ready": ("gauge", "1 for a model that can be asked, in this worker."),
 }
 _Series = dict[str, Any]  # label text -> number, or [counts by bound, sum, count]
@@ -50,7 +52,7 @@ class Metrics:
 
     Args:
         folder: in which the workers of a gateway leave theirs for each other.
-        worker: this one's name.
+        worker: this one's name, of :func:`flywheel_tasks.serving.workers.process_name`.
     """
 
     def __init__(self, folder: Path, worker: str) -> None:
@@ -68,6 +70,12 @@ class Metrics:
             labels["worker"] = self._worker
         self._counts[name][_labels(labels)] = value
 
+    def set_each(self, name: str, label: str, values: Mapping[str, float]) -> None:
+        """Set a gauge for each value of a label; for all others it ends."""
+        self._counts[name] = {
+            _labels({label: one, "worker": self._worker}): value for one, value in values.items()
+        }
+
     def observe(self, name: str, seconds: float, **labels: str | None) -> None:
         """Add a duration to a histogram."""
         series, key = self._counts[name], _labels(labels)
@@ -82,10 +90,13 @@ class Metrics:
             temporary.write_bytes(orjson.dumps(self._counts))
 
     def _all(self) -> list[Mapping[str, _Series]]:
+        """What all workers counted, and what is so now of those that live."""
         found: list[Mapping[str, _Series]] = [self._counts]
         for path in sorted(self._file.parent.glob("*.json")):
-            if path != self._file and not path.name.startswith("."):
-                found.append(orjson.loads(path.read_bytes()))
+            if path == self._file or path.name.startswith("."):
+                continue
+            counts, alive = orjson.loads(path.read_bytes()), lives(path.stem)
+            found.append({name: of for name, of in counts.items() if alive or _KINDS[name][0] != "gauge"})
         return found
 
     def render(self) -> str:
@@ -128,20 +139,13 @@ def metrics_folder(state: Path, gateway: int) -> Path:
     """Where the workers of one gateway leave their counters; those of gateways that ended are removed.
 
     Args:
-        state: the gateway's own folder.
+        state: the gateway's own folder; several workers may ask at once.
         gateway: process id of the gateway's parent process.
     """
     home = state / "metrics"
     for old in home.glob("*"):
-        if old.name.isdigit() and not Path(f"/proc/{old.name}").exists():
-            for file in old.glob("*"):
-                file.unlink(missing_ok=True)
-            old.rmdir()
-    folder = home / str(gateway)
+        if not lives(old.name):
+            shutil.rmtree(old, ignore_errors=True)  # another worker may be at it, too
+    folder = home / process_name(gateway)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def worker_name() -> str:
-    """This process's name among a gateway's workers."""
-    return f"w{os.getpid()}"

@@ -1,14 +1,11 @@
 """Who talks to which model: the registry's champion and running experiments, and a user's arm in them."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flywheel_tasks.online.assignment import arm_of
 from flywheel_tasks.storage.registry_state import Experiment, ModelRef, State
-
-_log = logging.getLogger(__name__)
 
 
 class RoutingError(ValueError):
@@ -56,10 +53,12 @@ class Rollout:
     Attributes:
         champion: who answers everybody else, and in whose place a broken candidate's users are served.
         running: experiments, in the registry's order.
+        unserved: of each other experiment that runs in the registry, that it is not served and why.
     """
 
     champion: ModelRef
     running: tuple[Running, ...] = ()
+    unserved: tuple[str, ...] = ()
 
     def models(self) -> list[ModelRef]:
         """Every model that may be asked, the champion first."""
@@ -67,6 +66,24 @@ class Rollout:
         for experiment in self.running:
             found |= {model.digest: model for model in experiment.models.values()}
         return list(found.values())
+
+    def under(self, champion: ModelRef) -> "Rollout":
+        """The same while another champion is served.
+
+        Tests of the one that is not there wait for it: only their candidates' users would be exposed.
+        """
+        if champion.digest == self.champion.digest:
+            return self
+        away = self.champion.digest
+        waiting = {
+            item.name for item in self.running if away in {model.digest for model in item.models.values()}
+        }
+        told = (
+            f"experiment {name} is not served: it waits for {self.champion.generation}"
+            for name in sorted(waiting)
+        )
+        running = tuple(item for item in self.running if item.name not in waiting)
+        return replace(self, champion=champion, running=running, unserved=(*self.unserved, *told))
 
     def route(self, user_id: str, arm: str | None = None) -> Route:
         """The route of a user.
@@ -98,15 +115,15 @@ class Rollout:
 
 
 def _running(experiment: Experiment, state: State) -> Running | None:
-    """An experiment with its models; None, and an error in the log, if the registry does not have them all."""
-    # A test goes on against the champion of its start, when another test's candidate has become champion meanwhile.
-    found = (state.previous, state.champion, *state.candidates.values())
+    """An experiment with its models; None if the registry does not have them all."""
+    # A test goes on against the champion of its start, when other tests' candidates have become champion meanwhile.
+    # Tests that were started before the registry kept that model with them have it for one promotion.
+    found = (state.previous, state.champion, experiment.control, *state.candidates.values())
     known = {model.digest: model for model in found if model is not None}
     models: dict[str, ModelRef] = {
         arm.name: known[arm.digest] for arm in experiment.plan.arms if arm.digest in known
     }
     if len(models) < len(experiment.plan.arms):
-        _log.error("experiment %s: the registry lacks a model of it; not served", experiment.plan.experiment)
         return None
     overrides = {item.user: item.arm for item in experiment.overrides}
     return Running(experiment.plan.experiment, experiment.plan.model_dump(mode="json"), models, overrides)
@@ -116,5 +133,13 @@ def rollout_of(state: State) -> Rollout | None:
     """What the registry's state means for routing; None before there is a champion."""
     if state.champion is None:
         return None
-    running = [_running(item, state) for item in state.experiments.values() if item.status == "running"]
-    return Rollout(state.champion, tuple(item for item in running if item is not None))
+    found = [(item, _running(item, state)) for item in state.experiments.values() if item.status == "running"]
+    return Rollout(
+        state.champion,
+        tuple(running for _, running in found if running is not None),
+        tuple(
+            f"experiment {item.plan.experiment} is not served: the registry lacks a model of it"
+            for item, running in found
+            if running is None
+        ),
+    )

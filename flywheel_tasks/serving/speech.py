@@ -7,11 +7,22 @@ sentence, as everywhere else (:mod:`flywheel_tasks.policy.sentences`).
 import re
 from collections import deque
 
-from flywheel_tasks.policy.sentences import whole_sentences
+from flywheel_tasks.policy.sentences import (
+    AFTER,
+    CLOSERS,
+    GREEK_QUESTION,
+    SPACED_ENDS,
+    WIDE_ENDS,
+    whole_sentences,
+)
 
 _STATES = 64  # parts of a reply that are remembered
-# The end of a sentence, and what shows that it is one: a space after it.
-_END = re.compile(r"[.!?…]+[\"'”’)\]*]*(?=\s)")
+# The end of a sentence, all its closers, and what shows that it is one: a space after it, or of a wide mark anything.
+_END = re.compile(
+    rf"(?:[{SPACED_ENDS}]|{GREEK_QUESTION}){CLOSERS}+(?={AFTER})|[{WIDE_ENDS}]{CLOSERS}+(?=[^{WIDE_ENDS}])"
+)
+# Characters of an end that are looked at again with the next piece; if it has more closers, a later end shows it.
+_LONGEST_END = 16
 
 
 def finished(text: str, finish: str) -> str:
@@ -35,14 +46,18 @@ class Speech:
         self.shown = ""
         self._text = ""
         self._end = 0
+        self._whole = ""  # the text up to there
         self._lengths: deque[int] = deque(maxlen=_STATES)
 
     def add(self, piece: str) -> str:
         """Take a piece; returns all that may be shown so far, of which :attr:`shown` is the start."""
+        unseen = max(self._end, len(self._text) - _LONGEST_END)
         self._text += piece
-        for match in _END.finditer(self._text, self._end):
+        for match in _END.finditer(self._text, unseen):
             self._end = match.end()
-        return self._text[: self._end].strip()
+        if self._end > unseen:
+            self._whole = self._text[: self._end].strip()
+        return self._whole
 
     def end(self, finish: str) -> str:
         """No more pieces come; returns the whole reply."""

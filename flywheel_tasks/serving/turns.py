@@ -7,6 +7,7 @@ sends back are found again, by any worker of this machine, and a history that wa
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,12 +16,12 @@ from pathlib import Path
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS turns (
     message_id TEXT NOT NULL, conversation_id TEXT NOT NULL, parent_id TEXT, role TEXT NOT NULL,
-    owner BLOB NOT NULL, chain BLOB NOT NULL, time TEXT NOT NULL, PRIMARY KEY (message_id, chain)
+    owner BLOB NOT NULL, chain BLOB NOT NULL, time TEXT NOT NULL, source TEXT, PRIMARY KEY (message_id, chain)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_chain ON turns (chain);
 CREATE INDEX IF NOT EXISTS by_time ON turns (time);
 """
-_BUSY_SECONDS = 10.0
+_BUSY_SECONDS, _RETRY_SECONDS = 10.0, 0.01
 _AT_ONCE = 500  # of SQLite's places for values in a statement
 REFUSAL = "refusal"  # role of the gateway's own words in place of a reply to what no model may see
 GREETING = "greeting"  # role of a character's words that answer nobody
@@ -38,6 +39,7 @@ class LoggedTurn:
         owner: digest of its user's id.
         chain: digest of the conversation up to and including it.
         time: of its event.
+        source: of its conversation, internal or user; None if a release that did not keep it wrote the turn.
     """
 
     message_id: str
@@ -47,6 +49,15 @@ class LoggedTurn:
     owner: bytes
     chain: bytes
     time: datetime
+    source: str | None = None
+
+    def rated_by(self, user_id: str, source: str) -> bool:
+        """Whether this user of this source may rate or report it: a reply to them, or a refusal in place of one.
+
+        Staff do not rate for a user: it would be logged as if that user had, as internal.
+        """
+        theirs = self.owner == owner_of(user_id) and self.source in (None, source)
+        return theirs and self.role in ("assistant", REFUSAL)
 
 
 def _digest(*parts: str | bytes) -> bytes:
@@ -84,19 +95,49 @@ class TurnIndex:
         self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # In WAL mode NORMAL syncs at checkpoints, not at each commit: a killed process loses nothing, and a power cut
         # may lose the newest turns, whose conversations then begin anew, but never the database itself, as OFF might.
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._set_wal()
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
+        if not self._has_source():
+            self._db.execute("BEGIN IMMEDIATE")
+            if not self._has_source():  # no other process was first
+                self._db.execute("ALTER TABLE turns ADD COLUMN source TEXT")
+            self._db.execute("COMMIT")
+
+    def _has_source(self) -> bool:
+        """Whether the table has the column; that of an earlier release has not."""
+        return "source" in {row[1] for row in self._db.execute("PRAGMA table_info(turns)")}
+
+    def _set_wal(self) -> None:
+        """Set the mode, again and again: for a process that does so just now SQLite does not wait by itself."""
+        end = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(_RETRY_SECONDS)
 
     def add(self, turns: Sequence[LoggedTurn]) -> None:
         """Keep turns, in one transaction. A reply that broke off has one for each text that its reader may have."""
         rows = [
-            (t.message_id, t.conversation_id, t.parent_id, t.role, t.owner, t.chain, t.time.isoformat())
+            (
+                t.message_id,
+                t.conversation_id,
+                t.parent_id,
+                t.role,
+                t.owner,
+                t.chain,
+                t.time.isoformat(),
+                t.source,
+            )
             for t in turns
         ]
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany("INSERT OR REPLACE INTO turns VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             self._db.execute("COMMIT")
         except BaseException:
             self._db.execute("ROLLBACK")
@@ -192,5 +233,5 @@ def forget_turns(path: Path, user_ids: Collection[str], *, dry_run: bool = False
         index.close()
 
 
-def _turn(row: tuple[str, str, str | None, str, bytes, bytes, str] | None) -> LoggedTurn | None:
-    return None if row is None else LoggedTurn(*row[:-1], datetime.fromisoformat(row[-1]))
+def _turn(row: tuple[str, str, str | None, str, bytes, bytes, str, str | None] | None) -> LoggedTurn | None:
+    return None if row is None else LoggedTurn(*row[:6], datetime.fromisoformat(row[6]), row[7])

@@ -178,7 +178,11 @@ class Override(Record):
 
 
 class Experiment(Record):
-    """One A/B test."""
+    """One A/B test.
+
+    ``control`` is the champion of its start: the test goes on against it, whoever is promoted meanwhile. Tests that
+    were started before it was kept have None.
+    """
 
     plan: Plan
     status: Literal["running", "promoted", "rolled_back"]
@@ -189,3 +193,4 @@ class Experiment(Record):
     checks: tuple[GuardrailCheck, ...] = ()
     overrides: tuple[Override, ...] = ()
     end_reason: str | None = None
+    control: ModelRef | None = None

@@ -89,7 +89,12 @@ class Registry:
 
     def state(self) -> State:
         """The registry now; an empty state before the first change."""
-        return self._head()[1]
+        return self.head()[1]
+
+    def head(self) -> tuple[int, State]:
+        """How many changes there have been, and the state after them."""
+        keys = self._keys()
+        return (len(keys), self._read(len(keys), keys[-1]).state) if keys else (0, State())
 
     def _keys(self) -> list[str]:
         keys = self._store.list(_CHANGES)
@@ -106,10 +111,6 @@ class Registry:
         if change.sequence != number:
             raise RegistryError(f"registry: {key} holds change {change.sequence}")
         return change
-
-    def _head(self) -> tuple[int, State]:
-        keys = self._keys()
-        return (len(keys), self._read(len(keys), keys[-1]).state) if keys else (0, State())
 
     # Changing
 
@@ -140,7 +141,7 @@ class Registry:
         _check_name(by)
         when = at or self._now()
         for attempt in range(_ATTEMPTS):
-            number, before = self._head()
+            number, before = self.head()
             change = Change(
                 sequence=number + 1,
                 at=when,

@@ -196,7 +196,14 @@ def started(
             f"the tests that run in layer {plan.layer} have changed (now: {names}); start again"
         )
     state.require_approval("launch", plan.generation, plan.model_digest, plan.verdict_digest)
-    experiment = Experiment(plan=plan, status="running", started_at=at, ends_at=ends_at, started_by=by)
+    experiment = Experiment(
+        plan=plan,
+        status="running",
+        started_at=at,
+        ends_at=ends_at,
+        started_by=by,
+        control=state.champion,
+    )
     return state.with_(
         candidates={**state.candidates, plan.generation: candidate},
         experiments={**state.experiments, plan.experiment: experiment},

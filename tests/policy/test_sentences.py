@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,3 +36,9 @@ def test_a_prefix_that_ends_well_and_stays(text: str) -> None:
     assert text.strip().startswith(found)
     assert not found or found[-1] in ".!?"
     assert whole_sentences(found) == found
+
+
+def test_a_long_row_of_marks_is_read_in_one_go() -> None:
+    began = time.process_time()
+    assert whole_sentences("Oh!" + " " + "!" * 200_000 + "x") == "Oh!"
+    assert time.process_time() - began < 10.0  # milliseconds; if each mark read the rest of the row, minutes

@@ -16,7 +16,7 @@ import yaml
 
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.serving.keys import add_key
-from flywheel_tasks.storage.registry_state import Arm, DvcRef, ModelRef, Plan
+from flywheel_tasks.storage.registry_state import Analysis, Arm, DvcRef, ModelRef, Plan
 from flywheel_tasks.traffic.events import parse_line
 from tests.conftest import PROJECT
 from tests.serving.stub import Served, Stub
@@ -48,7 +48,11 @@ def model(name: str, digest: str | None = None) -> ModelRef:
 
 
 def start_experiment(
-    root: Path, generation: str = "g0001", share: float = 0.5, digest: str | None = None
+    root: Path,
+    generation: str = "g0001",
+    share: float = 0.5,
+    digest: str | None = None,
+    layer: str = "policy",
 ) -> Plan:
     """Put a candidate into an A/B test against the champion, as `flywheel ab start` does."""
     registry = registry_of(root)
@@ -59,7 +63,7 @@ def start_experiment(
         experiment=generation,
         generation=generation,
         salt=f"salt-{generation}",
-        layer="policy",
+        layer=layer,
         arms=(
             Arm(name="control", share=share, model=champion.generation, digest=champion.digest),
             Arm(name="candidate", share=share, model=generation, digest=candidate.digest),
@@ -77,6 +81,22 @@ def start_experiment(
     )
     registry.start_experiment(plan, candidate, by="ada", duration=timedelta(days=7))
     return plan
+
+
+def promote(root: Path, generation: str) -> None:
+    """Make the candidate of a running test champion, as `flywheel approve promotion` does."""
+    registry, digest = registry_of(root), "sha256:" + "d" * 64
+    found = Analysis(result="valid", digest=digest, reasons=(), advice="promote")
+    registry.record_analysis(generation, found, by="ada")
+    registry.record_approval(
+        "promotion",
+        generation=generation,
+        model_digest=registry.state().candidates[generation].digest,
+        analysis_digest=digest,
+        decision="approve",
+        by="ada",
+    )
+    registry.promote(generation, by="ada")
 
 
 def make_root(root: Path, upstream: str, champion: str = "sha256:" + "b" * 64, **overrides: Any) -> Path:

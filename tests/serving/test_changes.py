@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.serving import gateway as module
 from flywheel_tasks.serving.keys import revoke_key
-from flywheel_tasks.storage.registry import Registry
-from flywheel_tasks.storage.registry_state import State
-from tests.serving.conftest import CARDS, Live, start_experiment, wait_for, write_cards
+from flywheel_tasks.serving.remembered import RememberedRegistry
+from flywheel_tasks.storage.registry import Registry, open_registry
+from flywheel_tasks.storage.registry_state import RegistryError, State
+from tests.serving.conftest import CARDS, VERDICT, Live, start_experiment, wait_for, write_cards
+from tests.serving.conftest import model as ref_of
 
 Start = Callable[..., Live]
 
@@ -79,18 +82,18 @@ def test_a_gateway_that_starts_while_the_registry_is_out_of_reach_serves_what_it
 ) -> None:
     assert live().chat("Hi").status_code == 200
 
-    def gone(self: Registry) -> State:
+    def gone(self: Registry) -> tuple[int, State]:
         raise ConnectionError("no route to host")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Registry, "state", gone)
+        patch.setattr(Registry, "head", gone)
         again = live()
         assert again.chat("Hi").status_code == 200
         assert "its last known state is served" in caplog.text
     start_experiment(root)
     wait_for(lambda: bool(again.gateway.rollout and again.gateway.rollout.running))
     with monkeypatch.context() as patch:
-        patch.setattr(Registry, "state", gone)
+        patch.setattr(Registry, "head", gone)
         with pytest.raises(ConnectionError):  # what is known by now is newer than what is kept
             again.gateway._registry.state()
 
@@ -98,11 +101,55 @@ def test_a_gateway_that_starts_while_the_registry_is_out_of_reach_serves_what_it
 def test_without_a_word_of_the_registry_nobody_is_served(
     live: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(self: Registry) -> State:
+    def gone(self: Registry) -> tuple[int, State]:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(Registry, "state", gone)
+    monkeypatch.setattr(Registry, "head", gone)
     kept = root / ".flywheel/serve/registry.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text('{"champion": 5}')
     assert live().chat("Hi").status_code == 503
+
+
+def test_a_folder_that_is_not_mounted_is_no_empty_registry(
+    live: Start, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = live()
+    start_experiment(root)
+    wait_for(lambda: bool(first.gateway.rollout and first.gateway.rollout.running))
+    kept = (root / ".flywheel/serve/registry.json").read_bytes()
+    registry, away = root / "registry", root / "registry.away"
+    registry.rename(away)
+    wait_for(lambda: "it has 0 changes and had 3 before: is its place mounted?" in caplog.text)
+    again = live()
+    assert (first.chat("Hi").status_code, again.chat("Hi").status_code) == (200, 200)
+    assert "its last known state is served" in caplog.text
+    assert (root / ".flywheel/serve/registry.json").read_bytes() == kept
+    away.rename(registry)
+    registry_of(root).rollback("g0001", "it was worse", by="ada")
+    for gateway in (first, again):
+        wait_for(lambda one=gateway: bool(one.gateway.rollout and not one.gateway.rollout.running))
+
+
+def test_a_registry_with_a_shorter_history_is_another_one(tmp_path: Path) -> None:
+    kept = tmp_path / "registry.json"
+    long, short = (open_registry(name, tmp_path) for name in ("long", "short"))
+    for registry in (long, short):
+        registry.bootstrap(ref_of("base"), by="ada")
+    approval = {"model_digest": VERDICT, "verdict_digest": VERDICT, "decision": "reject", "by": "ada"}
+    known = long.record_approval("launch", generation="g0001", **approval)
+    assert RememberedRegistry(long, kept).state() == known
+    assert RememberedRegistry(short, kept).state() == known, "a gateway that has just been started"
+    running = RememberedRegistry(long, kept)
+    running.state()
+    running._registry = short
+    with pytest.raises(RegistryError, match="it has 1 changes and had 2 before"):
+        running.state()
+    kept.unlink()
+    assert RememberedRegistry(short, kept).state() == short.state()
+
+
+def test_what_a_gateway_kept_that_kept_the_state_alone_is_read(tmp_path: Path) -> None:
+    kept, state = tmp_path / "registry.json", State(champion=ref_of("base"))
+    kept.write_text(state.model_dump_json())
+    assert RememberedRegistry(open_registry("nowhere", tmp_path), kept).state() == state

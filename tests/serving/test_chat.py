@@ -233,6 +233,21 @@ def test_feedback_on_what_the_user_was_not_sent_is_refused(live: Start, root: Pa
     assert logged(root, "signal") == []
 
 
+def test_staff_do_not_rate_in_a_users_name(live: Start, root: Path) -> None:
+    gateway = live()
+    roles = ("user", "staff")
+    replies = {role: gateway.chat("Hi", role=role).json()["id"] for role in roles}
+    for role in roles:
+        for rated, reply in replies.items():
+            body = {"message_id": reply, "signal": "thumb_up", "user": "ann"}
+            told = gateway.post("/v1/feedback", body, role)
+            expected = (200, None) if role == rated else (404, "unknown_message")
+            assert (told.status_code, told.json().get("error", {}).get("code")) == expected
+    sources = {row["message_id"]: row["source"] for row in logged(root, "message")}
+    assert {row["source"] for row in logged(root, "signal")} == {"user", "internal"}
+    assert all(row["source"] == sources[row["message_id"]] for row in logged(root, "signal"))
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/feedback"])
 def test_an_upload_that_breaks_off_is_counted_and_nothing_else(
     live: Start, caplog: pytest.LogCaptureFixture, path: str

@@ -1,5 +1,6 @@
-"""Keys, limits, sentences, cards, counters: the gateway's small parts."""
+"""Keys, limits, cards, turns: the gateway's small parts."""
 
+import sqlite3
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,9 +14,7 @@ from flywheel_tasks.serving import recorder as recorder_module
 from flywheel_tasks.serving.cards import CardsError, load_cards
 from flywheel_tasks.serving.keys import ENVIRONMENT, KeyRing, KeysError, add_key, read_keys, revoke_key
 from flywheel_tasks.serving.limits import RateLimiter
-from flywheel_tasks.serving.metrics import Metrics
 from flywheel_tasks.serving.recorder import Recorder
-from flywheel_tasks.serving.speech import Speech, finished
 from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex, forget_turns, longer, owner_of, root_chain
 from flywheel_tasks.storage.tables import write_rows
 from flywheel_tasks.traffic.schemas import CARDS as CARDS_TABLE
@@ -109,35 +108,6 @@ def test_never_more_than_the_burst_and_what_came_back(gaps: list[float], burst: 
             assert last - first + 1 <= burst + (taken[last] - taken[first]) / 6 + 1e-6
 
 
-TEXTS = st.text(alphabet="ab .!?…\"')\n3é", max_size=60)
-
-
-@settings(max_examples=200)
-@given(TEXTS, st.lists(st.integers(1, 7), min_size=1, max_size=30), st.sampled_from(["stop", "length"]))
-def test_what_is_shown_in_parts_is_the_whole(text: str, sizes: list[int], finish: str) -> None:
-    speech, parts, place = Speech(), [], 0
-    for size in sizes * 60:
-        if place >= len(text):
-            break
-        upto = speech.add(text[place : place + size])
-        place += size
-        assert upto.startswith(speech.shown)
-        parts.append(speech.show(upto))
-    parts.append(speech.show(speech.end(finish)))
-    assert "".join(parts) == speech.shown == finished(text, finish)
-    assert all(speech.shown.startswith(state) for state in speech.states())
-
-
-def test_sentences_come_whole() -> None:
-    speech = Speech()
-    shown = [
-        speech.show(speech.add(piece)) for piece in (" I have ", "3.5 lamps", ". They", ' burn."', " And")
-    ]
-    assert shown == ["", "", "I have 3.5 lamps.", "", ' They burn."']
-    assert speech.show(speech.end("length")) == ""
-    assert Speech().end("stop") == ""
-
-
 def test_cards_of_a_file_and_of_a_table_are_the_same(tmp_path: Path) -> None:
     lines, table = tmp_path / "cards.jsonl", tmp_path / "cards.parquet"
     newer = {**CARDS[0], "event_id": "e-2", "time": "2026-11-03T09:00:00+01:00", "name": "Mira the Second"}
@@ -166,21 +136,6 @@ def test_wrong_cards(tmp_path: Path, text: bytes, message: str) -> None:
         load_cards(path)
     with pytest.raises(CardsError, match="no such file"):
         load_cards(tmp_path / "none.jsonl")
-
-
-def test_counters_of_all_workers_are_added_up(tmp_path: Path) -> None:
-    one, other = Metrics(tmp_path, "w1"), Metrics(tmp_path, "w2")
-    for metrics in (one, other):
-        metrics.add("flywheel_signals_total", signal='a"b\n')
-        metrics.observe("flywheel_request_seconds", 0.02, path="/")
-        metrics.set("flywheel_in_flight", 3)
-        metrics.publish()
-    text = one.render()
-    assert 'flywheel_signals_total{signal="a\\"b\\n"} 2' in text
-    assert 'flywheel_request_seconds_bucket{path="/",le="0.01"} 0' in text
-    assert 'flywheel_request_seconds_bucket{path="/",le="0.025"} 2' in text
-    assert 'flywheel_request_seconds_bucket{path="/",le="+Inf"} 2' in text
-    assert 'flywheel_in_flight{worker="w2"} 3' in text
 
 
 def test_a_power_cut_leaves_the_index_whole(tmp_path: Path) -> None:
@@ -219,6 +174,31 @@ def test_old_turns_are_forgotten_while_a_worker_runs(tmp_path: Path, monkeypatch
         index.close()
     finally:
         recorder.close()
+
+
+def test_an_index_of_an_earlier_release_is_gone_on_with(tmp_path: Path) -> None:
+    """It does not say whose traffic a turn was of: then its user may rate it, as before."""
+    path, now = tmp_path / "turns.sqlite", datetime.now(UTC)
+    old = sqlite3.connect(path)
+    old.execute(
+        "CREATE TABLE turns (message_id TEXT NOT NULL, conversation_id TEXT NOT NULL, parent_id TEXT, "
+        "role TEXT NOT NULL, owner BLOB NOT NULL, chain BLOB NOT NULL, time TEXT NOT NULL, "
+        "PRIMARY KEY (message_id, chain)) WITHOUT ROWID"
+    )
+    values = ("m-1", "c", None, "assistant", owner_of("ann"), b"x", now.isoformat())
+    old.execute("INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    old.commit()
+    old.close()
+    one, other = TurnIndex(path), TurnIndex(path)
+    before = one.by_id("m-1")
+    assert before is not None
+    assert (before.time, before.source, before.rated_by("ann", "internal")) == (now, None, True)
+    new = LoggedTurn("m-2", "c", "m-1", "assistant", owner_of("ann"), b"y", now, "user")
+    one.add([new])
+    assert other.by_chain(b"y") == new
+    assert [new.rated_by(*who) for who in (("ann", "user"), ("ann", "internal"), ("bob", "user"))] == [
+        *(True, False, False)
+    ]
 
 
 def test_a_user_is_forgotten_while_a_gateway_has_the_index_open(tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ def test_a_server_that_lists_others_only_is_not_ready(live: Start, root: Path, s
     stub.served = ["somebody-else"]
     gateway = live()
     assert gateway.chat("Hi").status_code == 503
-    wait_for(lambda: gateway.gateway._overdue is not None)
+    wait_for(lambda: gateway.gateway.following.overdue is not None)
     assert gateway.client.get("/readyz").json()["problems"] == ["the champion is broken"]
     stub.served = ["base:latest"]  # as some servers call what answers to the plain name
     wait_for(lambda: gateway.chat("Hi").status_code == 200)

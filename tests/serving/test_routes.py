@@ -68,3 +68,16 @@ def test_a_test_goes_on_against_the_champion_of_its_start() -> None:
     )
     served = {rollout_of(state).route(f"user-{n}").model.generation for n in range(100)}
     assert served == {"base", "g0001"}
+
+
+def test_a_test_whose_control_is_not_known_any_more_is_told() -> None:
+    """One that an older release started, after two promotions."""
+    state = State(
+        champion=model("g0003", "sha256:" + "3" * 64),
+        previous=model("g0002", "sha256:" + "2" * 64),
+        candidates={"g0001": model("g0001", DIGEST)},
+        experiments={"g0001": running(make_plan("g0001", share=0.5))},
+    )
+    rollout = rollout_of(state)
+    assert rollout.running == ()
+    assert rollout.unserved == ("experiment g0001 is not served: the registry lacks a model of it",)

@@ -81,6 +81,21 @@ def test_a_message_that_may_not_be_said_reaches_no_model(
     assert said == history[2:]
 
 
+@pytest.mark.parametrize("refused", ["message", "reply"])
+def test_a_false_refusal_can_be_reported(live: Start, root: Path, stub: Stub, refused: str) -> None:
+    gateway = live(classifier=Check())
+    stub.replies["base"] = "A poison dart frog is small."
+    answer = gateway.chat("Draw a poison dart frog." if refused == "message" else "Hi").json()
+    assert answer["choices"][0]["finish_reason"] == "content_filter"
+    report = {"message_id": answer["id"], "signal": "report", "value": "I only asked about frogs."}
+    for given in (report, {"message_id": answer["id"], "signal": "thumb_down"}):
+        assert gateway.post("/v1/feedback", given, "ann").status_code == 200
+    assert [row["signal"] for row in logged(root, "signal")] == ["report", "thumb_down"]
+    reply = logged(root, "message")[-1]
+    assert {row["message_id"] for row in logged(root, "signal")} == {reply["message_id"]}
+    assert reply["model"] == REFUSAL_MODEL  # which nothing learns from
+
+
 def test_a_reply_that_may_not_be_shown_is_not_and_counts_as_exposure(
     live: Start, root: Path, stub: Stub
 ) -> None:

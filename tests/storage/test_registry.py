@@ -62,15 +62,15 @@ def test_any_mix_of_writers_keeps_every_change(
 def test_a_lost_race_for_the_champion_is_a_conflict(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    head = registry._head
+    head = registry.head
 
     def stale():
         found = head()
-        monkeypatch.setattr(registry, "_head", head)
+        monkeypatch.setattr(registry, "head", head)
         approve_launch(registry)  # comes between the look and the write
         return found
 
-    monkeypatch.setattr(registry, "_head", stale)
+    monkeypatch.setattr(registry, "head", stale)
     with pytest.raises(RegistryConflict, match="bootstrap: another change came first"):
         registry.bootstrap(model("base", BASE), by="setup")
     assert [change.kind for change in registry.history()] == ["approval_launch"]
@@ -82,6 +82,7 @@ def test_a_whole_generation_is_its_history(tmp_path: Path) -> None:
     launched(registry)
     experiment = registry.state().running()
     assert experiment is not None
+    assert experiment.control == registry.state().champion
     assert (experiment.started_at, experiment.ends_at) == (start, start + WEEK)
     analysed(registry)
     approve_promotion(registry)
