@@ -108,11 +108,6 @@ class Rollout:
             raise RoutingError("there is no such arm now")  # a client is told this: nothing that was sent
         return Route(self.champion)
 
-    def without_ended(self, now: "Rollout") -> "Rollout":
-        """The same without the experiments that another rollout, of the registry now, does not have."""
-        names = {experiment.name for experiment in now.running}
-        return replace(self, running=tuple(item for item in self.running if item.name in names))
-
 
 def _running(experiment: Experiment, state: State) -> Running | None:
     """An experiment with its models; None if the registry does not have them all."""
