@@ -23,7 +23,8 @@ from flywheel_tasks.chat.card import Card
 from flywheel_tasks.curation.sampling import draw_order, stratified
 from flywheel_tasks.evaluation.instructions import share_kept
 from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.policy.pool import draw, open_pool, share_out
+from flywheel_tasks.policy.drawing import draw, unanswered
+from flywheel_tasks.policy.pool import open_pool, share_out
 from flywheel_tasks.privacy.said import identifiers_said
 from flywheel_tasks.settings import AnnotationBatch
 from flywheel_tasks.storage.documents import read_json, write_jsonl
@@ -191,8 +192,10 @@ def _wanted(io: StageIO, cards: Mapping[str, Row]) -> tuple[list[tuple[str, Row]
     return wanted, to_rewrite(splits["policy"], cards, settings.max_rewrite, seed)
 
 
-def _candidates(io: StageIO, prompts: Sequence[tuple[Card, Any]]) -> list[list[tuple[str, str]]]:
-    """Policy and reply of every candidate of each prompt."""
+def _candidates(
+    io: StageIO, prompts: Sequence[tuple[Card, Any]]
+) -> tuple[list[list[tuple[str, str]]], dict[str, int]]:
+    """Policy and reply of every candidate of each prompt; and to how many prompts each policy gave no answer."""
     pool = open_pool(
         io.settings.annotation_batch.pool,
         read_json(io.dep("inputs/pool.json")),
@@ -202,28 +205,31 @@ def _candidates(io: StageIO, prompts: Sequence[tuple[Card, Any]]) -> list[list[t
         max_prompt_tokens=io.settings.prompt.max_tokens,
     )
     found: list[list[tuple[str, str]]] = [[] for _ in prompts]
+    silent: dict[str, int] = {}
     for policy, n in share_out(pool, io.settings.annotation_batch.candidates):
         drawn = draw(policy, prompts, n, io.settings.seed, io.resume_dir())
+        silent[policy.name] = unanswered(drawn)
         for candidates, replies in zip(found, drawn, strict=True):
             candidates += [(policy.policy_id, reply.text) for reply in replies]
-    return found
+    return found, silent
 
 
 def run(io: StageIO) -> Mapping[str, Any]:
     """Draw candidates for prompts of each purpose and write ``data/annotation/batch.jsonl``.
 
     Returns:
-        prompts, tasks and dropped prompts by purpose; candidates drawn and kept, kept ones by policy; tasks by kind.
+        prompts, tasks and dropped prompts by purpose; candidates drawn and kept, kept ones by policy; prompts that a
+        policy gave no answer to; tasks by kind.
 
     Raises:
         AnnotationError: no prompt has two distinct candidates, or a prompt's card is missing.
-        PoolError: a policy is not what was pinned.
+        PoolError: a policy is not what was pinned, or a remote one does not answer.
     """
     settings = io.settings.annotation_batch
     cards = {row["card_id"]: row for row in read_rows(io.dep("data/curated/cards.parquet"))}
     wanted, bad = _wanted(io, cards)
     prompts = [(Card.from_row(cards[row["card_id"]]), row["history"]) for _, row in wanted]
-    found = _candidates(io, prompts)
+    found, silent = _candidates(io, prompts)
     texts = [reply for replies in found for _, reply in replies]
     unfit = identifiers_said(texts, io.settings.privacy, (card["name"] for card in cards.values()))
     maker, tasks, dropped = TaskMaker(settings, io.settings.seed, cards), list[Row](), Counter[str]()
@@ -250,6 +256,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         "candidates_with_identifiers": sum(text in unfit for text in texts),
         "candidates_kept": sum(kept_by.values()),
         "candidates_by_policy": dict(sorted(kept_by.items())),
+        "unanswered": silent,
         "gold": {"tasks": len(gold), "share": len(gold) / len(tasks)},
         "kinds": dict(sorted(Counter(task["kind"] for task in tasks).items())),
         "reviews_asked": sum(task["reviews"] for task in tasks),

@@ -36,10 +36,10 @@ def plain_text(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return text
 
 
-def prompt_messages(
+def fitting(
     tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequence[Turn], max_tokens: int
-) -> list[dict[str, str]]:
-    """System prompt and as much of the newest history as fits.
+) -> tuple[Card, list[dict[str, str]]]:
+    """The card and as much of the newest history as a prompt shows.
 
     Args:
         tokenizer: with a chat template.
@@ -50,7 +50,7 @@ def prompt_messages(
             such as a greeting, goes only if the template refuses it.
 
     Returns:
-        messages for a chat template, their texts as :func:`plain_text` has them, the card as :func:`placed` puts it.
+        the card, perhaps with fewer parts, and the messages of the turns, their texts as :func:`plain_text` has them.
 
     Raises:
         ValueError: the history does not end with a user's turn.
@@ -75,9 +75,19 @@ def prompt_messages(
             at = min(at, len(starts) - 2)
     kept = kept[starts[0] :]
     if len(kept) == 1:  # more turns would not be left if they did not fit
-        shown, kept[0]["content"] = _last_turn(tokenizer, card, kept[0]["content"], max_tokens)
-        system = _system(tokenizer, shown)
-    return placed(tokenizer, [system, *kept])
+        card, kept[0]["content"] = _last_turn(tokenizer, card, kept[0]["content"], max_tokens)
+    return card, kept
+
+
+def prompt_messages(
+    tokenizer: PreTrainedTokenizerBase, card: Card, history: Sequence[Turn], max_tokens: int
+) -> list[dict[str, str]]:
+    """What :func:`fitting` leaves of a card and a history, the card where :func:`placed` puts it.
+
+    Args and errors as there.
+    """
+    card, turns = fitting(tokenizer, card, history, max_tokens)
+    return placed(tokenizer, [_system(tokenizer, card), *turns])
 
 
 def _system(tokenizer: PreTrainedTokenizerBase, card: Card) -> dict[str, str]:

@@ -1,29 +1,36 @@
-"""A pool of policies that candidates are drawn from: the champion, earlier ones, others in folders, remote ones.
+"""A pool of policies that candidates are drawn from: the champion, earlier ones, others in folders, remote ones."""
 
-A draw is resumable: prompts of similar length go through a policy in chunks, and each chunk's replies are written to a
-journal before the next one starts. The seed of a chunk depends on the policy and the chunk only, so a run that was
-killed and goes on gives the replies of one that was not.
-"""
-
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import orjson
-
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.policy.endpoint import ChatEndpoint
+from flywheel_tasks.policy.endpoint import Asked, ChatEndpoint
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.settings import Compute, PoolEntry, RemotePolicy, Sampling
 from flywheel_tasks.storage.digests import tree_digest
-from flywheel_tasks.training.progress import Meter
 
 Chat = tuple[Card, Sequence[Turn]]
 
 
 class PoolError(ValueError):
     """A policy of the pool cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Prompts that are drawn together.
+
+    Attributes:
+        number: its place in the draw.
+        prompts: cards and histories that end with a user's turn.
+        seed: of its replies.
+    """
+
+    number: int
+    prompts: Sequence[Chat]
+    seed: int
 
 
 class Policy(Protocol):
@@ -43,8 +50,8 @@ class Policy(Protocol):
     def lengths(self, prompts: Sequence[Chat]) -> list[int]:
         """How long each prompt is, to go through similar ones together."""
 
-    def draw(self, prompts: Sequence[Chat], n: int, seed: int) -> list[list[Reply]]:
-        """``n`` replies to each prompt, in the order given."""
+    def draw(self, chunks: Sequence[Chunk], n: int) -> Iterator[tuple[int, list[list[Reply]]]]:
+        """Number of each chunk, as it is done, and ``n`` replies to each of its prompts, in the order given."""
 
     def release(self) -> None:
         """Free the memory that drawing needed."""
@@ -106,10 +113,10 @@ class LocalPolicy:
 
         return [len(prompt_ids(self._sampler.tokenizer, *prompt, self._max)) for prompt in prompts]
 
-    def draw(self, prompts: Sequence[Chat], n: int, seed: int) -> list[list[Reply]]:
-        """See :meth:`flywheel_tasks.policy.sampler.Sampler.sample_replies`."""
-        found: list[list[Reply]] = self._sampler.sample_replies(prompts, n, seed)
-        return found
+    def draw(self, chunks: Sequence[Chunk], n: int) -> Iterator[tuple[int, list[list[Reply]]]]:
+        """One after the other. See :meth:`flywheel_tasks.policy.sampler.Sampler.sample_replies`."""
+        for chunk in chunks:
+            yield chunk.number, self._sampler.sample_replies(chunk.prompts, n, chunk.seed)
 
     def release(self) -> None:
         """Forget the weights: of a pool, one model at a time is in memory."""
@@ -119,28 +126,46 @@ class LocalPolicy:
 class EndpointPolicy:
     """A policy behind an OpenAI-compatible endpoint.
 
+    It is shown what a local policy is shown: its own tokenizer is unknown, and replies to turns that the policies in
+    training never see would teach them to make things up.
+
     Args:
         entry: of the setting.
         sampling: temperature and reply length; ``top_k`` is not part of the protocol and is not sent.
+        champion: folder of the policy whose tokenizer counts.
+        max_prompt_tokens: longer prompts lose their oldest turns.
     """
 
-    def __init__(self, entry: RemotePolicy, sampling: Sampling) -> None:
+    def __init__(
+        self, entry: RemotePolicy, sampling: Sampling, *, champion: Path, max_prompt_tokens: int
+    ) -> None:
         self.name = entry.name
         self.policy_id = f"{entry.name}@{entry.model}"
-        self._concurrency = entry.concurrency
         self._endpoint = ChatEndpoint(entry, sampling)
+        self._champion, self._max = champion, max_prompt_tokens
 
     def chunk(self, n: int) -> int:
-        """A few rounds of the requests that run at once."""
-        return 4 * self._concurrency
+        """One prompt: how many are asked at once is the endpoint's affair, and changes no reply."""
+        return 1
 
     def lengths(self, prompts: Sequence[Chat]) -> list[int]:
         """Characters: the remote tokenizer is unknown."""
         return [sum(len(turn["content"]) for turn in history) for _, history in prompts]
 
-    def draw(self, prompts: Sequence[Chat], n: int, seed: int) -> list[list[Reply]]:
-        """See :meth:`flywheel_tasks.policy.endpoint.ChatEndpoint.draw`."""
-        return self._endpoint.draw(prompts, n, seed)
+    def draw(self, chunks: Sequence[Chunk], n: int) -> Iterator[tuple[int, list[list[Reply]]]]:
+        """Several at once. See :meth:`flywheel_tasks.policy.endpoint.ChatEndpoint.draw`."""
+        from transformers import AutoTokenizer
+
+        from flywheel_tasks.chat.prompt import fitting
+
+        tokenizer = AutoTokenizer.from_pretrained(self._champion, local_files_only=True)
+        asked = [
+            Asked(chunk.number, *fitting(tokenizer, *prompt, self._max), chunk.seed)
+            for chunk in chunks
+            for prompt in chunk.prompts
+        ]
+        for number, replies in self._endpoint.draw(asked, n):
+            yield number, [replies]
 
     def release(self) -> None:
         """Nothing is kept here."""
@@ -172,7 +197,10 @@ def open_pool(
     pool: list[Policy] = []
     for entry in entries:
         if isinstance(entry, RemotePolicy):
-            pool.append(EndpointPolicy(entry, sampling))
+            champion = root / "inputs/champion"
+            pool.append(
+                EndpointPolicy(entry, sampling, champion=champion, max_prompt_tokens=max_prompt_tokens)
+            )
             continue
         name = entry if isinstance(entry, str) else entry.name
         if name not in places:
@@ -196,68 +224,3 @@ def share_out(policies: Sequence[Policy], n: int) -> list[tuple[Policy, int]]:
     each, more = divmod(n, len(policies))
     counts = [each + (number < more) for number in range(len(policies))]
     return [(policy, count) for policy, count in zip(policies, counts, strict=True) if count]
-
-
-def draw(
-    policy: Policy, prompts: Sequence[Chat], n: int, seed: int, journal: Path | None = None, say: bool = True
-) -> list[list[Reply]]:
-    """Draw ``n`` replies to each prompt from one policy.
-
-    Args:
-        policy: who answers.
-        prompts: cards and histories that end with a user's turn.
-        n: replies a prompt.
-        seed: of the draw.
-        journal: folder where finished chunks are kept for a run that goes on; the caller removes it. It must belong
-            to exactly these prompts, settings and seed (:meth:`flywheel_tasks.pipeline.stage_io.StageIO.resume_dir`).
-        say: print progress.
-
-    Returns:
-        for each prompt, in the order given, its replies; some may be empty.
-    """
-    if not prompts:
-        return []
-    lengths = policy.lengths(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: (lengths[i], i))
-    size = policy.chunk(n)
-    path = journal / f"{policy.name}.jsonl" if journal is not None else None
-    done = _read_journal(path)
-    meter = Meter(f"Candidates of {policy.policy_id}" if say else None, len(prompts), "prompts")
-    replies: list[list[Reply]] = [[] for _ in prompts]
-    for number, start in enumerate(range(0, len(order), size)):
-        positions = order[start : start + size]
-        found = done.get(number)
-        if found is None:
-            found = policy.draw([prompts[i] for i in positions], n, _seed(seed, policy.name, number))
-            _append(path, {"chunk": number, "replies": found})
-        for position, texts in zip(positions, found, strict=True):
-            replies[position] = texts
-        meter.advance(len(positions))
-    policy.release()
-    return replies
-
-
-def _seed(seed: int, name: str, chunk: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}|{name}|{chunk}".encode()).digest()[:7], "big")
-
-
-def _read_journal(path: Path | None) -> dict[int, list[list[Reply]]]:
-    """Finished chunks; a last line that a kill cut short is dropped from the file."""
-    if path is None or not path.exists():
-        return {}
-    whole, _, rest = path.read_bytes().rpartition(b"\n")
-    if rest:
-        with path.open("r+b") as file:
-            file.truncate(len(whole) + 1 if whole else 0)
-    rows = [orjson.loads(line) for line in whole.splitlines() if line]
-    return {
-        row["chunk"]: [[Reply(**reply) for reply in replies] for replies in row["replies"]] for row in rows
-    }
-
-
-def _append(path: Path | None, row: Mapping[str, Any]) -> None:
-    if path is None:
-        return
-    with path.open("ab") as file:
-        file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-        file.flush()

@@ -25,7 +25,8 @@ from flywheel_tasks.policy.candidates import (
     mark_unusable,
     thresholds,
 )
-from flywheel_tasks.policy.pool import Policy, draw, open_pool
+from flywheel_tasks.policy.drawing import draw, unanswered
+from flywheel_tasks.policy.pool import Policy, open_pool
 from flywheel_tasks.policy.prompts import CONTEXT, Prompt, choose, load_split
 from flywheel_tasks.privacy.said import identifiers_said
 from flywheel_tasks.rewards.scoring import PointwiseScorer
@@ -56,16 +57,20 @@ class NothingAcceptedError(RuntimeError):
     """No candidate cleared the thresholds, so there is nothing to train on."""
 
 
-def _draw(io: StageIO, pool: Sequence[Policy], prompts: Sequence[Prompt]) -> list[list[Candidate]]:
-    """Candidates of the whole pool, a list for each prompt."""
+def _draw(
+    io: StageIO, pool: Sequence[Policy], prompts: Sequence[Prompt]
+) -> tuple[list[list[Candidate]], dict[str, int]]:
+    """Candidates of the whole pool, a list for each prompt; and to how many prompts each policy gave no answer."""
     found: list[list[Candidate]] = [[] for _ in prompts]
+    silent: dict[str, int] = {}
     seed = int(np.random.SeedSequence([io.settings.seed, 1]).generate_state(1)[0])
     chats = [prompt.chat for prompt in prompts]
     for policy in pool:
         replies = draw(policy, chats, io.settings.rejection_sample.candidates, seed, io.resume_dir())
+        silent[policy.name] = unanswered(replies)
         for candidates, prompt, drawn in zip(found, prompts, replies, strict=True):
             candidates += candidates_of(prompt, policy.policy_id, drawn)
-    return found
+    return found, silent
 
 
 def _score(io: StageIO, candidates: Sequence[Candidate]) -> list[str]:
@@ -131,7 +136,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
 
     Raises:
         NothingAcceptedError: no candidate cleared the thresholds.
-        PoolError: a policy of the pool is not what was pinned.
+        PoolError: a policy of the pool is not what was pinned, or a remote one does not answer.
         PromptError: a table breaks a rule.
     """
     section, signals = io.settings.rejection_sample, io.settings.signal_models
@@ -150,7 +155,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     )
     champion = AutoTokenizer.from_pretrained(io.dep("inputs/champion"), local_files_only=True)
     short = cut_short(champion, [prompt.chat for prompt in prompts], io.settings.prompt.max_tokens)
-    by_prompt = _draw(io, pool, prompts)
+    by_prompt, silent = _draw(io, pool, prompts)
     everything = [candidate for candidates in by_prompt for candidate in candidates]
     names = {prompt.card.name for prompt in prompts}
     identified = identifiers_said((one.text for one in everything), io.settings.privacy, names)
@@ -176,6 +181,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         "candidates": len(everything),
         "accepted": {"all": len(accepted), **_by_source(accepted)},
         "by_policy": _by_policy(everything),
+        "unanswered": silent,
         "prompts_by_source": dict(sorted(Counter(prompt.source for prompt in prompts).items())),
         "reasons": dict(sorted(reasons.items())),
         "mean_reward": {"accepted": _mean(accepted), "all": _mean(everything)},

@@ -87,9 +87,12 @@ class Fixed:
     def lengths(self, prompts):
         return [0] * len(prompts)
 
-    def draw(self, prompts, n, seed):
-        texts = [["same", " same ", ""], ["one", "two", "one"]]
-        return [[Reply(text, None, True) for text in texts[k % 2]] for k in range(len(prompts))]
+    texts = (("same", " same ", ""), ("one", "two", "one"))
+
+    def draw(self, chunks, n):
+        for chunk in chunks:
+            texts = [self.texts[k % len(self.texts)] for k in range(len(chunk.prompts))]
+            yield chunk.number, [[Reply(text, None, True) for text in drawn] for drawn in texts]
 
     def release(self):
         pass
@@ -99,6 +102,7 @@ def test_prompts_with_too_few_distinct_candidates_are_counted(make_io, tiny_mode
     monkeypatch.setattr(batch, "open_pool", lambda *args, **kwargs: [Fixed()])
     io = workspace(make_io, tmp_path, tiny_models / "base")
     metrics = batch.run(io)
+    assert metrics["unanswered"] == {"fixed": 0}
     tasks = list(read_jsonl(io.out("data/annotation/batch.jsonl")))
     assert all(sorted(c["text"] for c in task["candidates"]) == ["one", "two"] for task in tasks)
     for purpose, count in (("reward_train", 4), ("reward_heldout", 3), ("policy", 2)):
@@ -112,12 +116,7 @@ def test_prompts_with_too_few_distinct_candidates_are_counted(make_io, tiny_mode
 
 
 def test_replies_that_say_an_identifier_are_not_offered(make_io, tiny_models, tmp_path, monkeypatch):
-    texts = ["one", "two", "Text me: 07911 123456"]
-    monkeypatch.setattr(
-        Fixed,
-        "draw",
-        lambda self, prompts, n, seed: [[Reply(text, None, True) for text in texts]] * len(prompts),
-    )
+    monkeypatch.setattr(Fixed, "texts", [["one", "two", "Text me: 07911 123456"]])
     monkeypatch.setattr(batch, "open_pool", lambda *args, **kwargs: [Fixed()])
     metrics = batch.run(io := workspace(make_io, tmp_path, tiny_models / "base"))
     tasks = list(read_jsonl(io.out("data/annotation/batch.jsonl")))

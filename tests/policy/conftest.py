@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from flywheel_tasks.rewards.encoding import Kind
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import write_rows
+from tests.policy.chat_server import Server, chat_server
 
 WORDS = ["moon", "river", "garden", "lamp", "cloud", "stone", "paper", "window", "kettle", "violin"]
 CARD = {"card_id": "c1", "name": "Mira", "traits": ["calm"], "instructions": ["Never use emoji."]}
@@ -46,6 +47,13 @@ SMALL: dict[str, Any] = {
     "rl.length_limit": 4,
     "rl.lora": {"rank": 4, "alpha": 8, "layers": 2},
 }
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A remote policy."""
+    with chat_server() as started:
+        yield started
 
 
 def clear_choices(folder: Path, std: float) -> Any:

@@ -1,83 +1,16 @@
 """Remote policies against a real HTTP server that speaks the chat-completions format; its replies are made up."""
 
-import json
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.policy.endpoint import ChatEndpoint, EndpointError
+from flywheel_tasks.policy.endpoint import Asked, ChatEndpoint, EndpointError
 from flywheel_tasks.settings import RemotePolicy, Sampling
 
 CARD = Card("c1", "Mae", ("dry",), ("Never use emoji.",))
 SAMPLING = Sampling(max_new_tokens=20, temperature=0.7, top_k=50, batch_rows=8)
-
-
-class Server:
-    """Answers ``<last user turn> #<seed>``; what else it does is set by its attributes."""
-
-    def __init__(self):
-        self.failures, self.bodies, self.headers = [], [], []
-        self.ignores_n, self.finish, self.document = False, "stop", None
-        self.running = self.most = 0
-        self.delay = 0.0
-        self._lock = threading.Lock()
-
-    def answer(self, body, headers):
-        with self._lock:
-            self.bodies.append(body)
-            self.headers.append(dict(headers))
-            self.running += 1
-            self.most = max(self.most, self.running)
-            failure = self.failures.pop(0) if self.failures else None
-        time.sleep(self.delay)
-        with self._lock:
-            self.running -= 1
-        if failure:
-            return failure, {"error": {"message": "busy"}}
-        if self.document is not None:
-            return 200, self.document
-        count = 1 if self.ignores_n else body["n"]
-        said = body["messages"][-1]["content"]
-        choices = [
-            {
-                "index": k,
-                "message": {"role": "assistant", "content": f" {said} #{body['seed']}.{k}! And then "},
-                "finish_reason": self.finish,
-            }
-            for k in range(count)
-        ]
-        return 200, {"id": "x", "object": "chat.completion", "model": body["model"], "choices": choices}
-
-
-@pytest.fixture
-def server():
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path != "/v1/chat/completions":
-                status, document = 404, {}
-            else:
-                status, document = state.answer(body, self.headers)
-            payload = document if isinstance(document, bytes) else json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
-    state.url = f"http://127.0.0.1:{http.server_port}/v1"
-    yield state
-    http.shutdown()
-    http.server_close()
 
 
 def endpoint(server, waits=None, **changes):
@@ -85,19 +18,28 @@ def endpoint(server, waits=None, **changes):
     return ChatEndpoint(entry, SAMPLING, wait=(waits if waits is not None else []).append)
 
 
-def prompts(count):
-    return [(CARD, [{"role": "user", "content": f"Hello {k}"}]) for k in range(count)]
+def prompts(count, seed=0):
+    return [
+        Asked(k, CARD, [{"role": "user", "content": f"Hello {k}"}], seed + 1000 * k) for k in range(count)
+    ]
+
+
+def replies(asked_of, asked, n):
+    """Replies to each prompt, in the prompts' order."""
+    found = dict(asked_of.draw(asked, n))
+    assert set(found) == {one.number for one in asked}
+    return [found[one.number] for one in asked]
 
 
 def test_a_greeting_is_not_sent(server):
     """The server's template may insist that users begin."""
     history = [{"role": "assistant", "content": "Ahoy!"}, {"role": "user", "content": "Hello"}]
-    endpoint(server).draw([(CARD, history)], 1, 0)
+    replies(endpoint(server), [Asked(0, CARD, history, 0)], 1)
     assert [message["role"] for message in server.bodies[0]["messages"]] == ["system", "user"]
 
 
 def test_replies_come_back_in_order_with_the_card_as_system_prompt(server):
-    found = endpoint(server).draw(prompts(12), 3, seed=5)
+    found = replies(endpoint(server), prompts(12, 5), 3)
     assert [len(replies) for replies in found] == [3] * 12
     assert all(
         reply.text.startswith(f"Hello {k} #") and reply.ended
@@ -111,24 +53,24 @@ def test_replies_come_back_in_order_with_the_card_as_system_prompt(server):
 
 
 def test_the_same_seed_asks_the_same(server):
-    endpoint(server).draw(prompts(5), 2, seed=5)
+    replies(endpoint(server), prompts(5, 5), 2)
     first = sorted(body["seed"] for body in server.bodies)
     server.bodies.clear()
-    endpoint(server).draw(prompts(5), 2, seed=5)
+    replies(endpoint(server), prompts(5, 5), 2)
     assert sorted(body["seed"] for body in server.bodies) == first
 
 
 def test_a_server_that_ignores_n_is_asked_again_with_other_seeds(server):
     server.ignores_n = True
-    found = endpoint(server).draw(prompts(2), 3, seed=1)
+    found = replies(endpoint(server), prompts(2, 1), 3)
     assert [len({reply.text for reply in replies}) for replies in found] == [3, 3]
     assert len(server.bodies) == 6
 
 
 def test_a_reply_that_was_cut_off_ends_with_its_last_whole_sentence(server):
-    whole = endpoint(server).draw(prompts(1), 1, seed=0)[0][0]
+    whole = replies(endpoint(server), prompts(1), 1)[0][0]
     server.finish = "length"
-    cut = endpoint(server).draw(prompts(1), 1, seed=0)[0][0]
+    cut = replies(endpoint(server), prompts(1), 1)[0][0]
     assert (whole.text.endswith("And then"), whole.ended) == (True, True)
     assert (cut.text.endswith("!"), cut.ended) == (True, False)
 
@@ -138,44 +80,88 @@ def test_a_reply_that_was_cut_off_ends_with_its_last_whole_sentence(server):
 )
 def test_only_a_reply_that_stopped_by_itself_is_whole(server, reason, ended):
     server.finish = reason
-    reply = endpoint(server).draw(prompts(1), 1, seed=0)[0][0]
+    reply = replies(endpoint(server), prompts(1), 1)[0][0]
     assert reply.ended is ended
     assert reply.text.endswith("And then" if ended else "!")
 
 
-def test_a_reply_that_the_servers_filter_held_back_is_empty_and_fails_nothing(server):
-    message = {"role": "assistant", "content": None}
-    server.document = {"choices": [{"message": message, "finish_reason": "content_filter"}]}
-    reply = endpoint(server).draw(prompts(1), 1, seed=0)[0][0]
-    assert (reply.text, reply.ended) == ("", False)
+@pytest.mark.parametrize("reason", ["content_filter", "length", "tool_calls"])
+def test_a_reply_without_a_text_was_cut_off_before_it_began(server, reason):
+    """A reasoning model that thinks until the limit answers null."""
+    server.document = {"choices": [{"message": {"content": None}, "finish_reason": reason}]}
+    reply = replies(endpoint(server), prompts(1), 1)[0][0]
+    assert (reply.text, reply.ended, reply.unanswered) == ("", False, None)
+
+
+@pytest.mark.parametrize("reason", [None, "stop"])
+def test_a_reply_that_ended_without_a_text_is_none(server, reason):
+    server.document = {"choices": [{"message": {"content": None}, "finish_reason": reason}]}
+    reply = replies(endpoint(server), prompts(1), 1)[0][0]
+    assert (reply.text, reply.ended, reply.unanswered) == ("", False, "a message has no text")
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_prompt_that_is_refused_has_empty_replies_that_say_why(server, status):
+    server.refuse = {"Hello 1": status}
+    found = replies(endpoint(server), prompts(3), 2)
+    assert [[reply.text for reply in of_prompt] for of_prompt in found][1] == ["", ""]
+    assert [of_prompt[0].unanswered is None for of_prompt in found] == [True, False, True]
+    assert found[1][1].unanswered.startswith(f"HTTP {status}: ")
+    assert len(server.bodies) == 3  # asked once
+
+
+def test_half_an_emoji_does_not_fail_the_draw(server):
+    server.document = b'{"choices":[{"message":{"content":"Fine \\ud83d"},"finish_reason":"length"}]}'
+    assert replies(endpoint(server), prompts(1), 1)[0][0].text == "Fine \N{REPLACEMENT CHARACTER}"
+
+
+def test_what_was_answered_by_then_is_given_before_a_failure(server):
+    server.delay, server.refuse = 0.05, {"Hello 5": 401}
+    got = []
+    with pytest.raises(EndpointError, match="HTTP 401"):
+        got.extend(endpoint(server, concurrency=4).draw(prompts(40), 1))
+    asked = {body["messages"][-1]["content"] for body in server.bodies} - {"Hello 5"}
+    assert {f"Hello {number}" for number, _ in got} == asked
+    assert 5 <= len(asked) < 20  # and nothing more was asked
 
 
 def test_no_more_requests_run_at_once_than_allowed(server):
     server.delay = 0.02
-    endpoint(server, concurrency=3).draw(prompts(18), 1, seed=0)
+    replies(endpoint(server, concurrency=3), prompts(18), 1)
     assert 1 < server.most <= 3
 
 
 def test_busy_answers_are_tried_again_with_growing_waits(server):
     waits = []
     server.failures = [503, 429, 500]
-    found = endpoint(server, waits, concurrency=1).draw(prompts(1), 1, seed=0)
+    found = replies(endpoint(server, waits, concurrency=1), prompts(1), 1)
     assert found[0][0].text.startswith("Hello 0")
     assert waits == [0.5, 1.0, 2.0]
 
 
-@pytest.mark.parametrize(("status", "requests"), [(500, 3), (400, 1), (401, 1)])
-def test_a_request_that_keeps_failing_or_is_refused_fails_the_draw(server, status, requests):
+def test_a_server_may_ask_to_wait_longer_but_not_for_ever(server):
+    waits = []
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=50), usegmt=True)
+    asked = ["7", "0", "100000", soon, "Mon, 01 Jan 2018 00:00:00 GMT", "soon"]
+    server.failures = [(429, {"Retry-After": value}) for value in asked]
+    replies(endpoint(server, waits, concurrency=1, retries=6), prompts(1), 1)
+    assert waits[:3] == [7.0, 1.0, 120.0]
+    assert 40 < waits[3] <= 50
+    assert waits[4:] == [8.0, 16.0]
+
+
+@pytest.mark.parametrize(("status", "requests"), [(500, 3), (401, 1), (404, 1)])
+def test_a_request_that_keeps_failing_fails_the_draw(server, status, requests):
     server.failures = [status] * 9
     with pytest.raises(EndpointError, match=rf"policy teacher \(big at http.*\): HTTP {status}"):
-        endpoint(server, concurrency=1, retries=2).draw(prompts(1), 1, seed=0)
+        replies(endpoint(server, concurrency=1, retries=2), prompts(1), 1)
     assert len(server.bodies) == requests
 
 
 def test_a_server_that_is_not_there_fails_the_draw():
     entry = RemotePolicy(name="teacher", endpoint="http://127.0.0.1:9/v1", model="big", retries=1)
     with pytest.raises(EndpointError, match="ConnectError"):
-        ChatEndpoint(entry, SAMPLING, wait=lambda _: None).draw(prompts(1), 1, seed=0)
+        replies(ChatEndpoint(entry, SAMPLING, wait=lambda _: None), prompts(1), 1)
 
 
 @pytest.mark.parametrize(
@@ -186,22 +172,22 @@ def test_a_server_that_is_not_there_fails_the_draw():
         [],
         {"choices": []},
         {"choices": [{"finish_reason": "stop"}]},
-        {"choices": [{"message": {"role": "assistant", "content": None, "tool_calls": []}}]},
+        {"choices": [{"message": {"role": "assistant", "content": 3}}]},
     ],
 )
 def test_an_answer_that_is_no_chat_completion_fails_the_draw(server, document):
     server.document = document
     with pytest.raises(EndpointError, match="policy teacher"):
-        endpoint(server).draw(prompts(1), 1, seed=0)
+        replies(endpoint(server), prompts(1), 1)
 
 
 def test_the_key_comes_from_the_environment_only(server, monkeypatch):
     monkeypatch.delenv("TEACHER_KEY", raising=False)
     with pytest.raises(EndpointError, match="TEACHER_KEY is not set"):
-        endpoint(server, api_key_env="TEACHER_KEY").draw(prompts(1), 1, seed=0)
+        replies(endpoint(server, api_key_env="TEACHER_KEY"), prompts(1), 1)
     monkeypatch.setenv("TEACHER_KEY", "very-secret")
     server.failures = [403]
     with pytest.raises(EndpointError) as caught:
-        endpoint(server, api_key_env="TEACHER_KEY").draw(prompts(1), 1, seed=0)
+        replies(endpoint(server, api_key_env="TEACHER_KEY"), prompts(1), 1)
     assert "very-secret" not in str(caught.value)
     assert server.headers[-1]["Authorization"] == "Bearer very-secret"

@@ -3,7 +3,8 @@ from itertools import pairwise
 import pytest
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.policy.pool import LocalPolicy, PoolError, draw, open_pool, share_out
+from flywheel_tasks.policy.drawing import draw
+from flywheel_tasks.policy.pool import LocalPolicy, PoolError, open_pool, share_out
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.settings import Compute, Sampling
 from flywheel_tasks.settings import LocalPolicy as LocalEntry
@@ -36,14 +37,18 @@ class Counted:
     def lengths(self, chats):
         return [len(history[-1]["content"]) for _, history in chats]
 
-    def draw(self, chats, n, seed):
-        if self.calls == self.killed_after:
-            raise KeyboardInterrupt
-        self.calls += 1
-        return [
-            [Reply(f"{seed}:{len(history[-1]['content'])}:{k}", 3, k > 0) for k in range(n)]
-            for _, history in chats
-        ]
+    def draw(self, chunks, n):
+        for chunk in chunks:
+            if self.calls == self.killed_after:
+                raise KeyboardInterrupt
+            self.calls += 1
+            yield (
+                chunk.number,
+                [
+                    [Reply(f"{chunk.seed}:{len(history[-1]['content'])}:{k}", 3, k > 0) for k in range(n)]
+                    for _, history in chunk.prompts
+                ],
+            )
 
     def release(self):
         self.released = True

@@ -22,7 +22,7 @@ from flywheel_tasks.policy.candidates import (
     mark_unusable,
     thresholds,
 )
-from flywheel_tasks.policy.pool import LocalPolicy, PoolError
+from flywheel_tasks.policy.pool import Chunk, LocalPolicy, PoolError
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.rejection_sampling import NothingAcceptedError, run
 from flywheel_tasks.policy.reply import Reply
@@ -259,11 +259,12 @@ def test_a_killed_run_draws_only_what_is_missing_and_ends_the_same(
     calls: list[int] = []
     draw = LocalPolicy.draw
 
-    def dies(self: LocalPolicy, prompts: Any, n: int, seed: int) -> Any:
-        calls.append(len(prompts))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return draw(self, prompts, n, seed)
+    def dies(self: LocalPolicy, chunks: Sequence[Chunk], n: int) -> Any:
+        for chunk in chunks:
+            calls.append(len(chunk.prompts))
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            yield from draw(self, [chunk], n)
 
     monkeypatch.setattr(LocalPolicy, "draw", dies)
     with pytest.raises(KeyboardInterrupt):
