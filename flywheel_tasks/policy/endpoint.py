@@ -7,7 +7,7 @@ not answer at all, or not as it should, fails the draw.
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from flywheel_tasks.chat.card import Card, Turn, user_first
+from flywheel_tasks.chat.card import Card, user_first
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.settings import RemotePolicy, Sampling
@@ -53,7 +53,7 @@ class Asked:
 
     number: int
     card: Card
-    turns: Sequence[Turn]
+    turns: Sequence[Mapping[str, Any]]
     seed: int
 
 
