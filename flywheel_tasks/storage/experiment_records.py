@@ -59,8 +59,8 @@ class Rule(Record):
         primary: success metrics. A better one (Holm-corrected) and none worse: promote.
         guardrails: metrics whose harm, shown at ``guardrail_alpha``, rejects the candidate.
         guardrail_alpha: of all guardrails and all looks together (sequential bound), spent apart from ``alpha``.
-        tolerated_fallback: share of replies that the champion may give in the candidate's place without harm. Control
-            has none by design, so a single one in millions would else be a difference.
+        tolerated_fallback: share of replies that the champion may give in the candidate's place; harm is a share that
+            is shown to be larger. Control has none by design: a single one in millions would else be a difference.
         min_users_per_arm: fewer make the test invalid.
         planned_users: users of both arms that the test is planned for; the sequential bounds are tightest there.
         pre_days: days before the start whose activity is the covariate of CUPED and of the balance check.
