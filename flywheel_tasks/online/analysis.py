@@ -179,6 +179,7 @@ def analyse_population(
     if not simulated:  # the simulation writes all days in which its users do something
         reasons += checks.day_faults(found)
     if min(document["users"].values()) > 1:
+        reasons += checks.guardrail_faults(arms, rule)
         metrics = {name: figures(metric, arms, rule) for name, metric in METRICS.items()}
         reasons += [
             f"{name} has no lift with an interval"

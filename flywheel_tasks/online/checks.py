@@ -8,15 +8,19 @@ import ibis
 import numpy as np
 import tea_tasting as tt
 
-from flywheel_tasks.online.exposed import Population
-from flywheel_tasks.online.metrics import BALANCE
+from flywheel_tasks.online.exposed import COUNTED, Population
+from flywheel_tasks.online.metrics import BALANCE, METRICS
 from flywheel_tasks.online.sums import Sums
-from flywheel_tasks.storage.experiment_records import Plan
+from flywheel_tasks.storage.experiment_records import Plan, Rule
 
 # Below this the two arms' sizes are taken as wrongly drawn or wrongly logged (sample ratio mismatch). The same
 # level, shared by its checks, for the balance before the test. Both look for faults, not for effects.
 SRM_PVALUE = 0.001
 ARMS = ("control", "candidate")
+# Signals that users give, if they do; the others come of replies, and may all be missing from good logs.
+_GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
+# What metrics are told per, as the logs have it.
+_PER = {"replies": "replies", "timed_replies": "replies with a latency", "active": "users who wrote"}
 
 
 def sample_ratio(sizes: Mapping[str, int], plan: Plan) -> float:
@@ -94,6 +98,33 @@ def day_faults(found: Population, *, over: bool = False) -> list[str]:
         f"{found.messages_by_day[day]} messages"
         for day in found.missing_days(over=over)
     ]
+
+
+def guardrail_faults(arms: Mapping[str, Sums], rule: Rule) -> list[str]:
+    """Guardrails that the logs cannot measure, as sentences: nobody would see whom the candidate harms.
+
+    One signal that nobody gave is rare, not missing. Logs without any signal are those of an export that lost them, or
+    calls them by other names.
+
+    Args:
+        arms: sums of both arms.
+        rule: of the plan.
+    """
+
+    def never(*columns: str) -> bool:
+        return not any(sums.total(column) for sums in arms.values() for column in columns)
+
+    untold: dict[str, list[str]] = {}
+    for name in rule.guardrails:
+        metric = METRICS[name]
+        lacking = [arm for arm in ARMS if metric.denom and not arms[arm].total(metric.denom)]
+        if lacking and metric.denom:
+            untold.setdefault(f"no {_PER[metric.denom]} in arm {' and '.join(lacking)}", []).append(name)
+        elif metric.numer in _GIVEN and never(*_GIVEN):
+            untold.setdefault("no signal of any kind in either arm", []).append(name)
+        elif metric.numer not in COUNTED and never(metric.numer):
+            untold.setdefault(f"{metric.numer} is zero for everyone", []).append(name)
+    return [f"{', '.join(names)} cannot be told: {why}" for why, names in untold.items()]
 
 
 def facts(arms: Mapping[str, Sums], plan: Plan) -> dict[str, Any]:

@@ -30,8 +30,9 @@ def day_of(experiment: Experiment, now: datetime) -> int:
 def look_document(plan: Plan, found: Population | None) -> dict[str, Any]:
     """What a look finds: ``result``, ``reasons``, ``users`` and the guardrails' always-valid figures.
 
-    ``stop`` only on harm under the rule's own sequential bound. Too few users, arms that do not fit their shares or a
-    day without logs are ``unknown``: no look could tell anything, and the test goes on until the analysis judges it.
+    ``stop`` only on harm under the rule's own sequential bound. Too few users, arms that do not fit their shares, a day
+    without logs or a guardrail that the logs cannot measure are ``unknown``: the look cannot say that all is well, and
+    the test goes on until the analysis judges it.
 
     Args:
         plan: of the test.
@@ -49,6 +50,7 @@ def look_document(plan: Plan, found: Population | None) -> dict[str, Any]:
     harm: list[str] = []
     if min(facts["users"].values()) >= max(2, rule.min_users_per_arm):
         guardrails, harm = harms(arms, rule)
+        doubts += checks.guardrail_faults(arms, rule)
     result = "stop" if harm else "unknown" if doubts else "go_on"
     return {"result": result, "reasons": [*harm, *doubts], "guardrails": guardrails, **facts}
 

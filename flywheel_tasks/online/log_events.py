@@ -167,7 +167,9 @@ def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table], *,
     extra = tuple(name for name in exposures.columns if name not in (*TABLES["exposures"], "event_id"))
 
     def keyed(table: ir.Table, **columns: Any) -> ir.Table:
-        return table.select(user=table.user_id.hash(), time=table.time.cast("timestamp"), **columns)
+        # As text: a database hashes 12 and '12' differently, and one of the tables may have numbers or UUIDs.
+        user = table.user_id.cast("string").hash()
+        return table.select(user=user, time=table.time.cast("timestamp"), **columns)
 
     kind = ibis.ifelse(messages.role == "assistant", "reply", "message")
     if {"parent_id", "model"} <= set(messages.columns):  # a greeting answers nobody, and no arm wrote it

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel_tasks.online import launch, log_events, promotion
-from flywheel_tasks.online.analysis import analyse, look_at
+from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError
 from flywheel_tasks.online.guardrails import check, look_document, watch
@@ -203,6 +203,51 @@ def test_few_users_stop_nothing() -> None:
     arm, users = people.drawn(np.random.default_rng(3), 30, lift=-0.99)
     assert look_document(people.make_plan(), people.population(arm, users))["result"] == "unknown"
     assert look_document(people.make_plan(), None)["reasons"] == ["nobody was exposed"]
+
+
+SEEN = people.RULE.model_copy(update={"guardrails": ("thumb_down_per_reply", "latency_ms")})
+GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
+
+
+@pytest.mark.parametrize(
+    ("lost", "of", "why"),
+    [
+        (GIVEN, "both", "thumb_down_per_reply cannot be told: no signal of any kind in either arm"),
+        (
+            ("replies",),
+            "both",
+            "thumb_down_per_reply cannot be told: no replies in arm control and candidate",
+        ),
+        (("replies",), "candidate", "thumb_down_per_reply cannot be told: no replies in arm candidate"),
+        (
+            ("timed_replies",),
+            "control",
+            "latency_ms cannot be told: no replies with a latency in arm control",
+        ),
+        (("milliseconds",), "both", "latency_ms cannot be told: milliseconds is zero for everyone"),
+    ],
+)
+def test_a_guardrail_that_the_logs_cannot_measure_does_not_pass(
+    lost: tuple[str, ...], of: str, why: str
+) -> None:
+    """An export without signals, or with other names for them, has no thumb down: that is not praise."""
+    arm, users = people.drawn(np.random.default_rng(3), 2_000, lift=0.4)
+    gone = {name: np.where((arm == of) | (of == "both"), 0, users[name]) for name in lost}
+    found, plan = people.population(arm, users, changes=gone), people.make_plan(rule=SEEN)
+    look = look_document(plan, found)
+    assert (look["result"], look["reasons"]) == ("unknown", [why])
+    document = analyse_population(plan, found, simulated=False)
+    assert (document["result"], document["reasons"], document["advice"]) == ("invalid", [why], None)
+
+
+def test_a_signal_that_nobody_gave_is_rare_where_others_were_given() -> None:
+    arm, users = people.drawn(np.random.default_rng(3), 2_000)
+    found = people.population(arm, users, changes={"thumb_down": 0 * users["thumb_down"]})
+    assert look_document(people.make_plan(rule=SEEN), found)["result"] == "go_on"
+    # Who watches no signal needs none.
+    quiet = people.population(arm, users, changes={name: 0 * users[name] for name in GIVEN})
+    rule = SEEN.model_copy(update={"guardrails": ("safety_violation_per_reply", "latency_ms")})
+    assert look_document(people.make_plan(rule=rule), quiet)["result"] == "go_on"
 
 
 def test_guardrails_spend_their_own_level() -> None:

@@ -78,6 +78,23 @@ def test_parquet_and_a_warehouse_give_what_the_raw_logs_give(root: Path, events:
     assert found == {"exposures", "messages", "signals"}
 
 
+@pytest.mark.parametrize("kind", ["BIGINT", "UUID"])
+def test_a_user_is_the_same_whatever_type_a_tables_ids_have(
+    root: Path, events: list[dict], kind: str
+) -> None:
+    """DuckDB hashes 12 and '12' differently: no signal found its user, and every guardrail on signals passed."""
+    write_tables(root / "tables", events)
+    raw = figures(root)
+    number = f"('0x' || user_id[3:])::{kind}" if kind == "BIGINT" else "md5(user_id)::UUID"
+    with duckdb.connect() as con:
+        for name in ("exposures", "messages", "signals"):
+            path = root / f"tables/{name}/part-0.parquet"
+            ids = f"({number})::VARCHAR" if name == "exposures" else number
+            con.execute(f"create table {name} as select * replace ({ids} as user_id) from '{path}'")
+            con.execute(f"copy {name} to '{path}'")
+    assert figures(root, events="tables") == raw
+
+
 @pytest.mark.parametrize(
     ("place", "said", "kind"),
     [
