@@ -120,7 +120,8 @@ def analysis_markdown(analysis: Mapping[str, Any]) -> str:
     ]
     if analysis["simulated"]:
         lines += [
-            "**Simulated.** The users of this test are simulated: its figures say nothing of real people.",
+            "**Simulated.** The users of this test are simulated: its figures say nothing of real people. "
+            "Their replies have no latency, so it is no guardrail.",
             "",
         ]
     lines += [f"- **Invalid:** {reason}" for reason in analysis["reasons"]]

@@ -58,9 +58,15 @@ def _estimate(name: str, arms: Mapping[str, Sums], rule: Rule) -> Estimate:
     return "cuped" if rule.estimate == "cuped" and has_past else "raw"
 
 
-def _limit(metric: Metric, rule: Rule) -> tuple[float, float] | None:
+def _limit(metric: Metric, arms: Mapping[str, Sums], rule: Rule) -> tuple[float, float] | None:
     """How much of a metric is no harm, and the standard error of that; None: what control has."""
-    return (rule.tolerated_fallback, 0.0) if metric.name == "fallback_per_reply" else None
+    if metric.name == "fallback_per_reply":
+        return rule.tolerated_fallback, 0.0
+    if metric.name == "latency_ms":
+        value, error = one_arm(metric, arms["control"])
+        longer = 1 + rule.tolerated_latency_percent / 100
+        return longer * value, longer * error
+    return None
 
 
 def _beyond(
@@ -115,7 +121,7 @@ def harms(arms: Mapping[str, Sums], rule: Rule) -> tuple[dict[str, Any], list[st
     for name in watched:
         metric = METRICS[name]
         view = always_valid(metric, arms, _estimate(name, arms, rule), rule.planned_users, level)
-        if (limit := _limit(metric, rule)) is not None:
+        if (limit := _limit(metric, arms, rule)) is not None:
             view |= _beyond(metric, arms, limit, rule.planned_users, level)
         worse = view["z"] > 0 if metric.better == "lower" else view["z"] < 0
         # Without any spread (every reply of one arm was refused, say) there is no p-value, and no doubt: but of two or

@@ -175,7 +175,13 @@ def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table], *,
     if {"parent_id", "model"} <= set(messages.columns):  # a greeting answers nobody, and no arm wrote it
         greeting = (kind == "reply") & messages.parent_id.isnull() & messages.model.isnull()
         kind = ibis.ifelse(greeting, "greeting", kind)
-    latency = messages.latency_ms.cast("int64") if "latency_ms" in messages.columns else ibis.null("int64")
+    timed = "latency_ms" in messages.columns
+    if plan is not None and "latency_ms" in plan.rule.guardrails and not timed:
+        raise EventsError(
+            "ab.events: table messages lacks the column latency_ms, which is a guardrail of the test; take it out of "
+            "ab.guardrails, and run stage launch again, where no latency is logged"
+        )
+    latency = messages.latency_ms.cast("int64") if timed else ibis.null("int64")
     activity = ibis.union(
         keyed(messages, kind=kind, milliseconds=latency),
         keyed(signals, kind=signals.signal, milliseconds=ibis.null("int64")),

@@ -36,7 +36,7 @@ stages:
     cmd: exec flywheel stage launch
     deps:
       [inputs/generation.json, gate/verdict.json, models/policy, data/validated/profile.json, data/split/record.json]
-    params: [launch, ab, registry]
+    params: [launch, ab, registry, logs]
     outs: [launch/plan.json, launch/profile.json, launch/split.json]
     metrics: [metrics/launch.json]
     meta: {run: "flywheel_tasks.online.launch:run"}
@@ -164,9 +164,13 @@ def ab_events(
             events.append(
                 _event("message", asked, at, message_id=asked, role="user", text="hi", model=None, **talk)
             )
-            events.append(
-                _event("message", told, at, message_id=told, role="assistant", text="hi", model=arm, **talk)
-            )
+            reply = talk | {
+                "role": "assistant",
+                "text": "hi",
+                "model": arm,
+                "latency_ms": 900 + 10 * (number % 5),
+            }
+            events.append(_event("message", told, at, message_id=told, **reply))
             if (number + turn) % 5 == 0:
                 signal = {"conversation_id": visit, "message_id": told, "user_id": user, "value": None}
                 events.append(_event("signal", f"{told}-s", at, signal="thumb_up", **signal))

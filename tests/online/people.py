@@ -15,7 +15,8 @@ from flywheel_tasks.storage.registry_state import Arm, Plan, Rule
 
 DIGEST = "sha256:" + "0" * 64
 START = datetime(2026, 11, 9, tzinfo=UTC)
-RULE = Rule(min_users_per_arm=20, planned_users=400)
+WATCHED = ("thumb_down_per_reply", "regenerate_per_reply", "latency_ms")
+RULE = Rule(min_users_per_arm=20, planned_users=400, guardrails=WATCHED)
 
 
 def make_plan(name: str = "g0001", share: float = 0.5, salt: str = "s", **changes: Any) -> Plan:

@@ -43,10 +43,12 @@ def figures(root: Path, segments: tuple[str, ...] = (), **changes: object) -> di
 
 
 def write_tables(folder: Path, events: list[dict]) -> None:
-    """The events as ingested tables, ids already hashed, with a column of the team's own."""
+    """The events as ingested tables, ids already hashed, with latencies and a column of the team's own."""
     tables: dict[str, list[dict]] = {"exposure": [], "message": [], "signal": []}
     for event in events:
         row = parse_event(event).row
+        if event["type"] == "message":
+            row["latency_ms"] = event.get("latency_ms")
         tables[event["type"]].append(row | {"user_id": f"u_{hash(row['user_id']) & 0xFFFFFFFF:08x}"})
     for row in tables["exposure"]:
         row["country"] = "de" if int(row["user_id"][-1], 16) % 2 else "fr"
@@ -168,6 +170,7 @@ def test_an_error_of_the_database_in_a_query_is_one_error(root: Path) -> None:
     house = root / "house.db"
     with sqlite3.connect(house) as con:
         for name, columns in log_events.TABLES.items():
+            columns = (*columns, "latency_ms")
             con.execute(f"create table {name} ({', '.join(f'{column} text' for column in columns)})")
     settings = settings_of(root, events=f"sqlite://{house}")
     with pytest.raises(EventsError, match=r"house\.db cannot be read: OperationNotDefinedError"):
@@ -213,10 +216,10 @@ def test_a_warehouse_has_the_tests_own_days_whatever_the_logs_are(root: Path, ev
     assert not of_simulated_users(settings)
     assert of_simulated_users(settings_of(root))
     write_tables(root / "tables", events)
-    approve(root)
-    run_launch(root)
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("events: logs", "events: tables"))
+    approve(root)
+    run_launch(root)
     started = launch.start(root, by="ada")
     with look_at(root, load_settings(params), started, started.started_at + timedelta(days=1)) as look:
         assert not look.over
@@ -260,6 +263,21 @@ def test_a_table_without_a_column_is_named(root: Path, events: list[dict]) -> No
     pq.write_table(pq.read_table(path).drop_columns(["signal"]), path)
     with pytest.raises(EventsError, match="table signals lacks the columns signal"):
         figures(root, events="tables")
+
+
+def test_a_latency_that_no_table_has_is_no_guardrail(root: Path, events: list[dict]) -> None:
+    """A whole test without this guardrail would be a test that no slow candidate fails."""
+    write_tables(root / "tables", events)
+    path = root / "tables/messages/part-0.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["latency_ms"]), path)
+    settings = settings_of(root, events="tables")
+    with pytest.raises(EventsError, match="table messages lacks the column latency_ms, which is a guardrail"):
+        figures(root, events="tables")
+    with pytest.raises(EventsError, match="lacks the column latency_ms"):  # before the start, too
+        log_events.try_events(settings, root, PLAN)
+    rule = PLAN.rule.model_copy(update={"guardrails": ("thumb_down_per_reply",)})
+    with open_events(settings, root, make_plan(rule=rule)) as found:
+        assert "milliseconds" in found.activity.columns
 
 
 def test_latency_and_refused_replies_of_the_gateway_count(root: Path, events: list[dict]) -> None:

@@ -1,14 +1,19 @@
 """What is tolerated of a candidate is tested, not compared: tests of six days, looked at on each, simulated."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 
+from flywheel_tasks.online.analysis import analyse_population
 from flywheel_tasks.online.decision import harms
+from flywheel_tasks.online.guardrails import look_document
 from flywheel_tasks.online.metrics import METRICS, one_arm
-from flywheel_tasks.storage.experiment_records import Rule
-from tests.online.people import columns, sums_of
+from flywheel_tasks.settings import load_settings
+from flywheel_tasks.storage.experiment_records import Plan, Rule
+from tests.conftest import PROJECT
+from tests.online.people import columns, drawn, make_plan, population, sums_of
 
 DAYS, USERS, TESTS = 6, 300, 40
 RULE = Rule(primary=("depth",), guardrails=("fallback_per_reply",), planned_users=DAYS * USERS)
@@ -70,6 +75,51 @@ def test_where_every_reply_is_a_fallback_there_is_no_doubt() -> None:
 def test_no_fallback_is_no_harm() -> None:
     view, found = harms(fallen_back(1_000), RULE)
     assert (found, view["fallback_per_reply"]["pvalue"]) == ([], 1.0)
+
+
+def slow_arm(slower: float, seed: int) -> list[str]:
+    """The harms found in 600 users, each with a latency of their own, whose candidate takes so many times as long."""
+    generator, n = np.random.default_rng(seed), 600
+    is_candidate = np.arange(n) % 2 == 1
+    replies = generator.poisson(6, n)
+    each = generator.lognormal(6.5, 0.5, n) * np.where(is_candidate, slower, 1.0)
+    total = np.round(generator.gamma(4 * np.maximum(replies, 1), each / 4)).astype(np.int64) * (replies > 0)
+    users = columns(n, messages=replies, replies=replies, timed_replies=replies, milliseconds=total)
+    arms = {"control": sums_of(users, ~is_candidate), "candidate": sums_of(users, is_candidate)}
+    return harms(arms, Rule(primary=("depth",), guardrails=("latency_ms",), planned_users=n))[1]
+
+
+def test_a_latency_that_is_tolerated_harms_nobody_and_a_longer_one_does() -> None:
+    assert sum(slow_arm(1.099, seed) != [] for seed in range(60)) <= RULE.guardrail_alpha * 60
+    for seed in range(10):
+        (sentence,) = slow_arm(2.0, seed)
+        assert re.match(
+            r"Latency of a reply \(ms\): worse by \+\d+\.\d%: \d+, up to \d+ is tolerated", sentence
+        )
+    assert slow_arm(0.5, 1) == []
+
+
+def test_a_candidate_that_takes_twenty_times_as_long_is_rejected() -> None:
+    arm, users = drawn(np.random.default_rng(3), 4_000, lift=0.4)
+    slow = {"milliseconds": np.where(arm == "candidate", 20, 1) * users["milliseconds"]}
+    shipped = load_settings(PROJECT / "params.yaml").ab.rule
+    # The drawn users' fallbacks are of both arms, and more than are tolerated.
+    plan = make_plan(rule=shipped.model_copy(update={"planned_users": 4_000, "tolerated_fallback": 0.1}))
+    good = population(arm, users)
+    assert analyse_population(plan, good, simulated=False)["advice"] == "promote"
+    bad = population(arm, users, changes=slow)
+    found = analyse_population(plan, bad, simulated=False)
+    assert (found["result"], found["advice"]) == ("valid", "reject")
+    assert "Latency of a reply (ms): worse by +" in found["advice_reasons"][0]
+    assert look_document(plan, bad)["result"] == "stop"
+
+
+def test_a_test_that_runs_keeps_the_rule_that_it_had() -> None:
+    """It was started when any longer latency was harm, where its rule had that guardrail at all."""
+    document = make_plan().model_dump(mode="json")
+    assert Plan.model_validate(document).rule.tolerated_latency_percent == 10
+    del document["rule"]["tolerated_latency_percent"]
+    assert Plan.model_validate(document).rule.tolerated_latency_percent == 0
 
 
 def test_an_arm_has_the_standard_error_of_the_delta_method() -> None:
