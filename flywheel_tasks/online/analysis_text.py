@@ -104,6 +104,12 @@ def _plain(value: str) -> str:
     return "".join(c if c.isalnum() or c in " ._-" else "_" for c in value)[:60]
 
 
+def _left_out(logs: Mapping[str, Any]) -> list[str]:
+    """What the tables have beside what counts."""
+    found = [f"{n:,} of role {role}" for role, n in logs.get("ignored_messages", {}).items()]
+    return [f"Messages left out: {', '.join(found)}.", ""] if found else []
+
+
 def analysis_markdown(analysis: Mapping[str, Any]) -> str:
     """The figures of an analysis.
 
@@ -124,6 +130,7 @@ def analysis_markdown(analysis: Mapping[str, Any]) -> str:
             "Their replies have no latency, so it is no guardrail.",
             "",
         ]
+    lines += _left_out(analysis["logs"])
     lines += [f"- **Invalid:** {reason}" for reason in analysis["reasons"]]
     if analysis["advice"]:
         lines += [_ADVICE[analysis["advice"]], "", *(f"- {why}" for why in analysis["advice_reasons"])]

@@ -12,12 +12,9 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from flywheel_tasks.online.log_events import Events, computed
+from flywheel_tasks.online.log_events import COUNTED, Events, computed
 from flywheel_tasks.storage.experiment_records import MOST_DAYS, Rule
 
-# Signals on replies that an analysis counts, and what became of replies. Logs need not have all: one that nobody ever
-# gave is said to be absent.
-COUNTED = ("thumb_up", "thumb_down", "love", "regenerate", "report", "safety_violation", "fallback")
 _DAY = 86_400
 # Three counts of up to two million share a 64-bit number.
 _SHARE, _BITS = 3, 21

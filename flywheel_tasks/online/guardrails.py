@@ -41,7 +41,7 @@ def look_document(plan: Plan, found: Population | None) -> dict[str, Any]:
     rule = plan.rule
     if found is None:
         return {"result": "unknown", "reasons": ["nobody was exposed"], "guardrails": {}}
-    arms = arm_sums(found)
+    arms, logs = arm_sums(found), {"logs": dict(found.description)}
     facts = checks.facts(arms, plan)
     doubts = checks.exposure_faults(found, plan)
     doubts += checks.size_faults(facts["users"], rule.min_users_per_arm, facts["sample_ratio"]["pvalue"])
@@ -52,7 +52,7 @@ def look_document(plan: Plan, found: Population | None) -> dict[str, Any]:
         guardrails, harm = harms(arms, rule)
         doubts += checks.guardrail_faults(arms, rule)
     result = "stop" if harm else "unknown" if doubts else "go_on"
-    return {"result": result, "reasons": [*harm, *doubts], "guardrails": guardrails, **facts}
+    return {"result": result, "reasons": [*harm, *doubts], "guardrails": guardrails, **facts, **logs}
 
 
 def check(root: Path, generation: str, by: str, now: datetime | None = None) -> GuardrailCheck:

@@ -12,6 +12,7 @@ import pytest
 
 from flywheel_tasks.online import launch, log_events
 from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
+from flywheel_tasks.online.analysis_text import analysis_markdown
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
 from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import PopulationError, Window, population
@@ -263,6 +264,80 @@ def test_a_table_without_a_column_is_named(root: Path, events: list[dict]) -> No
     pq.write_table(pq.read_table(path).drop_columns(["signal"]), path)
     with pytest.raises(EventsError, match="table signals lacks the columns signal"):
         figures(root, events="tables")
+
+
+def changed(path: Path, columns: str) -> None:
+    """Replace columns of a table by expressions of SQL."""
+    with duckdb.connect() as con:
+        con.execute(f"create table changed as select * replace ({columns}) from '{path}'")
+        con.execute(f"copy changed to '{path}'")
+
+
+@pytest.mark.parametrize(
+    ("role", "said"),
+    [
+        ("upper(role[1]) || role[2:]", r"role is 'Assistant' \(\d+ rows\), 'User' \(\d+ rows\)"),
+        (
+            "if(role = 'assistant', 'bot', role)",
+            r"role is 'bot' \(\d+ rows\); it must be one of user, assistant,",
+        ),
+        ("nullif(role, 'user')", r"role is null \(\d+ rows\)"),
+        ("'call me on 555-0100'", r"role is a value that is no name \(\d+ rows\)"),
+    ],
+)
+def test_a_role_that_nobody_knows_is_an_error_and_no_message_of_a_user(
+    root: Path, events: list[dict], role: str, said: str
+) -> None:
+    """Every reply of a bot would be something that its user wrote: depth would be that of the arm's talkativeness."""
+    write_tables(root / "tables", events)
+    changed(root / "tables/messages/part-0.parquet", f"{role} as role")
+    with pytest.raises(EventsError, match=said) as found:
+        figures(root, events="tables")
+    assert "555" not in str(found.value)
+    with pytest.raises(EventsError, match=said):
+        log_events.try_events(settings_of(root, events="tables"), root, PLAN)
+
+
+def test_messages_of_systems_and_tools_are_no_messages_of_users(root: Path, events: list[dict]) -> None:
+    write_tables(root / "tables", events)
+    before = figures(root, events="tables")
+    path = root / "tables/messages/part-0.parquet"
+    said = [row for row in pq.read_table(path).to_pylist() if row["role"] == "user"]
+    rows = [row | {"role": "system"} for row in said] + [row | {"role": "tool"} for row in said[:7]]
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path.with_name("part-1.parquet"))
+    assert figures(root, events="tables") == before
+    with open_events(settings_of(root, events="tables"), root, PLAN) as found:
+        made = analyse_population(PLAN, population(found, WINDOW, PLAN.rule), simulated=False)
+    assert made["logs"]["ignored_messages"] == {"system": len(said), "tool": 7}
+    assert f"Messages left out: {len(said)} of role system, 7 of role tool." in analysis_markdown(made)
+
+
+def test_another_spelling_of_a_signal_is_an_error(root: Path, events: list[dict]) -> None:
+    """It would be no signal at all, and its guardrail would pass."""
+    write_tables(root / "tables", events)
+    path = root / "tables/signals/part-0.parquet"
+    changed(path, "'Thumbs-Down' as signal")
+    with pytest.raises(EventsError, match="signal is 'Thumbs-Down'; it must be written thumb_down"):
+        figures(root, events="tables")
+    changed(path, "'shared' as signal")  # a team's own
+    assert figures(root, events="tables")["metrics"]["thumb_up_per_reply"]["absent"] is not None
+
+
+def test_only_the_tables_of_the_tests_days_are_checked(root: Path, events: list[dict]) -> None:
+    write_tables(root / "tables", events)
+    changed(
+        root / "tables/messages/part-0.parquet",
+        f"if(time < timestamptz '{START:%Y-%m-%d} 09:02:00+00', 'bot', role) as role",
+    )
+    settings = settings_of(root, events="tables")
+    later = (START + timedelta(days=2)).date()
+    with open_events(settings, root, PLAN, (), (later, later)) as found:
+        assert found.description["ignored_messages"] == {}
+    with (
+        pytest.raises(EventsError, match="role is 'bot'"),
+        open_events(settings, root, PLAN, (), (START.date(), later)),
+    ):
+        pass
 
 
 def test_a_latency_that_no_table_has_is_no_guardrail(root: Path, events: list[dict]) -> None:
