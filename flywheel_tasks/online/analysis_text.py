@@ -106,8 +106,11 @@ def _plain(value: str) -> str:
 
 def _left_out(logs: Mapping[str, Any]) -> list[str]:
     """What the tables have beside what counts."""
-    found = [f"{n:,} of role {role}" for role, n in logs.get("ignored_messages", {}).items()]
-    return [f"Messages left out: {', '.join(found)}.", ""] if found else []
+    found = [f"{n:,} messages of role {role}" for role, n in logs.get("ignored_messages", {}).items()]
+    for name in ("exposures", "messages", "signals"):
+        lacking = logs.get(f"{name}_without", {}).items()
+        found += [f"{n:,} {name} without {column}" for column, n in lacking]
+    return [f"Left out: {', '.join(found)}.", ""] if found else []
 
 
 def analysis_markdown(analysis: Mapping[str, Any]) -> str:

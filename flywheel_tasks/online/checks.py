@@ -17,6 +17,8 @@ from flywheel_tasks.storage.experiment_records import Plan, Rule
 # level, shared by its checks, for the balance before the test. Both look for faults, not for effects.
 SRM_PVALUE = 0.001
 ARMS = ("control", "candidate")
+# Share of exposures that may lack what says whose they are, as a few lines of any export do.
+_TRACE = 0.001
 # Signals that users give, if they do; the others come of replies, and may all be missing from good logs.
 _GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
 # What metrics are told per, as the logs have it.
@@ -39,11 +41,13 @@ def sample_ratio(sizes: Mapping[str, int], plan: Plan) -> float:
 def exposure_faults(found: Population, plan: Plan) -> list[str]:
     """What is wrong with who saw what, as sentences; numbers of users, never their ids."""
     users = found.users
-    unknown = ~users.arm.isin([arm.name for arm in plan.arms])
+    nameless = users.arm.isnull() | (users.arm == "")
+    unknown = ~nameless & ~users.arm.isin([arm.name for arm in plan.arms])
     checked = "assigned" in users.columns
-    misplaced = (users.arms == 1) & ~unknown & ~users.assigned if checked else ibis.literal(False)
+    misplaced = (users.arms == 1) & ~nameless & ~unknown & ~users.assigned if checked else ibis.literal(False)
     counts = (
         users.aggregate(
+            nameless=users.count(where=nameless),
             unknown=users.count(where=unknown),
             both=users.count(where=users.arms > 1),
             misplaced=users.count(where=misplaced),
@@ -52,11 +56,18 @@ def exposure_faults(found: Population, plan: Plan) -> list[str]:
         .to_pylist()[0]
     )
     faults = [
+        (counts["nameless"], "were exposed to an arm that has no name"),
         (counts["unknown"], "were exposed to an arm that the plan does not have"),
         (counts["both"], "were exposed to more than one arm"),
         (counts["misplaced"], "were exposed to an arm that the plan does not give them"),
     ]
-    return [f"{number} users {what}" for number, what in faults if number]
+    lost = found.description.get("exposures_without", {})
+    most = _TRACE * (sum(found.exposures_by_day) + sum(lost.values()))
+    return [f"{number} users {what}" for number, what in faults if number] + [
+        f"{number} exposures have no {column}, and count for nobody"
+        for column, number in lost.items()
+        if number > most
+    ]
 
 
 def balance(arms: Mapping[str, Sums]) -> dict[str, float | None]:

@@ -62,10 +62,11 @@ class Population:
     """The users of a test.
 
     Attributes:
-        users: a row a user: ``arm``, ``arms`` (how many arms they saw), ``assigned``, ``day`` (of the first
-            exposure), the outcomes ``active``, ``active_days``, ``messages``, ``replies``, ``milliseconds``,
-            ``timed_replies`` and :data:`COUNTED`, ``messages_0``... (by test day), ``active``, ``messages``,
-            ``replies`` and signals before the test with the prefix ``pre_``, ``cohort``, and the segment columns.
+        users: a row a user: ``arm`` (empty if the logs have none), ``arms`` (how many arms they saw), ``assigned``,
+            ``day`` (of the first exposure), the outcomes ``active``, ``active_days``, ``messages``, ``replies``,
+            ``milliseconds``, ``timed_replies`` and :data:`COUNTED`, ``messages_0``... (by test day), ``active``,
+            ``messages``, ``replies`` and signals before the test with the prefix ``pre_``, ``cohort``, and the segment
+            columns.
         window: the time it covers.
         exposures_by_day: exposures on each test day.
         messages_by_day: messages of its users on each test day.
@@ -129,6 +130,8 @@ def _exposed(events: Events, window: Window, rule: Rule, segments: Sequence[str]
         & (rows.time < _naive(window.end))
         & rows.source.isin(rule.include_sources)
     )
+    # No arm is an arm, too, one that no plan has: nulls would vanish from every count.
+    rows = rows.mutate(arm=rows.arm.cast("string").fill_null(""))
     checked = {"assigned": rows.assigned.all()} if "assigned" in rows.columns else {}
     return rows.group_by("user").aggregate(
         first=rows.time.min(),

@@ -23,7 +23,14 @@ import ibis.expr.types as ir
 
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
 from flywheel_tasks.online.kept_spools import Spools
-from flywheel_tasks.online.table_rows import KINDS, check_signals, ignored_roles, of_days
+from flywheel_tasks.online.table_rows import (
+    KINDS,
+    check_signals,
+    ignored_roles,
+    of_days,
+    of_somebody,
+    without,
+)
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.engine import threads_within
@@ -174,9 +181,16 @@ def _tables(
 ) -> Events:
     """Events of tables in which ids are unique: ingested ones, or a warehouse's."""
     exposures, messages, signals = (_columns(name, tables[name]) for name in TABLES)
-    ignored = ignored_roles(of_days(messages, days))
-    check_signals(of_days(signals, days), COUNTED)
     exposures = exposures.filter(exposures.experiment == (plan.experiment if plan else None))
+    description = {
+        "from": shown(location),
+        "ignored_messages": ignored_roles(of_days(messages, days)),
+        "exposures_without": without(exposures, "user_id", "time", "source"),
+        "messages_without": without(of_days(messages, days), "user_id"),
+        "signals_without": without(of_days(signals, days), "user_id"),
+    }
+    check_signals(of_days(signals, days), COUNTED)
+    exposures, messages, signals = (of_somebody(table) for table in (exposures, messages, signals))
     extra = tuple(name for name in exposures.columns if name not in (*TABLES["exposures"], "event_id"))
 
     def keyed(table: ir.Table, **columns: Any) -> ir.Table:
@@ -205,7 +219,7 @@ def _tables(
             exposures, arm=exposures.arm, source=exposures.source, **{name: exposures[name] for name in extra}
         ),
         activity=activity,
-        description={"from": shown(location), "ignored_messages": ignored},
+        description=description,
         segment_columns=extra,
         scratch=scratch,
     )

@@ -83,3 +83,20 @@ def check_signals(signals: ir.Table, known: Iterable[str]) -> None:
         counted = right.get(_plain(name or ""))
         if counted is not None and name != counted:
             raise EventsError(f"ab.events: table signals: signal is {name!r}; it must be written {counted}")
+
+
+def without(table: ir.Table, *columns: str) -> dict[str, int]:
+    """How many rows have null, or an empty text, in a column, by column; columns without any are left out."""
+    counts = {}
+    for name in columns:
+        column = table[name]
+        empty = [column.isnull(), *([column == ""] if column.type().is_string() else [])]
+        # One by one: a database that knows that there are none then reads nothing.
+        counts[name] = sum(int(table.filter(rows).count().execute()) for rows in empty)
+    return {name: n for name, n in counts.items() if n}
+
+
+def of_somebody(table: ir.Table) -> ir.Table:
+    """The rows that have a user; a database hashes null, too, and the others would be those of one busy user."""
+    users = table.user_id
+    return table.filter(users != "" if users.type().is_string() else users.notnull())

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from flywheel_tasks.online import launch, log_events
 from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
 from flywheel_tasks.online.analysis_text import analysis_markdown
+from flywheel_tasks.online.checks import exposure_faults
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
 from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import PopulationError, Window, population
@@ -309,7 +311,9 @@ def test_messages_of_systems_and_tools_are_no_messages_of_users(root: Path, even
     with open_events(settings_of(root, events="tables"), root, PLAN) as found:
         made = analyse_population(PLAN, population(found, WINDOW, PLAN.rule), simulated=False)
     assert made["logs"]["ignored_messages"] == {"system": len(said), "tool": 7}
-    assert f"Messages left out: {len(said)} of role system, 7 of role tool." in analysis_markdown(made)
+    assert f"Left out: {len(said)} messages of role system, 7 messages of role tool." in analysis_markdown(
+        made
+    )
 
 
 def test_another_spelling_of_a_signal_is_an_error(root: Path, events: list[dict]) -> None:
@@ -321,6 +325,48 @@ def test_another_spelling_of_a_signal_is_an_error(root: Path, events: list[dict]
         figures(root, events="tables")
     changed(path, "'shared' as signal")  # a team's own
     assert figures(root, events="tables")["metrics"]["thumb_up_per_reply"]["absent"] is not None
+
+
+def test_an_exposure_to_no_arm_does_not_vanish(root: Path, events: list[dict]) -> None:
+    write_tables(root / "tables", events)
+    few = "user_id in (select distinct user_id from '{0}' order by 1 limit 5)".format
+    path = root / "tables/exposures/part-0.parquet"
+    changed(path, f"if({few(path)}, null, arm) as arm")
+    assert figures(root, events="tables")["reasons"] == ["5 users were exposed to an arm that has no name"]
+    # Half of their exposures say it: then they saw two.
+    with duckdb.connect() as con:
+        con.execute(f"create table more as from '{path}' where arm is null")
+        con.execute("update more set arm = 'control'")
+        con.execute(f"copy more to '{path.with_name('part-1.parquet')}'")
+    assert "5 users were exposed to more than one arm" in figures(root, events="tables")["reasons"]
+
+
+@pytest.mark.parametrize("nobody", [None, ""])
+def test_rows_of_nobody_are_not_those_of_one_busy_user(
+    root: Path, events: list[dict], nobody: str | None
+) -> None:
+    """All of them would be one user who saw both arms, and one is enough to make a test invalid."""
+    write_tables(root / "tables", events)
+    before = figures(root, events="tables")
+    for name, rows in (("exposures", 2), ("messages", 9), ("signals", 4)):
+        path = root / f"tables/{name}/part-0.parquet"
+        lost = pq.read_table(path).slice(0, rows)
+        gone = pa.array([nobody] * rows, pa.string())
+        lost = lost.set_column(lost.column_names.index("user_id"), "user_id", gone)
+        pq.write_table(lost, path.with_name("part-1.parquet"))
+    after = figures(root, events="tables")
+    reason = "2 exposures have no user_id, and count for nobody"
+    assert (after["result"], after["reasons"]) == ("invalid", [reason])
+    assert {**after, "result": "valid", "reasons": []} == {**before, "advice": None} | {
+        key: after[key] for key in ("advice_reasons", "primary_pvalues")
+    }
+    with open_events(settings_of(root, events="tables"), root, PLAN) as found:
+        made = population(found, WINDOW, PLAN.rule)
+        said = analysis_markdown(analyse_population(PLAN, made, simulated=False))
+        assert "2 exposures without user_id, 9 messages without user_id, 4 signals without user_id." in said
+        # Of thousands of exposures two are a trace, which is told and no more.
+        many = replace(made, exposures_by_day=(5_000,))
+        assert exposure_faults(many, PLAN) == []
 
 
 def test_only_the_tables_of_the_tests_days_are_checked(root: Path, events: list[dict]) -> None:
