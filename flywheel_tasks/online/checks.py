@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import ibis
 import numpy as np
 import tea_tasting as tt
 
+from flywheel_tasks.online.days import ARMS, DayLogs
 from flywheel_tasks.online.exposed import COUNTED, Population
 from flywheel_tasks.online.metrics import BALANCE, METRICS
 from flywheel_tasks.online.sums import Sums
@@ -16,11 +18,13 @@ from flywheel_tasks.storage.experiment_records import Plan, Rule
 # Below this the two arms' sizes are taken as wrongly drawn or wrongly logged (sample ratio mismatch). The same
 # level, shared by its checks, for the balance before the test. Both look for faults, not for effects.
 SRM_PVALUE = 0.001
-ARMS = ("control", "candidate")
 # Share of exposures that may lack what says whose they are, as a few lines of any export do.
 _TRACE = 0.001
 # Signals that users give, if they do; the others come of replies, and may all be missing from good logs.
 _GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
+# How active an arm's users are at least, by those of the other: a candidate may silence nearly everybody, but none
+# doubles what people do.
+_LEAST_ACTIVE = {"control": 0.5, "candidate": 0.1}
 # What metrics are told per, as the logs have it.
 _PER = {"replies": "replies", "timed_replies": "replies with a latency", "active": "users who wrote"}
 
@@ -62,7 +66,8 @@ def exposure_faults(found: Population, plan: Plan) -> list[str]:
         (counts["misplaced"], "were exposed to an arm that the plan does not give them"),
     ]
     lost = found.description.get("exposures_without", {})
-    most = _TRACE * (sum(found.exposures_by_day) + sum(lost.values()))
+    counted = sum(logs.exposures for arms in found.by_day for logs in arms.values())
+    most = _TRACE * (counted + sum(lost.values()))
     return [f"{number} users {what}" for number, what in faults if number] + [
         f"{number} exposures have no {column}, and count for nobody"
         for column, number in lost.items()
@@ -102,13 +107,59 @@ def size_faults(sizes: Mapping[str, int], least: int, ratio: float | None) -> li
     return faults
 
 
-def day_faults(found: Population, *, over: bool = False) -> list[str]:
-    """Days of the test without logs, as sentences; ``over``: only days that are over."""
-    return [
-        f"day {day + 1} of {found.window.days} has no logs: {found.exposures_by_day[day]} exposures, "
-        f"{found.messages_by_day[day]} messages"
-        for day in found.missing_days(over=over)
-    ]
+def day_faults(found: Population, plan: Plan, *, over: bool = False) -> list[str]:
+    """Days of the test without logs, of both arms or of one, as sentences.
+
+    Args:
+        found: the users.
+        plan: of the test.
+        over: a last day that has only begun need not have logs; those of one arm must not come without the other's.
+    """
+    done = (found.window.end - found.window.start) // timedelta(days=1) if over else found.window.days
+    shares: dict[str, float] = {arm.name: arm.share / plan.share for arm in plan.arms}
+    faults = []
+    for day, arms in enumerate(found.by_day):
+        exposures, messages = (
+            sum(getattr(logs, name) for logs in arms.values()) for name in ("exposures", "messages")
+        )
+        name = f"day {day + 1} of {found.window.days}"
+        if not exposures or not messages:
+            if day < done:
+                faults.append(f"{name} has no logs: {exposures} exposures, {messages} messages")
+            continue
+        for arm, other in (ARMS, ARMS[::-1]):
+            if lost := _lost(arms[arm], arms[other], shares[arm], _LEAST_ACTIVE[arm]):
+                faults.append(
+                    f"{name} has no {' and no '.join(lost)} of arm {arm}, and has them of arm {other}"
+                )
+    return faults
+
+
+def _lost(arm: DayLogs, other: DayLogs, share: float, active: float) -> list[str]:
+    """What must have been logged of an arm on a day: too many users of the other say so for it to be chance.
+
+    An exposure comes with a message and the reply to it. So an arm whose users write no more is known by these, and one
+    whose model does not answer by the champion's replies in its place; neither lacks logs.
+
+    Args:
+        arm: what there is of it.
+        other: what there is of the other.
+        share: of the arm in all users of the test.
+        active: how active its users are at least, by those of the other.
+    """
+    weight = share * active / (share * active + 1 - share)
+    none_came = not arm.entrants and (1 - share) ** other.entrants < SRM_PVALUE
+
+    def is_no_chance(users: int) -> bool:
+        return none_came or (1 - weight) ** users < SRM_PVALUE
+
+    lost = []
+    shown_to = min(other.exposures, other.entrants + other.writers)
+    if not arm.exposures and not arm.fallbacks and is_no_chance(shown_to):
+        lost.append("exposures")
+    if not arm.messages and not arm.answers and is_no_chance(other.writers):
+        lost.append("messages")
+    return lost
 
 
 def guardrail_faults(arms: Mapping[str, Sums], rule: Rule) -> list[str]:

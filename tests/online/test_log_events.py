@@ -15,6 +15,7 @@ from flywheel_tasks.online import launch, log_events
 from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
 from flywheel_tasks.online.analysis_text import analysis_markdown
 from flywheel_tasks.online.checks import exposure_faults
+from flywheel_tasks.online.days import DayLogs
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
 from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import PopulationError, Window, population
@@ -365,7 +366,7 @@ def test_rows_of_nobody_are_not_those_of_one_busy_user(
         said = analysis_markdown(analyse_population(PLAN, made, simulated=False))
         assert "2 exposures without user_id, 9 messages without user_id, 4 signals without user_id." in said
         # Of thousands of exposures two are a trace, which is told and no more.
-        many = replace(made, exposures_by_day=(5_000,))
+        many = replace(made, by_day=({"control": DayLogs(exposures=5_000)},))
         assert exposure_faults(many, PLAN) == []
 
 
