@@ -26,6 +26,11 @@ def test_the_projects_settings_are_valid():
     assert load_settings(PARAMS).evaluate.prompts
 
 
+def test_guardrails_that_params_do_not_name_are_those_of_the_shipped_ones(tmp_path):
+    found = load_settings(_changed(tmp_path, lambda raw: raw["ab"].pop("guardrails"))).ab
+    assert found.guardrails == load_settings(PARAMS).ab.guardrails
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from flywheel_tasks.online import simulated
 from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
 from flywheel_tasks.online.approval import POLICY, VERDICT, record_answer, registry_of, request_of
+from flywheel_tasks.online.event_source import rule_of
 from flywheel_tasks.online.launch import make_plan
 from flywheel_tasks.online.metrics import decisive
 from flywheel_tasks.online.promotion import promote, rollback
@@ -127,7 +128,7 @@ def counterfactual(root: Path, folder: Path) -> dict[str, Any]:
         return found
     settings, verdict = load_settings(root / "params.yaml"), read_json(root / VERDICT)
     generation = read_json(root / "inputs/generation.json")
-    plan = make_plan(generation, verdict, file_digest(root / VERDICT), settings.launch, settings.ab.rule)
+    plan = make_plan(generation, verdict, file_digest(root / VERDICT), settings.launch, rule_of(settings))
     plan = plan.model_copy(update={"experiment": f"{plan.experiment}-counterfactual"})
     if not is_written(logs, f"ab-{plan.experiment}"):
         shutil.rmtree(folder, ignore_errors=True)

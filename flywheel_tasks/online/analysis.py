@@ -102,8 +102,8 @@ def _by_day(found: Population, plan: Plan) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "day": day,
             "users": {arm: arms[arm].n if arm in arms else 0 for arm in checks.ARMS},
-            "exposures": found.exposures_by_day[day],
-            "messages": found.messages_by_day[day],
+            "exposures": sum(logs.exposures for logs in found.by_day[day].values()),
+            "messages": sum(logs.messages for logs in found.by_day[day].values()),
         }
         if len(arms) == 2 and min(sums.n for sums in arms.values()) > 1:
             for name in ("breadth", "depth"):
@@ -178,8 +178,9 @@ def analyse_population(
     )
     reasons += checks.balance_faults(document["balance"])
     if not simulated:  # the simulation writes all days in which its users do something
-        reasons += checks.day_faults(found)
+        reasons += checks.day_faults(found, plan)
     if min(document["users"].values()) > 1:
+        reasons += checks.guardrail_faults(arms, rule)
         metrics = {name: figures(metric, arms, rule) for name, metric in METRICS.items()}
         reasons += [
             f"{name} has no lift with an interval"

@@ -104,6 +104,15 @@ def _plain(value: str) -> str:
     return "".join(c if c.isalnum() or c in " ._-" else "_" for c in value)[:60]
 
 
+def _left_out(logs: Mapping[str, Any]) -> list[str]:
+    """What the tables have beside what counts."""
+    found = [f"{n:,} messages of role {role}" for role, n in logs.get("ignored_messages", {}).items()]
+    for name in ("exposures", "messages", "signals"):
+        lacking = logs.get(f"{name}_without", {}).items()
+        found += [f"{n:,} {name} without {column}" for column, n in lacking]
+    return [f"Left out: {', '.join(found)}.", ""] if found else []
+
+
 def analysis_markdown(analysis: Mapping[str, Any]) -> str:
     """The figures of an analysis.
 
@@ -120,9 +129,11 @@ def analysis_markdown(analysis: Mapping[str, Any]) -> str:
     ]
     if analysis["simulated"]:
         lines += [
-            "**Simulated.** The users of this test are simulated: its figures say nothing of real people.",
+            "**Simulated.** The users of this test are simulated: its figures say nothing of real people. "
+            "Their replies have no latency, so it is no guardrail.",
             "",
         ]
+    lines += _left_out(analysis["logs"])
     lines += [f"- **Invalid:** {reason}" for reason in analysis["reasons"]]
     if analysis["advice"]:
         lines += [_ADVICE[analysis["advice"]], "", *(f"- {why}" for why in analysis["advice_reasons"])]

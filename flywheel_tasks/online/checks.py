@@ -2,21 +2,31 @@
 
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import ibis
 import numpy as np
 import tea_tasting as tt
 
-from flywheel_tasks.online.exposed import Population
-from flywheel_tasks.online.metrics import BALANCE
+from flywheel_tasks.online.days import ARMS, DayLogs
+from flywheel_tasks.online.exposed import COUNTED, Population
+from flywheel_tasks.online.metrics import BALANCE, METRICS
 from flywheel_tasks.online.sums import Sums
-from flywheel_tasks.storage.experiment_records import Plan
+from flywheel_tasks.storage.experiment_records import Plan, Rule
 
 # Below this the two arms' sizes are taken as wrongly drawn or wrongly logged (sample ratio mismatch). The same
 # level, shared by its checks, for the balance before the test. Both look for faults, not for effects.
 SRM_PVALUE = 0.001
-ARMS = ("control", "candidate")
+# Share of exposures that may lack what says whose they are, as a few lines of any export do.
+_TRACE = 0.001
+# Signals that users give, if they do; the others come of replies, and may all be missing from good logs.
+_GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
+# How active an arm's users are at least, by those of the other: a candidate may silence nearly everybody, but none
+# doubles what people do.
+_LEAST_ACTIVE = {"control": 0.5, "candidate": 0.1}
+# What metrics are told per, as the logs have it.
+_PER = {"replies": "replies", "timed_replies": "replies with a latency", "active": "users who wrote"}
 
 
 def sample_ratio(sizes: Mapping[str, int], plan: Plan) -> float:
@@ -35,11 +45,13 @@ def sample_ratio(sizes: Mapping[str, int], plan: Plan) -> float:
 def exposure_faults(found: Population, plan: Plan) -> list[str]:
     """What is wrong with who saw what, as sentences; numbers of users, never their ids."""
     users = found.users
-    unknown = ~users.arm.isin([arm.name for arm in plan.arms])
+    nameless = users.arm.isnull() | (users.arm == "")
+    unknown = ~nameless & ~users.arm.isin([arm.name for arm in plan.arms])
     checked = "assigned" in users.columns
-    misplaced = (users.arms == 1) & ~unknown & ~users.assigned if checked else ibis.literal(False)
+    misplaced = (users.arms == 1) & ~nameless & ~unknown & ~users.assigned if checked else ibis.literal(False)
     counts = (
         users.aggregate(
+            nameless=users.count(where=nameless),
             unknown=users.count(where=unknown),
             both=users.count(where=users.arms > 1),
             misplaced=users.count(where=misplaced),
@@ -48,11 +60,19 @@ def exposure_faults(found: Population, plan: Plan) -> list[str]:
         .to_pylist()[0]
     )
     faults = [
+        (counts["nameless"], "were exposed to an arm that has no name"),
         (counts["unknown"], "were exposed to an arm that the plan does not have"),
         (counts["both"], "were exposed to more than one arm"),
         (counts["misplaced"], "were exposed to an arm that the plan does not give them"),
     ]
-    return [f"{number} users {what}" for number, what in faults if number]
+    lost = found.description.get("exposures_without", {})
+    counted = sum(logs.exposures for arms in found.by_day for logs in arms.values())
+    most = _TRACE * (counted + sum(lost.values()))
+    return [f"{number} users {what}" for number, what in faults if number] + [
+        f"{number} exposures have no {column}, and count for nobody"
+        for column, number in lost.items()
+        if number > most
+    ]
 
 
 def balance(arms: Mapping[str, Sums]) -> dict[str, float | None]:
@@ -87,13 +107,86 @@ def size_faults(sizes: Mapping[str, int], least: int, ratio: float | None) -> li
     return faults
 
 
-def day_faults(found: Population, *, over: bool = False) -> list[str]:
-    """Days of the test without logs, as sentences; ``over``: only days that are over."""
-    return [
-        f"day {day + 1} of {found.window.days} has no logs: {found.exposures_by_day[day]} exposures, "
-        f"{found.messages_by_day[day]} messages"
-        for day in found.missing_days(over=over)
-    ]
+def day_faults(found: Population, plan: Plan, *, over: bool = False) -> list[str]:
+    """Days of the test without logs, of both arms or of one, as sentences.
+
+    Args:
+        found: the users.
+        plan: of the test.
+        over: a last day that has only begun need not have logs; those of one arm must not come without the other's.
+    """
+    done = (found.window.end - found.window.start) // timedelta(days=1) if over else found.window.days
+    shares: dict[str, float] = {arm.name: arm.share / plan.share for arm in plan.arms}
+    faults = []
+    for day, arms in enumerate(found.by_day):
+        exposures, messages = (
+            sum(getattr(logs, name) for logs in arms.values()) for name in ("exposures", "messages")
+        )
+        name = f"day {day + 1} of {found.window.days}"
+        if not exposures or not messages:
+            if day < done:
+                faults.append(f"{name} has no logs: {exposures} exposures, {messages} messages")
+            continue
+        for arm, other in (ARMS, ARMS[::-1]):
+            if lost := _lost(arms[arm], arms[other], shares[arm], _LEAST_ACTIVE[arm]):
+                faults.append(
+                    f"{name} has no {' and no '.join(lost)} of arm {arm}, and has them of arm {other}"
+                )
+    return faults
+
+
+def _lost(arm: DayLogs, other: DayLogs, share: float, active: float) -> list[str]:
+    """What must have been logged of an arm on a day: too many users of the other say so for it to be chance.
+
+    An exposure comes with a message and the reply to it. So an arm whose users write no more is known by these, and one
+    whose model does not answer by the champion's replies in its place; neither lacks logs.
+
+    Args:
+        arm: what there is of it.
+        other: what there is of the other.
+        share: of the arm in all users of the test.
+        active: how active its users are at least, by those of the other.
+    """
+    weight = share * active / (share * active + 1 - share)
+    none_came = not arm.entrants and (1 - share) ** other.entrants < SRM_PVALUE
+
+    def is_no_chance(users: int) -> bool:
+        return none_came or (1 - weight) ** users < SRM_PVALUE
+
+    lost = []
+    shown_to = min(other.exposures, other.entrants + other.writers)
+    if not arm.exposures and not arm.fallbacks and is_no_chance(shown_to):
+        lost.append("exposures")
+    if not arm.messages and not arm.answers and is_no_chance(other.writers):
+        lost.append("messages")
+    return lost
+
+
+def guardrail_faults(arms: Mapping[str, Sums], rule: Rule) -> list[str]:
+    """Guardrails that the logs cannot measure, as sentences: nobody would see whom the candidate harms.
+
+    One signal that nobody gave is rare, not missing. Logs without any signal are those of an export that lost them, or
+    calls them by other names.
+
+    Args:
+        arms: sums of both arms.
+        rule: of the plan.
+    """
+
+    def never(*columns: str) -> bool:
+        return not any(sums.total(column) for sums in arms.values() for column in columns)
+
+    untold: dict[str, list[str]] = {}
+    for name in rule.guardrails:
+        metric = METRICS[name]
+        lacking = [arm for arm in ARMS if metric.denom and not arms[arm].total(metric.denom)]
+        if lacking and metric.denom:
+            untold.setdefault(f"no {_PER[metric.denom]} in arm {' and '.join(lacking)}", []).append(name)
+        elif metric.numer in _GIVEN and never(*_GIVEN):
+            untold.setdefault("no signal of any kind in either arm", []).append(name)
+        elif metric.numer not in COUNTED and never(metric.numer):
+            untold.setdefault(f"{metric.numer} is zero for everyone", []).append(name)
+    return [f"{', '.join(names)} cannot be told: {why}" for why, names in untold.items()]
 
 
 def facts(arms: Mapping[str, Sums], plan: Plan) -> dict[str, Any]:

@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tea_tasting as tt
 
+from flywheel_tasks.online import sequential
 from flywheel_tasks.online.metrics import (
     METRICS,
     Estimate,
@@ -14,6 +16,7 @@ from flywheel_tasks.online.metrics import (
     compare,
     decisive,
     lift_percent,
+    one_arm,
 )
 from flywheel_tasks.online.sums import Sums
 from flywheel_tasks.storage.documents import finite
@@ -55,10 +58,46 @@ def _estimate(name: str, arms: Mapping[str, Sums], rule: Rule) -> Estimate:
     return "cuped" if rule.estimate == "cuped" and has_past else "raw"
 
 
-def _share(sums: Sums, metric: Metric) -> float:
-    """A ratio of one arm."""
-    assert metric.denom is not None
-    return float(sums.total(metric.numer) / max(sums.total(metric.denom), 1))
+def _limit(metric: Metric, arms: Mapping[str, Sums], rule: Rule) -> tuple[float, float] | None:
+    """How much of a metric is no harm, and the standard error of that; None: what control has."""
+    if metric.name == "fallback_per_reply":
+        return rule.tolerated_fallback, 0.0
+    if metric.name == "latency_ms":
+        value, error = one_arm(metric, arms["control"])
+        longer = 1 + rule.tolerated_latency_percent / 100
+        return longer * value, longer * error
+    return None
+
+
+def _beyond(
+    metric: Metric, arms: Mapping[str, Sums], limit: tuple[float, float], planned: int, level: float
+) -> dict[str, float]:
+    """The candidate against a limit that is tolerated, under the bound of :func:`always_valid`.
+
+    The limit is tested, not the estimate compared with it: an arm that is a little below would else exceed it by chance
+    at one look or another.
+
+    Returns:
+        ``candidate`` and ``tolerated`` (of the metric, the arm and the limit), ``z``, ``pvalue``.
+    """
+    value, error = one_arm(metric, arms["candidate"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = float(np.divide(value - limit[0], math.hypot(error, limit[1])))
+    found = {"candidate": value, "tolerated": limit[0], "z": z, "pvalue": math.nan}
+    if z <= 0:
+        found["pvalue"] = 1.0
+    elif math.isfinite(z):
+        n = sum(sums.n for sums in arms.values())
+        found["pvalue"] = sequential.pvalue(z, n, planned, level)
+    return found
+
+
+def _sentence(metric: Metric, view: Mapping[str, float], level: float) -> str:
+    change = f"worse by {view['value']:+.1f}%" if math.isfinite(view["value"]) else "worse than none"
+    if "tolerated" in view:
+        form = ".2%" if metric.denom == "replies" else ".0f"
+        change += f": {view['candidate']:{form}}, up to {view['tolerated']:{form}} is tolerated"
+    return f"{metric.title}: {change} (always-valid p = {view['pvalue']:.2g} < {level:.2g})"
 
 
 def harms(arms: Mapping[str, Sums], rule: Rule) -> tuple[dict[str, Any], list[str]]:
@@ -72,27 +111,26 @@ def harms(arms: Mapping[str, Sums], rule: Rule) -> tuple[dict[str, Any], list[st
         rule: of the plan.
 
     Returns:
-        per metric its lift with the always-valid interval, and p-value; and the harms found, as sentences.
+        per metric its lift with the always-valid interval, and p-value (with what is tolerated, if anything is, of the
+        candidate against that); and the harms found, as sentences.
     """
     watched = list(dict.fromkeys((*rule.guardrails, *rule.primary)))
     level = rule.guardrail_alpha / len(watched)
+    enough = min(sums.n for sums in arms.values()) >= rule.min_users_per_arm
     found, sentences = {}, []
     for name in watched:
         metric = METRICS[name]
         view = always_valid(metric, arms, _estimate(name, arms, rule), rule.planned_users, level)
+        if (limit := _limit(metric, arms, rule)) is not None:
+            view |= _beyond(metric, arms, limit, rule.planned_users, level)
+        worse = view["z"] > 0 if metric.better == "lower" else view["z"] < 0
         # Without any spread (every reply of one arm was refused, say) there is no p-value, and no doubt: but of two or
         # three users all may be alike by chance.
-        if math.isinf(view["z"]) and min(sums.n for sums in arms.values()) >= rule.min_users_per_arm:
+        if worse and enough and math.isinf(view["z"]):
             view["pvalue"] = 0.0
         found[name] = view
-        worse = view["z"] > 0 if metric.better == "lower" else view["z"] < 0
-        if name == "fallback_per_reply" and worse:
-            worse = _share(arms["candidate"], metric) > rule.tolerated_fallback
         if worse and view["pvalue"] < level:
-            change = f"worse by {view['value']:+.1f}%" if math.isfinite(view["value"]) else "worse than none"
-            sentences.append(
-                f"{metric.title}: {change} (always-valid p = {view['pvalue']:.2g} < {level:.2g})"
-            )
+            sentences.append(_sentence(metric, view, level))
     return finite(found), sentences
 
 

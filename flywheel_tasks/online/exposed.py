@@ -12,12 +12,10 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from flywheel_tasks.online.log_events import Events, computed
+from flywheel_tasks.online.days import DayLogs, logs_by_day
+from flywheel_tasks.online.log_events import COUNTED, Events, computed
 from flywheel_tasks.storage.experiment_records import MOST_DAYS, Rule
 
-# Signals on replies that an analysis counts, and what became of replies. Logs need not have all: one that nobody ever
-# gave is said to be absent.
-COUNTED = ("thumb_up", "thumb_down", "love", "regenerate", "report", "safety_violation", "fallback")
 _DAY = 86_400
 # Three counts of up to two million share a 64-bit number.
 _SHARE, _BITS = 3, 21
@@ -65,32 +63,20 @@ class Population:
     """The users of a test.
 
     Attributes:
-        users: a row a user: ``arm``, ``arms`` (how many arms they saw), ``assigned``, ``day`` (of the first
-            exposure), the outcomes ``active``, ``active_days``, ``messages``, ``replies``, ``milliseconds``,
-            ``timed_replies`` and :data:`COUNTED`, ``messages_0``... (by test day), ``active``, ``messages``,
-            ``replies`` and signals before the test with the prefix ``pre_``, ``cohort``, and the segment columns.
+        users: a row a user: ``arm`` (empty if the logs have none), ``arms`` (how many arms they saw), ``assigned``,
+            ``day`` (of the first exposure), the outcomes ``active``, ``active_days``, ``messages``, ``replies``,
+            ``milliseconds``, ``timed_replies`` and :data:`COUNTED`, ``messages_0``... (by test day), ``active``,
+            ``messages``, ``replies`` and signals before the test with the prefix ``pre_``, ``cohort``, and the segment
+            columns.
         window: the time it covers.
-        exposures_by_day: exposures on each test day.
-        messages_by_day: messages of its users on each test day.
+        by_day: what the logs hold of each arm on each test day.
         description: of the logs.
     """
 
     users: ir.Table
     window: Window
-    exposures_by_day: tuple[int, ...]
-    messages_by_day: tuple[int, ...]
+    by_day: tuple[Mapping[str, DayLogs], ...]
     description: Mapping[str, Any]
-
-    def missing_days(self, *, over: bool = False) -> list[int]:
-        """Test days without any exposure, or without any message.
-
-        Args:
-            over: leave a last day out that has only begun.
-        """
-        both = list(zip(self.exposures_by_day, self.messages_by_day, strict=True))
-        if over:
-            del both[(self.window.end - self.window.start) // timedelta(days=1) :]
-        return [day for day, counts in enumerate(both) if 0 in counts]
 
 
 def _naive(moment: datetime) -> Any:
@@ -124,14 +110,20 @@ def log_window(events: Events, days: int) -> Window | None:
     return Window(start, start + timedelta(days=told))
 
 
-def _exposed(events: Events, window: Window, rule: Rule, segments: Sequence[str]) -> ir.Table:
-    """A row a user: first exposure, arms, whether the plan gave them the arm."""
+def _shown(events: Events, window: Window, rule: Rule) -> ir.Table:
+    """The exposures that count."""
     rows = events.exposures
     rows = rows.filter(
         (rows.time >= _naive(window.start))
         & (rows.time < _naive(window.end))
         & rows.source.isin(rule.include_sources)
     )
+    # No arm is an arm, too, one that no plan has: nulls would vanish from every count.
+    return rows.mutate(arm=rows.arm.cast("string").fill_null(""))
+
+
+def _exposed(rows: ir.Table, segments: Sequence[str]) -> ir.Table:
+    """A row a user: first exposure, arms, whether the plan gave them the arm."""
     checked = {"assigned": rows.assigned.all()} if "assigned" in rows.columns else {}
     return rows.group_by("user").aggregate(
         first=rows.time.min(),
@@ -140,6 +132,16 @@ def _exposed(events: Events, window: Window, rule: Rule, segments: Sequence[str]
         **checked,
         **{name: rows[name].cast("string").argmin(rows.time) for name in segments},
     )
+
+
+def _acts_on(events: Events, exposed: ir.Table, window: Window, days: Sequence[int]) -> ir.Table:
+    """A row an act of an exposed user on some days, from the moment of the first exposure on."""
+    first, last = (window.start + timedelta(days=day) for day in (min(days), max(days) + 1))
+    acts = events.activity
+    acts = acts.filter((acts.time >= _naive(first)) & (acts.time < _naive(min(last, window.end))))
+    acts = acts.inner_join(exposed.select("user", "first", "arm"), "user")
+    acts = acts.filter(acts.time >= acts.first)
+    return acts.select("arm", "kind", day=_day_of(acts.time, window.start))
 
 
 def _cells(events: Events, exposed: ir.Table, window: Window, rule: Rule) -> ir.Table:
@@ -250,7 +252,8 @@ def population(events: Events, window: Window, rule: Rule, segments: Sequence[st
         raise PopulationError(f"a test of {window.days} days; at most {MOST_DAYS} can be analysed")
     if unknown := [name for name in segments if name not in events.segment_columns]:
         raise PopulationError(f"ab.segments: the exposures have no column {', '.join(unknown)}")
-    exposed = computed(_exposed(events, window, rule, segments), scratch=events.scratch)
+    shown = _shown(events, window, rule)
+    exposed = computed(_exposed(shown, segments), scratch=events.scratch)
     totals = _totals(events, exposed, window, rule)
     counts = [name for name in totals.columns if name != "user"]
     users = exposed.left_join(totals, "user")
@@ -260,22 +263,10 @@ def population(events: Events, window: Window, rule: Rule, segments: Sequence[st
         **{name: totals[name].fill_null(0).cast("int64") for name in counts},
     )
     users = computed(_with_outcomes(users, window.days), scratch=events.scratch)
-    shown = events.exposures.filter(
-        (events.exposures.time >= _naive(window.start)) & (events.exposures.time < _naive(window.end))
+    by_day = logs_by_day(
+        shown.select("arm", day=_day_of(shown.time, window.start)),
+        users,
+        lambda days: _acts_on(events, exposed, window, days),
+        window.days,
     )
-    by_day = shown.group_by(day=_day_of(shown.time, window.start)).aggregate(n=shown.count()).to_pyarrow()
-    exposures = {row["day"]: row["n"] for row in by_day.to_pylist()}
-    daily = (
-        users.aggregate(
-            **{f"d{day}": users[f"messages_{day}"].sum().cast("int64") for day in range(window.days)}
-        )
-        .to_pyarrow()
-        .to_pylist()[0]
-    )
-    return Population(
-        users=users,
-        window=window,
-        exposures_by_day=tuple(exposures.get(day, 0) for day in range(window.days)),
-        messages_by_day=tuple(int(daily[f"d{day}"] or 0) for day in range(window.days)),
-        description=events.description,
-    )
+    return Population(users=users, window=window, by_day=by_day, description=events.description)

@@ -30,8 +30,9 @@ def day_of(experiment: Experiment, now: datetime) -> int:
 def look_document(plan: Plan, found: Population | None) -> dict[str, Any]:
     """What a look finds: ``result``, ``reasons``, ``users`` and the guardrails' always-valid figures.
 
-    ``stop`` only on harm under the rule's own sequential bound. Too few users, arms that do not fit their shares or a
-    day without logs are ``unknown``: no look could tell anything, and the test goes on until the analysis judges it.
+    ``stop`` only on harm under the rule's own sequential bound, in logs of every day and arm. A day without logs, of
+    both arms or of one, is ``unknown``, whatever the figures say; so are, without harm, too few users, arms that do not
+    fit their shares or a guardrail that the logs cannot measure. The test goes on until the analysis judges it.
 
     Args:
         plan: of the test.
@@ -40,17 +41,21 @@ def look_document(plan: Plan, found: Population | None) -> dict[str, Any]:
     rule = plan.rule
     if found is None:
         return {"result": "unknown", "reasons": ["nobody was exposed"], "guardrails": {}}
-    arms = arm_sums(found)
+    arms, logs = arm_sums(found), {"logs": dict(found.description)}
     facts = checks.facts(arms, plan)
     doubts = checks.exposure_faults(found, plan)
     doubts += checks.size_faults(facts["users"], rule.min_users_per_arm, facts["sample_ratio"]["pvalue"])
-    doubts += checks.day_faults(found, over=True)  # the day of the look may not have any logs yet
+    gaps = checks.day_faults(found, plan, over=True)  # the day of the look may not have any logs yet
     guardrails: dict[str, Any] = {}
     harm: list[str] = []
     if min(facts["users"].values()) >= max(2, rule.min_users_per_arm):
         guardrails, harm = harms(arms, rule)
-    result = "stop" if harm else "unknown" if doubts else "go_on"
-    return {"result": result, "reasons": [*harm, *doubts], "guardrails": guardrails, **facts}
+        doubts += checks.guardrail_faults(arms, rule)
+    if gaps:  # what one arm lacks may look like harm, and no stop is taken back
+        result, reasons = "unknown", [*gaps, *doubts]
+    else:
+        result, reasons = "stop" if harm else "unknown" if doubts else "go_on", [*harm, *doubts]
+    return {"result": result, "reasons": reasons, "guardrails": guardrails, **facts, **logs}
 
 
 def check(root: Path, generation: str, by: str, now: datetime | None = None) -> GuardrailCheck:
@@ -146,10 +151,11 @@ def watch(root: Path, generation: str, by: str, now: datetime | None = None) -> 
 
 
 def lacks_logs(root: Path, generation: str, now: datetime) -> bool:
-    """Whether a day of a test that is over has no logs yet: they may be late."""
+    """Whether a day of a test that is over has no logs yet, or those of one arm only: they may be late."""
     settings, experiment = load_settings(root / "params.yaml"), running_experiment(root, generation)
     try:
         with look_at(root, settings, experiment, now) as look:
-            return look.population is not None and bool(look.population.missing_days())
+            found = look.population
+            return found is not None and bool(checks.day_faults(found, experiment.plan))
     except _UNREADABLE:
         return True

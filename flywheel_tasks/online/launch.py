@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, registry_of
 from flywheel_tasks.online.event_errors import EventsError
-from flywheel_tasks.online.event_source import read_from
+from flywheel_tasks.online.event_source import read_from, rule_of
 from flywheel_tasks.online.log_events import try_events
 from flywheel_tasks.online.model_card import keep_evidence
 from flywheel_tasks.pipeline import earlier_pairs, lineage, reward_model_pin
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.pipeline.trained_on import record
-from flywheel_tasks.settings import Launch, load_settings
+from flywheel_tasks.settings import Launch, Settings, load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry, open_registry
@@ -87,7 +87,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     verdict, digest = passing_verdict(file, io.dep(POLICY)), file_digest(file)
     registry = open_registry(io.settings.registry.location, io.root)
     registry.state().require_approval("launch", verdict["generation"], verdict["model_digest"], digest)
-    launch, rule = io.settings.launch, io.settings.ab.rule
+    launch, rule = io.settings.launch, rule_of(io.settings)
     plan = make_plan(read_json(io.dep("inputs/generation.json")), verdict, digest, launch, rule)
     write_json(plan.model_dump(mode="json"), io.out(PLAN))
     write_json(read_json(io.dep("data/validated/profile.json")), io.out(DATA_PROFILE))
@@ -111,8 +111,8 @@ def start(root: Path, by: str) -> Experiment:
         by: who starts it.
 
     Raises:
-        LaunchError: model or verdict are not what the plan is for, the tests that run leave it too few users, or the
-            events of ``ab.events`` could never be read (tables may come later).
+        LaunchError: model, verdict or events are not what the plan is for, the tests that run leave it too few users,
+            or the events of ``ab.events`` could never be read (tables may come later).
         RegistryError: the registry refuses it (no matching approval, another test runs, ...).
     """
     plan = read_plan(root)
@@ -138,6 +138,7 @@ def start(root: Path, by: str) -> Experiment:
             f"{PLAN}: {why}; wait for their end, or take a smaller launch.traffic_share"
         ) from None
     settings = load_settings(root / "params.yaml")
+    _check_latency(plan, settings)
     try:
         try_events(settings, root, plan)
     except EventsError as error:  # no retry helps
@@ -153,6 +154,17 @@ def start(root: Path, by: str) -> Experiment:
     _keep_records(registry, root, plan.generation)
     keep_evidence(registry, root, plan.generation, model)
     return experiment
+
+
+def _check_latency(plan: Plan, settings: Settings) -> None:
+    """Refuse a plan that was made for simulated users, and lacks a guardrail for that, for a test of real ones."""
+    planned, wanted = (set(rule.guardrails) & {"latency_ms"} for rule in (plan.rule, rule_of(settings)))
+    if planned != wanted:
+        raise LaunchError(
+            f"{PLAN} does not fit params.yaml: of a test on {read_from(settings)} latency_ms is "
+            f"{'a' if wanted else 'no'} guardrail, and of the plan it is {'one' if planned else 'none'}; "
+            "run stage launch again"
+        )
 
 
 def _keep_records(registry: Registry, root: Path, generation: str) -> None:

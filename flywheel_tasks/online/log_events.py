@@ -23,6 +23,14 @@ import ibis.expr.types as ir
 
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
 from flywheel_tasks.online.kept_spools import Spools
+from flywheel_tasks.online.table_rows import (
+    KINDS,
+    check_signals,
+    ignored_roles,
+    of_days,
+    of_somebody,
+    without,
+)
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.engine import threads_within
@@ -30,6 +38,9 @@ from flywheel_tasks.storage.experiment_records import Override, Plan
 from flywheel_tasks.storage.urls import filled_in, shown
 from flywheel_tasks.traffic.logs import pin_logs
 
+# Signals on replies that an analysis counts, and what became of replies. Logs need not have all: one that nobody ever
+# gave is said to be absent.
+COUNTED = ("thumb_up", "thumb_down", "love", "regenerate", "report", "safety_violation", "fallback")
 _LINES = 1 << 40  # more than a partition has
 _THREAD_MB = 500  # of the joins and groupings of an analysis
 # Columns that a warehouse's or a folder's tables must have.
@@ -160,20 +171,45 @@ def _columns(name: str, table: ir.Table) -> ir.Table:
     return table
 
 
-def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table], *, scratch: bool) -> Events:
+def _tables(
+    location: str,
+    plan: Plan | None,
+    tables: Mapping[str, ir.Table],
+    days: tuple[date, date] | None,
+    *,
+    scratch: bool,
+) -> Events:
     """Events of tables in which ids are unique: ingested ones, or a warehouse's."""
     exposures, messages, signals = (_columns(name, tables[name]) for name in TABLES)
     exposures = exposures.filter(exposures.experiment == (plan.experiment if plan else None))
+    description = {
+        "from": shown(location),
+        "ignored_messages": ignored_roles(of_days(messages, days)),
+        "exposures_without": without(exposures, "user_id", "time", "source"),
+        "messages_without": without(of_days(messages, days), "user_id"),
+        "signals_without": without(of_days(signals, days), "user_id"),
+    }
+    check_signals(of_days(signals, days), COUNTED)
+    exposures, messages, signals = (of_somebody(table) for table in (exposures, messages, signals))
     extra = tuple(name for name in exposures.columns if name not in (*TABLES["exposures"], "event_id"))
 
     def keyed(table: ir.Table, **columns: Any) -> ir.Table:
-        return table.select(user=table.user_id.hash(), time=table.time.cast("timestamp"), **columns)
+        # As text: a database hashes 12 and '12' differently, and one of the tables may have numbers or UUIDs.
+        user = table.user_id.cast("string").hash()
+        return table.select(user=user, time=table.time.cast("timestamp"), **columns)
 
-    kind = ibis.ifelse(messages.role == "assistant", "reply", "message")
+    messages = messages.filter(messages.role.isin([role for role, kind in KINDS.items() if kind is not None]))
+    kind = ibis.ifelse(messages.role == "assistant", KINDS["assistant"], KINDS["user"])
     if {"parent_id", "model"} <= set(messages.columns):  # a greeting answers nobody, and no arm wrote it
         greeting = (kind == "reply") & messages.parent_id.isnull() & messages.model.isnull()
         kind = ibis.ifelse(greeting, "greeting", kind)
-    latency = messages.latency_ms.cast("int64") if "latency_ms" in messages.columns else ibis.null("int64")
+    timed = "latency_ms" in messages.columns
+    if plan is not None and "latency_ms" in plan.rule.guardrails and not timed:
+        raise EventsError(
+            "ab.events: table messages lacks the column latency_ms, which is a guardrail of the test; take it out of "
+            "ab.guardrails, and run stage launch again, where no latency is logged"
+        )
+    latency = messages.latency_ms.cast("int64") if timed else ibis.null("int64")
     activity = ibis.union(
         keyed(messages, kind=kind, milliseconds=latency),
         keyed(signals, kind=signals.signal, milliseconds=ibis.null("int64")),
@@ -183,7 +219,7 @@ def _tables(location: str, plan: Plan | None, tables: Mapping[str, ir.Table], *,
             exposures, arm=exposures.arm, source=exposures.source, **{name: exposures[name] for name in extra}
         ),
         activity=activity,
-        description={"from": shown(location)},
+        description=description,
         segment_columns=extra,
         scratch=scratch,
     )
@@ -219,7 +255,7 @@ def open_events(
         root: the workspace.
         plan: of the test; None: no exposures are wanted.
         overrides: staff whose exposures do not count (raw logs only: elsewhere they are never logged).
-        days: first and last day of interest (raw logs only); by default all.
+        days: first and last day of interest, which raw logs are read for and tables are checked for; by default all.
 
     Yields:
         the events; gone after the block.
@@ -227,8 +263,8 @@ def open_events(
     Raises:
         LogsError: there are no logs, or they changed while they were read.
         UnreachableEventsError: the place or a table is not there yet, or cannot be reached just now.
-        EventsError: the place is malformed, lacks a column or cannot be read, here or in the block's queries; or it is
-            ``logs``, and these are a warehouse.
+        EventsError: the place is malformed, lacks a column, has roles of messages or spellings of signals that nobody
+            knows, or cannot be read, here or in the block's queries; or it is ``logs``, and these are a warehouse.
     """
     _refuse_a_warehouse_as_logs(settings)
     place = settings.ab.events
@@ -253,7 +289,7 @@ def open_events(
                 else:
                     base = place.rstrip("/") if place.startswith("s3://") else str(root / place)
                     tables = {name: con.read_parquet(f"{base}/{name}/*.parquet") for name in TABLES}
-                events = _tables(place, plan, tables, scratch=not is_warehouse)
+                events = _tables(place, plan, tables, days, scratch=not is_warehouse)
             with readable(place, con):
                 yield events
         finally:

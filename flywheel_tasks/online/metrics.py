@@ -178,6 +178,22 @@ def always_valid(
     }
 
 
+def one_arm(metric: Metric, sums: Sums) -> tuple[float, float]:
+    """A metric in one arm, and its standard error: users are what was drawn, so a ratio's is by the delta method.
+
+    Args:
+        metric: the metric, raw.
+        sums: of the arm, of two users or more.
+
+    Returns:
+        both NaN where there is nothing to divide by.
+    """
+    users = sums.aggregates(metric.of("raw").aggr_cols.mean_cols).with_zero_div()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = users.mean(metric.numer) / users.mean(metric.denom)
+        return float(value), math.sqrt(users.ratio_var(metric.numer, metric.denom) / sums.n)
+
+
 def _one(metric: Metric, arms: Mapping[str, Sums], estimate: Estimate, rule: Rule) -> dict[str, Any]:
     result = compare(metric, arms, estimate, rule.alpha)
     n = sum(sums.n for sums in arms.values())

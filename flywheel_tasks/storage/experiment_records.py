@@ -1,9 +1,9 @@
 """Records of A/B tests: what is planned and fixed before the start, what was looked at, what was found."""
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 # Test days that an analysis can tell apart: they are columns of its table of users.
 MOST_DAYS = 60
@@ -59,8 +59,10 @@ class Rule(Record):
         primary: success metrics. A better one (Holm-corrected) and none worse: promote.
         guardrails: metrics whose harm, shown at ``guardrail_alpha``, rejects the candidate.
         guardrail_alpha: of all guardrails and all looks together (sequential bound), spent apart from ``alpha``.
-        tolerated_fallback: share of replies that the champion may give in the candidate's place without harm. Control
-            has none by design, so a single one in millions would else be a difference.
+        tolerated_fallback: share of replies that the champion may give in the candidate's place; harm is a share that
+            is shown to be larger. Control has none by design: a single one in millions would else be a difference.
+        tolerated_latency_percent: by how much the candidate's replies may take longer; harm is a mean latency that is
+            shown to be longer than that. A larger model would else be rejected for any time that can be measured.
         min_users_per_arm: fewer make the test invalid.
         planned_users: users of both arms that the test is planned for; the sequential bounds are tightest there.
         pre_days: days before the start whose activity is the covariate of CUPED and of the balance check.
@@ -71,9 +73,17 @@ class Rule(Record):
     alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
     estimate: Literal["cuped", "raw"] = "cuped"
     primary: Annotated[tuple[Name, ...], Field(min_length=1)] = ("breadth", "depth")
-    guardrails: tuple[Name, ...] = ("thumb_down_per_reply", "regenerate_per_reply")
+    guardrails: tuple[Name, ...] = (
+        "thumb_down_per_reply",
+        "regenerate_per_reply",
+        "report_per_reply",
+        "safety_violation_per_reply",
+        "fallback_per_reply",
+        "latency_ms",
+    )
     guardrail_alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
     tolerated_fallback: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    tolerated_latency_percent: Annotated[float, Field(ge=0.0)] = 10.0
     min_users_per_arm: Annotated[int, Field(gt=0)] = 20
     planned_users: Annotated[int, Field(gt=1)] = 10_000
     pre_days: Annotated[int, Field(ge=0, le=90)] = 14
@@ -106,6 +116,12 @@ class Plan(Record):
     rule: Rule = Rule()
     excludes: tuple[Draw, ...] = ()
     read_from: str = ""
+
+    @field_validator("rule", mode="before")
+    @classmethod
+    def _as_it_was_fixed(cls, rule: Any) -> Any:
+        """A test that was started before latency was tolerated goes on without: what it has is its rule."""
+        return {"tolerated_latency_percent": 0.0, **rule} if isinstance(rule, Mapping) else rule
 
     @model_validator(mode="after")
     def _whole(self) -> "Plan":

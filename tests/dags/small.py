@@ -36,7 +36,7 @@ stages:
     cmd: exec flywheel stage launch
     deps:
       [inputs/generation.json, gate/verdict.json, models/policy, data/validated/profile.json, data/split/record.json]
-    params: [launch, ab, registry]
+    params: [launch, ab, registry, logs]
     outs: [launch/plan.json, launch/profile.json, launch/split.json]
     metrics: [metrics/launch.json]
     meta: {run: "flywheel_tasks.online.launch:run"}
@@ -127,14 +127,12 @@ def write_logs(root: Path, day: str, events: list[dict[str, object]]) -> None:
 def write_ab_logs(root: Path, experiment: Experiment, users: int = 160, *, harmful: bool = False) -> None:
     """Write what the users of both arms of a running A/B test do at its start; the candidate's write a little more.
 
-    A harmful candidate's users write nothing at all.
+    Of a harmful candidate nobody wants a second reply.
     """
     start = experiment.started_at
     plan = experiment.plan.model_dump(mode="json")
-    events = ab_events(plan, users, start=start, name=plan["experiment"], minute=timedelta(milliseconds=50))
-    if harmful:
-        lost = {event["user_id"] for event in events if event.get("arm") == "candidate"}
-        events = [event for event in events if event["type"] == "exposure" or event["user_id"] not in lost]
+    minute = timedelta(milliseconds=50)
+    events = ab_events(plan, users, start=start, name=plan["experiment"], minute=minute, harmful=harmful)
     write_logs(root, f"date={start:%Y-%m-%d}", events)
 
 
@@ -145,8 +143,12 @@ def ab_events(
     start: datetime = _START + timedelta(days=7),
     name: str = "",
     minute: timedelta = timedelta(minutes=1),
+    harmful: bool = False,
 ) -> list[dict[str, object]]:
-    """Exposures and messages of an A/B test, in which one user in four never writes; ``name`` is part of the ids."""
+    """Exposures and messages of an A/B test, in which one user in four never writes; ``name`` is part of the ids.
+
+    A harmful candidate's users write what its first reply answers, and no more.
+    """
     events: list[dict[str, object]] = []
     for number in range(users):
         user = f"user-{number:04d}"
@@ -157,16 +159,22 @@ def ab_events(
         exposure = {"user_id": user, "experiment": plan["experiment"], "arm": arm}
         events.append(_event("exposure", f"{visit}-x", start, **exposure))
         turns = 0 if number % 4 == 0 else 1 + number % 3 + (arm == "candidate")
+        silenced = harmful and arm == "candidate"
+        turns = min(turns, 1) if silenced else turns
         for turn in range(turns):
             talk = {"conversation_id": visit, "user_id": user, "card_id": "c1", "parent_id": None}
             asked, told = f"{visit}-{turn}-u", f"{visit}-{turn}-a"
-            at = start + (2 * turn + 1) * minute
+            at = start if silenced else start + (2 * turn + 1) * minute
             events.append(
                 _event("message", asked, at, message_id=asked, role="user", text="hi", model=None, **talk)
             )
-            events.append(
-                _event("message", told, at, message_id=told, role="assistant", text="hi", model=arm, **talk)
-            )
+            reply = talk | {
+                "role": "assistant",
+                "text": "hi",
+                "model": arm,
+                "latency_ms": 900 + 10 * (number % 5),
+            }
+            events.append(_event("message", told, at, message_id=told, **reply))
             if (number + turn) % 5 == 0:
                 signal = {"conversation_id": visit, "message_id": told, "user_id": user, "value": None}
                 events.append(_event("signal", f"{told}-s", at, signal="thumb_up", **signal))

@@ -8,6 +8,7 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
+from flywheel_tasks.online.days import ARMS, DayLogs
 from flywheel_tasks.online.exposed import COUNTED, Population, Window
 from flywheel_tasks.online.metrics import pairs
 from flywheel_tasks.online.sums import Sums
@@ -15,7 +16,8 @@ from flywheel_tasks.storage.registry_state import Arm, Plan, Rule
 
 DIGEST = "sha256:" + "0" * 64
 START = datetime(2026, 11, 9, tzinfo=UTC)
-RULE = Rule(min_users_per_arm=20, planned_users=400)
+WATCHED = ("thumb_down_per_reply", "regenerate_per_reply", "latency_ms")
+RULE = Rule(min_users_per_arm=20, planned_users=400, guardrails=WATCHED)
 
 
 def make_plan(name: str = "g0001", share: float = 0.5, salt: str = "s", **changes: Any) -> Plan:
@@ -66,13 +68,22 @@ def population(
     past = np.asarray(found["pre_messages"])
     cohort = np.where(past >= 20, "regular", np.where(past > 0, "occasional", "new"))
     users = {**table, **found, "cohort": cohort, **(changes or {})}
-    daily = [int(np.sum(found[f"messages_{day}"])) for day in range(days)]
     return Population(
         users=ibis.memtable(pa.table(users)),
         window=Window(START, START + timedelta(days=days)),
-        exposures_by_day=(n,) * days,
-        messages_by_day=tuple(daily),
+        by_day=tuple({name: logs_of(arm == name, found, day) for name in ARMS} for day in range(days)),
         description={"from": "test"},
+    )
+
+
+def logs_of(rows: np.ndarray, found: Mapping[str, np.ndarray], day: int) -> DayLogs:
+    """What the logs hold of some users on a day on which all of them were exposed."""
+    messages = np.asarray(found[f"messages_{day}"])[rows]
+    return DayLogs(
+        exposures=int(rows.sum()),
+        messages=int(messages.sum()),
+        writers=int((messages > 0).sum()),
+        entrants=int((np.asarray(found["day"])[rows] == day).sum()),
     )
 
 

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel_tasks.online import launch, log_events, promotion
-from flywheel_tasks.online.analysis import analyse, look_at
+from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
 from flywheel_tasks.online.approval import registry_of
+from flywheel_tasks.online.checks import day_faults
 from flywheel_tasks.online.event_errors import EventsError, OtherEventsError, UnreachableEventsError
 from flywheel_tasks.online.guardrails import check, look_document, watch
 from flywheel_tasks.settings import load_settings
@@ -26,10 +27,8 @@ DAY = timedelta(days=1)
 
 
 def events_of(root: Path, at: datetime, name: str, *, harmful: bool) -> list[dict[str, object]]:
-    """One day of both arms; a harmful candidate's users write nothing."""
-    events = ab_events(read_json(root / "launch/plan.json"), 200, start=at, name=name)
-    lost = {e["user_id"] for e in events if harmful and e.get("arm") == "candidate"}
-    return [e for e in events if e["type"] == "exposure" or e["user_id"] not in lost]
+    """One day of both arms; of a harmful candidate nobody wants a second reply."""
+    return ab_events(read_json(root / "launch/plan.json"), 200, start=at, name=name, harmful=harmful)
 
 
 def write_days(root: Path, experiment: Experiment, days: list[int], *, harmful: bool = False) -> None:
@@ -110,6 +109,26 @@ def test_a_day_without_logs_is_unknown_and_then_waited_for(root: Path, experimen
     assert watch(root, "g0001", "a", end + timedelta(hours=2)).until is None
 
 
+@pytest.mark.parametrize("arm", ["control", "candidate"])
+def test_a_day_of_one_arm_is_unknown_and_then_waited_for(
+    root: Path, experiment: Experiment, arm: str
+) -> None:
+    write_days(root, experiment, [0, 1, 3, 4, 5, 6])
+    day = experiment.started_at + 2 * DAY
+    whole = ab_events(read_json(root / "launch/plan.json"), 400, start=day, name="d2")
+    lost = {event["user_id"] for event in whole if event.get("arm") == arm}
+    write_logs(root, f"date={day:%Y-%m-%d}", [event for event in whole if event["user_id"] not in lost])
+    other = "control" if arm == "candidate" else "candidate"
+    reason = f"day 3 of 3 has no exposures and no messages of arm {arm}, and has them of arm {other}"
+    look = check(root, "g0001", "a", day + DAY)
+    assert (look.result, look.reasons[0]) == ("unknown", reason)
+    end = experiment.ends_at
+    assert watch(root, "g0001", "a", end).until == end + timedelta(hours=1)
+    write_logs(root, f"date={day:%Y-%m-%d}", whole)
+    assert watch(root, "g0001", "a", end + timedelta(hours=1)).until is None
+    assert check(root, "g0001", "a", day + DAY).result == "go_on"
+
+
 def test_a_look_does_not_miss_the_logs_of_a_day_that_has_just_begun(
     root: Path, experiment: Experiment
 ) -> None:
@@ -121,8 +140,10 @@ def test_a_look_does_not_miss_the_logs_of_a_day_that_has_just_begun(
         "day 2 of 3 has no logs: 0 exposures, 0 messages",
     )
     with look_at(root, load_settings(root / "params.yaml"), experiment, moment) as look:
-        assert look.population.missing_days() == [1]
-        assert look.population.missing_days(over=True) == []
+        assert day_faults(look.population, experiment.plan) == [
+            "day 2 of 2 has no logs: 0 exposures, 0 messages"
+        ]
+        assert day_faults(look.population, experiment.plan, over=True) == []
 
 
 def test_a_test_is_judged_by_the_events_that_it_was_started_on(root: Path, experiment: Experiment) -> None:
@@ -202,6 +223,51 @@ def test_few_users_stop_nothing() -> None:
     arm, users = people.drawn(np.random.default_rng(3), 30, lift=-0.99)
     assert look_document(people.make_plan(), people.population(arm, users))["result"] == "unknown"
     assert look_document(people.make_plan(), None)["reasons"] == ["nobody was exposed"]
+
+
+SEEN = people.RULE.model_copy(update={"guardrails": ("thumb_down_per_reply", "latency_ms")})
+GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
+
+
+@pytest.mark.parametrize(
+    ("lost", "of", "why"),
+    [
+        (GIVEN, "both", "thumb_down_per_reply cannot be told: no signal of any kind in either arm"),
+        (
+            ("replies",),
+            "both",
+            "thumb_down_per_reply cannot be told: no replies in arm control and candidate",
+        ),
+        (("replies",), "candidate", "thumb_down_per_reply cannot be told: no replies in arm candidate"),
+        (
+            ("timed_replies",),
+            "control",
+            "latency_ms cannot be told: no replies with a latency in arm control",
+        ),
+        (("milliseconds",), "both", "latency_ms cannot be told: milliseconds is zero for everyone"),
+    ],
+)
+def test_a_guardrail_that_the_logs_cannot_measure_does_not_pass(
+    lost: tuple[str, ...], of: str, why: str
+) -> None:
+    """An export without signals, or with other names for them, has no thumb down: that is not praise."""
+    arm, users = people.drawn(np.random.default_rng(3), 2_000, lift=0.4)
+    gone = {name: np.where((arm == of) | (of == "both"), 0, users[name]) for name in lost}
+    found, plan = people.population(arm, users, changes=gone), people.make_plan(rule=SEEN)
+    look = look_document(plan, found)
+    assert (look["result"], look["reasons"]) == ("unknown", [why])
+    document = analyse_population(plan, found, simulated=False)
+    assert (document["result"], document["reasons"], document["advice"]) == ("invalid", [why], None)
+
+
+def test_a_signal_that_nobody_gave_is_rare_where_others_were_given() -> None:
+    arm, users = people.drawn(np.random.default_rng(3), 2_000)
+    found = people.population(arm, users, changes={"thumb_down": 0 * users["thumb_down"]})
+    assert look_document(people.make_plan(rule=SEEN), found)["result"] == "go_on"
+    # Who watches no signal needs none.
+    quiet = people.population(arm, users, changes={name: 0 * users[name] for name in GIVEN})
+    rule = SEEN.model_copy(update={"guardrails": ("safety_violation_per_reply", "latency_ms")})
+    assert look_document(people.make_plan(rule=rule), quiet)["result"] == "go_on"
 
 
 def test_guardrails_spend_their_own_level() -> None:

@@ -58,6 +58,28 @@ def test_an_approved_model_gets_a_plan_and_a_test(root: Path) -> None:
     assert len(registry_of(root).history()) == changes
 
 
+def guardrails_of(root: Path) -> list[str]:
+    found: list[str] = read_json(root / "launch/plan.json")["rule"]["guardrails"]
+    return found
+
+
+def test_latency_is_a_guardrail_but_of_simulated_users(root: Path) -> None:
+    """They have none; a plan that was made for them must not be that of a test of real ones."""
+    approve(root)
+    run_launch(root)
+    assert "latency_ms" not in guardrails_of(root)
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("source: simulated", "source: files"))
+    with pytest.raises(
+        launch.LaunchError,
+        match="on files logs data/logs latency_ms is a guardrail, and of the plan it is none; run stage launch again",
+    ):
+        launch.start(root, by="ada")
+    run_launch(root)
+    assert "latency_ms" in guardrails_of(root)
+    assert launch.start(root, by="ada").plan.rule == load_settings(params).ab.rule
+
+
 def test_a_repeated_start_keeps_what_a_kill_left_unkept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     approve(root)
     run_launch(root)

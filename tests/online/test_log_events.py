@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 
 from flywheel_tasks.online import launch, log_events
 from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
+from flywheel_tasks.online.analysis_text import analysis_markdown
+from flywheel_tasks.online.checks import exposure_faults
+from flywheel_tasks.online.days import DayLogs
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
 from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import PopulationError, Window, population
@@ -43,10 +47,12 @@ def figures(root: Path, segments: tuple[str, ...] = (), **changes: object) -> di
 
 
 def write_tables(folder: Path, events: list[dict]) -> None:
-    """The events as ingested tables, ids already hashed, with a column of the team's own."""
+    """The events as ingested tables, ids already hashed, with latencies and a column of the team's own."""
     tables: dict[str, list[dict]] = {"exposure": [], "message": [], "signal": []}
     for event in events:
         row = parse_event(event).row
+        if event["type"] == "message":
+            row["latency_ms"] = event.get("latency_ms")
         tables[event["type"]].append(row | {"user_id": f"u_{hash(row['user_id']) & 0xFFFFFFFF:08x}"})
     for row in tables["exposure"]:
         row["country"] = "de" if int(row["user_id"][-1], 16) % 2 else "fr"
@@ -76,6 +82,23 @@ def test_parquet_and_a_warehouse_give_what_the_raw_logs_give(root: Path, events:
     with duckdb.connect(str(house)) as con:  # it is the team's: nothing stays there
         found = {row[0] for row in con.execute("select table_name from duckdb_tables()").fetchall()}
     assert found == {"exposures", "messages", "signals"}
+
+
+@pytest.mark.parametrize("kind", ["BIGINT", "UUID"])
+def test_a_user_is_the_same_whatever_type_a_tables_ids_have(
+    root: Path, events: list[dict], kind: str
+) -> None:
+    """DuckDB hashes 12 and '12' differently: no signal found its user, and every guardrail on signals passed."""
+    write_tables(root / "tables", events)
+    raw = figures(root)
+    number = f"('0x' || user_id[3:])::{kind}" if kind == "BIGINT" else "md5(user_id)::UUID"
+    with duckdb.connect() as con:
+        for name in ("exposures", "messages", "signals"):
+            path = root / f"tables/{name}/part-0.parquet"
+            ids = f"({number})::VARCHAR" if name == "exposures" else number
+            con.execute(f"create table {name} as select * replace ({ids} as user_id) from '{path}'")
+            con.execute(f"copy {name} to '{path}'")
+    assert figures(root, events="tables") == raw
 
 
 @pytest.mark.parametrize(
@@ -151,6 +174,7 @@ def test_an_error_of_the_database_in_a_query_is_one_error(root: Path) -> None:
     house = root / "house.db"
     with sqlite3.connect(house) as con:
         for name, columns in log_events.TABLES.items():
+            columns = (*columns, "latency_ms")
             con.execute(f"create table {name} ({', '.join(f'{column} text' for column in columns)})")
     settings = settings_of(root, events=f"sqlite://{house}")
     with pytest.raises(EventsError, match=r"house\.db cannot be read: OperationNotDefinedError"):
@@ -196,10 +220,10 @@ def test_a_warehouse_has_the_tests_own_days_whatever_the_logs_are(root: Path, ev
     assert not of_simulated_users(settings)
     assert of_simulated_users(settings_of(root))
     write_tables(root / "tables", events)
-    approve(root)
-    run_launch(root)
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("events: logs", "events: tables"))
+    approve(root)
+    run_launch(root)
     started = launch.start(root, by="ada")
     with look_at(root, load_settings(params), started, started.started_at + timedelta(days=1)) as look:
         assert not look.over
@@ -250,6 +274,139 @@ def test_a_table_without_a_column_is_named(root: Path, events: list[dict]) -> No
     pq.write_table(pq.read_table(path).drop_columns(["signal"]), path)
     with pytest.raises(EventsError, match="table signals lacks the columns signal"):
         figures(root, events="tables")
+
+
+def changed(path: Path, columns: str) -> None:
+    """Replace columns of a table by expressions of SQL."""
+    with duckdb.connect() as con:
+        con.execute(f"create table changed as select * replace ({columns}) from '{path}'")
+        con.execute(f"copy changed to '{path}'")
+
+
+@pytest.mark.parametrize(
+    ("role", "said"),
+    [
+        ("upper(role[1]) || role[2:]", r"role is 'Assistant' \(\d+ rows\), 'User' \(\d+ rows\)"),
+        (
+            "if(role = 'assistant', 'bot', role)",
+            r"role is 'bot' \(\d+ rows\); it must be one of user, assistant,",
+        ),
+        ("nullif(role, 'user')", r"role is null \(\d+ rows\)"),
+        ("'call me on 555-0100'", r"role is a value that is no name \(\d+ rows\)"),
+    ],
+)
+def test_a_role_that_nobody_knows_is_an_error_and_no_message_of_a_user(
+    root: Path, events: list[dict], role: str, said: str
+) -> None:
+    """Every reply of a bot would be something that its user wrote: depth would be that of the arm's talkativeness."""
+    write_tables(root / "tables", events)
+    changed(root / "tables/messages/part-0.parquet", f"{role} as role")
+    with pytest.raises(EventsError, match=said) as found:
+        figures(root, events="tables")
+    assert "555" not in str(found.value)
+    with pytest.raises(EventsError, match=said):
+        log_events.try_events(settings_of(root, events="tables"), root, PLAN)
+
+
+def test_messages_of_systems_and_tools_are_no_messages_of_users(root: Path, events: list[dict]) -> None:
+    write_tables(root / "tables", events)
+    before = figures(root, events="tables")
+    path = root / "tables/messages/part-0.parquet"
+    said = [row for row in pq.read_table(path).to_pylist() if row["role"] == "user"]
+    rows = [row | {"role": "system"} for row in said] + [row | {"role": "tool"} for row in said[:7]]
+    pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(path)), path.with_name("part-1.parquet"))
+    assert figures(root, events="tables") == before
+    with open_events(settings_of(root, events="tables"), root, PLAN) as found:
+        made = analyse_population(PLAN, population(found, WINDOW, PLAN.rule), simulated=False)
+    assert made["logs"]["ignored_messages"] == {"system": len(said), "tool": 7}
+    assert f"Left out: {len(said)} messages of role system, 7 messages of role tool." in analysis_markdown(
+        made
+    )
+
+
+def test_another_spelling_of_a_signal_is_an_error(root: Path, events: list[dict]) -> None:
+    """It would be no signal at all, and its guardrail would pass."""
+    write_tables(root / "tables", events)
+    path = root / "tables/signals/part-0.parquet"
+    changed(path, "'Thumbs-Down' as signal")
+    with pytest.raises(EventsError, match="signal is 'Thumbs-Down'; it must be written thumb_down"):
+        figures(root, events="tables")
+    changed(path, "'shared' as signal")  # a team's own
+    assert figures(root, events="tables")["metrics"]["thumb_up_per_reply"]["absent"] is not None
+
+
+def test_an_exposure_to_no_arm_does_not_vanish(root: Path, events: list[dict]) -> None:
+    write_tables(root / "tables", events)
+    few = "user_id in (select distinct user_id from '{0}' order by 1 limit 5)".format
+    path = root / "tables/exposures/part-0.parquet"
+    changed(path, f"if({few(path)}, null, arm) as arm")
+    assert figures(root, events="tables")["reasons"] == ["5 users were exposed to an arm that has no name"]
+    # Half of their exposures say it: then they saw two.
+    with duckdb.connect() as con:
+        con.execute(f"create table more as from '{path}' where arm is null")
+        con.execute("update more set arm = 'control'")
+        con.execute(f"copy more to '{path.with_name('part-1.parquet')}'")
+    assert "5 users were exposed to more than one arm" in figures(root, events="tables")["reasons"]
+
+
+@pytest.mark.parametrize("nobody", [None, ""])
+def test_rows_of_nobody_are_not_those_of_one_busy_user(
+    root: Path, events: list[dict], nobody: str | None
+) -> None:
+    """All of them would be one user who saw both arms, and one is enough to make a test invalid."""
+    write_tables(root / "tables", events)
+    before = figures(root, events="tables")
+    for name, rows in (("exposures", 2), ("messages", 9), ("signals", 4)):
+        path = root / f"tables/{name}/part-0.parquet"
+        lost = pq.read_table(path).slice(0, rows)
+        gone = pa.array([nobody] * rows, pa.string())
+        lost = lost.set_column(lost.column_names.index("user_id"), "user_id", gone)
+        pq.write_table(lost, path.with_name("part-1.parquet"))
+    after = figures(root, events="tables")
+    reason = "2 exposures have no user_id, and count for nobody"
+    assert (after["result"], after["reasons"]) == ("invalid", [reason])
+    assert {**after, "result": "valid", "reasons": []} == {**before, "advice": None} | {
+        key: after[key] for key in ("advice_reasons", "primary_pvalues")
+    }
+    with open_events(settings_of(root, events="tables"), root, PLAN) as found:
+        made = population(found, WINDOW, PLAN.rule)
+        said = analysis_markdown(analyse_population(PLAN, made, simulated=False))
+        assert "2 exposures without user_id, 9 messages without user_id, 4 signals without user_id." in said
+        # Of thousands of exposures two are a trace, which is told and no more.
+        many = replace(made, by_day=({"control": DayLogs(exposures=5_000)},))
+        assert exposure_faults(many, PLAN) == []
+
+
+def test_only_the_tables_of_the_tests_days_are_checked(root: Path, events: list[dict]) -> None:
+    write_tables(root / "tables", events)
+    changed(
+        root / "tables/messages/part-0.parquet",
+        f"if(time < timestamptz '{START:%Y-%m-%d} 09:02:00+00', 'bot', role) as role",
+    )
+    settings = settings_of(root, events="tables")
+    later = (START + timedelta(days=2)).date()
+    with open_events(settings, root, PLAN, (), (later, later)) as found:
+        assert found.description["ignored_messages"] == {}
+    with (
+        pytest.raises(EventsError, match="role is 'bot'"),
+        open_events(settings, root, PLAN, (), (START.date(), later)),
+    ):
+        pass
+
+
+def test_a_latency_that_no_table_has_is_no_guardrail(root: Path, events: list[dict]) -> None:
+    """A whole test without this guardrail would be a test that no slow candidate fails."""
+    write_tables(root / "tables", events)
+    path = root / "tables/messages/part-0.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["latency_ms"]), path)
+    settings = settings_of(root, events="tables")
+    with pytest.raises(EventsError, match="table messages lacks the column latency_ms, which is a guardrail"):
+        figures(root, events="tables")
+    with pytest.raises(EventsError, match="lacks the column latency_ms"):  # before the start, too
+        log_events.try_events(settings, root, PLAN)
+    rule = PLAN.rule.model_copy(update={"guardrails": ("thumb_down_per_reply",)})
+    with open_events(settings, root, make_plan(rule=rule)) as found:
+        assert "milliseconds" in found.activity.columns
 
 
 def test_latency_and_refused_replies_of_the_gateway_count(root: Path, events: list[dict]) -> None:
