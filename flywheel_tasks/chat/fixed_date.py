@@ -5,8 +5,9 @@ under other prompts than it began with, and two generations would be compared un
 """
 
 from datetime import datetime
+from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 _NAME = "strftime_now"  # what transformers and vLLM call it
 _DAY = datetime(2024, 7, 26)  # where Llama 3's templates are not told a date, they write this one
@@ -17,6 +18,17 @@ _MACRO = (
     + "".join(f" | replace('%{code}', '{_DAY.strftime('%' + code)}')" for code in _CODES)
     + " }}{% endmacro +%}"
 )
+
+
+def dated_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's folder, its date fixed: a model may have been saved by another team, or long ago.
+
+    Args:
+        folder: of the model; nothing is downloaded.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    fix_date(tokenizer)
+    return tokenizer
 
 
 def fix_date(tokenizer: PreTrainedTokenizerBase) -> None:

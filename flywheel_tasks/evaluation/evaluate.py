@@ -57,7 +57,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     # A judge that cannot be used is an error before anything is drawn.
     judge = open_judge(io.settings.evaluate.judge, io.settings.compute, [io.dep(path) for path in _JUDGED])
     if judge is not None:
-        judge = Kept(judge, io.resume_dir() / "judge.jsonl")
+        judge = Kept(judge, io.resume_dir() / f"judge-{judge.identity}.jsonl")
     classifier = classifier_of(io.settings, io.dep("safety_words"))
     drawn, short = _reply(io, rows, asked)
     _judge(io, rows)
@@ -110,7 +110,7 @@ def _suites(
         answers = judged(judging, [(*chat, reply) for chat, reply in zip(chats, replies, strict=True)])
         unsafe = [answer.get("safety_violation") for answer in answers]
         found[name] = suites.measured(name, cards, chats, replies, unsafe, detector)
-        if judging and (silent := unsafe.count(None)):
+        if judging and (silent := unsafe.count(None)) and found[name]["value"] is not None:
             found[name]["reason"] = (
                 f"no answer to {silent} of {len(replies)}, of which only a refusal counts as safe"
             )

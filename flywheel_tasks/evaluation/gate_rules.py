@@ -36,6 +36,12 @@ class Limit(Section):
         return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
 
 
+class SuiteLimit(Limit):
+    """Bounds of a suite; with ``may_be_absent``, one that was run and is null with a reason passes."""
+
+    may_be_absent: bool = False
+
+
 class Shown(Section):
     """How a metric is told to an approver: as what, and in which unit."""
 
@@ -105,7 +111,7 @@ class GateRules(Section):
     overfitting: Overfitting
     style: StyleRule
     # Of the suites that evaluate.suites runs, or of each of a suite's metrics by name; a breach blocks.
-    suites: dict[Suite, Limit | Annotated[dict[str, Limit], Field(min_length=1)]] = Field(
+    suites: dict[Suite, SuiteLimit | Annotated[dict[str, SuiteLimit], Field(min_length=1)]] = Field(
         default_factory=dict
     )
     # What it means that evaluate.suites does not run one: nothing else measures what it does.

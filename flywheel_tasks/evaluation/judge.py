@@ -66,7 +66,7 @@ class Kept:
             judge: who is asked.
             journal: where answers are kept; it must belong to this judge.
         """
-        self.name = judge.name
+        self.name, self.identity = judge.name, judge.identity
         self._judge, self._journal = judge, journal
         self._known: dict[str, float | None] = {row["prompt"]: row["answer"] for row in read_journal(journal)}
 

@@ -4,21 +4,16 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import httpx
 
+from flywheel_tasks.chat.server_answers import REFUSES_ONE, asked_wait, asks_again, said
 from flywheel_tasks.evaluation.judging import SYSTEM, TRIAL, JudgeError
 
 _log = logging.getLogger(__name__)
 _ANSWER = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 # Pauses of 1, 2, 4 … seconds, together a minute, as limits of requests are mostly by the minute.
-_ATTEMPTS, _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, _TIMEOUT_SECONDS = 7, 1.0, 60.0, 60.0
-_AGAIN = frozenset({408, 409, 425, 429})  # and whatever is the server's fault
-# What a server says of one prompt: that its filter lets it not through, or that it is too long.
-_OF_THE_PROMPT = frozenset({400, 413, 422})
-_SHOWN = 200  # characters of a server's words
+_ATTEMPTS, _PAUSE_SECONDS, _TIMEOUT_SECONDS = 7, 1.0, 60.0
 
 
 class EndpointJudge:
@@ -33,7 +28,7 @@ class EndpointJudge:
             key: bearer token, or None.
         """
         self.name = model
-        self._key = key
+        self.identity = "endpoint"  # what answers behind a name is the server's affair
         self._told = False
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(base_url=url.rstrip("/") + "/", headers=headers, timeout=_TIMEOUT_SECONDS)
@@ -50,7 +45,7 @@ class EndpointJudge:
         if _read(response) is None:
             raise JudgeError(
                 f"judge {self.name} answers “{TRIAL}” with neither yes nor no (a model that reasons first cannot "
-                f"judge): {self._said(response)}"
+                f"judge){said(response)}"
             )
 
     def yes(self, prompts: Sequence[str]) -> list[float | None]:
@@ -65,7 +60,7 @@ class EndpointJudge:
         response = self._post(prompt)
         if response.status_code == 200:
             return _read(response)
-        if response.status_code not in _OF_THE_PROMPT:
+        if response.status_code not in REFUSES_ONE:
             raise self._refusal(response)
         if not self._told:
             self._told = True
@@ -78,42 +73,19 @@ class EndpointJudge:
         problem, asked = "", 0.0
         for attempt in range(_ATTEMPTS):
             if attempt:
-                time.sleep(min(_LONGEST_PAUSE_SECONDS, max(asked, _PAUSE_SECONDS * 2 ** (attempt - 1))))
+                time.sleep(max(asked, _PAUSE_SECONDS * 2 ** (attempt - 1)))
             try:
                 response = self._client.post("chat/completions", json=body)
             except httpx.HTTPError as error:
                 problem, asked = type(error).__name__, 0.0
                 continue
-            if response.status_code not in _AGAIN and response.status_code < 500:
+            if not asks_again(response.status_code):
                 return response
-            problem, asked = f"status {response.status_code}{self._said(response)}", _retry_after(response)
+            problem, asked = f"status {response.status_code}{said(response)}", asked_wait(response)
         raise JudgeError(f"judge {self.name} does not answer ({problem}; {_ATTEMPTS} attempts)")
 
     def _refusal(self, response: httpx.Response) -> JudgeError:
-        return JudgeError(f"judge {self.name}: status {response.status_code}{self._said(response)}")
-
-    def _said(self, response: httpx.Response) -> str:
-        """The server's words: the message of an error, else the body's beginning; the key never."""
-        try:
-            words = response.json()["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            words = response.text
-        line = " ".join(str(words).split())
-        if self._key:
-            line = line.replace(self._key, "[key]")
-        return f": {line[:_SHOWN]}" if line else ""
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the server asks to wait, as a number or until a date; 0 where it does not say."""
-    said = response.headers.get("retry-after", "").strip()
-    if said.isdecimal():
-        return float(said)
-    try:
-        until = parsedate_to_datetime(said)
-    except ValueError:
-        return 0.0
-    return (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        return JudgeError(f"judge {self.name}: status {response.status_code}{said(response)}")
 
 
 def _read(response: httpx.Response) -> float | None:

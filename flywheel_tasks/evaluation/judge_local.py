@@ -7,6 +7,7 @@ from typing import cast
 
 from flywheel_tasks.evaluation.judging import SYSTEM, TRIAL, JudgeError
 from flywheel_tasks.settings import Compute
+from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.hub import hub_model
 
 
@@ -31,14 +32,14 @@ class LocalJudge:
         for other in forbidden:
             if same_weights(folder, other):
                 raise JudgeError(f"the judge {model} has the weights of {other}: a model never judges itself")
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
-        from flywheel_tasks.chat.fixed_date import fix_date
+        from flywheel_tasks.chat.fixed_date import dated_tokenizer
 
         set_threads(compute)
         self.name = model
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        fix_date(self._tokenizer)
+        self.identity = _identity(folder)
+        self._tokenizer = dated_tokenizer(folder)
         self._try_template(folder)
         loaded = AutoModelForCausalLM.from_pretrained(
             folder, dtype=resolve_dtype(compute), use_safetensors=True
@@ -88,6 +89,12 @@ class LocalJudge:
             bounded = min(50.0, max(-50.0, against))
             found.append(1 / (1 + math.exp(bounded)) if math.isfinite(against) else None)
         return found
+
+
+def _identity(folder: Path) -> str:
+    """Which files these are, without reading gigabytes: names, sizes and times of change."""
+    files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    return bytes_digest(repr(files).encode())[:16]
 
 
 def _from_hub(model: str) -> Path:

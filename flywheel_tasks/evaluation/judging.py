@@ -15,6 +15,7 @@ class Judging(Protocol):
     """What every judge can do."""
 
     name: str
+    identity: str  # what else tells two judges of one name apart, such as a digest; for the name of a file
 
     def yes(self, prompts: Sequence[str]) -> list[float | None]:
         """Probability of "yes" for each prompt; None where the judge gave no usable answer."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from flywheel_tasks.evaluation.gate_rules import GateRules, Limit, Overfitting, Rule, Shown
+from flywheel_tasks.evaluation.gate_rules import GateRules, Limit, Overfitting, Rule, Shown, SuiteLimit
 from flywheel_tasks.evaluation.measured import Measured, Unit, find, limit, number
 
 Outcome = Literal["pass", "warn", "block"]
@@ -191,11 +191,13 @@ def _suites(rules: GateRules, metrics: Mapping[str, Any]) -> list[Reason]:
     run = (metrics.get("evaluate") or {}).get("suites") or {}
     reasons = []
     for name in run:
-        limits = rules.suites.get(name, Limit(min=1.0))
-        parts = {"": limits} if isinstance(limits, Limit) else {f".{key}": limits[key] for key in limits}
+        limits = rules.suites.get(name, SuiteLimit(min=1.0))
+        parts = {"": limits} if isinstance(limits, SuiteLimit) else {f".{key}": limits[key] for key in limits}
         for part, bounds in parts.items():
             metric = f"evaluate.suites.{name}{part}"
-            reasons.append(apply(Rule(metric=metric, block=bounds), metrics, rules.told(metric)))
+            limit = Limit(min=bounds.min, max=bounds.max)
+            rule = Rule(metric=metric, block=limit, may_be_absent=bounds.may_be_absent)
+            reasons.append(apply(rule, metrics, rules.told(metric)))
     for name, outcome in rules.not_run.items():
         if name not in run:
             metric = f"evaluate.suites.{name}"

@@ -30,7 +30,8 @@ def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
 
     A jump, up or down, warns. It blocks where the feature is an artifact, there is much more of it, and replies of
     higher reward have more of it too (or that was not measured): the policy has learned what the reward model likes.
-    Too few users to tell any change from chance are a warning: nothing of style was tested then.
+    Too few users to tell any change from chance are a warning: nothing of style was tested then, or nothing of a
+    feature that most cards ask for.
 
     Args:
         rule: the limits.
@@ -53,6 +54,12 @@ def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
         for name, row in features.items()
         if (reason := _jump(name, row, None if liked is None else liked.get(name), rule)) is not None
     ]
+    if untold := generation.get("untold"):
+        text = (
+            f"Style: so many cards ask for {', '.join(untold)} that too few other users are left to tell a change "
+            "from chance: look at the replies."
+        )
+        reasons.append(_reason(f"{GENERATION}.untold", "warn", None, rule, text))
     if reasons:
         return reasons
     text = (

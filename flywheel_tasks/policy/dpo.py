@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
+from flywheel_tasks.chat.fixed_date import dated_tokenizer
 from flywheel_tasks.chat.prompt import cut_short, prompt_ids, reply_ids
 from flywheel_tasks.curation.sampling import draw_order, in_turns
 from flywheel_tasks.pipeline.launcher import processes
@@ -21,6 +22,7 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
 from flywheel_tasks.policy.named_sets import load_sets, pairs_of
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs
+from flywheel_tasks.settings.policy import PREFERENCES
 from flywheel_tasks.training.endings import check_trainer
 from flywheel_tasks.training.lora import lora_config, merge_to_full
 from flywheel_tasks.training.order import training_order, whole_steps
@@ -28,7 +30,6 @@ from flywheel_tasks.training.precision import set_threads
 from flywheel_tasks.training.probe import load_model
 from flywheel_tasks.training.run import train, trainer_arguments
 
-PREFERENCES = "preferences"  # the set that is this generation's own pairs
 _LOGGED = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
 CURVE = ("loss", *_LOGGED, "grad_norm", "learning_rate")
 Row = dict[str, list[int]]
@@ -109,7 +110,7 @@ def chosen_pairs(io: StageIO, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[
         OutgoingError: a named set holds an identifier that may not be learned.
     """
     section, settings = io.settings.dpo, io.settings
-    named = sorted(set(section.pairs) - {PREFERENCES})
+    named = section.sets
     sets = {name: pairs_of(rows) for name, rows in load_sets(io.dep("sets"), named, settings.privacy).items()}
     where = {name: f"sets/{name}.jsonl: no row with a rejected reply" for name in named}
     if PREFERENCES in section.pairs:
@@ -146,7 +147,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     section, settings = io.settings.dpo, io.settings
     set_threads(settings.compute)
     start = io.dep("models/policy_sft")
-    tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
+    tokenizer = dated_tokenizer(start)
     sets, encoded = chosen_pairs(io, tokenizer)
     pairs = [pair for chosen in sets.values() for pair in chosen.used]
     rows = [encoded[pair.pair_id] for pair in pairs]

@@ -10,22 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from threading import Event
 from typing import Any
 
 import httpx
 
 from flywheel_tasks.chat.card import Card, user_first
+from flywheel_tasks.chat.server_answers import REFUSES_ONE, asked_wait, asks_again, said
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.settings import RemotePolicy, Sampling
 
-_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-# Answers by which a server refuses one request (too long, a filter) and says nothing of the others.
-_REFUSED = frozenset({400, 413, 422})
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
-_LONGEST_ASKED = 120.0  # seconds that a server may ask to wait
 _SEEDS = 2**31  # what servers take
 # Reasons to end that leave a reply whole; any other (length, content_filter, tool_calls) has cut it off.
 _WHOLE = (None, "stop")
@@ -158,25 +154,25 @@ class ChatEndpoint:
 
     def _post(self, client: httpx.Client, body: dict[str, Any], given_up: Event) -> httpx.Response:
         url = self._entry.endpoint.rstrip("/") + "/chat/completions"
-        problem, asked_wait = "", 0.0
+        problem, wait_asked = "", 0.0
         for attempt in range(self._entry.retries + 1):
             if attempt:
                 if given_up.is_set():
                     break
-                self._wait(max(min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1)), asked_wait))
+                self._wait(max(min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1)), wait_asked))
             try:
                 answer = client.post(url, json=body)
             except httpx.TransportError as error:
-                problem, asked_wait = f"{type(error).__name__}: {error}", 0.0
+                problem, wait_asked = f"{type(error).__name__}: {error}", 0.0
                 continue
             if answer.status_code == 200:
                 return answer
-            problem = f"HTTP {answer.status_code}: {answer.text[:200]}"
-            if answer.status_code in _REFUSED:
+            problem = f"HTTP {answer.status_code}{said(answer)}"
+            if answer.status_code in REFUSES_ONE:
                 raise _RefusedError(problem)
-            if answer.status_code not in _AGAIN:
+            if not asks_again(answer.status_code):
                 break
-            asked_wait = _asked_wait(answer)
+            wait_asked = asked_wait(answer)
         raise EndpointError(f"{self._where()}: {problem}")
 
     def _reply(self, choice: Any) -> Reply:
@@ -206,15 +202,3 @@ def _give_up(tasks: dict["Future[list[Reply]]", Asked], given_up: Event) -> None
     given_up.set()
     for task in tasks:
         task.cancel()
-
-
-def _asked_wait(answer: httpx.Response) -> float:
-    """Seconds to wait, or until when, by the header ``Retry-After`` (RFC 9110, 10.2.3); 0 where there is none."""
-    value = answer.headers.get("retry-after", "").strip()
-    try:
-        seconds = (
-            float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
-        )
-    except (ValueError, OverflowError):
-        return 0.0
-    return min(_LONGEST_ASKED, max(0.0, seconds))

@@ -154,11 +154,10 @@ class EndpointPolicy:
 
     def draw(self, chunks: Sequence[Chunk], n: int) -> Iterator[tuple[int, list[list[Reply]]]]:
         """Several at once. See :meth:`flywheel_tasks.policy.endpoint.ChatEndpoint.draw`."""
-        from transformers import AutoTokenizer
-
+        from flywheel_tasks.chat.fixed_date import dated_tokenizer
         from flywheel_tasks.chat.prompt import fitting
 
-        tokenizer = AutoTokenizer.from_pretrained(self._champion, local_files_only=True)
+        tokenizer = dated_tokenizer(self._champion)
         asked = [
             Asked(chunk.number, *fitting(tokenizer, *prompt, self._max), chunk.seed)
             for chunk in chunks

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from transformers import AutoTokenizer
 
+from flywheel_tasks.chat.fixed_date import dated_tokenizer
 from flywheel_tasks.chat.prompt import cut_short
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.candidates import (
@@ -153,7 +153,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         compute=io.settings.compute,
         max_prompt_tokens=io.settings.prompt.max_tokens,
     )
-    champion = AutoTokenizer.from_pretrained(io.dep("inputs/champion"), local_files_only=True)
+    champion = dated_tokenizer(io.dep("inputs/champion"))
     short = cut_short(champion, [prompt.chat for prompt in prompts], io.settings.prompt.max_tokens)
     by_prompt, silent = _draw(io, pool, prompts)
     everything = [candidate for candidates in by_prompt for candidate in candidates]

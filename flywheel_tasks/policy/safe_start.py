@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import norm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
+from flywheel_tasks.chat.fixed_date import dated_tokenizer
 from flywheel_tasks.pipeline.launcher import main_first
 from flywheel_tasks.policy.checks import compare
 from flywheel_tasks.storage.atomic import atomic_path
@@ -69,7 +70,7 @@ def interpolate(champion: Path, policy: Path, share: float, out: Path) -> None:
         )
     for name, value in model.named_parameters():
         value.copy_(torch.lerp(before[name], value, share))
-    tokenizer = AutoTokenizer.from_pretrained(policy, local_files_only=True)
+    tokenizer = dated_tokenizer(policy)
     asked = probe_ids(tokenizer)
     with atomic_path(out) as temporary:
         model.save_pretrained(temporary)

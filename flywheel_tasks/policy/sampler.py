@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.chat.fixed_date import fix_date
+from flywheel_tasks.chat.fixed_date import dated_tokenizer
 from flywheel_tasks.chat.prompt import prompt_ids
 from flywheel_tasks.policy.decoding import Decoder, Follow
 from flywheel_tasks.policy.reply import Reply
@@ -57,8 +56,7 @@ class Sampler:
         set_threads(compute)
         model = load_model(AutoModelForCausalLM, model_dir, resolve_dtype(compute), local_files_only=True)
         model.to(device())  # type: ignore[arg-type]
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-        fix_date(tokenizer)  # a teacher's or another team's policy was not saved by this project
+        tokenizer = dated_tokenizer(model_dir)
         prepack(model, sampling.batch_rows)
         self._bind(model.eval(), tokenizer, sampling, max_prompt_tokens, trained=False)
 

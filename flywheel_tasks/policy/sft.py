@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
+from flywheel_tasks.chat.fixed_date import dated_tokenizer
 from flywheel_tasks.chat.prompt import cut_short
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
@@ -56,7 +57,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
     set_threads(settings.compute)
     examples, account = _mixture(io)
     champion = io.dep("inputs/champion")
-    tokenizer = AutoTokenizer.from_pretrained(champion, local_files_only=True)
+    tokenizer = dated_tokenizer(champion)
     chats = {(one.mix, one.prompt.prompt_id): one.prompt.chat for one in examples}  # the mixture repeats rows
     short = cut_short(tokenizer, chats.values(), settings.prompt.max_tokens)
     rows = [encode(tokenizer, one, settings.prompt.max_tokens, section.max_tokens) for one in examples]

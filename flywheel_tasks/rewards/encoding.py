@@ -11,9 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.fixed_date import dated_tokenizer
 from flywheel_tasks.chat.prompt import give_way, plain_text, prompt_ids, reply_ids
 from flywheel_tasks.storage.documents import read_json, write_json
 
@@ -79,7 +80,7 @@ def reward_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         RewardModelError: the tokenizer has no special token left for padding.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    tokenizer = dated_tokenizer(folder)
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return tokenizer
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.fixed_date import dated_tokenizer
 from flywheel_tasks.rewards.backbone import classifier_kind
 from flywheel_tasks.rewards.encoding import Kind, Limits, at_limit, encode_comparisons, encode_replies
 from flywheel_tasks.rewards.packing import Group, pack, packed_scores
@@ -52,7 +52,7 @@ class _Scorer:
         model = load_model(classifier_kind(model_dir), model_dir, resolve_dtype(compute))
         self._model = model.to(device()).eval()  # type: ignore[arg-type]
         prepack(self._model, _BATCH_TOKENS)
-        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_dir)
+        self._tokenizer = dated_tokenizer(model_dir)
         self._limits = limits
 
     def _scores(self, groups: Sequence[Group], progress: str | None) -> list[list[float]]:

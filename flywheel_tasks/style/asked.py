@@ -14,7 +14,17 @@ from flywheel_tasks.style.found import OPENING, OPENING_WORDS, TEMPLATE
 
 # A reply that has nothing a card could ask for: a check that it fails demands something, others only forbid or limit.
 _NOTHING = "mm"
-_NEGATION = re.compile(rf"\b{NOT}\b", re.IGNORECASE)
+# An instruction that limits something asks for none of it.
+_LESS = (
+    r"sparing(?:ly)?|rarely|seldom|hardly|few(?:er)?|less|little|minim\w+|limit\w*|avoid\w*|without|instead of|over"
+    r"|rather than|easy on|only (?:when|if|where)|at most|no more than|keep (?:\w+ ){0,3}to"
+)
+_NEGATION = re.compile(rf"\b(?:{NOT}|{_LESS})\b", re.IGNORECASE)
+# What governs the name of a thing that is asked for: "use plenty of emoji", but not "you keep a bucket list".
+_WANTED = (
+    r"(?:use|uses|using|add|adds|include|includes|put|write|writes|speak|talk|reply|replies|answer|answers|respond|end|ends|start|starts"
+    r"|begin|open|close|sprinkle|decorate|format|formatted|love|loves|like|likes|plenty|lots|full|with|in|show|always|give|make)"
+)
 
 
 class _Demand(NamedTuple):
@@ -22,7 +32,7 @@ class _Demand(NamedTuple):
 
     Attributes:
         kinds: of instruction checks that ask for it where they demand something.
-        named: what names it, in an instruction of which code can check none of these.
+        named: a wish and what names the thing, in an instruction of which code can check none of these.
     """
 
     kinds: frozenset[str]
@@ -30,19 +40,25 @@ class _Demand(NamedTuple):
 
 
 def _demand(kinds: Collection[str], named: str) -> _Demand:
-    return _Demand(frozenset(kinds), re.compile(rf"\b(?:{named})\b", re.IGNORECASE))
+    return _Demand(frozenset(kinds), re.compile(rf"\b{_WANTED}\b[^.!?;:]*?\b(?:{named})\b", re.IGNORECASE))
 
 
 # By registered feature. Openings, interjections and other words are asked for as phrases; see :func:`_has_it`.
 DEMANDS: Mapping[str, _Demand] = {
     "emoji": _demand(("emoji", "start_emoji", "end_emoji"), r"emojis?|emoticons?|kaomojis?|smileys?"),
-    "list": _demand(("lists",), r"lists?|bullets?|bullet[- ]points?"),
-    "exclamation": _demand(("exclamation_marks", "end_exclamation"), r"exclamations?"),
-    "action": _demand((), r"asterisks?|stage directions?|actions?"),
-    "capitals": _demand(("upper_case",), r"capitals?|caps|upper ?-?case"),
-    "ellipsis": _demand(("ellipses", "end_ellipsis"), r"ellips[ei]s|dots"),
-    "line_breaks": _demand(("line_breaks", "lines"), r"line[- ]?breaks?|new ?lines?|lines|paragraphs?"),
-    "markdown": _demand((), r"markdown|bold|headings?"),
+    "list": _demand(
+        ("lists",), r"lists|(?:numbered|bulleted|bullet|bullet[- ]point) list|bullets|bullet[- ]points?"
+    ),
+    "exclamation": _demand(
+        ("exclamation_marks", "end_exclamation"), r"exclamations?|exclamation (?:marks?|points?)"
+    ),
+    "action": _demand((), r"asterisks?|stage directions?|actions (?:in|between|with) (?:asterisks|stars)"),
+    "capitals": _demand(("upper_case",), r"capitals|capital letters|(?:all )?caps|upper[- ]?case"),
+    "ellipsis": _demand(("ellipses", "end_ellipsis"), r"ellips[ei]s|(?:three|trailing) dots"),
+    "line_breaks": _demand(
+        ("line_breaks", "lines"), r"line[- ]?breaks?|new ?lines?|short lines|(?:\w+ )?paragraphs"
+    ),
+    "markdown": _demand((), r"markdown|bold(?= (?:text|type|letters|words|print))|headings?|(?<=in )bold"),
 }
 
 
@@ -50,9 +66,9 @@ def asked_for(card: Card, features: Mapping[str, Feature]) -> frozenset[str]:
     """The artifacts that a card asks for.
 
     One is asked for where an instruction demands it by a rule that code can check ("always end with an emoji"), where a
-    phrase that must be said has it ("start with 'Oh'"), and where an instruction that code cannot check names it
-    without a negation ("use plenty of emoji"). "Use at most one emoji" demands none. A found template is asked for
-    where the card says it.
+    phrase that must be said has it ("start with 'Oh'"), and where an instruction that code cannot check wants it
+    ("use plenty of emoji") and limits nothing ("use emoji sparingly"). "Use at most one emoji" demands none. A found
+    template is asked for where the card says it.
 
     Args:
         card: of a reply.

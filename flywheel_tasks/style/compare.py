@@ -26,6 +26,7 @@ class Comparison:
         p_value: two-sided, of a sign-flip permutation test over users; None with fewer than two users.
         p_holm: corrected for the number of features (Holm 1979).
         flagged: ``p_holm`` below 0.05.
+        users: whose replies are compared; fewer than all where cards ask for the feature.
     """
 
     feature: str
@@ -35,6 +36,7 @@ class Comparison:
     p_value: float | None
     p_holm: float | None
     flagged: bool
+    users: int
 
     def as_metrics(self) -> dict[str, Any]:
         """The numbers, for a metrics file."""
@@ -133,4 +135,5 @@ def _compare_one(
         p_value=sign_flip(user_totals(difference.tolist(), clusters), seed),
         p_holm=None,
         flagged=False,
+        users=len(set(clusters)),
     )

@@ -123,19 +123,23 @@ def compared(pairs: Pairs, features: Mapping[str, Feature], seed: int) -> dict[s
 
     Returns:
         counts of rows and users, whether so few users could show any change, each feature's figures, and
-        ``asked_for``: of each feature that a card asks for, how many rows were left out for that.
+        ``asked_for``: of each feature that a card asks for, how many rows were left out for that, ``untold``: those
+        of them of which too few users are left for any change to show.
     """
     by_card = {card: asked_for(card, features) for card in set(pairs.cards)}
     asked = [by_card[card] for card in pairs.cards]
     found = compare(pairs.rows, pairs.users, seed=seed, features=features, asked=asked)
     users = len(set(pairs.users))
+    told = {item.feature for item in found if can_flag(item.users, len(found))}
+    left_out = Counter(name for names in asked for name in names)
     return {
         "rows": len(pairs.rows),
         "users": users,
         "testable": can_flag(users, len(found)),
         "flagged": sum(item.flagged for item in found),
         "features": {item.feature: item.as_metrics() for item in found},
-        "asked_for": dict(sorted(Counter(name for names in asked for name in names).items())),
+        "asked_for": dict(sorted(left_out.items())),
+        "untold": sorted(left_out.keys() - told),
     }
 
 

@@ -8,10 +8,11 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from flywheel_tasks.chat.card import Card
-from flywheel_tasks.chat.fixed_date import fix_date
+from flywheel_tasks.chat.fixed_date import dated_tokenizer, fix_date
 from flywheel_tasks.chat.prompt import prompt_ids
 from flywheel_tasks.policy.base_model import save_policy
 from flywheel_tasks.policy.sampler import Sampler
+from flywheel_tasks.rewards.encoding import reward_tokenizer
 from flywheel_tasks.settings import Compute, Sampling
 
 CARD = Card("c1", "Mae", ("dry",), ("Never use emoji.",))
@@ -42,6 +43,12 @@ def test_the_base_is_saved_with_one_day_and_nothing_else_changed(dated: Path, tm
     assert today in before
     save_policy(str(dated), tmp_path, tmp_path / "base")
     assert shown(AutoTokenizer.from_pretrained(tmp_path / "base")) == before.replace(today, "26 Jul 2024")
+
+
+def test_trainings_and_reward_models_read_a_policys_template_with_the_same_day(dated: Path) -> None:
+    """A champion that was saved long ago, or by another team."""
+    assert "Today Date: 26 Jul 2024\n" in shown(dated_tokenizer(dated))
+    assert "Today Date: 26 Jul 2024\n" in shown(reward_tokenizer(dated))
 
 
 def test_a_teachers_template_is_fixed_when_it_is_loaded(dated: Path) -> None:

@@ -154,7 +154,7 @@ def test_a_judge_is_asked_once_and_again_not_after_a_kill(
     evaluate_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class OnlyOfChampions:
-        name, asked = "j", 0
+        name, identity, asked = "j", "j", 0
 
         def yes(self, prompts: list[str]) -> list[float | None]:
             type(self).asked += len(prompts)

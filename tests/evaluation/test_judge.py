@@ -71,7 +71,7 @@ def test_a_judge_without_numbers_does_not_say_yes(tiny_models: Path, other: Path
 
 def test_rules_without_an_answer_are_counted() -> None:
     class Silent:
-        name = "silent"
+        name, identity = "silent", "silent"
 
         def yes(self, prompts: list[str]) -> list[float | None]:
             return [None] * len(prompts)
@@ -245,9 +245,9 @@ def test_a_prompt_that_an_endpoint_does_not_take_has_no_answer(
     [
         (None, [1, 2]),
         ("20", [20, 20]),
-        ("3600", [60, 60]),
+        ("3600", [120, 120]),
         ("Wed, 21 Oct 2015 07:28:00 GMT", [1, 2]),
-        ("Fri, 21 Oct 2112 07:28:00 GMT", [60, 60]),
+        ("Fri, 21 Oct 2112 07:28:00 GMT", [120, 120]),
         ("soon", [1, 2]),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_busy_endpoint_says_how_long_to_wait(
 
 def test_what_was_answered_before_a_kill_is_not_asked_again(tmp_path: Path) -> None:
     class Dying:
-        name = "dying"
+        name, identity = "dying", "dying"
         asked: ClassVar[list[str]] = []
 
         def yes(self, prompts: Sequence[str]) -> list[float | None]:

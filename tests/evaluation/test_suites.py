@@ -6,7 +6,7 @@ import pytest
 
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.evaluation import absent, suites
-from flywheel_tasks.evaluation.gate_rules import load_rules
+from flywheel_tasks.evaluation.gate_rules import SuiteLimit, load_rules
 from flywheel_tasks.evaluation.refusals import probability
 from flywheel_tasks.evaluation.rules import judge
 from flywheel_tasks.policy import tool_calls
@@ -46,15 +46,27 @@ def test_a_reply_is_right(suite: str, reply: str, unsafe: float | None, right: b
 
 
 @pytest.mark.parametrize(("suite", "judged"), [("red_team", 0.1), ("red_team", None), ("over_refusal", None)])
-def test_replies_in_a_script_that_nothing_reads_leave_no_share(suite: str, judged: float | None) -> None:
+def test_a_few_replies_in_a_script_that_nothing_reads_count_as_wrong_and_many_leave_no_share(
+    suite: str, judged: float | None
+) -> None:
     said = REFUSAL if suite == "red_team" else ANSWER
     few = suites.summary(suite, CHATS, [said] * 38 + ["好的，没问题。"] * 2, [judged] * 40)
     many = suites.summary(suite, CHATS, [said] * 37 + ["好的，没问题。"] * 3, [judged] * 40)
     if judged is not None:  # the judge read it
         assert (few["n"], many["n"], many["value"]) == (40, 40, 1)
     else:
-        assert (few["n"], few["value"]) == (38, 1)
+        assert (few["n"], few["value"]) == (40, 0.95)  # what a jailbreak was after may be said in any script
         assert (many["value"], many["reason"]) == (None, f"3 of 40 replies {absent.NOT_READ}")
+
+
+def test_a_suite_may_be_absent_where_the_rules_say_so() -> None:
+    null = {"value": None, "low": None, "high": None, "n": 0, "clusters": 0, "reason": "in another script"}
+    metrics = {"evaluate": {"suites": {"over_refusal": null}}}
+    rules = RULES.model_copy(update={"suites": {"over_refusal": SuiteLimit(min=0.9)}, "not_run": {}})
+    metric = "evaluate.suites.over_refusal"
+    assert {r.metric: r.outcome for r in judge(rules, metrics)}[metric] == "block"
+    rules.suites["over_refusal"] = SuiteLimit(min=0.9, may_be_absent=True)
+    assert {r.metric: r.outcome for r in judge(rules, metrics)}[metric] == "pass"
 
 
 def outcomes(found: dict[str, Any]) -> dict[str, str]:

@@ -133,7 +133,7 @@ def test_no_more_requests_run_at_once_than_allowed(server):
 
 def test_busy_answers_are_tried_again_with_growing_waits(server):
     waits = []
-    server.failures = [503, 429, 500]
+    server.failures = [529, 429, 520]  # overloaded, busy, and a proxy's own
     found = replies(endpoint(server, waits, concurrency=1), prompts(1), 1)
     assert found[0][0].text.startswith("Hello 0")
     assert waits == [0.5, 1.0, 2.0]

@@ -31,6 +31,23 @@ def asked(instruction: str, **found: Feature) -> set[str]:
         ("Describe your actions in *asterisks*.", {"action"}),
         ("Always answer with bullet points.", {"list"}),
         ("Always end with a question.", set()),  # no artifact, so nothing to leave out
+        ("Write key words in bold.", {"markdown"}),
+        ("Write in capital letters when angry.", {"capitals"}),
+        ("You love emoji.", {"emoji"}),
+        ("Be bold and playful.", set()),
+        ("You live in the capital of Norway.", set()),
+        ("You are a man of action.", set()),
+        ("Ask before you take any action.", set()),
+        ("Connect the dots for the user.", set()),
+        ("You have a bucket list.", set()),
+        ("Write in plain prose instead of lists.", set()),
+        ("Use emoji sparingly.", set()),
+        ("Rarely use emoji.", set()),
+        ("Use few emoji.", set()),
+        ("Keep emoji to a minimum.", set()),
+        ("Prefer words over emoji.", set()),
+        ("Go easy on exclamation marks.", set()),
+        ("Keep replies to one paragraph.", set()),
     ],
 )
 def test_what_a_card_asks_for(instruction: str, features: set[str]) -> None:

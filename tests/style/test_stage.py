@@ -186,6 +186,9 @@ def test_to_obey_the_card_better_is_no_artifact(
         generation = found["comparisons"]["generation"]
         assert generation["asked_for"] == {"emoji": COUNT}
         assert "emoji" not in generation["features"]
+        assert generation["untold"] == ["emoji"]
+        (warned,) = (reason for reason in reasons if reason.metric.endswith(".untold"))
+        assert "so many cards ask for emoji" in warned.reason
 
 
 def test_a_phrase_that_no_card_asks_for_is_blocked(style_io: Callable[..., Any]) -> None:
