@@ -116,23 +116,39 @@ def day_faults(found: Population, plan: Plan, *, over: bool = False) -> list[str
         over: a last day that has only begun need not have logs; those of one arm must not come without the other's.
     """
     done = (found.window.end - found.window.start) // timedelta(days=1) if over else found.window.days
-    shares: dict[str, float] = {arm.name: arm.share / plan.share for arm in plan.arms}
+    of_one = one_arm_days(found, plan)
     faults = []
+    for day in range(len(found.by_day)):
+        exposures, messages = _of_both(found, day)
+        if (not exposures or not messages) and day < done:
+            faults.append(f"{_name(found, day)} has no logs: {exposures} exposures, {messages} messages")
+        faults += of_one.get(day, ())
+    return faults
+
+
+def one_arm_days(found: Population, plan: Plan) -> dict[int, list[str]]:
+    """Days of the test that have logs of one arm only, by number from 0, with what they lack as sentences."""
+    shares: dict[str, float] = {arm.name: arm.share / plan.share for arm in plan.arms}
+    faults: dict[int, list[str]] = {}
     for day, arms in enumerate(found.by_day):
-        exposures, messages = (
-            sum(getattr(logs, name) for logs in arms.values()) for name in ("exposures", "messages")
-        )
-        name = f"day {day + 1} of {found.window.days}"
-        if not exposures or not messages:
-            if day < done:
-                faults.append(f"{name} has no logs: {exposures} exposures, {messages} messages")
+        if 0 in _of_both(found, day):
             continue
         for arm, other in (ARMS, ARMS[::-1]):
             if lost := _lost(arms[arm], arms[other], shares[arm], _LEAST_ACTIVE[arm]):
-                faults.append(
-                    f"{name} has no {' and no '.join(lost)} of arm {arm}, and has them of arm {other}"
+                faults.setdefault(day, []).append(
+                    f"{_name(found, day)} has no {' and no '.join(lost)} of arm {arm}, and has them of arm {other}"
                 )
     return faults
+
+
+def _name(found: Population, day: int) -> str:
+    return f"day {day + 1} of {found.window.days}"
+
+
+def _of_both(found: Population, day: int) -> tuple[int, int]:
+    """Exposures and messages of a day, of both arms."""
+    arms = found.by_day[day].values()
+    return sum(logs.exposures for logs in arms), sum(logs.messages for logs in arms)
 
 
 def _lost(arm: DayLogs, other: DayLogs, share: float, active: float) -> list[str]:

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel_tasks.online import launch, log_events, promotion
-from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
+from flywheel_tasks.online.analysis import analyse, analyse_population, arm_sums, look_at
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.checks import day_faults
+from flywheel_tasks.online.decision import harms
 from flywheel_tasks.online.event_errors import EventsError, OtherEventsError, UnreachableEventsError
 from flywheel_tasks.online.guardrails import check, look_document, watch
 from flywheel_tasks.settings import load_settings
@@ -127,6 +128,43 @@ def test_a_day_of_one_arm_is_unknown_and_then_waited_for(
     write_logs(root, f"date={day:%Y-%m-%d}", whole)
     assert watch(root, "g0001", "a", end + timedelta(hours=1)).until is None
     assert check(root, "g0001", "a", day + DAY).result == "go_on"
+
+
+@pytest.mark.parametrize("arm", ["control", "candidate", None])
+def test_lost_logs_leave_no_harmful_arm_served(root: Path, experiment: Experiment, arm: str | None) -> None:
+    """Of both arms, or of one: then its day and those beside it tell nothing, but the others do."""
+    write_days(root, experiment, [0, 2, 3, 4], harmful=True)
+    day = experiment.started_at + DAY
+    events = [] if arm is None else events_of(root, day, "d1", harmful=True)
+    lost = {event["user_id"] for event in events if event.get("arm") == arm}
+    write_logs(root, f"date={day:%Y-%m-%d}", [event for event in events if event["user_id"] not in lost])
+    look = check(root, "g0001", "a", day + 4 * DAY)
+    assert look.result == "stop"
+    assert "worse by" in look.reasons[0]
+    assert any(reason.startswith("day 2 of 5 has no ") for reason in look.reasons)
+
+
+def test_what_one_arm_lost_is_no_harm(root: Path, experiment: Experiment) -> None:
+    """The day beside the lost one has logs of its first users only: the loss began within it."""
+    write_days(root, experiment, [0, 4, 5])
+    plan = read_json(root / "launch/plan.json")
+    for number in (1, 2, 3):
+        day = experiment.started_at + number * DAY
+        whole = ab_events(plan, 600, start=day, name=f"d{number}")
+        of = [event["user_id"] for event in whole if event.get("arm") == "candidate"]
+        lost = set(of if number == 2 else of[: len(of) * 9 // 10])
+        kept = [
+            event
+            for event in whole
+            if event["user_id"] not in lost or (event["type"] == "exposure" and number != 2)
+        ]
+        write_logs(root, f"date={day:%Y-%m-%d}", kept)
+    look = check(root, "g0001", "a", experiment.started_at + 6 * DAY)
+    assert (look.result, look.reasons[0].partition(" has no ")[0]) == ("unknown", "day 3 of 6")
+    with look_at(
+        root, load_settings(root / "params.yaml"), experiment, experiment.started_at + 6 * DAY
+    ) as found:
+        assert harms(arm_sums(found.population), experiment.plan.rule)[1] != []
 
 
 def test_a_look_does_not_miss_the_logs_of_a_day_that_has_just_begun(
