@@ -11,6 +11,7 @@ from flywheel_tasks.online.analysis import arm_sums, as_bytes, look_at, running_
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.decision import harms
 from flywheel_tasks.online.event_errors import UnreachableEventsError
+from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import Population
 from flywheel_tasks.online.kept_spools import drop_others
 from flywheel_tasks.online.sums import Sums
@@ -33,6 +34,8 @@ def look_document(
     plan: Plan,
     found: Population | None,
     without: Callable[[Collection[int]], Population] | None = None,
+    *,
+    simulated: bool = False,
 ) -> dict[str, Any]:
     """What a look finds: ``result``, ``reasons``, ``users`` and the guardrails' always-valid figures.
 
@@ -45,13 +48,15 @@ def look_document(
         plan: of the test.
         found: its users so far; None if there are none.
         without: makes them again without some test days; None: nothing does, and such a day lets nothing stop.
+        simulated: whether the users are the demo's: the simulation writes all days in which they do something.
     """
     rule = plan.rule
     if found is None:
         return {"result": "unknown", "reasons": ["nobody was exposed"], "guardrails": {}}
     arms, logs = arm_sums(found), {"logs": dict(found.description)}
     facts = checks.facts(arms, plan)
-    doubts = checks.day_faults(found, plan, over=True)  # the day of the look may not have any logs yet
+    # The day of the look may not have any logs yet.
+    doubts = [] if simulated else checks.day_faults(found, plan, over=True)
     doubts += checks.exposure_faults(found, plan)
     doubts += checks.size_faults(facts["users"], rule.min_users_per_arm, facts["sample_ratio"]["pvalue"])
     guardrails: dict[str, Any] = {}
@@ -59,7 +64,7 @@ def look_document(
     if _are_enough(arms, rule):
         doubts += checks.guardrail_faults(arms, rule)
         guardrails, harm = harms(arms, rule)
-    if lost := _with_neighbours(checks.one_arm_days(found, plan)):
+    if lost := _with_neighbours(() if simulated else checks.one_arm_days(found, plan)):
         harm, whole = [], {} if without is None else arm_sums(without(lost))
         if _are_enough(whole, rule):
             guardrails, harm = harms(whole, rule)
@@ -91,7 +96,8 @@ def check(root: Path, generation: str, by: str, now: datetime | None = None) -> 
         cannot be reached just now, are ``unknown`` too. Once a look has said stop, it stands: that look is returned.
 
     Raises:
-        EventsError: ``ab.events`` is malformed, lacks a column, or cannot be read for another lasting reason.
+        EventsError: ``ab.events`` is malformed, lacks a column, or cannot be read for another lasting reason; or the
+            settings name other events than those that the test was started on.
         RegistryError: no test of this generation is running.
     """
     settings, moment = load_settings(root / "params.yaml"), now or datetime.now(UTC)
@@ -102,7 +108,9 @@ def check(root: Path, generation: str, by: str, now: datetime | None = None) -> 
     drop_others(root, registry.state().all_running())  # of tests that ended on other machines
     try:
         with look_at(root, settings, experiment, moment) as look:
-            document = look_document(experiment.plan, look.population, look.without)
+            document = look_document(
+                experiment.plan, look.population, look.without, simulated=of_simulated_users(settings)
+            )
     except _UNREADABLE as error:
         document = {"result": "unknown", "reasons": [str(error)], "guardrails": {}}
     day = day_of(experiment, moment)
@@ -170,11 +178,16 @@ def watch(root: Path, generation: str, by: str, now: datetime | None = None) -> 
 
 
 def lacks_logs(root: Path, generation: str, now: datetime) -> bool:
-    """Whether a day of a test that is over has no logs yet, or those of one arm only: they may be late."""
+    """Whether a day of a test that is over has no logs yet, or those of one arm only: they may be late.
+
+    Those of simulated users never are.
+    """
     settings, experiment = load_settings(root / "params.yaml"), running_experiment(root, generation)
     try:
         with look_at(root, settings, experiment, now) as look:
             found = look.population
-            return found is not None and bool(checks.day_faults(found, experiment.plan))
+            if found is None or of_simulated_users(settings):
+                return False
+            return bool(checks.day_faults(found, experiment.plan))
     except _UNREADABLE:
         return True
