@@ -13,7 +13,7 @@ from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.design import make_design
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError
 from flywheel_tasks.online.log_events import open_events
-from flywheel_tasks.settings import load_settings
+from flywheel_tasks.settings import SettingsError, load_settings
 from tests.online.conftest import approve
 from tests.online.people import make_plan
 from tests.online.test_launch import run_launch
@@ -56,6 +56,13 @@ def test_no_password_of_a_warehouse_need_stand_in_the_settings(
         open_events(settings, root, make_plan()),
     ):
         pass
+
+
+def test_a_place_that_begins_with_a_variable_is_refused(root: Path) -> None:
+    """It was taken for a folder: no look could ever have read it."""
+    set_(root, "ab", events="${EVENTS_URL}")
+    with pytest.raises(SettingsError, match=r"events: begin with the scheme"):
+        load_settings(root / "params.yaml")
 
 
 def test_what_is_left_to_a_person_is_told_without_a_password(root: Path) -> None:
