@@ -110,6 +110,7 @@ def test_a_plan_from_past_logs_becomes_the_rule_of_the_test(root: Path) -> None:
     call(ab.app, root, "start", "--by", "ada")
     rule = registry_of(root).state().running().plan.rule
     assert rule.planned_users == design["planned_users"]
+    assert design["rule"] | {"planned_users": rule.planned_users} == rule.model_dump(mode="json")
     # What params.yaml says later changes nothing.
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("alpha: 0.05", "alpha: 0.2"))
