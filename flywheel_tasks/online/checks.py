@@ -18,8 +18,8 @@ from flywheel_tasks.storage.experiment_records import Plan, Rule
 # Below this the two arms' sizes are taken as wrongly drawn or wrongly logged (sample ratio mismatch). The same
 # level, shared by its checks, for the balance before the test. Both look for faults, not for effects.
 SRM_PVALUE = 0.001
-# Share of exposures that may lack what says whose they are, as a few lines of any export do.
-_TRACE = 0.001
+# Exposures that may lack what says whose they are, as a few lines of any export do: this share, or so few.
+_TRACE, _FEW = 0.001, 10
 # Signals that users give, if they do; the others come of replies, and may all be missing from good logs.
 _GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
 # How active an arm's users are at least, by those of the other: a candidate may silence nearly everybody, but none
@@ -67,7 +67,7 @@ def exposure_faults(found: Population, plan: Plan) -> list[str]:
     ]
     lost = found.description.get("exposures_without", {})
     counted = sum(logs.exposures for arms in found.by_day for logs in arms.values())
-    most = _TRACE * (counted + sum(lost.values()))
+    most = max(_FEW, _TRACE * (counted + sum(lost.values())))
     return [f"{number} users {what}" for number, what in faults if number] + [
         f"{number} exposures have no {column}, and count for nobody"
         for column, number in lost.items()

@@ -171,6 +171,18 @@ def _columns(name: str, table: ir.Table) -> ir.Table:
     return table
 
 
+def _that_may_count(exposures: ir.Table, plan: Plan | None, days: tuple[date, date] | None) -> ir.Table:
+    """The exposures of these days and of the sources that count; those without a time or a source may be of them."""
+    dated = (
+        exposures
+        if days is None
+        else of_days(exposures, days).union(exposures.filter(exposures.time.isnull()))
+    )
+    if plan is None:
+        return dated
+    return dated.filter(dated.source.isin(["", *plan.rule.include_sources]) | dated.source.isnull())
+
+
 def _tables(
     location: str,
     plan: Plan | None,
@@ -185,7 +197,7 @@ def _tables(
     description = {
         "from": shown(location),
         "ignored_messages": ignored_roles(of_days(messages, days)),
-        "exposures_without": without(exposures, "user_id", "time", "source"),
+        "exposures_without": without(_that_may_count(exposures, plan, days), "user_id", "time", "source"),
         "messages_without": without(of_days(messages, days), "user_id"),
         "signals_without": without(of_days(signals, days), "user_id"),
     }
