@@ -21,7 +21,7 @@ SRM_PVALUE = 0.001
 # Exposures that may lack what says whose they are, as a few lines of any export do: this share, or so few.
 _TRACE, _FEW = 0.001, 10
 # Signals that users give, if they do; the others come of replies, and may all be missing from good logs.
-_GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
+GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
 # How active an arm's users are at least, by those of the other: a candidate may silence nearly everybody, but none
 # doubles what people do.
 _LEAST_ACTIVE = {"control": 0.5, "candidate": 0.1}
@@ -198,7 +198,7 @@ def guardrail_faults(arms: Mapping[str, Sums], rule: Rule) -> list[str]:
         lacking = [arm for arm in ARMS if metric.denom and not arms[arm].total(metric.denom)]
         if lacking and metric.denom:
             untold.setdefault(f"no {_PER[metric.denom]} in arm {' and '.join(lacking)}", []).append(name)
-        elif metric.numer in _GIVEN and never(*_GIVEN):
+        elif metric.numer in GIVEN and never(*GIVEN):
             untold.setdefault("no signal of any kind in either arm", []).append(name)
         elif metric.numer not in COUNTED and never(metric.numer):
             untold.setdefault(f"{metric.numer} is zero for everyone", []).append(name)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flywheel_tasks.online import launch, log_events
+from flywheel_tasks.online import event_trial, launch, log_events
 from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
 from flywheel_tasks.online.analysis_text import analysis_markdown
 from flywheel_tasks.online.checks import exposure_faults
@@ -180,7 +180,7 @@ def test_an_error_of_the_database_in_a_query_is_one_error(root: Path) -> None:
     with pytest.raises(EventsError, match=r"house\.db cannot be read: OperationNotDefinedError"):
         figures(root, events=settings.ab.events)
     with pytest.raises(EventsError, match="OperationNotDefinedError"):  # before the start, too
-        log_events.try_events(settings, root, PLAN)
+        event_trial.try_events(settings, root, PLAN)
     with (
         pytest.raises(UnreachableEventsError, match="database is locked"),
         open_events(settings, root, PLAN),
@@ -305,7 +305,7 @@ def test_a_role_that_nobody_knows_is_an_error_and_no_message_of_a_user(
         figures(root, events="tables")
     assert "555" not in str(found.value)
     with pytest.raises(EventsError, match=said):
-        log_events.try_events(settings_of(root, events="tables"), root, PLAN)
+        event_trial.try_events(settings_of(root, events="tables"), root, PLAN)
 
 
 def test_messages_of_systems_and_tools_are_no_messages_of_users(root: Path, events: list[dict]) -> None:
@@ -424,7 +424,7 @@ def test_a_latency_that_no_table_has_is_no_guardrail(root: Path, events: list[di
     with pytest.raises(EventsError, match="table messages lacks the column latency_ms, which is a guardrail"):
         figures(root, events="tables")
     with pytest.raises(EventsError, match="lacks the column latency_ms"):  # before the start, too
-        log_events.try_events(settings, root, PLAN)
+        event_trial.try_events(settings, root, PLAN)
     rule = PLAN.rule.model_copy(update={"guardrails": ("thumb_down_per_reply",)})
     with open_events(settings, root, make_plan(rule=rule)) as found:
         assert "milliseconds" in found.activity.columns
