@@ -242,11 +242,17 @@ def _restore(root: Path, reason: str, by: str, to: str | None, yes: bool) -> Non
     running = ", ".join(test.plan.generation for test in before.all_running())
     ends = f", and the tests that run end, their candidates are dropped: {running}" if running else ""
     _confirm(f"{to or 'The champion before'} becomes champion again{ends}. Go on?", yes)
-    state, ended = restore(root, reason, by=by, to=to)
+    found = restore(root, reason, by=by, to=to)
     assert before.champion is not None
-    assert state.champion is not None
-    console.print(f"Champion: {state.champion.generation}")
-    for generation in ended:
+    champion = found.state.champion
+    assert champion is not None
+    console.print(f"Champion: {champion.generation}")
+    for generation in found.ended:
         console.print(f"The test of {generation} is ended; its candidate is dropped.")
+    for generation, why in found.cardless.items():
+        console.print(f"The card of {generation} is not kept: {why}", markup=False)
+    if found.cardless:
+        again = f"flywheel rollback --champion --to {champion.generation} --by NAME --reason WHY"
+        console.print(f"To keep it once that is mended: {again} (it is refused, and keeps the cards)")
     back = f"flywheel rollback --champion --to {before.champion.generation} --by NAME --reason WHY"
-    console.print(f"To take it back: {back}" + (" (tests stay ended)" if ended else ""))
+    console.print(f"To take it back: {back}" + (" (tests stay ended)" if found.ended else ""))

@@ -1,6 +1,6 @@
 """The analysis of an A/B test: lifts with intervals, or the reasons why it proves nothing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -15,7 +15,7 @@ from flywheel_tasks.online.approval import analysis_name, registry_of
 from flywheel_tasks.online.decision import advise, harms, segment_lifts
 from flywheel_tasks.online.event_errors import OtherEventsError
 from flywheel_tasks.online.event_source import of_simulated_users, read_from
-from flywheel_tasks.online.exposed import Population, Window, log_window, population
+from flywheel_tasks.online.exposed import Population, Window, log_window, population, without_days
 from flywheel_tasks.online.log_events import open_events
 from flywheel_tasks.online.metrics import METRICS, compare, decisive, figures, lift_percent, pairs
 from flywheel_tasks.online.sums import Sums, sums_by
@@ -36,11 +36,13 @@ class Look:
         population: its users; None if the logs, on their own clock, know of nobody.
         ends_at: when the test ends, on the clock of the logs.
         over: whether that has passed.
+        without: makes the population again without what some test days hold (numbers from 0), of either arm.
     """
 
     population: Population | None
     ends_at: datetime
     over: bool
+    without: Callable[[Collection[int]], Population]
 
 
 @contextmanager
@@ -73,13 +75,18 @@ def look_at(
         first = (window.start - timedelta(days=rule.pre_days)).astimezone(UTC).date()
         days = (first, window.end.astimezone(UTC).date())
     with open_events(settings, root, plan, experiment.overrides, days) as events:
-        if by_logs:
-            told = log_window(events, settings.simulation.days)
-            made = None if told is None else population(events, told, rule, segments)
-            yield Look(made, experiment.ends_at if told is None else told.end, over=True)
-        else:
-            made = population(events, window, rule, segments)
-            yield Look(made, experiment.ends_at, over=now >= experiment.ends_at)
+        told = log_window(events, settings.simulation.days) if by_logs else window
+
+        def without(left_out: Collection[int]) -> Population:
+            assert told is not None
+            return population(without_days(events, told, left_out), told, rule, segments)
+
+        yield Look(
+            population=None if told is None else population(events, told, rule, segments),
+            ends_at=told.end if by_logs and told is not None else experiment.ends_at,
+            over=by_logs or now >= experiment.ends_at,
+            without=without,
+        )
 
 
 def arm_sums(found: Population) -> dict[str, Sums]:

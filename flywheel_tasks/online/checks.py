@@ -18,10 +18,10 @@ from flywheel_tasks.storage.experiment_records import Plan, Rule
 # Below this the two arms' sizes are taken as wrongly drawn or wrongly logged (sample ratio mismatch). The same
 # level, shared by its checks, for the balance before the test. Both look for faults, not for effects.
 SRM_PVALUE = 0.001
-# Share of exposures that may lack what says whose they are, as a few lines of any export do.
-_TRACE = 0.001
+# Exposures that may lack what says whose they are, as a few lines of any export do: this share, or so few.
+_TRACE, _FEW = 0.001, 10
 # Signals that users give, if they do; the others come of replies, and may all be missing from good logs.
-_GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
+GIVEN = ("thumb_up", "thumb_down", "love", "regenerate", "report")
 # How active an arm's users are at least, by those of the other: a candidate may silence nearly everybody, but none
 # doubles what people do.
 _LEAST_ACTIVE = {"control": 0.5, "candidate": 0.1}
@@ -67,7 +67,7 @@ def exposure_faults(found: Population, plan: Plan) -> list[str]:
     ]
     lost = found.description.get("exposures_without", {})
     counted = sum(logs.exposures for arms in found.by_day for logs in arms.values())
-    most = _TRACE * (counted + sum(lost.values()))
+    most = max(_FEW, _TRACE * (counted + sum(lost.values())))
     return [f"{number} users {what}" for number, what in faults if number] + [
         f"{number} exposures have no {column}, and count for nobody"
         for column, number in lost.items()
@@ -116,23 +116,39 @@ def day_faults(found: Population, plan: Plan, *, over: bool = False) -> list[str
         over: a last day that has only begun need not have logs; those of one arm must not come without the other's.
     """
     done = (found.window.end - found.window.start) // timedelta(days=1) if over else found.window.days
-    shares: dict[str, float] = {arm.name: arm.share / plan.share for arm in plan.arms}
+    of_one = one_arm_days(found, plan)
     faults = []
+    for day in range(len(found.by_day)):
+        exposures, messages = _of_both(found, day)
+        if (not exposures or not messages) and day < done:
+            faults.append(f"{_name(found, day)} has no logs: {exposures} exposures, {messages} messages")
+        faults += of_one.get(day, ())
+    return faults
+
+
+def one_arm_days(found: Population, plan: Plan) -> dict[int, list[str]]:
+    """Days of the test that have logs of one arm only, by number from 0, with what they lack as sentences."""
+    shares: dict[str, float] = {arm.name: arm.share / plan.share for arm in plan.arms}
+    faults: dict[int, list[str]] = {}
     for day, arms in enumerate(found.by_day):
-        exposures, messages = (
-            sum(getattr(logs, name) for logs in arms.values()) for name in ("exposures", "messages")
-        )
-        name = f"day {day + 1} of {found.window.days}"
-        if not exposures or not messages:
-            if day < done:
-                faults.append(f"{name} has no logs: {exposures} exposures, {messages} messages")
+        if 0 in _of_both(found, day):
             continue
         for arm, other in (ARMS, ARMS[::-1]):
             if lost := _lost(arms[arm], arms[other], shares[arm], _LEAST_ACTIVE[arm]):
-                faults.append(
-                    f"{name} has no {' and no '.join(lost)} of arm {arm}, and has them of arm {other}"
+                faults.setdefault(day, []).append(
+                    f"{_name(found, day)} has no {' and no '.join(lost)} of arm {arm}, and has them of arm {other}"
                 )
     return faults
+
+
+def _name(found: Population, day: int) -> str:
+    return f"day {day + 1} of {found.window.days}"
+
+
+def _of_both(found: Population, day: int) -> tuple[int, int]:
+    """Exposures and messages of a day, of both arms."""
+    arms = found.by_day[day].values()
+    return sum(logs.exposures for logs in arms), sum(logs.messages for logs in arms)
 
 
 def _lost(arm: DayLogs, other: DayLogs, share: float, active: float) -> list[str]:
@@ -182,7 +198,7 @@ def guardrail_faults(arms: Mapping[str, Sums], rule: Rule) -> list[str]:
         lacking = [arm for arm in ARMS if metric.denom and not arms[arm].total(metric.denom)]
         if lacking and metric.denom:
             untold.setdefault(f"no {_PER[metric.denom]} in arm {' and '.join(lacking)}", []).append(name)
-        elif metric.numer in _GIVEN and never(*_GIVEN):
+        elif metric.numer in GIVEN and never(*GIVEN):
             untold.setdefault("no signal of any kind in either arm", []).append(name)
         elif metric.numer not in COUNTED and never(metric.numer):
             untold.setdefault(f"{metric.numer} is zero for everyone", []).append(name)

@@ -10,7 +10,7 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from flywheel_tasks.online.event_source import of_simulated_users
+from flywheel_tasks.online.event_source import of_simulated_users, rule_of
 from flywheel_tasks.online.exposed import Population, Window, population
 from flywheel_tasks.online.log_events import Events, open_events
 from flywheel_tasks.online.metrics import METRICS, Estimate, Metric, absent, pairs
@@ -214,7 +214,7 @@ def make_design(
     if not lift_percent:
         raise DesignError("the lift must not be zero")
     settings: Settings = load_settings(root / "params.yaml")
-    rule, share = settings.ab.rule, 2 * settings.launch.traffic_share
+    rule, share = rule_of(settings), 2 * settings.launch.traffic_share
     simulated, moment = of_simulated_users(settings), now or datetime.now(UTC)
     today = None if simulated else moment.astimezone(UTC).date()
     with open_events(settings, root, None) as events:

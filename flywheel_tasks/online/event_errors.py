@@ -9,7 +9,6 @@ import duckdb
 from ibis.common.exceptions import TableNotFound
 
 from flywheel_tasks.storage.urls import shown, told
-from flywheel_tasks.traffic.log_store import LogsError
 
 # What the drivers of databases (PEP 249) and Google's clients call their errors of a server or a file that does not
 # answer. Drivers are optional, so their classes are known by name.
@@ -30,7 +29,7 @@ class UnreachableEventsError(EventsError):
     """The place or a table of it is not there yet, is being written, or cannot be reached just now."""
 
 
-class OtherEventsError(LogsError):
+class OtherEventsError(EventsError):
     """The settings name another place than when the test was started: so it stays until they are put back."""
 
 

@@ -4,8 +4,8 @@ A user is in the test from the first exposure on, whatever they do later (cumula
 do after it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -108,6 +108,21 @@ def log_window(events: Events, days: int) -> Window | None:
     start = first.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=UTC)
     told = min(days, (last.replace(tzinfo=UTC) - start).days + 1)
     return Window(start, start + timedelta(days=told))
+
+
+def without_days(events: Events, window: Window, days: Collection[int]) -> Events:
+    """The events but for those of some test days, of either arm: whoever came first on one comes first later.
+
+    Args:
+        events: of a test.
+        window: of it.
+        days: numbers of its days, from 0.
+    """
+
+    def others(table: ir.Table) -> ir.Table:
+        return table.filter(~_day_of(table.time, window.start).isin(sorted(days)))
+
+    return replace(events, exposures=others(events.exposures), activity=others(events.activity))
 
 
 def _shown(events: Events, window: Window, rule: Rule) -> ir.Table:

@@ -1,5 +1,6 @@
 """The daily look at a running test: may it go on?"""
 
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,11 +11,13 @@ from flywheel_tasks.online.analysis import arm_sums, as_bytes, look_at, running_
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.decision import harms
 from flywheel_tasks.online.event_errors import UnreachableEventsError
+from flywheel_tasks.online.event_source import of_simulated_users
 from flywheel_tasks.online.exposed import Population
 from flywheel_tasks.online.kept_spools import drop_others
+from flywheel_tasks.online.sums import Sums
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import bytes_digest
-from flywheel_tasks.storage.registry_state import Experiment, GuardrailCheck, Plan, RegistryError
+from flywheel_tasks.storage.registry_state import Experiment, GuardrailCheck, Plan, RegistryError, Rule
 from flywheel_tasks.traffic.logs import LogsError
 
 # Exports may be late, or being written, as logs may. What never gets right by itself is an error: `unknown` until the
@@ -27,35 +30,56 @@ def day_of(experiment: Experiment, now: datetime) -> int:
     return max(0, (min(now, experiment.ends_at) - experiment.started_at) // timedelta(days=1))
 
 
-def look_document(plan: Plan, found: Population | None) -> dict[str, Any]:
+def look_document(
+    plan: Plan,
+    found: Population | None,
+    without: Callable[[Collection[int]], Population] | None = None,
+    *,
+    simulated: bool = False,
+) -> dict[str, Any]:
     """What a look finds: ``result``, ``reasons``, ``users`` and the guardrails' always-valid figures.
 
-    ``stop`` only on harm under the rule's own sequential bound, in logs of every day and arm. A day without logs, of
-    both arms or of one, is ``unknown``, whatever the figures say; so are, without harm, too few users, arms that do not
-    fit their shares or a guardrail that the logs cannot measure. The test goes on until the analysis judges it.
+    ``stop`` only on harm under the rule's own sequential bound. Without harm a day without logs is ``unknown``, and so
+    are too few users, arms that do not fit their shares or a guardrail that the logs cannot measure. The test goes on
+    until the analysis judges it. What one arm lacks of a day may look like harm, and no stop is taken back: where a day
+    has logs of one arm only, harm is what is harm without it.
 
     Args:
         plan: of the test.
         found: its users so far; None if there are none.
+        without: makes them again without some test days; None: nothing does, and such a day lets nothing stop.
+        simulated: whether the users are the demo's: the simulation writes all days in which they do something.
     """
     rule = plan.rule
     if found is None:
         return {"result": "unknown", "reasons": ["nobody was exposed"], "guardrails": {}}
     arms, logs = arm_sums(found), {"logs": dict(found.description)}
     facts = checks.facts(arms, plan)
-    doubts = checks.exposure_faults(found, plan)
+    # The day of the look may not have any logs yet.
+    doubts = [] if simulated else checks.day_faults(found, plan, over=True)
+    doubts += checks.exposure_faults(found, plan)
     doubts += checks.size_faults(facts["users"], rule.min_users_per_arm, facts["sample_ratio"]["pvalue"])
-    gaps = checks.day_faults(found, plan, over=True)  # the day of the look may not have any logs yet
     guardrails: dict[str, Any] = {}
     harm: list[str] = []
-    if min(facts["users"].values()) >= max(2, rule.min_users_per_arm):
-        guardrails, harm = harms(arms, rule)
+    if _are_enough(arms, rule):
         doubts += checks.guardrail_faults(arms, rule)
-    if gaps:  # what one arm lacks may look like harm, and no stop is taken back
-        result, reasons = "unknown", [*gaps, *doubts]
-    else:
-        result, reasons = "stop" if harm else "unknown" if doubts else "go_on", [*harm, *doubts]
-    return {"result": result, "reasons": reasons, "guardrails": guardrails, **facts, **logs}
+        guardrails, harm = harms(arms, rule)
+    if lost := _with_neighbours(() if simulated else checks.one_arm_days(found, plan)):
+        harm, whole = [], {} if without is None else arm_sums(without(lost))
+        if _are_enough(whole, rule):
+            guardrails, harm = harms(whole, rule)
+    result = "stop" if harm else "unknown" if doubts else "go_on"
+    return {"result": result, "reasons": [*harm, *doubts], "guardrails": guardrails, **facts, **logs}
+
+
+def _are_enough(arms: Mapping[str, Sums], rule: Rule) -> bool:
+    """Whether both arms have the users that harm is judged by."""
+    return all(arm in arms and arms[arm].n >= max(2, rule.min_users_per_arm) for arm in checks.ARMS)
+
+
+def _with_neighbours(days: Iterable[int]) -> set[int]:
+    """Test days and those beside them: what is lost of these, as it begins or ends within a day, shows in no count."""
+    return {day + beside for day in days for beside in (-1, 0, 1)} - {-1}
 
 
 def check(root: Path, generation: str, by: str, now: datetime | None = None) -> GuardrailCheck:
@@ -72,7 +96,8 @@ def check(root: Path, generation: str, by: str, now: datetime | None = None) -> 
         cannot be reached just now, are ``unknown`` too. Once a look has said stop, it stands: that look is returned.
 
     Raises:
-        EventsError: ``ab.events`` is malformed, lacks a column, or cannot be read for another lasting reason.
+        EventsError: ``ab.events`` is malformed, lacks a column, or cannot be read for another lasting reason; or the
+            settings name other events than those that the test was started on.
         RegistryError: no test of this generation is running.
     """
     settings, moment = load_settings(root / "params.yaml"), now or datetime.now(UTC)
@@ -83,7 +108,9 @@ def check(root: Path, generation: str, by: str, now: datetime | None = None) -> 
     drop_others(root, registry.state().all_running())  # of tests that ended on other machines
     try:
         with look_at(root, settings, experiment, moment) as look:
-            document = look_document(experiment.plan, look.population)
+            document = look_document(
+                experiment.plan, look.population, look.without, simulated=of_simulated_users(settings)
+            )
     except _UNREADABLE as error:
         document = {"result": "unknown", "reasons": [str(error)], "guardrails": {}}
     day = day_of(experiment, moment)
@@ -151,11 +178,16 @@ def watch(root: Path, generation: str, by: str, now: datetime | None = None) -> 
 
 
 def lacks_logs(root: Path, generation: str, now: datetime) -> bool:
-    """Whether a day of a test that is over has no logs yet, or those of one arm only: they may be late."""
+    """Whether a day of a test that is over has no logs yet, or those of one arm only: they may be late.
+
+    Those of simulated users never are.
+    """
     settings, experiment = load_settings(root / "params.yaml"), running_experiment(root, generation)
     try:
         with look_at(root, settings, experiment, now) as look:
             found = look.population
-            return found is not None and bool(checks.day_faults(found, experiment.plan))
+            if found is None or of_simulated_users(settings):
+                return False
+            return bool(checks.day_faults(found, experiment.plan))
     except _UNREADABLE:
         return True

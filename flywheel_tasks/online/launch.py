@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from flywheel_tasks.online.approval import POLICY, VERDICT, passing_verdict, registry_of
 from flywheel_tasks.online.event_errors import EventsError
 from flywheel_tasks.online.event_source import read_from, rule_of
-from flywheel_tasks.online.log_events import try_events
+from flywheel_tasks.online.event_trial import try_events
 from flywheel_tasks.online.model_card import keep_evidence
 from flywheel_tasks.pipeline import earlier_pairs, lineage, reward_model_pin
 from flywheel_tasks.pipeline.stage_io import StageIO
@@ -112,7 +112,7 @@ def start(root: Path, by: str) -> Experiment:
 
     Raises:
         LaunchError: model, verdict or events are not what the plan is for, the tests that run leave it too few users,
-            or the events of ``ab.events`` could never be read (tables may come later).
+            or the events of ``ab.events`` could never be read (tables may come later), or tell a guardrail.
         RegistryError: the registry refuses it (no matching approval, another test runs, ...).
     """
     plan = read_plan(root)

@@ -21,7 +21,7 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 
-from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError, readable
+from flywheel_tasks.online.event_errors import EventsError, readable
 from flywheel_tasks.online.kept_spools import Spools
 from flywheel_tasks.online.table_rows import (
     KINDS,
@@ -29,6 +29,7 @@ from flywheel_tasks.online.table_rows import (
     ignored_roles,
     of_days,
     of_somebody,
+    that_may_count,
     without,
 )
 from flywheel_tasks.settings import Settings
@@ -182,10 +183,11 @@ def _tables(
     """Events of tables in which ids are unique: ingested ones, or a warehouse's."""
     exposures, messages, signals = (_columns(name, tables[name]) for name in TABLES)
     exposures = exposures.filter(exposures.experiment == (plan.experiment if plan else None))
+    sources = plan.rule.include_sources if plan else ()
     description = {
         "from": shown(location),
         "ignored_messages": ignored_roles(of_days(messages, days)),
-        "exposures_without": without(exposures, "user_id", "time", "source"),
+        "exposures_without": without(that_may_count(exposures, sources, days), "user_id", "time", "source"),
         "messages_without": without(of_days(messages, days), "user_id"),
         "signals_without": without(of_days(signals, days), "user_id"),
     }
@@ -225,8 +227,12 @@ def _tables(
     )
 
 
-def _refuse_a_warehouse_as_logs(settings: Settings) -> None:
-    """A generation extracts a warehouse's newest days; a test needs its own and those before, anew at each look."""
+def refuse_a_warehouse_as_logs(settings: Settings) -> None:
+    """A generation extracts a warehouse's newest days; a test needs its own and those before, anew at each look.
+
+    Raises:
+        EventsError: ``ab.events`` is ``logs``, and these are a warehouse.
+    """
     if settings.ab.events == "logs" and settings.logs.in_a_warehouse:
         raise EventsError(
             f"ab.events: logs: no test can be read from a warehouse (logs.location: {shown(settings.logs.location)}) "
@@ -266,7 +272,7 @@ def open_events(
         EventsError: the place is malformed, lacks a column, has roles of messages or spellings of signals that nobody
             knows, or cannot be read, here or in the block's queries; or it is ``logs``, and these are a warehouse.
     """
-    _refuse_a_warehouse_as_logs(settings)
+    refuse_a_warehouse_as_logs(settings)
     place = settings.ab.events
     is_warehouse = "://" in place and not place.startswith("s3://")
     if is_warehouse:
@@ -294,28 +300,3 @@ def open_events(
                 yield events
         finally:
             con.disconnect()
-
-
-def try_events(settings: Settings, root: Path, plan: Plan) -> None:
-    """Open the tables of a test that is about to start, once: they may come later, but what is wrong stays wrong.
-
-    Args:
-        settings: all settings. Of raw logs only their place is checked.
-        root: the workspace.
-        plan: of the test.
-
-    Raises:
-        EventsError: as :func:`open_events`, but for what is not there yet or cannot be reached just now; or the
-            exposures lack a column of ``ab.segments``.
-    """
-    if settings.ab.events == "logs":
-        _refuse_a_warehouse_as_logs(settings)
-        return
-    with suppress(UnreachableEventsError), open_events(settings, root, plan) as events:
-        for table in (events.exposures, events.activity):
-            table.limit(0).to_pyarrow()  # the database checks columns and rights, and reads no rows
-        if unknown := [name for name in settings.ab.segments if name not in events.segment_columns]:
-            known = ", ".join(events.segment_columns) or "none"
-            raise EventsError(
-                f"ab.segments: table exposures has no column {', '.join(unknown)}; it has, beyond its own: {known}"
-            )

@@ -1,6 +1,7 @@
 """What becomes of a candidate: champion after its A/B test, dropped, or declined before it has one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from flywheel_tasks.online.model_card import keep_card, keep_evidence, last_decl
 from flywheel_tasks.pipeline.model_files import ModelLostError, model_folder
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import Registry
-from flywheel_tasks.storage.registry_state import ModelRef, State
+from flywheel_tasks.storage.registry_state import WITH_CHAMPION, ModelRef, State
 
 
 class PromotionError(ValueError):
@@ -92,8 +93,25 @@ def rollback(root: Path, generation: str, reason: str, by: str) -> State:
     return state
 
 
-def restore(root: Path, reason: str, by: str, to: str | None = None) -> tuple[State, list[str]]:
+@dataclass(frozen=True)
+class Restored:
+    """What going back to an earlier champion has come to.
+
+    Attributes:
+        state: the registry's.
+        ended: the generations whose tests ended.
+        cardless: why there is no card yet, by generation of a test that ended so; the same command again keeps it.
+    """
+
+    state: State
+    ended: tuple[str, ...]
+    cardless: Mapping[str, str]
+
+
+def restore(root: Path, reason: str, by: str, to: str | None = None) -> Restored:
     """Make an earlier champion champion again; all running tests end with it, and their cards are kept.
+
+    Called again, also where it is refused then, it keeps the cards that a kill or an error has left unkept.
 
     Args:
         root: the workspace.
@@ -101,23 +119,37 @@ def restore(root: Path, reason: str, by: str, to: str | None = None) -> tuple[St
         by: who does it.
         to: its generation; None: the one before the last promotion.
 
-    Returns:
-        the registry's state, and the generations whose tests ended.
-
     Raises:
         RegistryError: there is no such champion before, or it is champion now.
         RegistryConflict: another change came first.
     """
     registry = registry_of(root)
-    over = {name for name, test in registry.state().experiments.items() if test.status != "running"}
+    before = registry.state()
+    over = {name for name, test in before.experiments.items() if test.status != "running"}
+    left = _keep_cards(registry, _ended_with_champion(before))
     state = registry.restore(reason, by=by, to=to)
     drop_others(root, state.all_running())
     # A test that started just before the change has ended with it, too.
     rolled_back = {name: test for name, test in state.experiments.items() if test.status == "rolled_back"}
-    ended = [test.plan.generation for name, test in rolled_back.items() if name not in over]
-    for generation in ended:
-        keep_card(registry, generation)
-    return state, ended
+    ended = tuple(test.plan.generation for name, test in rolled_back.items() if name not in over)
+    return Restored(state=state, ended=ended, cardless=left | _keep_cards(registry, ended))
+
+
+def _ended_with_champion(state: State) -> list[str]:
+    """The generations whose tests a restoration has ended."""
+    tests = state.experiments.values()
+    return [test.plan.generation for test in tests if (test.end_reason or "").startswith(WITH_CHAMPION)]
+
+
+def _keep_cards(registry: Registry, generations: Iterable[str]) -> dict[str, str]:
+    """Keep the cards of generations; why not, of those where that fails: the champion is what matters."""
+    failed = {}
+    for generation in generations:
+        try:
+            keep_card(registry, generation)
+        except Exception as error:
+            failed[generation] = f"{type(error).__name__}: {error}"
+    return failed
 
 
 def decline(root: Path, generation: str, reason: str, by: str) -> State:

@@ -11,7 +11,7 @@ from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.runner import environment
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import write_json
-from flywheel_tasks.storage.registry_state import Arm, RegistryError, State
+from flywheel_tasks.storage.registry_state import Arm, Experiment, RegistryError, State
 
 # The plan as the registry has it: launch/plan.json and the users of other tests that it leaves alone.
 RUNNING = "launch/running.json"
@@ -38,19 +38,19 @@ def simulate_ab(root: Path) -> None:
     if running is None:
         raise RegistryError(f"the test of {PLAN} does not run; flywheel ab start")
     # The workspace may hold other models by now: an arm gets what the plan says, by its digest.
-    control, candidate = (_model_of(root, state, arm) for arm in running.plan.arms)
+    control, candidate = (_model_of(root, state, running, arm) for arm in running.plan.arms)
     write_json(running.plan.model_dump(mode="json"), root / RUNNING)
     simulate(root, root / RUNNING, root / location, control=control, candidate=candidate)
 
 
-def _model_of(root: Path, state: State, arm: Arm) -> Path:
-    """The folder of an arm's model."""
-    known = (*state.candidates.values(), state.champion, state.previous)
+def _model_of(root: Path, state: State, running: Experiment, arm: Arm) -> Path:
+    """The folder of an arm's model; control stays the champion of the test's start."""
+    known = (*state.candidates.values(), running.control, state.champion, state.previous)
     model = next((item for item in known if item is not None and item.digest == arm.digest), None)
     if model is None:
         raise RegistryError(
-            f"arm {arm.name} talks to {arm.model} ({arm.digest}), which is neither champion nor candidate "
-            "any more; flywheel ab stop"
+            f"arm {arm.name} talks to {arm.model} ({arm.digest}), which the registry "
+            "does not know any more; flywheel ab stop"
         )
     return model_folder(root, model)
 

@@ -26,6 +26,20 @@ def of_days(table: ir.Table, days: tuple[date, date] | None) -> ir.Table:
     )
 
 
+def that_may_count(exposures: ir.Table, sources: Iterable[str], days: tuple[date, date] | None) -> ir.Table:
+    """The exposures of these days and sources; those without a time or a source may be of them.
+
+    Args:
+        exposures: of a test.
+        sources: that count.
+        days: as in :func:`of_days`.
+    """
+    dated = of_days(exposures, days)
+    if days is not None:
+        dated = dated.union(exposures.filter(exposures.time.isnull()))
+    return dated.filter(dated.source.isin(["", *sources]) | dated.source.isnull())
+
+
 def _counts(table: ir.Table, column: str) -> dict[str | None, int]:
     """Rows by a column's value, the most first."""
     rows = (

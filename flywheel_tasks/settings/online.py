@@ -64,6 +64,13 @@ class Ab(Rule):
         """What no look or analysis could read must not start: its guardrails would never stop it."""
         if self.duration_minutes > MOST_DAYS * 24 * 60:
             raise ValueError(f"duration_minutes: a test of more than {MOST_DAYS} days cannot be analysed")
+        if self.events.startswith(
+            "$"
+        ):  # whether it is a URL decides how it is read, and what of it may be told
+            raise ValueError(
+                "events: begin with the scheme (postgres://${LOGIN}@host/events), the place or logs itself: "
+                "a variable must not stand at the beginning"
+            )
         if self.segments and self.events == "logs":
             raise ValueError(
                 "segments: raw logs have no further columns of exposures; leave it empty, or let events be tables"

@@ -297,6 +297,10 @@ def declined(state: State, generation: str) -> State:
     return state
 
 
+# How the reason begins for which a test ended with the champion.
+WITH_CHAMPION = "champion rolled back: "
+
+
 def restored(state: State, reason: str, to: ModelRef | None = None) -> State:
     """The champion before the last promotion, or one of before that, is champion again, and no test goes on.
 
@@ -306,7 +310,7 @@ def restored(state: State, reason: str, to: ModelRef | None = None) -> State:
         raise RegistryError(
             "there is no champion of just before to go back to; name an earlier one with --to"
         )
-    ended = {"status": "rolled_back", "end_reason": f"champion rolled back: {reason}"}
+    ended = {"status": "rolled_back", "end_reason": WITH_CHAMPION + reason}
     over = {e.plan.experiment: e.model_copy(update=ended) for e in state.all_running()}
     return state.with_(
         champion=again, previous=None, candidates={}, experiments={**state.experiments, **over}

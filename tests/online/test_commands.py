@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flywheel_tasks.cli import ab, registry
-from flywheel_tasks.online import analysis_text
+from flywheel_tasks.online import analysis_text, promotion
 from flywheel_tasks.online.approval import ApprovalError, GateBlockedError, registry_of
 from flywheel_tasks.online.design import DesignError, make_design
 from flywheel_tasks.settings import load_settings
@@ -110,6 +110,7 @@ def test_a_plan_from_past_logs_becomes_the_rule_of_the_test(root: Path) -> None:
     call(ab.app, root, "start", "--by", "ada")
     rule = registry_of(root).state().running().plan.rule
     assert rule.planned_users == design["planned_users"]
+    assert design["rule"] | {"planned_users": rule.planned_users} == rule.model_dump(mode="json")
     # What params.yaml says later changes nothing.
     params = root / "params.yaml"
     params.write_text(params.read_text().replace("alpha: 0.05", "alpha: 0.2"))
@@ -259,6 +260,41 @@ def test_one_command_brings_the_champion_before_back_whatever_runs(
     assert registry_of(root).history()[-1].detail == {"reason": "complaints", "ended": ["g0002"]}
     (card,) = (root / "registry/generations/g0002").glob("README-*.md")
     assert "champion rolled back: complaints" in card.read_text()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ConnectionError("s3 is away")])
+def test_a_card_that_a_restoration_left_unkept_is_kept_by_the_repeat(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    store = registry_of(root)
+    base = store.state().champion
+    first = base.model_copy(update={"generation": "g0000", "digest": people.DIGEST})
+    promoted = store.state().with_(champion=first, previous=base)
+    store._change("promoted", "ada", {}, lambda found: promoted)
+    inputs = read_json(root / "inputs/generation.json")
+    write_json(
+        inputs | {"champion": {"model": "g0000", "digest": first.digest}}, root / "inputs/generation.json"
+    )
+    call(registry.approve_app, root, "launch", "--by", "ada")
+    run_launch(root)
+    call(ab.app, root, "start", "--by", "ada")
+    words = ["rollback", "--champion", "--by", "ada", "--reason", "complaints", "--yes", "--root", str(root)]
+
+    def fails(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(promotion, "keep_card", fails)
+        shown = CliRunner().invoke(registry.app, words, env={"COLUMNS": "400"}).output
+    told = "The card of g0001 is not kept: ConnectionError: s3 is away" in shown
+    assert told == isinstance(error, ConnectionError)
+    assert ("--champion --to base --by" in shown) == told
+    assert store.state().champion == base
+    assert list((root / "registry/generations/g0001").glob("README-*.md")) == []
+    changes = store.history()
+    assert CliRunner().invoke(registry.app, words).exit_code != 0
+    assert len(list((root / "registry/generations/g0001").glob("README-*.md"))) == 1
+    assert store.history() == changes
 
 
 def test_a_no_to_a_launch_declines_the_model(root: Path) -> None:

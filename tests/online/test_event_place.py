@@ -13,7 +13,9 @@ from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.design import make_design
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError
 from flywheel_tasks.online.log_events import open_events
-from flywheel_tasks.settings import load_settings
+from flywheel_tasks.settings import SettingsError, load_settings
+from flywheel_tasks.storage.documents import read_json
+from tests.dags.small import ab_events, write_logs
 from tests.online.conftest import approve
 from tests.online.people import make_plan
 from tests.online.test_launch import run_launch
@@ -56,6 +58,46 @@ def test_no_password_of_a_warehouse_need_stand_in_the_settings(
         open_events(settings, root, make_plan()),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("lost", "why"),
+    [
+        (
+            "latency",
+            r"none of \d+ replies in the newest days of data/logs has a latency_ms, which is a guardrail",
+        ),
+        (
+            "signals",
+            r"was any signal given .* take thumb_down_per_reply, .* out of ab\.guardrails, and run stage",
+        ),
+    ],
+)
+def test_a_test_whose_logs_tell_no_guardrail_does_not_start(root: Path, lost: str, why: str) -> None:
+    """It ran to its end, and was invalid then."""
+    set_(root, "logs", source="files")
+    approve(root)
+    run_launch(root)
+    plan = read_json(root / "launch/plan.json")
+    events = ab_events(plan, 600)
+    for event in events:
+        event.pop("latency_ms" if lost == "latency" else "none", None)
+    kept = [event for event in events if lost == "latency" or event["type"] != "signal"]
+    write_logs(root, "date=2026-11-09", kept)
+    with pytest.raises(launch.LaunchError, match=why):
+        launch.start(root, by="ada")
+    assert registry_of(root).state().running() is None
+    assert not (root / ".flywheel/cache/looks").exists()
+    few = [event for event in kept if event.get("conversation_id", "").endswith("007")]
+    write_logs(root, "date=2026-11-09", few)  # may be chance
+    launch.start(root, by="ada")
+
+
+def test_a_place_that_begins_with_a_variable_is_refused(root: Path) -> None:
+    """It was taken for a folder: no look could ever have read it."""
+    set_(root, "ab", events="${EVENTS_URL}")
+    with pytest.raises(SettingsError, match=r"events: begin with the scheme"):
+        load_settings(root / "params.yaml")
 
 
 def test_what_is_left_to_a_person_is_told_without_a_password(root: Path) -> None:

@@ -1,6 +1,7 @@
 """Watching a running test: looks, an early stop, restarts, late logs; on a clock that the tests set."""
 
 import shutil
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel_tasks.online import launch, log_events, promotion
-from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
+from flywheel_tasks.online.analysis import analyse, analyse_population, arm_sums, look_at
 from flywheel_tasks.online.approval import registry_of
 from flywheel_tasks.online.checks import day_faults
+from flywheel_tasks.online.days import DayLogs
+from flywheel_tasks.online.decision import harms
 from flywheel_tasks.online.event_errors import EventsError, OtherEventsError, UnreachableEventsError
 from flywheel_tasks.online.guardrails import check, look_document, watch
 from flywheel_tasks.settings import load_settings
@@ -129,6 +132,43 @@ def test_a_day_of_one_arm_is_unknown_and_then_waited_for(
     assert check(root, "g0001", "a", day + DAY).result == "go_on"
 
 
+@pytest.mark.parametrize("arm", ["control", "candidate", None])
+def test_lost_logs_leave_no_harmful_arm_served(root: Path, experiment: Experiment, arm: str | None) -> None:
+    """Of both arms, or of one: then its day and those beside it tell nothing, but the others do."""
+    write_days(root, experiment, [0, 2, 3, 4], harmful=True)
+    day = experiment.started_at + DAY
+    events = [] if arm is None else events_of(root, day, "d1", harmful=True)
+    lost = {event["user_id"] for event in events if event.get("arm") == arm}
+    write_logs(root, f"date={day:%Y-%m-%d}", [event for event in events if event["user_id"] not in lost])
+    look = check(root, "g0001", "a", day + 4 * DAY)
+    assert look.result == "stop"
+    assert "worse by" in look.reasons[0]
+    assert any(reason.startswith("day 2 of 5 has no ") for reason in look.reasons)
+
+
+def test_what_one_arm_lost_is_no_harm(root: Path, experiment: Experiment) -> None:
+    """The day beside the lost one has logs of its first users only: the loss began within it."""
+    write_days(root, experiment, [0, 4, 5])
+    plan = read_json(root / "launch/plan.json")
+    for number in (1, 2, 3):
+        day = experiment.started_at + number * DAY
+        whole = ab_events(plan, 600, start=day, name=f"d{number}")
+        of = [event["user_id"] for event in whole if event.get("arm") == "candidate"]
+        lost = set(of if number == 2 else of[: len(of) * 9 // 10])
+        kept = [
+            event
+            for event in whole
+            if event["user_id"] not in lost or (event["type"] == "exposure" and number != 2)
+        ]
+        write_logs(root, f"date={day:%Y-%m-%d}", kept)
+    look = check(root, "g0001", "a", experiment.started_at + 6 * DAY)
+    assert (look.result, look.reasons[0].partition(" has no ")[0]) == ("unknown", "day 3 of 6")
+    with look_at(
+        root, load_settings(root / "params.yaml"), experiment, experiment.started_at + 6 * DAY
+    ) as found:
+        assert harms(arm_sums(found.population), experiment.plan.rule)[1] != []
+
+
 def test_a_look_does_not_miss_the_logs_of_a_day_that_has_just_begun(
     root: Path, experiment: Experiment
 ) -> None:
@@ -151,9 +191,15 @@ def test_a_test_is_judged_by_the_events_that_it_was_started_on(root: Path, exper
     params = root / "params.yaml"
     text = params.read_text()
     params.write_text(text.replace("source: files", "source: simulated"))
-    found = check(root, "g0001", "a", experiment.started_at + DAY)
-    assert found.result == "unknown"
-    assert "was started on files logs data/logs; now it says simulated logs" in found.reasons[0]
+    for moment in (
+        experiment.started_at + DAY,
+        experiment.ends_at,
+    ):  # as `unknown`, it would guard nobody unseen
+        with pytest.raises(
+            OtherEventsError, match="was started on files logs data/logs; now it says simulated"
+        ):
+            watch(root, "g0001", "a", moment)
+    assert registry_of(root).state().running().checks == ()
     with pytest.raises(OtherEventsError, match="Put it back"):
         analyse(root, "g0001", by="a", now=experiment.ends_at)
     params.write_text(text)
@@ -217,6 +263,29 @@ def test_a_test_that_a_person_stopped_is_over(root: Path, experiment: Experiment
     assert watch(root, "g0001", "a").stopped == "complaints"
     with pytest.raises(RegistryError, match="there is no experiment of generation g0002"):
         watch(root, "g0002", "a")
+
+
+def test_days_without_logs_are_no_fault_of_simulated_users(root: Path) -> None:
+    """As to the analysis: the simulation writes all days on which its users do something."""
+    generator = np.random.default_rng(3)
+    arm, users = people.drawn(generator, 2_000, days=5)
+    found, rule = people.population(arm, users, days=5), SEEN
+    for gap in ({}, {"control": found.by_day[2]["control"]}):
+        days = [*found.by_day]
+        days[2] = {"control": DayLogs(), "candidate": DayLogs()} | gap
+        lost, plan = replace(found, by_day=tuple(days)), people.make_plan(rule=rule)
+        assert look_document(plan, lost, simulated=True)["result"] == "go_on"
+        assert look_document(plan, lost)["result"] == "unknown"
+
+
+def test_simulated_users_are_not_waited_for(root: Path) -> None:
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("planned_users: 10000", "planned_users: 200"))
+    approve(root)
+    run_launch(root)
+    started = launch.start(root, by="ada")
+    write_days(root, started, [0, 2])
+    assert watch(root, "g0001", "a", started.ends_at).until is None
 
 
 def test_few_users_stop_nothing() -> None:

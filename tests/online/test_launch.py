@@ -23,7 +23,7 @@ from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
-from flywheel_tasks.storage.registry import evidence_name
+from flywheel_tasks.storage.registry import Registry, evidence_name
 from flywheel_tasks.storage.registry_state import RegistryError
 from tests.online import people
 from tests.online.conftest import MD5, approve, write_model, write_verdict
@@ -129,6 +129,22 @@ def test_simulated_users_talk_to_the_models_of_the_plan(root: Path, monkeypatch:
         with pytest.raises(ModelFilesError, match=f"model {model}: DVC has lost it"):
             simulated.simulate_ab(root)
     assert len(found) == 4
+
+
+def test_simulated_users_talk_to_the_control_that_the_test_keeps(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two promotions elsewhere later it is neither champion nor the one before."""
+    approve(root)
+    run_launch(root)
+    running = launch.start(root, by="ada")
+    other = running.control.model_copy(update={"generation": "g0009", "digest": people.DIGEST})
+    state = registry_of(root).state().with_(champion=other, previous=other)
+    monkeypatch.setattr(Registry, "state", lambda self: state)
+    found = []
+    monkeypatch.setattr(simulated, "simulate", lambda *_, control, candidate: found.append(control))
+    simulated.simulate_ab(root)
+    assert [tree_digest(folder) for folder in found] == [running.plan.arms[0].digest]
 
 
 def test_a_full_layer_is_a_refusal_that_says_so(root: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flywheel_tasks.online import launch, log_events
+from flywheel_tasks.online import event_trial, launch, log_events
 from flywheel_tasks.online.analysis import analyse, analyse_population, look_at
 from flywheel_tasks.online.analysis_text import analysis_markdown
 from flywheel_tasks.online.checks import exposure_faults
@@ -180,7 +180,7 @@ def test_an_error_of_the_database_in_a_query_is_one_error(root: Path) -> None:
     with pytest.raises(EventsError, match=r"house\.db cannot be read: OperationNotDefinedError"):
         figures(root, events=settings.ab.events)
     with pytest.raises(EventsError, match="OperationNotDefinedError"):  # before the start, too
-        log_events.try_events(settings, root, PLAN)
+        event_trial.try_events(settings, root, PLAN)
     with (
         pytest.raises(UnreachableEventsError, match="database is locked"),
         open_events(settings, root, PLAN),
@@ -305,7 +305,7 @@ def test_a_role_that_nobody_knows_is_an_error_and_no_message_of_a_user(
         figures(root, events="tables")
     assert "555" not in str(found.value)
     with pytest.raises(EventsError, match=said):
-        log_events.try_events(settings_of(root, events="tables"), root, PLAN)
+        event_trial.try_events(settings_of(root, events="tables"), root, PLAN)
 
 
 def test_messages_of_systems_and_tools_are_no_messages_of_users(root: Path, events: list[dict]) -> None:
@@ -349,6 +349,27 @@ def test_an_exposure_to_no_arm_does_not_vanish(root: Path, events: list[dict]) -
     assert "5 users were exposed to more than one arm" in figures(root, events="tables")["reasons"]
 
 
+def test_a_few_exposures_of_nobody_or_those_of_other_days_and_sources_are_no_fault(
+    root: Path, events: list[dict]
+) -> None:
+    """One of 300 made a whole small test invalid."""
+    write_tables(root / "tables", events)
+    before = figures(root, events="tables")
+    assert before["result"] == "valid"
+    path = root / "tables/exposures/part-0.parquet"
+    with duckdb.connect() as con:
+        con.execute(f"create table lost as select * replace (null as user_id) from '{path}' limit 10")
+        con.execute("insert into lost select * replace (time - interval 9 day as time) from lost")
+        con.execute("insert into lost select * replace ('internal' as source) from lost")
+        con.execute(f"copy lost to '{path.with_name('part-1.parquet')}'")
+    days = (START.date(), START.date())
+    with open_events(settings_of(root, events="tables"), root, PLAN, days=days) as found:
+        assert found.description["exposures_without"] == {"user_id": 10}
+        made = population(found, WINDOW, PLAN.rule)
+        document = analyse_population(PLAN, made, simulated=False)
+    assert {key: value for key, value in document.items() if key != "logs"} == before
+
+
 @pytest.mark.parametrize("nobody", [None, ""])
 def test_rows_of_nobody_are_not_those_of_one_busy_user(
     root: Path, events: list[dict], nobody: str | None
@@ -356,14 +377,14 @@ def test_rows_of_nobody_are_not_those_of_one_busy_user(
     """All of them would be one user who saw both arms, and one is enough to make a test invalid."""
     write_tables(root / "tables", events)
     before = figures(root, events="tables")
-    for name, rows in (("exposures", 2), ("messages", 9), ("signals", 4)):
+    for name, rows in (("exposures", 11), ("messages", 9), ("signals", 4)):
         path = root / f"tables/{name}/part-0.parquet"
         lost = pq.read_table(path).slice(0, rows)
         gone = pa.array([nobody] * rows, pa.string())
         lost = lost.set_column(lost.column_names.index("user_id"), "user_id", gone)
         pq.write_table(lost, path.with_name("part-1.parquet"))
     after = figures(root, events="tables")
-    reason = "2 exposures have no user_id, and count for nobody"
+    reason = "11 exposures have no user_id, and count for nobody"
     assert (after["result"], after["reasons"]) == ("invalid", [reason])
     assert {**after, "result": "valid", "reasons": []} == {**before, "advice": None} | {
         key: after[key] for key in ("advice_reasons", "primary_pvalues")
@@ -371,9 +392,9 @@ def test_rows_of_nobody_are_not_those_of_one_busy_user(
     with open_events(settings_of(root, events="tables"), root, PLAN) as found:
         made = population(found, WINDOW, PLAN.rule)
         said = analysis_markdown(analyse_population(PLAN, made, simulated=False))
-        assert "2 exposures without user_id, 9 messages without user_id, 4 signals without user_id." in said
-        # Of thousands of exposures two are a trace, which is told and no more.
-        many = replace(made, by_day=({"control": DayLogs(exposures=5_000)},))
+        assert "11 exposures without user_id, 9 messages without user_id, 4 signals without user_id." in said
+        # Of thousands of exposures eleven are a trace, which is told and no more.
+        many = replace(made, by_day=({"control": DayLogs(exposures=20_000)},))
         assert exposure_faults(many, PLAN) == []
 
 
@@ -403,7 +424,7 @@ def test_a_latency_that_no_table_has_is_no_guardrail(root: Path, events: list[di
     with pytest.raises(EventsError, match="table messages lacks the column latency_ms, which is a guardrail"):
         figures(root, events="tables")
     with pytest.raises(EventsError, match="lacks the column latency_ms"):  # before the start, too
-        log_events.try_events(settings, root, PLAN)
+        event_trial.try_events(settings, root, PLAN)
     rule = PLAN.rule.model_copy(update={"guardrails": ("thumb_down_per_reply",)})
     with open_events(settings, root, make_plan(rule=rule)) as found:
         assert "milliseconds" in found.activity.columns
