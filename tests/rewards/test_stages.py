@@ -233,7 +233,10 @@ from flywheel_tasks.chat.card import Card
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.settings import Compute
 compute = Compute(precision="float32", threads=1)
-rows = [(Card(*card), history, chosen, rejected) for card, history, chosen, rejected in json.load(sys.stdin)]
+rows = [
+    (Card(id_, name, tuple(traits), tuple(instructions)), history, chosen, rejected)
+    for (id_, name, traits, instructions), history, chosen, rejected in json.load(sys.stdin)
+]
 pointwise = PointwiseScorer(Path(sys.argv[1]), compute=compute)
 chosen = pointwise.score([(card, history, chosen) for card, history, chosen, _ in rows])
 rejected = pointwise.score([(card, history, rejected) for card, history, _, rejected in rows])
