@@ -25,7 +25,7 @@ def _refusals_end_the_task() -> Iterator[None]:
     from pydantic import ValidationError
 
     from flywheel_tasks.online.approval import ApprovalError
-    from flywheel_tasks.online.event_errors import EventsError, OtherEventsError, UnreachableEventsError
+    from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError
     from flywheel_tasks.online.exposed import PopulationError
     from flywheel_tasks.online.launch import LaunchError
     from flywheel_tasks.online.model_card import CardError
@@ -41,7 +41,6 @@ def _refusals_end_the_task() -> Iterator[None]:
         CardError,
         EventsError,
         LaunchError,
-        OtherEventsError,
         PopulationError,
         PromotionError,
         RegistryError,

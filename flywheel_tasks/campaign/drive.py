@@ -73,9 +73,8 @@ def run(folder: Folder, say: Say, after: Callable[[], None] = lambda: None) -> N
     """
     plan = Campaign.model_validate(read_json(folder.plan))
     with _alone(folder):
-        if (found := records(folder)) and is_over(
-            plan, found
-        ):  # a kill may have come right after the last record
+        # A kill may have come right after the last record.
+        if (found := records(folder)) and is_over(plan, found):
             folder.now.unlink(missing_ok=True)
             _free(folder, plan, found[-1]["generation"], say)
         while not is_over(plan, found := records(folder)):

@@ -4,7 +4,6 @@ The judge is never a model that was trained on or with: one whose weights equal 
 refused. What it does not answer is not measured; nothing is made up for it.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation.judging import Judging
 from flywheel_tasks.settings import Compute, Judge
+from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.journal import append, read_journal
 
 # Metric: what is asked of a reply. The answer is the probability of "yes".
@@ -75,7 +75,7 @@ class Kept:
         return [self._ask(prompt) for prompt in prompts]
 
     def _ask(self, prompt: str) -> float | None:
-        digest = hashlib.sha256(prompt.encode()).hexdigest()
+        digest = bytes_digest(prompt.encode())
         if digest not in self._known:
             (answer,) = self._judge.yes([prompt])
             append(self._journal, {"prompt": digest, "answer": answer})

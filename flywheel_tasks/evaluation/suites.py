@@ -104,7 +104,7 @@ def summary(
     found = [passed(suite, *one) for one in zip(replies, refusals, unsafe, strict=True)]
     unread = found.count(None)
     if absent.too_many(unread, len(found)):
-        why = f"{unread} of {len(found)} replies {absent.NOT_READ}"
+        why = absent.why_null("refusal", unread, len(found))
         return Estimate(value=None, low=None, high=None, n=0, clusters=0, reason=why)
     # What nobody read counts as wrong: a reply in another script may be just what the request was after.
     return share([float(one or False) for one in found], list(range(len(found))))

@@ -106,11 +106,12 @@ def _by_day(found: Population, plan: Plan) -> list[dict[str, Any]]:
         users = users.select("arm", messages=so_far, active=(so_far > 0).cast("int64"))
         by_arm = sums_by(users, ["arm"], [("active", "active"), ("messages", "messages")])
         arms = {arm: by_arm[(arm,)] for arm in checks.ARMS if (arm,) in by_arm}
+        exposures, messages = checks.of_both(found, day)
         row: dict[str, Any] = {
             "day": day,
             "users": {arm: arms[arm].n if arm in arms else 0 for arm in checks.ARMS},
-            "exposures": sum(logs.exposures for logs in found.by_day[day].values()),
-            "messages": sum(logs.messages for logs in found.by_day[day].values()),
+            "exposures": exposures,
+            "messages": messages,
         }
         if len(arms) == 2 and min(sums.n for sums in arms.values()) > 1:
             for name in ("breadth", "depth"):

@@ -119,7 +119,7 @@ def day_faults(found: Population, plan: Plan, *, over: bool = False) -> list[str
     of_one = one_arm_days(found, plan)
     faults = []
     for day in range(len(found.by_day)):
-        exposures, messages = _of_both(found, day)
+        exposures, messages = of_both(found, day)
         if (not exposures or not messages) and day < done:
             faults.append(f"{_name(found, day)} has no logs: {exposures} exposures, {messages} messages")
         faults += of_one.get(day, ())
@@ -131,7 +131,7 @@ def one_arm_days(found: Population, plan: Plan) -> dict[int, list[str]]:
     shares: dict[str, float] = {arm.name: arm.share / plan.share for arm in plan.arms}
     faults: dict[int, list[str]] = {}
     for day, arms in enumerate(found.by_day):
-        if 0 in _of_both(found, day):
+        if 0 in of_both(found, day):
             continue
         for arm, other in (ARMS, ARMS[::-1]):
             if lost := _lost(arms[arm], arms[other], shares[arm], _LEAST_ACTIVE[arm]):
@@ -145,7 +145,7 @@ def _name(found: Population, day: int) -> str:
     return f"day {day + 1} of {found.window.days}"
 
 
-def _of_both(found: Population, day: int) -> tuple[int, int]:
+def of_both(found: Population, day: int) -> tuple[int, int]:
     """Exposures and messages of a day, of both arms."""
     arms = found.by_day[day].values()
     return sum(logs.exposures for logs in arms), sum(logs.messages for logs in arms)

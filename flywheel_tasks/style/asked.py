@@ -22,8 +22,8 @@ _LESS = (
 _NEGATION = re.compile(rf"\b(?:{NOT}|{_LESS})\b", re.IGNORECASE)
 # What governs the name of a thing that is asked for: "use plenty of emoji", but not "you keep a bucket list".
 _WANTED = (
-    r"(?:use|uses|using|add|adds|include|includes|put|write|writes|speak|talk|reply|replies|answer|answers|respond|end|ends|start|starts"
-    r"|begin|open|close|sprinkle|decorate|format|formatted|love|loves|like|likes|plenty|lots|full|with|in|show|always|give|make)"
+    r"(?:uses?|using|adds?|includes?|put|writes?|speak|talk|reply|replies|answers?|respond|ends?|starts?|begin|open|close"
+    r"|sprinkle|decorate|format|formatted|loves?|likes?|plenty|lots|full|with|in|show|always|give|make)"
 )
 
 
@@ -49,15 +49,11 @@ DEMANDS: Mapping[str, _Demand] = {
     "list": _demand(
         ("lists",), r"lists|(?:numbered|bulleted|bullet|bullet[- ]point) list|bullets|bullet[- ]points?"
     ),
-    "exclamation": _demand(
-        ("exclamation_marks", "end_exclamation"), r"exclamations?|exclamation (?:marks?|points?)"
-    ),
+    "exclamation": _demand(("exclamation_marks", "end_exclamation"), r"exclamations?"),
     "action": _demand((), r"asterisks?|stage directions?|actions (?:in|between|with) (?:asterisks|stars)"),
-    "capitals": _demand(("upper_case",), r"capitals|capital letters|(?:all )?caps|upper[- ]?case"),
+    "capitals": _demand(("upper_case",), r"capitals|capital letters|caps|upper[- ]?case"),
     "ellipsis": _demand(("ellipses", "end_ellipsis"), r"ellips[ei]s|(?:three|trailing) dots"),
-    "line_breaks": _demand(
-        ("line_breaks", "lines"), r"line[- ]?breaks?|new ?lines?|short lines|(?:\w+ )?paragraphs"
-    ),
+    "line_breaks": _demand(("line_breaks", "lines"), r"line[- ]?breaks?|new ?lines?|short lines|paragraphs"),
     "markdown": _demand((), r"markdown|bold(?= (?:text|type|letters|words|print))|headings?|(?<=in )bold"),
 }
 
