@@ -64,9 +64,8 @@ class Ab(Rule):
         """What no look or analysis could read must not start: its guardrails would never stop it."""
         if self.duration_minutes > MOST_DAYS * 24 * 60:
             raise ValueError(f"duration_minutes: a test of more than {MOST_DAYS} days cannot be analysed")
-        if self.events.startswith(
-            "$"
-        ):  # whether it is a URL decides how it is read, and what of it may be told
+        # Whether it is a URL decides how it is read, and what of it may be told.
+        if self.events.startswith("$"):
             raise ValueError(
                 "events: begin with the scheme (postgres://${LOGIN}@host/events), the place or logs itself: "
                 "a variable must not stand at the beginning"
