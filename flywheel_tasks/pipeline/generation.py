@@ -47,7 +47,7 @@ from flywheel_tasks.pipeline.pinned_data import (
 )
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
 from flywheel_tasks.pipeline.stage_io import locks_of
-from flywheel_tasks.pipeline.whose_logs import BUNDLE, bundle_of, logs_of, refuse_other_logs
+from flywheel_tasks.pipeline.whose_logs import BUNDLE, bundle_of, logs_of, refuse_mixing, refuse_other_logs
 from flywheel_tasks.settings import Settings, SettingsError, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
@@ -249,8 +249,8 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         the generation's id.
 
     Raises:
-        GenerationError: the id is malformed, there are no logs, the champion's files are not what they should be, or it
-            was opened with other logs than the settings name now.
+        GenerationError: the id is malformed, there are no logs, the champion's files are not what they should be, it
+            was opened with other logs than the settings name now, or real users would be mixed with simulated ones.
         PromptError: a new one, and a named set that it learns is missing or has a bad row.
     """
     with FileLock(_lock(root)):  # who is forgotten meanwhile would be in what is pinned
@@ -278,6 +278,7 @@ def _open(root: Path, generation: str | None, seed: int | None) -> str:
         if seed is not None:
             write_setting(root, "seed", seed)
         return name
+    refuse_mixing(root, registry, name, settings)
     # The stages that learn them come after people's labels.
     read_sets(root / "sets", sorted({*settings.sft.sets, *settings.dpo.sets}))
     if seed is not None:

@@ -15,6 +15,7 @@ from flywheel_tasks.pipeline.generation import open_generation
 from flywheel_tasks.pipeline.generation_ids import INPUTS, current, leave, next_id, number_of
 from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.trained_on import record
+from flywheel_tasks.pipeline.whose_logs import MARKER, refuse_mixing
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.documents import read_json
@@ -50,7 +51,7 @@ def week_of(settings: Settings, generation: str) -> date:
 
 def _is_simulated(location: Path, start: date) -> bool:
     """Whether the simulation wrote all partitions of a week (its marker names them before it writes them)."""
-    marker = location / "simulated.json"
+    marker = location / MARKER
     run = read_json(marker)["runs"].get(f"traffic-{start}") if marker.exists() else None
     return run is not None and all((location / path).exists() for path in run["partitions"])
 
@@ -59,8 +60,12 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     """Let the demo's simulated users write the generation's week of logs, talking to the champion; once.
 
     Runs as a process of its own: the simulation is unknown to the rest of the library.
+
+    Raises:
+        GenerationError: real users would be mixed with simulated ones.
     """
     settings = load_settings(root / "params.yaml")
+    refuse_mixing(root, open_registry(settings.registry.location, root), generation, settings)
     start = week_of(settings, generation)
     location = root / settings.logs.location
     if _is_simulated(location, start):

@@ -1,4 +1,6 @@
-"""Whose logs a generation reads stays what it was opened with, whatever the settings say later."""
+"""Whose logs a generation reads stays what it was opened with, and real users and simulated ones do not mix."""
+
+from datetime import timedelta
 
 import orjson
 import pytest
@@ -38,6 +40,16 @@ def change(root, old, new):
     text = (root / "params.yaml").read_text()
     assert old in text
     (root / "params.yaml").write_text(text.replace(old, new, 1))
+
+
+def launch(root, generation):
+    registry, shown = (
+        open_registry("registry", root),
+        {"model_digest": people.DIGEST, "verdict_digest": people.DIGEST},
+    )
+    registry.record_approval("launch", generation=generation, decision="approve", by="ada", **shown)
+    plan, candidate = people.make_plan(generation), model(generation, people.DIGEST)
+    registry.start_experiment(plan, candidate, by="ada", duration=timedelta(days=7))
 
 
 def files_of(root):
@@ -95,3 +107,35 @@ def test_real_logs_are_opened_after_simulated_ones_that_were_not_launched(worksp
     change(workspace, "source: simulated", "source: files")
     assert generations.open_generation(workspace, generation="g0002") == "g0002"
     assert current(workspace)["logs_source"] == "files"
+
+
+@pytest.mark.parametrize(("first", "then"), [("simulated", "files"), ("files", "simulated")])
+def test_real_users_and_simulated_ones_do_not_mix_in_a_registry(workspace, first, then):
+    change(workspace, "location: data/logs", "location: data/own")
+    change(workspace, "source: simulated", f"source: {first}")
+    generations.open_generation(workspace)
+    launch(workspace, "g0001")
+    assert generations.open_generation(workspace, generation="g0002") == "g0002", "more of the same kind"
+    before = files_of(workspace)
+    change(workspace, f"source: {first}", f"source: {then}")
+    complaint = (
+        f"g0003 would be of logs.source {then}, but g0001, .* registry, is of {first}: .* registry.location"
+    )
+    with pytest.raises(GenerationError, match=complaint):
+        generations.open_generation(workspace, generation="g0003")
+    with pytest.raises(GenerationError, match=complaint):
+        local.simulate_traffic(workspace, "g0003", print)
+    assert files_of(workspace) == before
+    change(workspace, "location: registry", "location: another")
+    open_registry("another", workspace).bootstrap(model("base", CONTROL), by="test")
+    assert generations.open_generation(workspace, generation="g0003") == "g0003"
+
+
+def test_real_logs_are_not_read_where_simulated_ones_lie(workspace):
+    write_json({"runs": {}}, workspace / "data/logs/simulated.json")
+    change(workspace, "source: simulated", "source: files")
+    with pytest.raises(
+        GenerationError, match=r"data/logs \(logs.location\) holds simulated traffic .* another folder"
+    ):
+        generations.open_generation(workspace)
+    assert current(workspace) is None
