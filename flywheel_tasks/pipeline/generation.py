@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from flywheel_tasks.annotation.delivery import PIN, pin_labels
 from flywheel_tasks.pipeline import dvc_locks, earlier_pairs, reward_model_pin
-from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
+from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion, refuse_other_base
 from flywheel_tasks.pipeline.generation_ids import (
     INPUTS,
     BusyError,
@@ -273,7 +273,9 @@ def _open(root: Path, generation: str | None, seed: int | None) -> str:
     name = generation or next_id(root, registry)
     number_of(name)
     if name in registry.generations():
-        refuse_other_logs(name, bundle_of(registry, name), settings)
+        bundle = bundle_of(registry, name)
+        refuse_other_logs(name, bundle, settings)
+        refuse_other_base(ModelRef.model_validate(bundle["champion"]), settings)
         _restore(root, registry, name, params=False)
         if seed is not None:
             write_setting(root, "seed", seed)
