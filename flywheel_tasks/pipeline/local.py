@@ -11,6 +11,7 @@ from typing import Any, Literal
 from flywheel_tasks.online.approval import LAUNCHABLE, made_from_the_champion
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
+from flywheel_tasks.pipeline.closed import refuse_changes, refuse_over
 from flywheel_tasks.pipeline.generation import open_generation
 from flywheel_tasks.pipeline.generation_ids import INPUTS, current, leave, next_id, number_of
 from flywheel_tasks.pipeline.process import die_with_parent
@@ -109,6 +110,24 @@ def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
     return True
 
 
+def _open(root: Path, generation: str | None, seed: int | None, say: Say) -> tuple[str, bool]:
+    """Open the generation that is meant, its simulated week of logs written; its id, and whether it is launched."""
+    settings = load_settings(root / "params.yaml")
+    registry = open_registry(settings.registry.location, root)
+    here = current(root)
+    name = generation or (here["generation"] if here else next_id(root, registry))
+    number_of(name)
+    state = registry.state()
+    if (test := state.tested(name)) is not None:
+        refuse_over(test)
+    if settings.logs.source == "simulated" and name not in registry.generations():
+        simulate_traffic(root, name, say)
+    open_generation(root, generation=name, seed=seed)
+    if test is not None:
+        refuse_changes(root, state.candidates[name])
+    return name, test is not None
+
+
 def run_generation(root: Path, *, generation: str | None, seed: int | None, say: Say) -> Outcome:
     """Bring one generation as far as it can go without a person.
 
@@ -119,18 +138,12 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
         say: told what happens, a line each.
 
     Raises:
+        GenerationError: it cannot be opened, or was launched and its test is over, or it would be made again.
         StageFailedError: a stage failed; running again goes on from there.
     """
-    settings = load_settings(root / "params.yaml")
-    registry = open_registry(settings.registry.location, root)
-    here = current(root)
-    name = generation or (here["generation"] if here else next_id(root, registry))
-    number_of(name)
-    if settings.logs.source == "simulated" and name not in registry.generations():
-        simulate_traffic(root, name, say)
-    open_generation(root, generation=name, seed=seed)
+    name, launched = _open(root, generation, seed, say)
     say(f"Generation {name}: data, training, evaluation, gate (dvc repro gate)")
-    if settings.label.annotator != "simulated":
+    if not launched and load_settings(root / "params.yaml").label.annotator != "simulated":
         runner.reproduce(root, "annotation_batch")
         from flywheel_tasks.annotation.round_trip import labels_ready
 
