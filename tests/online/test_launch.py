@@ -200,6 +200,14 @@ def test_another_model_draws_other_users(root: Path) -> None:
     assert read_json(root / "launch/plan.json")["salt"] != salt
 
 
+def test_without_a_plan_the_error_says_what_writes_one(root: Path) -> None:
+    for begin in (lambda: launch.start(root, by="ada"), lambda: simulated.simulate_ab(root)):
+        with pytest.raises(
+            launch.LaunchError, match=r"launch/plan\.json: there is no plan .* flywheel generation run"
+        ):
+            begin()
+
+
 def test_without_an_approval_the_error_says_how(root: Path) -> None:
     with pytest.raises(RegistryError, match="flywheel approve launch"):
         run_launch(root)
@@ -259,7 +267,7 @@ def test_start_checks_again(root: Path) -> None:
         launch.start(root, by="ada")
     write_model(root, "another")
     write_verdict(root)
-    with pytest.raises(launch.LaunchError, match="run stage launch again"):
+    with pytest.raises(launch.LaunchError, match=r"run stage launch again \(flywheel generation run\)"):
         launch.start(root, by="ada")
     assert registry_of(root).state().candidate is None
 
