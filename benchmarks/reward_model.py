@@ -138,7 +138,7 @@ class Work:
         """With the seed."""
         path = self.folder / f"params-{self.seed}.yaml"
         path.write_text(yaml.safe_dump(self.params), encoding="utf-8")
-        return load_settings(path)
+        return load_settings(path, alone=True)
 
     def side(self, name: str, run: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """What a side gave: read, or made now and kept."""

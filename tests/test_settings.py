@@ -57,6 +57,27 @@ def test_guardrails_that_params_do_not_name_are_those_of_the_shipped_ones(tmp_pa
         (lambda raw: raw.update(seed=-1), "seed"),
         # No look could read such a test, so its guardrails would never stop it.
         (lambda raw: raw["ab"].update(duration_minutes=60 * 1440 + 1), "ab: .*more than 60 days"),
+        # What fits when the policy answers must fit where that is learned and judged.
+        (
+            lambda raw: raw["prompt"].update(max_tokens=185),
+            r"sft\.max_tokens: 224 is less than prompt\.max_tokens \(185\) \+ sampling\.max_new_tokens \(40\)",
+        ),
+        (lambda raw: raw["dpo"].update(max_tokens=199), r"params\.yaml: dpo\.max_tokens: 199 is less than"),
+        (
+            lambda raw: raw["pointwise_rm"].update(max_tokens=200),
+            r"pointwise_rm\.max_tokens: 200 is less than .* \+ 1",
+        ),
+        (
+            lambda raw: (
+                raw["pointwise_rm"].update(max_tokens=212),
+                raw["sampling"].update(max_new_tokens=36),
+            ),
+            r"pointwise_rm\.max_tokens: 212 leaves a prompt 159, less than prompt\.max_tokens \(160\)",
+        ),
+        (
+            lambda raw: raw["sampling"].update(max_new_tokens=35),
+            r"rl\.length_limit: 36 is more than sampling\.max_new_tokens \(35\): .* would never count",
+        ),
         (
             lambda raw: raw["ab"].update(segments=["country"]),
             "ab: .*segments: raw logs have no further columns",
@@ -66,6 +87,18 @@ def test_guardrails_that_params_do_not_name_are_those_of_the_shipped_ones(tmp_pa
 def test_a_wrong_value_is_named(tmp_path, change, complaint):
     with pytest.raises(SettingsError, match=complaint):
         load_settings(_changed(tmp_path, change))
+
+
+def test_limits_that_just_fit_are_taken_and_a_reward_model_on_its_own_needs_fit_none(tmp_path):
+    def change(raw):
+        raw["prompt"]["max_tokens"] = 159
+        raw["sampling"]["max_new_tokens"] = raw["rl"]["length_limit"] = 40
+        raw["sft"]["max_tokens"] = raw["dpo"]["max_tokens"] = 199
+        raw["pointwise_rm"]["max_tokens"] = 212
+
+    assert load_settings(_changed(tmp_path, change)).sft.max_tokens == 199
+    short = _changed(tmp_path, lambda raw: raw["pointwise_rm"].update(max_tokens=64))
+    assert load_settings(short, alone=True).pointwise_rm.max_tokens == 64
 
 
 def test_a_file_that_is_not_yaml_is_named(tmp_path):

@@ -212,31 +212,36 @@ def _warn(card_id: str, max_tokens: int) -> None:
 
 
 def cut_short(
-    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[tuple[Card, Sequence[Turn]]], max_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[tuple[Card, Sequence[Turn]]],
+    max_tokens: int | Sequence[int],
+    limited_by: str = "prompt.max_tokens",
 ) -> dict[str, int]:
     """How many prompts do not show all of their card, or of the user's last turn; a warning says so, too.
 
     Args:
         tokenizer: with a chat template.
         prompts: cards and histories, the last turn the user's.
-        max_tokens: as for :func:`prompt_messages`.
+        max_tokens: as for :func:`prompt_messages`; of all prompts, or of each.
+        limited_by: the settings that say it, for the warning.
 
     Returns:
         ``prompts``, ``card`` (those whose card lost a part) and ``last_turn`` (those whose turn lost its beginning).
     """
-    found = {"prompts": 0, "card": 0, "last_turn": 0}
-    for card, history in prompts:
+    prompts = list(prompts)
+    limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
+    found = {"prompts": len(prompts), "card": 0, "last_turn": 0}
+    for (card, history), limit in zip(prompts, limits, strict=True):
         text = plain_text(tokenizer, history[-1]["content"])
-        shown, kept = _last_turn(tokenizer, card, text, max_tokens)
-        found["prompts"] += 1
+        shown, kept = _last_turn(tokenizer, card, text, limit)
         found["card"] += shown != card
         found["last_turn"] += kept != text
     if found["card"] or found["last_turn"]:
         _log.warning(
-            "of %d prompts, %d do not show all of their card and %d not all of the user's last turn: %d tokens "
-            "(prompt.max_tokens) are too few",
+            "of %d prompts, %d do not show all of their card and %d not all of the user's last turn: %s leaves too few "
+            "tokens",
             *found.values(),
-            max_tokens,
+            limited_by,
         )
     return found
 

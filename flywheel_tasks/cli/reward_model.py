@@ -79,7 +79,7 @@ def train(
 
     if max_pairs is not None and kind != "pairwise":
         raise PairError("--max-pairs is of --kind pairwise; a pointwise model takes all pairs")
-    load_settings(root / "params.yaml")  # its own errors first
+    load_settings(root / "params.yaml", alone=True)  # its own errors first
     from flywheel_tasks.storage.fast_yaml import load_yaml
 
     params = load_yaml((root / "params.yaml").read_text(encoding="utf-8"))
@@ -129,7 +129,7 @@ def evaluate(
     from flywheel_tasks.rewards.standalone import evaluate_model
     from flywheel_tasks.settings import load_settings
 
-    measured = evaluate_model(model, pairs, load_settings(root / "params.yaml").compute)
+    measured = evaluate_model(model, pairs, load_settings(root / "params.yaml", alone=True).compute)
     if as_json:
         typer.echo(orjson.dumps(measured, option=orjson.OPT_INDENT_2).decode())
         return

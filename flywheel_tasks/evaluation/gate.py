@@ -51,7 +51,7 @@ def run(io: StageIO) -> Mapping[str, Any]:
         metrics=metrics,
         replies=read_rows(io.dep("data/evaluation/replies.parquet")),
         curves=[read_curve(io.dep(dep)) for dep in io.stage.deps if dep.startswith("plots/")],
-        simulated=simulated_parts(io),
+        simulated=simulated_parts(generation, metrics),
     )
     io.out("gate/report.html").write_text(render_page(contents), encoding="utf-8")
     io.out("gate/approval.md").write_text(render_approval(contents), encoding="utf-8")
@@ -62,10 +62,18 @@ def run(io: StageIO) -> Mapping[str, Any]:
     }
 
 
-def simulated_parts(io: StageIO) -> dict[str, bool | None]:
-    """Whether users and annotators are simulated; None where dvc.yaml does not show the gate the setting."""
-    params = io.stage.params
+def simulated_parts(generation: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Whether users and annotators are simulated, by the data: the settings may have changed since.
+
+    Args:
+        generation: ``inputs/generation.json``; says where the logs that it was opened with came from.
+        metrics: of all stages before, by stage; ``annotate`` counts the pairs of labels that say they are simulated.
+
+    Returns:
+        ``users`` and ``annotators``; None where it is not recorded.
+    """
+    source, pairs = generation.get("logs_source"), metrics.get("annotate", {}).get("pairs_simulated")
     return {
-        "users": io.settings.logs.source == "simulated" if "logs" in params else None,
-        "annotators": io.settings.label.annotator == "simulated" if "label" in params else None,
+        "users": None if source is None else source == "simulated",
+        "annotators": None if pairs is None else pairs > 0,
     }

@@ -78,11 +78,11 @@ def _try_logs(settings: Settings, root: Path, plan: Plan) -> None:
     if "latency_ms" in rule.guardrails and not timed and replies >= _TIMED_ENOUGH:
         raise EventsError(
             f"ab.events: logs: none {of} has a latency_ms, which is a guardrail of the test; take it out of "
-            "ab.guardrails, and run stage launch again, where no latency is logged"
+            "ab.guardrails, and run stage launch again (flywheel generation run), where no latency is logged"
         )
     if signalled and not signals and replies >= _SIGNALLED_ENOUGH:
         raise EventsError(
             f"ab.events: logs: on none {of} was any signal given ({', '.join(GIVEN)}), which guardrails of the test "
-            f"are told by; take {', '.join(signalled)} out of ab.guardrails, and run stage launch again, where users "
-            "have no way to give any"
+            f"are told by; take {', '.join(signalled)} out of ab.guardrails, and run stage launch again (flywheel "
+            "generation run), where users have no way to give any"
         )

@@ -96,7 +96,16 @@ def run(io: StageIO) -> Mapping[str, Any]:
 
 
 def read_plan(root: Path) -> Plan:
-    """The plan that stage ``launch`` wrote."""
+    """The plan that stage ``launch`` wrote.
+
+    Raises:
+        LaunchError: there is none yet.
+    """
+    if not (root / PLAN).exists():
+        raise LaunchError(
+            f"{PLAN}: there is no plan of a test yet: flywheel generation run writes it once the gate passes the model "
+            "and its launch is approved"
+        )
     return Plan.model_validate(read_json(root / PLAN))
 
 
@@ -111,8 +120,8 @@ def start(root: Path, by: str) -> Experiment:
         by: who starts it.
 
     Raises:
-        LaunchError: model, verdict or events are not what the plan is for, the tests that run leave it too few users,
-            or the events of ``ab.events`` could never be read (tables may come later), or tell a guardrail.
+        LaunchError: there is no plan, model, verdict or events are not what it is for, the tests that run leave it too
+            few users, or the events of ``ab.events`` could never be read (tables may come later), or tell a guardrail.
         RegistryError: the registry refuses it (no matching approval, another test runs, ...).
     """
     plan = read_plan(root)
@@ -128,7 +137,7 @@ def start(root: Path, by: str) -> Experiment:
     if found != (plan.model_digest, plan.verdict_digest):
         raise LaunchError(
             f"{PLAN} is for model {plan.model_digest} and verdict {plan.verdict_digest}, but they are "
-            f"{found[0]} and {found[1]}; run stage launch again"
+            f"{found[0]} and {found[1]}; run stage launch again (flywheel generation run)"
         )
     try:
         beside = plan.beside(item.plan for item in state.all_running())
@@ -163,7 +172,7 @@ def _check_latency(plan: Plan, settings: Settings) -> None:
         raise LaunchError(
             f"{PLAN} does not fit params.yaml: of a test on {read_from(settings)} latency_ms is "
             f"{'a' if wanted else 'no'} guardrail, and of the plan it is {'one' if planned else 'none'}; "
-            "run stage launch again"
+            "run stage launch again (flywheel generation run)"
         )
 
 

@@ -209,7 +209,7 @@ def _tables(
     if plan is not None and "latency_ms" in plan.rule.guardrails and not timed:
         raise EventsError(
             "ab.events: table messages lacks the column latency_ms, which is a guardrail of the test; take it out of "
-            "ab.guardrails, and run stage launch again, where no latency is logged"
+            "ab.guardrails, and run stage launch again (flywheel generation run), where no latency is logged"
         )
     latency = messages.latency_ms.cast("int64") if timed else ibis.null("int64")
     activity = ibis.union(

@@ -4,15 +4,43 @@ from pathlib import Path
 
 from flywheel_tasks.pipeline import lineage, runner
 from flywheel_tasks.pipeline.generation_ids import INPUTS, GenerationError
-from flywheel_tasks.settings import load_settings
+from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.registry_state import DvcRef, ModelRef
+from flywheel_tasks.storage.urls import shown
+
+_FIRST = "base"  # the champion that no generation made
+
+
+def refuse_other_base(champion: ModelRef, settings: Settings) -> None:
+    """Refuse another ``base.policy`` than the one that a registry began with, while that is still its champion.
+
+    The policy would go on from the old one, and the reward models alone be of the new one. Once a generation's model is
+    champion, the setting is the reward models' alone, and may change.
+
+    Args:
+        champion: that a generation begins from.
+        settings: of now.
+
+    Raises:
+        GenerationError: it is another.
+    """
+    if champion.generation == _FIRST and champion.data_version != settings.base.policy:
+        raise GenerationError(
+            f"base.policy is {settings.base.policy}, but the champion is still {champion.data_version}, which the "
+            f"registry {shown(settings.registry.location)} began with: only the reward models would be of "
+            f"{settings.base.policy}. Set base.policy back, or begin anew from it with another registry.location"
+        )
 
 
 def ensure_champion(root: Path) -> ModelRef:
-    """The registry's champion; before the first launch, the base model is made and becomes it."""
+    """The registry's champion; before the first launch, the base model is made and becomes it.
+
+    Raises:
+        GenerationError: see :func:`refuse_other_base`.
+    """
     settings = load_settings(root / "params.yaml")
     registry = open_registry(settings.registry.location, root)
     champion = registry.state().champion
@@ -20,13 +48,14 @@ def ensure_champion(root: Path) -> ModelRef:
         runner.run(root, "base_model", push_outputs=False)
         out = lineage.dvc_output(root, "models/base")
         champion = ModelRef(
-            generation="base",
+            generation=_FIRST,
             digest=tree_digest(root / "models/base"),
             dvc=DvcRef(path="models/base", md5=out["md5"]),
             code_version=lineage.code_version(root),
             data_version=settings.base.policy,
         )
         registry.bootstrap(champion, by="flywheel: first generation")
+    refuse_other_base(champion, settings)
     return champion
 
 

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from flywheel_tasks.annotation.delivery import PIN, pin_labels
 from flywheel_tasks.pipeline import dvc_locks, earlier_pairs, reward_model_pin
-from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
+from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion, refuse_other_base
 from flywheel_tasks.pipeline.generation_ids import (
     INPUTS,
     BusyError,
@@ -47,6 +47,7 @@ from flywheel_tasks.pipeline.pinned_data import (
 )
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
 from flywheel_tasks.pipeline.stage_io import locks_of
+from flywheel_tasks.pipeline.whose_logs import BUNDLE, bundle_of, logs_of, refuse_mixing, refuse_other_logs
 from flywheel_tasks.settings import Settings, SettingsError, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import bytes_digest
@@ -56,7 +57,6 @@ from flywheel_tasks.storage.registry import Registry, open_registry
 from flywheel_tasks.storage.registry_state import ModelRef
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, pin_users, user_key
 
-_BUNDLE = "inputs.json"
 _log = logging.getLogger(__name__)
 
 
@@ -65,7 +65,7 @@ def newest_key(registry: Registry) -> tuple[str, str] | None:
     generations = registry.generations()
     if not generations:
         return None
-    bundle = orjson.loads(registry.get_generation(generations[-1], _BUNDLE))
+    bundle = bundle_of(registry, generations[-1])
     return generations[-1], bundle.get("user_key", DEMO_FINGERPRINT)
 
 
@@ -109,7 +109,7 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
     The opening of another one may have been killed after it had begun to write. The generation's name is written last,
     and another's is removed first: what has a name is whole.
     """
-    bundle = orjson.loads(registry.get_generation(generation, _BUNDLE))
+    bundle = bundle_of(registry, generation)
     if "user_key" not in bundle:
         raise GenerationError(
             f"{generation} was opened by an earlier version, whose tables hold raw user ids: open a new generation"
@@ -139,7 +139,8 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
     _pin_settings_of_inputs(
         root, generation, champion, None if previous is None else ModelRef.model_validate(previous)
     )
-    _pin(root, "generation.json", bundle["generation"])
+    # A release that did not say whose logs they are may have opened it.
+    _pin(root, "generation.json", {"logs_source": logs_of(bundle)["source"]} | bundle["generation"])
 
 
 def _pin_settings_of_inputs(
@@ -248,7 +249,8 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         the generation's id.
 
     Raises:
-        GenerationError: the id is malformed, there are no logs, or the champion's files are not what they should be.
+        GenerationError: the id is malformed, there are no logs, the champion's files are not what they should be, it
+            was opened with other logs than the settings name now, or real users would be mixed with simulated ones.
         PromptError: a new one, and a named set that it learns is missing or has a bad row.
     """
     with FileLock(_lock(root)):  # who is forgotten meanwhile would be in what is pinned
@@ -258,7 +260,7 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
 def _earlier_logs(registry: Registry, generation: str) -> Iterator[dict[str, Any]]:
     """What the generations before one pinned, the newest first."""
     for item in before(registry, generation):
-        kept = registry.find_generation(item, _BUNDLE)
+        kept = registry.find_generation(item, BUNDLE)
         if kept is not None and (logs := orjson.loads(kept).get("logs")):
             yield logs
 
@@ -271,10 +273,14 @@ def _open(root: Path, generation: str | None, seed: int | None) -> str:
     name = generation or next_id(root, registry)
     number_of(name)
     if name in registry.generations():
+        bundle = bundle_of(registry, name)
+        refuse_other_logs(name, bundle, settings)
+        refuse_other_base(ModelRef.model_validate(bundle["champion"]), settings)
         _restore(root, registry, name, params=False)
         if seed is not None:
             write_setting(root, "seed", seed)
         return name
+    refuse_mixing(root, registry, name, settings)
     # The stages that learn them come after people's labels.
     read_sets(root / "sets", sorted({*settings.sft.sets, *settings.dpo.sets}))
     if seed is not None:
@@ -291,6 +297,7 @@ def _open(root: Path, generation: str | None, seed: int | None) -> str:
     description = {
         "generation": name,
         "champion": {"model": champion.generation, "digest": champion.digest},
+        "logs_source": settings.logs.source,
         "logs_digest": bytes_digest(orjson.dumps(logs, option=orjson.OPT_SORT_KEYS)),
         "styles_before": launched_styles(registry, name),
     }
@@ -307,7 +314,7 @@ def _open(root: Path, generation: str | None, seed: int | None) -> str:
         "params": (root / "params.yaml").read_text(encoding="utf-8"),
     }
     registry.put_generation(
-        name, _BUNDLE, orjson.dumps(bundle, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+        name, BUNDLE, orjson.dumps(bundle, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
     )
     write_json(logs, root / INPUTS / "logs.json")
     write_users(root, key)

@@ -45,6 +45,11 @@ def stage_hashes(root: Path, stage: str, kind: Literal["deps", "outs"]) -> dict[
     return {item["path"]: item["md5"] for item in items if "md5" in item}
 
 
+def stage_settings(root: Path, stage: str) -> dict[str, Any]:
+    """The settings that a stage last ran with, by section; none where ``dvc.lock`` does not know the stage."""
+    return dict(_locked_stages(root).get(stage, {}).get("params", {}).get("params.yaml", {}))
+
+
 def others(root: Path, made: Mapping[str, str]) -> list[str]:
     """Paths that ``dvc.lock`` does not have, or has with another hash, sorted.
 

@@ -11,10 +11,12 @@ from typing import Any, Literal
 from flywheel_tasks.online.approval import LAUNCHABLE, made_from_the_champion
 from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
+from flywheel_tasks.pipeline.closed import refuse_changes, refuse_over
 from flywheel_tasks.pipeline.generation import open_generation
 from flywheel_tasks.pipeline.generation_ids import INPUTS, current, leave, next_id, number_of
 from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.trained_on import record
+from flywheel_tasks.pipeline.whose_logs import MARKER, refuse_mixing
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.documents import read_json
@@ -50,7 +52,7 @@ def week_of(settings: Settings, generation: str) -> date:
 
 def _is_simulated(location: Path, start: date) -> bool:
     """Whether the simulation wrote all partitions of a week (its marker names them before it writes them)."""
-    marker = location / "simulated.json"
+    marker = location / MARKER
     run = read_json(marker)["runs"].get(f"traffic-{start}") if marker.exists() else None
     return run is not None and all((location / path).exists() for path in run["partitions"])
 
@@ -59,8 +61,12 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     """Let the demo's simulated users write the generation's week of logs, talking to the champion; once.
 
     Runs as a process of its own: the simulation is unknown to the rest of the library.
+
+    Raises:
+        GenerationError: real users would be mixed with simulated ones.
     """
     settings = load_settings(root / "params.yaml")
+    refuse_mixing(root, open_registry(settings.registry.location, root), generation, settings)
     start = week_of(settings, generation)
     location = root / settings.logs.location
     if _is_simulated(location, start):
@@ -75,6 +81,13 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     subprocess.run(command, cwd=root, check=True, env=runner.environment(), preexec_fn=die_with_parent)
 
 
+def _policy_decides(root: Path, settings: Settings) -> bool:
+    """Whether no person is asked; whose logs they are says the generation, for the settings may have changed since."""
+    here, by = current(root), settings.approval.local
+    simulated = here is not None and here.get("logs_source") == "simulated"
+    return by == "policy" or (by == "policy_if_simulated" and simulated)
+
+
 def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
     """Record the approval that ``approval.local`` allows; True when the launch is approved."""
     settings = load_settings(root / "params.yaml")
@@ -83,7 +96,7 @@ def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
     found = registry.state().approval("launch", verdict["generation"])
     if found is not None and found.shown == shown:
         return found.decision == "approve"
-    if settings.approval.local != "policy":
+    if not _policy_decides(root, settings):
         return False
     made_from_the_champion(root, verdict["generation"])
     registry.record_approval(
@@ -97,6 +110,24 @@ def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
     return True
 
 
+def _open(root: Path, generation: str | None, seed: int | None, say: Say) -> tuple[str, bool]:
+    """Open the generation that is meant, its simulated week of logs written; its id, and whether it is launched."""
+    settings = load_settings(root / "params.yaml")
+    registry = open_registry(settings.registry.location, root)
+    here = current(root)
+    name = generation or (here["generation"] if here else next_id(root, registry))
+    number_of(name)
+    state = registry.state()
+    if (test := state.tested(name)) is not None:
+        refuse_over(test)
+    if settings.logs.source == "simulated" and name not in registry.generations():
+        simulate_traffic(root, name, say)
+    open_generation(root, generation=name, seed=seed)
+    if test is not None:
+        refuse_changes(root, state.candidates[name])
+    return name, test is not None
+
+
 def run_generation(root: Path, *, generation: str | None, seed: int | None, say: Say) -> Outcome:
     """Bring one generation as far as it can go without a person.
 
@@ -107,18 +138,12 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
         say: told what happens, a line each.
 
     Raises:
+        GenerationError: it cannot be opened, or was launched and its test is over, or it would be made again.
         StageFailedError: a stage failed; running again goes on from there.
     """
-    settings = load_settings(root / "params.yaml")
-    registry = open_registry(settings.registry.location, root)
-    here = current(root)
-    name = generation or (here["generation"] if here else next_id(root, registry))
-    number_of(name)
-    if settings.logs.source == "simulated" and name not in registry.generations():
-        simulate_traffic(root, name, say)
-    open_generation(root, generation=name, seed=seed)
+    name, launched = _open(root, generation, seed, say)
     say(f"Generation {name}: data, training, evaluation, gate (dvc repro gate)")
-    if settings.label.annotator != "simulated":
+    if not launched and load_settings(root / "params.yaml").label.annotator != "simulated":
         runner.reproduce(root, "annotation_batch")
         from flywheel_tasks.annotation.round_trip import labels_ready
 

@@ -8,7 +8,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import orjson
 import yaml
 
 from flywheel_tasks.pipeline import dvc_locks, lineage
@@ -240,3 +242,17 @@ def _check_read(root: Path, stage: str, made: Mapping[str, str]) -> None:
 def reproduce(root: Path, target: str) -> None:
     """``dvc repro`` of a stage and all that it needs."""
     dvc(root, "repro", target)
+
+
+def status(root: Path, target: str) -> dict[str, list[Any]]:
+    """What is not as ``dvc.lock`` has it, of a stage and all that it needs; nothing is run.
+
+    Returns:
+        by stage, as ``dvc status --json`` says it; stages as they were are left out.
+
+    Raises:
+        StageFailedError: DVC failed.
+    """
+    said = dvc(root, "status", "--with-deps", "--json", target, quiet=True)
+    document = next(line for line in said.splitlines() if line.startswith("{"))  # beside what DVC warns of
+    return dict(orjson.loads(document))

@@ -15,12 +15,13 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
 from flywheel_tasks.chat.fixed_date import dated_tokenizer
-from flywheel_tasks.chat.prompt import cut_short, prompt_ids, reply_ids
+from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
 from flywheel_tasks.curation.sampling import draw_order, in_turns
 from flywheel_tasks.pipeline.launcher import processes
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
 from flywheel_tasks.policy.named_sets import load_sets, pairs_of
+from flywheel_tasks.policy.sft_data import cut_short_by_replies, prompt_limit
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs
 from flywheel_tasks.settings.policy import PREFERENCES
 from flywheel_tasks.training.endings import check_trainer
@@ -75,8 +76,8 @@ def encode_pair(
         the row, or None if both replies are equal once they are cut.
     """
     chosen, rejected = reply_ids(tokenizer, pair.chosen), reply_ids(tokenizer, pair.rejected)
-    room = max(max_tokens // 2, max_tokens - max(len(chosen), len(rejected)))
-    prompt = prompt_ids(tokenizer, pair.card, pair.history, min(prompt_tokens, room))
+    limit = prompt_limit([chosen, rejected], prompt_tokens, max_tokens)
+    prompt = prompt_ids(tokenizer, pair.card, pair.history, limit)
     left = max_tokens - len(prompt)
     if chosen[:left] == rejected[:left]:
         return None
@@ -151,8 +152,13 @@ def run(io: StageIO) -> Mapping[str, Any]:
     sets, encoded = chosen_pairs(io, tokenizer)
     pairs = [pair for chosen in sets.values() for pair in chosen.used]
     rows = [encoded[pair.pair_id] for pair in pairs]
-    chats = {pair.prompt_id: (pair.card, pair.history) for pair in pairs}
-    short = cut_short(tokenizer, chats.values(), settings.prompt.max_tokens)
+    short = cut_short_by_replies(
+        tokenizer,
+        ((pair.prompt_id, (pair.card, pair.history), [pair.chosen, pair.rejected]) for pair in pairs),
+        settings.prompt.max_tokens,
+        section.max_tokens,
+        "dpo",
+    )
     unseen = {
         name: Dataset.from_list([encoded[pair.pair_id] for pair in chosen.unseen])
         for name, chosen in sets.items()

@@ -11,12 +11,18 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from flywheel_tasks.chat.fixed_date import dated_tokenizer
-from flywheel_tasks.chat.prompt import cut_short
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.compact_head import vocabulary_at_labels
 from flywheel_tasks.policy.mixture import mix
 from flywheel_tasks.policy.named_sets import load_sets
-from flywheel_tasks.policy.sft_data import IGNORED, Example, encode, lengths, load_examples
+from flywheel_tasks.policy.sft_data import (
+    IGNORED,
+    Example,
+    cut_short_by_replies,
+    encode,
+    lengths,
+    load_examples,
+)
 from flywheel_tasks.settings import TRAFFIC
 from flywheel_tasks.training.endings import check_trainer
 from flywheel_tasks.training.lora import lora_config, merge_to_full
@@ -58,8 +64,13 @@ def run(io: StageIO) -> Mapping[str, Any]:
     examples, account = _mixture(io)
     champion = io.dep("inputs/champion")
     tokenizer = dated_tokenizer(champion)
-    chats = {(one.mix, one.prompt.prompt_id): one.prompt.chat for one in examples}  # the mixture repeats rows
-    short = cut_short(tokenizer, chats.values(), settings.prompt.max_tokens)
+    short = cut_short_by_replies(
+        tokenizer,
+        (((one.mix, one.prompt.prompt_id), one.prompt.chat, [one.reply]) for one in examples),
+        settings.prompt.max_tokens,
+        section.max_tokens,
+        "sft",
+    )
     rows = [encode(tokenizer, one, settings.prompt.max_tokens, section.max_tokens) for one in examples]
     names = [tuple(row["input_ids"]) for row in rows]
     order = training_order(lengths(rows), section.batch_size, section.epochs, settings.seed, names)

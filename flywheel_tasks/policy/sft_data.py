@@ -1,12 +1,13 @@
 """What supervised fine-tuning learns from: accepted replies and annotators' rewrites, as token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from flywheel_tasks.chat.prompt import prompt_ids, reply_ids
+from flywheel_tasks.chat.card import Card, Turn
+from flywheel_tasks.chat.prompt import cut_short, prompt_ids, reply_ids
 from flywheel_tasks.policy.prompts import Prompt, PromptError, card_from_context, prompt_of
 from flywheel_tasks.policy.tool_calls import ToolCallError, parse
 from flywheel_tasks.storage.tables import read_rows
@@ -63,6 +64,43 @@ def load_examples(accepted: Path, rewrites: Path) -> list[Example]:
     return [found[key] for key in sorted(found)]
 
 
+def prompt_limit(replies: Iterable[Sequence[int]], prompt_tokens: int, max_tokens: int) -> int:
+    """Most tokens of a prompt that is learned with replies: it gives way to the longest, but keeps half of the room.
+
+    Args:
+        replies: token ids of each.
+        prompt_tokens: most tokens of any prompt.
+        max_tokens: most tokens of prompt and reply together.
+    """
+    return min(prompt_tokens, max(max_tokens // 2, max_tokens - max(map(len, replies))))
+
+
+def cut_short_by_replies(
+    tokenizer: PreTrainedTokenizerBase,
+    learned: Iterable[tuple[Hashable, tuple[Card, Sequence[Turn]], Sequence[str]]],
+    prompt_tokens: int,
+    max_tokens: int,
+    section: str,
+) -> dict[str, int]:
+    """:func:`flywheel_tasks.chat.prompt.cut_short` of prompts that are learned, each counted once.
+
+    Args:
+        tokenizer: with a chat template.
+        learned: name of a prompt, its card and history, and the replies that it gives way to; of several rows with one
+            name the one with the longest reply counts.
+        prompt_tokens: as for :func:`prompt_limit`.
+        max_tokens: as there.
+        section: of the settings that say ``max_tokens``, for the warning.
+    """
+    chats, limits = {}, dict[Hashable, int]()
+    for name, chat, replies in learned:
+        encoded = [reply_ids(tokenizer, reply) for reply in replies]
+        limit = prompt_limit(encoded, prompt_tokens, max_tokens)
+        chats[name], limits[name] = chat, min(limit, limits.get(name, limit))
+    limited_by = f"prompt.max_tokens, or {section}.max_tokens beside the reply,"
+    return cut_short(tokenizer, chats.values(), list(limits.values()), limited_by)
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase, example: Example, prompt_tokens: int, max_tokens: int
 ) -> dict[str, list[int]]:
@@ -82,8 +120,7 @@ def encode(
         ``input_ids`` and ``labels``, of the same length; the prompt's labels are ignored ones.
     """
     reply = reply_ids(tokenizer, example.reply)
-    room = max(max_tokens // 2, max_tokens - len(reply))
-    prompt = prompt_ids(tokenizer, *example.prompt.chat, min(prompt_tokens, room))
+    prompt = prompt_ids(tokenizer, *example.prompt.chat, prompt_limit([reply], prompt_tokens, max_tokens))
     reply = reply[: max_tokens - len(prompt)]
     return {"input_ids": [*prompt, *reply], "labels": [IGNORED] * len(prompt) + reply}
 

@@ -218,7 +218,7 @@ def train_model(
         before = work.exists()  # of a killed run, which may still go on
         try:
             _prepare(work, table, base, params, wheels)
-            io = StageIO(_alone(stage, work), work, load_settings(work / "params.yaml"))
+            io = StageIO(_alone(stage, work), work, load_settings(work / "params.yaml", alone=True))
             with one_gpu():
                 metrics = dict(_RUN[kind](io))
         except Exception as error:

@@ -75,20 +75,51 @@ class Settings(Section):
         return self
 
 
-def load_settings(path: Path) -> Settings:
+def load_settings(path: Path, *, alone: bool = False) -> Settings:
     """Read and check ``params.yaml``.
 
     Args:
         path: the file.
+        alone: for a reward model outside generations; its limits need not fit what a policy is asked and says.
 
     Raises:
-        SettingsError: it is missing, not YAML, or a key is unknown, missing or out of range.
+        SettingsError: it is missing, not YAML, a key is unknown, missing or out of range, or limits do not fit.
     """
     if not path.exists():
         raise SettingsError(
             f"{path}: no such file; a workspace is the folder with it and dvc.yaml: go there, or name it by --root"
         )
-    return read_yaml(path, Settings, SettingsError)
+    settings = read_yaml(path, Settings, SettingsError)
+    if not alone and (faults := _limits_that_do_not_fit(settings)):
+        raise SettingsError("\n".join(f"{path}: {fault}" for fault in faults))
+    return settings
+
+
+def _limits_that_do_not_fit(settings: Settings) -> list[str]:
+    """Limits in tokens that prompts and replies of the policy, as long as they may be, break; each by its name."""
+    prompt, reply, found = settings.prompt.max_tokens, settings.sampling.max_new_tokens, []
+    both = f"prompt.max_tokens ({prompt}) + sampling.max_new_tokens ({reply})"
+    for name, limit in (("sft", settings.sft.max_tokens), ("dpo", settings.dpo.max_tokens)):
+        if limit < prompt + reply:
+            found.append(
+                f"{name}.max_tokens: {limit} is less than {both}: long prompts would be cut in training"
+            )
+    judged = settings.pointwise_rm.max_tokens
+    if judged < prompt + reply + 1:
+        found.append(
+            f"pointwise_rm.max_tokens: {judged} is less than {both} + 1: long replies would be judged cut"
+        )
+    if (most := judged - judged // 4) < prompt:
+        found.append(
+            f"pointwise_rm.max_tokens: {judged} leaves a prompt {most}, less than prompt.max_tokens ({prompt}): long "
+            "prompts would be judged cut"
+        )
+    if settings.rl.length_penalty > 0 and settings.rl.length_limit > reply:
+        found.append(
+            f"rl.length_limit: {settings.rl.length_limit} is more than sampling.max_new_tokens ({reply}): no reply is "
+            "longer, so rl.length_penalty would never count"
+        )
+    return found
 
 
 class ScopedSettings:

@@ -31,9 +31,13 @@ class Launch(Section):
 
 
 class Approval(Section):
-    """Who approves outside Airflow."""
+    """Who approves a launch outside Airflow, where the gate does not block.
 
-    local: Literal["policy", "human"]
+    ``policy``: ``flywheel generation run``; ``human``: a person, by ``flywheel approve``; ``policy_if_simulated``: the
+    policy where the generation's users are simulated, a person everywhere else.
+    """
+
+    local: Literal["policy_if_simulated", "policy", "human"]
 
 
 class Registry(Section):

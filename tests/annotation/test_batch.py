@@ -34,6 +34,7 @@ def workspace(make_io, root, champion, overrides=None):
         "annotation_batch.max_policy": 2,
         "annotation_batch.max_rewrite": 0,
         "sampling.max_new_tokens": 6,
+        "rl.length_limit": 6,
         "compute.threads": 1,
     }
     io = make_io("annotation_batch", root, {**settings, **(overrides or {})})

@@ -42,6 +42,7 @@ SMALL = {
     "compute.threads": 1,
     "prompt.max_tokens": 64,
     "sampling.max_new_tokens": 8,
+    "rl.length_limit": 8,
     "evaluate.prompts": 8,
     "evaluate.samples": 2,
 }

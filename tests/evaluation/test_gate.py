@@ -3,9 +3,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import yaml
 
-from flywheel_tasks.evaluation.gate import run, simulated_parts
+from flywheel_tasks.evaluation.gate import run
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
@@ -79,22 +78,27 @@ def test_a_missing_input_writes_no_verdict(gate_io: Callable[..., Any], missing:
 
 
 @pytest.mark.parametrize(
-    ("annotator", "source"), [("simulated", "simulated"), ("files", "simulated"), ("files", "files")]
+    ("pairs", "source"), [(4, "simulated"), (0, "simulated"), (0, "files"), (None, None)]
 )
-def test_what_is_simulated_is_read_from_the_settings(
-    gate_io: Callable[..., Any], annotator: str, source: str
+def test_what_is_simulated_is_told_by_the_data_whatever_the_settings_say_now(
+    gate_io: Callable[..., Any], pairs: int | None, source: str | None
 ) -> None:
-    io = gate_io()
-    params = yaml.safe_load((io.root / "params.yaml").read_text())
-    params["label"]["annotator"], params["logs"]["source"] = annotator, source
-    (io.root / "params.yaml").write_text(yaml.safe_dump(params))
-    stage = dataclasses.replace(io.stage, params=("logs", "label"))
-    seen = StageIO(stage, io.root, load_settings(io.root / "params.yaml"))
-    assert simulated_parts(seen) == {"users": source == "simulated", "annotators": annotator == "simulated"}
-    unseen = StageIO(
-        dataclasses.replace(io.stage, params=()), io.root, load_settings(io.root / "params.yaml")
+    found = metrics()
+    found["annotate"] |= {} if pairs is None else {"pairs_simulated": pairs}
+    io = gate_io(found)
+    generation = read_json(io.root / "inputs/generation.json")
+    write_metrics(
+        generation | ({"logs_source": source} if source else {}), io.root / "inputs/generation.json"
     )
-    assert simulated_parts(unseen) == {"users": None, "annotators": None}
+    finish(io)
+    users, annotators = source == "simulated", bool(pairs)
+    text = (io.root / "gate/approval.md").read_text()
+    note = text.split("\n\n")[2]
+    assert ("users" in note) == (users or source is None), note
+    assert ("annotators" in note) == (annotators or pairs is None), note
+    assert ("**Simulated.**" in note) == (users or annotators)
+    assert ("is not recorded" in note) == (source is None)
+    assert not io.stage.params, "no setting of today's is asked"
 
 
 def test_training_curves_that_dvc_declares_are_drawn(gate_io: Callable[..., Any]) -> None:

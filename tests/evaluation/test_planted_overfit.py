@@ -45,6 +45,7 @@ SMALL: dict[str, Any] = {
     "compute.precision": "float32",
     "prompt.max_tokens": 64,
     "sampling.max_new_tokens": 14,
+    "rl.length_limit": 14,
     "sampling.top_k": 42,
     "sampling.batch_rows": 128,
     "pointwise_rm.learning_rate": 0.01,

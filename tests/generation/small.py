@@ -36,6 +36,7 @@ def small_settings(models: Path) -> dict[str, Any]:
         "base.embedder": str(models / "embedder"),
         "prompt.max_tokens": 120,
         "sampling.max_new_tokens": 10,
+        "rl.length_limit": 10,
         "simulation.users": 60,
         "simulation.internal_share": 0.4,  # enough users in each arm that not all of them are active
         "simulation.turns": 2,

@@ -109,10 +109,10 @@ def test_a_blocked_candidate_is_not_launched(launched):
     """Last: it changes the workspace's rules."""
     root = launched.root
     settings = yaml.safe_load((root / "params.yaml").read_text())
-    settings["logs"]["source"] = "files"  # those of g0001 ...
-    settings["split"]["reuse_evaluation"] = True  # ... with the same prompts: what they make is there already
+    settings["split"]["reuse_evaluation"] = True  # with the same prompts: what they make is there already
     (root / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     write_gate_rules(root, CLOSED_RULES)
+    generations.open_generation(root, generation="g0002")  # of the logs of g0001: no week is simulated for it
     outcome = run_generation(root, generation="g0002", seed=None, say=print)
     assert outcome.status == "blocked"
     assert [r["metric"] for r in outcome.verdict["reasons"] if r["outcome"] == "block"]

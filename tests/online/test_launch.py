@@ -15,7 +15,7 @@ from flywheel_tasks.online.approval import (
     record_answer,
     registry_of,
 )
-from flywheel_tasks.pipeline import runner
+from flywheel_tasks.pipeline import local, runner
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.model_files import ModelFilesError
 from flywheel_tasks.pipeline.pinned_data import accepted_profile, launched_splits, launched_styles
@@ -56,6 +56,32 @@ def test_an_approved_model_gets_a_plan_and_a_test(root: Path) -> None:
     changes = len(registry_of(root).history())
     assert launch.start(root, by="retry") == experiment
     assert len(registry_of(root).history()) == changes
+
+
+@pytest.mark.parametrize(
+    ("approval", "source", "status"),
+    [
+        ("policy_if_simulated", "simulated", "launched"),
+        ("policy_if_simulated", "files", "waiting"),
+        ("policy_if_simulated", None, "waiting"),  # it is not recorded whose logs they are
+        ("policy", "files", "launched"),
+        ("human", "simulated", "waiting"),
+    ],
+)
+def test_by_policy_only_simulated_users_get_another_model_unless_the_setting_says_otherwise(
+    root: Path, monkeypatch: pytest.MonkeyPatch, approval: str, source: str | None, status: str
+) -> None:
+    params, inputs = root / "params.yaml", root / "inputs/generation.json"
+    # What the settings say of logs by now does not count.
+    text = params.read_text().replace("source: simulated", "source: files")
+    params.write_text(text.replace("local: policy_if_simulated", f"local: {approval}"))
+    write_json(read_json(inputs) | ({"logs_source": source} if source else {}), inputs)
+    monkeypatch.setattr(local, "open_generation", lambda root, **options: "g0001")
+    monkeypatch.setattr(runner, "reproduce", lambda root, target: target == "launch" and run_launch(root))
+    assert load_settings(params).approval.local == approval
+    outcome = local.run_generation(root, generation=None, seed=None, say=print)
+    answer = registry_of(root).state().approval("launch", "g0001")
+    assert (outcome.status, answer is not None) == (status, status == "launched")
 
 
 def guardrails_of(root: Path) -> list[str]:
@@ -174,6 +200,14 @@ def test_another_model_draws_other_users(root: Path) -> None:
     assert read_json(root / "launch/plan.json")["salt"] != salt
 
 
+def test_without_a_plan_the_error_says_what_writes_one(root: Path) -> None:
+    for begin in (lambda: launch.start(root, by="ada"), lambda: simulated.simulate_ab(root)):
+        with pytest.raises(
+            launch.LaunchError, match=r"launch/plan\.json: there is no plan .* flywheel generation run"
+        ):
+            begin()
+
+
 def test_without_an_approval_the_error_says_how(root: Path) -> None:
     with pytest.raises(RegistryError, match="flywheel approve launch"):
         run_launch(root)
@@ -233,7 +267,7 @@ def test_start_checks_again(root: Path) -> None:
         launch.start(root, by="ada")
     write_model(root, "another")
     write_verdict(root)
-    with pytest.raises(launch.LaunchError, match="run stage launch again"):
+    with pytest.raises(launch.LaunchError, match=r"run stage launch again \(flywheel generation run\)"):
         launch.start(root, by="ada")
     assert registry_of(root).state().candidate is None
 

@@ -40,6 +40,7 @@ SMALL = {
     "split.max_evaluation_cosine": 1.0,
     "prompt.max_tokens": 120,
     "sampling.max_new_tokens": 8,
+    "rl.length_limit": 8,
     "annotation_batch.max_reward_train": 10,
     "annotation_batch.max_reward_heldout": 6,
     "annotation_batch.max_policy": 6,

@@ -17,8 +17,10 @@ from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json, write_jsonl
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.registry_state import DvcRef, ModelRef, RegistryError
+from tests.conftest import PROJECT
 from tests.traffic.sample import events
 
+BASE = load_settings(PROJECT / "params.yaml").base.policy
 FIRST, SECOND = "1" * 32, "2" * 32  # DVC's hashes of two champions
 
 
@@ -58,7 +60,7 @@ def model(root, md5):
         digest=tree_digest(root / "dvc" / md5),
         dvc=DvcRef(path="models/base", md5=md5),
         code_version="x",
-        data_version="x",
+        data_version=BASE,
     )
 
 
@@ -87,6 +89,22 @@ def test_a_broken_named_set_is_found_before_anything_is_done(workspace):
     assert "g0007" not in open_registry("registry", workspace).generations()
     assert {path: path.read_bytes() for path in (workspace / "inputs").glob("*.json")} == before
     generations.open_generation(workspace, generation="g0001")  # what is begun goes on
+
+
+def test_another_base_model_is_refused_while_the_first_one_is_champion(workspace):
+    params = workspace / "params.yaml"
+    before = {path: path.read_bytes() for path in (workspace / "inputs").glob("*.json")}
+    opened = params.read_text()
+    params.write_text(opened.replace(f"policy: {BASE}", "policy: org/larger"))
+    complaint = f"base.policy is org/larger, but the champion is still {BASE}, .* another registry.location"
+    for generation in ("g0001", "g0002"):
+        with pytest.raises(GenerationError, match=complaint):
+            generations.open_generation(workspace, generation=generation)
+    assert {path: path.read_bytes() for path in (workspace / "inputs").glob("*.json")} == before
+    promoted = model(workspace, FIRST).model_copy(update={"generation": "g0001", "data_version": "sha256:0"})
+    champion_files.refuse_other_base(promoted, load_settings(params))
+    params.write_text(opened)
+    assert generations.open_generation(workspace, generation="g0002") == "g0002"
 
 
 def test_a_pointer_that_names_another_champion_is_put_right_too(workspace):

@@ -4,13 +4,16 @@ import pytest
 
 from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline.generation_ids import current
+from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.documents import read_json, write_jsonl
 from flywheel_tasks.storage.forgotten import open_forgotten
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.registry_state import DvcRef, ModelRef
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, UserKey
+from tests.conftest import PROJECT
 from tests.traffic.sample import events
 
+BASE = load_settings(PROJECT / "params.yaml").base.policy
 SECRET = "0123456789abcdef" * 4
 KEY = UserKey(SECRET)
 
@@ -25,7 +28,7 @@ def workspace(tmp_path, make_workspace, monkeypatch):
         digest="sha256:" + "0" * 64,
         dvc=DvcRef(path="models/base", md5="0" * 32),
         code_version="x",
-        data_version="x",
+        data_version=BASE,
     )
     open_registry("registry", tmp_path).bootstrap(champion, by="test")
     monkeypatch.setattr(generations, "place_champion", lambda root, champion: None)

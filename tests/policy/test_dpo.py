@@ -111,6 +111,19 @@ def test_stage(policy_io: Callable[..., Any]) -> None:
     assert sum(gain > 0 for gain in gains) >= 6
 
 
+def test_prompts_that_give_way_to_their_replies_are_counted_as_they_were_cut(
+    policy_io: Callable[..., Any],
+) -> None:
+    """``prompt.max_tokens`` (96) holds them; what the longest reply leaves of ``dpo.max_tokens`` (128) does not."""
+    io = policy_io("dpo", {"dpo.pairs": {"preferences": 4}})
+    rows = pair_rows("policy", 4)
+    for row in rows:
+        row["history"] = [{"role": "user", "content": "moon " * 40}]
+    rows[0]["rejected"] = "lamp " * 60
+    write(rows, PAIRS, io.root / "data/preferences/pairs.parquet")
+    assert run(io)["cut_short"] == {"prompts": 4, "card": 0, "last_turn": 1}
+
+
 def test_a_reply_that_has_lost_its_end_stops_the_run(policy_io: Callable[..., Any], monkeypatch: Any) -> None:
     monkeypatch.setattr(dpo, "reply_ids", lambda tokenizer, reply: [*reply_ids(tokenizer, reply)[:-1]])
     with pytest.raises(TrainingError, match=r"dpo: pair policy-p\d, chosen: .* not in an end token"):

@@ -92,6 +92,19 @@ def test_a_reply_that_has_lost_its_end_stops_the_run(policy_io: Callable[..., An
         run(policy_io("sft", {"sft.mixture": NATURAL}))
 
 
+def test_prompts_that_give_way_to_their_replies_are_counted_as_they_were_cut(
+    policy_io: Callable[..., Any],
+) -> None:
+    """``prompt.max_tokens`` (96) holds them; what the longest reply leaves of ``sft.max_tokens`` (128) does not."""
+    io = policy_io("sft", {"sft.mixture": {"rewrites": 1.0}, "sft.on_missing": "redistribute"})
+    rows = rewrite_rows("policy", 4)
+    for row in rows:
+        row["history"] = [{"role": "user", "content": "moon " * 40}]
+    rows[0]["rewrite"] = "lamp " * 60
+    write([*rows, rows[0] | {"rewrite": "Short."}], REWRITES, io.root / "data/preferences/rewrites.parquet")
+    assert run(io)["cut_short"] == {"prompts": 4, "card": 0, "last_turn": 1}
+
+
 def test_only_rewrites_of_the_policy_are_used(tmp_path: Path) -> None:
     write(accepted_rows(4), ACCEPTED, tmp_path / "accepted.parquet")
     rows = rewrite_rows("policy", 2) + rewrite_rows("reward_train", 3) + rewrite_rows("reward_heldout", 3)

@@ -20,6 +20,7 @@ def workspace(tmp_path, make_workspace):
             "simulation.turns": 1,
             "simulation.days": 2,
             "sampling.max_new_tokens": 4,
+            "rl.length_limit": 4,
             "compute.threads": 1,
         },
     )
