@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import zlib
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -53,7 +54,7 @@ def write_tables(folder: Path, events: list[dict]) -> None:
         row = parse_event(event).row
         if event["type"] == "message":
             row["latency_ms"] = event.get("latency_ms")
-        tables[event["type"]].append(row | {"user_id": f"u_{hash(row['user_id']) & 0xFFFFFFFF:08x}"})
+        tables[event["type"]].append(row | {"user_id": f"u_{zlib.crc32(row['user_id'].encode()):08x}"})
     for row in tables["exposure"]:
         row["country"] = "de" if int(row["user_id"][-1], 16) % 2 else "fr"
     for name, rows in tables.items():
