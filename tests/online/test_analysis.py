@@ -63,18 +63,16 @@ def test_a_valid_test_has_every_figure_twice() -> None:
 
 def test_segments_are_corrected_over_all_of_them() -> None:
     """Of users of the same habits and of the same countries together, by every primary metric."""
-    arm, users = people.drawn(np.random.default_rng(3), 2_000, 0.12)
+    arm, users = people.drawn(np.random.default_rng(3), 2_000, 0.4)
     land = np.where(np.arange(2_000) % 2, "de", "fr")
     made = people.population(arm, users, changes={"land": land})
     rows = analyse_population(PLAN, made, simulated=False, segments=("land",))["segments"]
-    assert {(row["segment"], row["value"]) for row in rows} == {
-        *(("cohort", cohort) for cohort in ("new", "occasional", "regular")),
-        *(("land", country) for country in ("de", "fr")),
-    }
-    assert len(rows) == 5 * len(PLAN.rule.primary) == 10
+    groups = {("cohort", "new"), ("cohort", "occasional"), ("land", "de"), ("land", "fr")}
+    assert {(row["segment"], row["value"]) for row in rows} == groups
+    assert len(rows) == 4 * len(PLAN.rule.primary) == 8
     holm = multipletests([row["pvalue"] for row in rows], method="holm")[1]
     assert [row["pvalue_adjusted"] for row in rows] == pytest.approx(list(holm))
-    assert len({min(row["pvalue_adjusted"], 1.0) for row in rows}) > 2  # not all of them are one
+    assert len(set(holm)) > 4  # and not all of them are 1
 
 
 def test_no_effect_is_inconclusive_and_a_loss_is_rejected() -> None:
