@@ -230,6 +230,14 @@ class Live:
         self.served.stop()
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway's first look waits for models that are there, however busy the machine is."""
+    from flywheel_tasks.serving import following
+
+    monkeypatch.setattr(following, "_SOON_SECONDS", 20.0)
+
+
 @pytest.fixture(scope="session")
 def stub_server() -> Iterator[tuple[Stub, str]]:
     stub = Stub()

@@ -115,7 +115,7 @@ class Served:
         self.server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
-        for _ in itertools.repeat(None, 1000):
+        for _ in itertools.repeat(None, 6000):
             if self.server.started:
                 break
             if not self._thread.is_alive():

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from flywheel_tasks.online.approval import registry_of
-from flywheel_tasks.serving import fleet
+from flywheel_tasks.serving import fleet, following
 from flywheel_tasks.serving.breaker import Breaker
 from flywheel_tasks.serving.gateway import Gateway
 from flywheel_tasks.storage.registry_state import restored
@@ -170,6 +170,7 @@ def test_a_candidates_reply_that_breaks_off_is_no_fallback(live: Start, root: Pa
 def test_while_a_candidate_is_loaded_the_champion_answers_and_nothing_has_failed(
     live: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(following, "_SOON_SECONDS", 0.1)
     plan = start_experiment(root)
     prepare, asked = Gateway._prepare_upstream, threading.Event()
 
