@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,20 @@ CLIENTS = 12
 
 
 @contextmanager
-def gateway(root: Path, port: int, workers: int) -> Iterator[subprocess.Popen[bytes]]:
-    """``flywheel serve`` as a process group of its own, ready."""
+def gateway(
+    root: Path, port: int, workers: int, *before: Path, seconds: float = 120
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``flywheel serve`` as a process group of its own, ready; ``before``: folders of modules that come first."""
     command = [sys.executable, "-m", "flywheel_tasks.cli", "serve", "--root", str(root), "--port", str(port)]
     with (root / "gateway.log").open("ab") as log:
         process = subprocess.Popen(
             [*command, "--workers", str(workers)],
             start_new_session=True,
             stderr=log,
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*before, PROJECT)))},
         )
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + seconds
         while True:
             try:
                 if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
@@ -170,13 +172,15 @@ def test_a_gateway_killed_under_load_loses_nothing_it_acknowledged(
             children = psutil.Process(process.pid).children()
             worker = next(child for child in children if "spawn_main" in str(child.cmdline()))
             worker.kill()
-            await asyncio.to_thread(worker.wait, 20)
+            with suppress(psutil.NoSuchProcess):
+                while worker.status() != psutil.STATUS_ZOMBIE:
+                    await asyncio.sleep(0.01)
             await load.more(60)  # of what was sent after its death, too
             load.ending = True
             process.terminate()
 
         acknowledged += asyncio.run(_load(port, key, 1, kill_one_worker_then_stop))
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
 
     left = [path.name for path in (root / "data/served").glob("date=*/.*")]
     assert [name for name in left if not name.startswith(".torn-")] == []
@@ -190,3 +194,15 @@ def test_a_gateway_killed_under_load_loses_nothing_it_acknowledged(
     kept |= {row["event_id"] for row in read_rows(root / "data/validated/signals.parquet")}
     assert set(acknowledged) <= kept
     assert len(messages) == len({row["message_id"] for row in messages})
+
+
+@pytest.mark.slow
+def test_workers_whose_modules_take_long_to_load_are_let_start(
+    stub_server: tuple[Stub, str], stub: Stub, tmp_path: Path
+) -> None:
+    root = make_root(tmp_path / "root", stub_server[1])
+    slow = "import sys, time\nif '--multiprocessing-fork' in sys.orig_argv:\n    time.sleep(8)\n"
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow/sitecustomize.py").write_text(slow)
+    with gateway(root, free_port(), 2, tmp_path / "slow"):
+        assert "died" not in (root / "gateway.log").read_text()
