@@ -12,13 +12,14 @@ the sample-ratio check.
 import argparse
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 from scipy.stats import binom
 
+from benchmarks.many_tests import Ends, arms_of_tests, compare_many, sums_of_tests
 from flywheel_tasks.online.checks import SRM_PVALUE, sample_ratio
 from flywheel_tasks.online.design import users_needed
 from flywheel_tasks.online.exposed import COUNTED
@@ -29,6 +30,12 @@ from tests.online.people import columns, make_plan, sums_of
 ALPHA, DAYS, USERS = 0.05, 7, 2_000
 _AT_ONCE = 100  # tests
 LOOKED_AT = ("breadth", "depth", "thumb_down_per_reply")
+ROWS = tuple(
+    (metric, estimate)
+    for metric in METRICS.values()
+    for estimate in ESTIMATES
+    if estimate == "raw" or metric.covariate
+)
 RATES = dict(zip(COUNTED, (0.12, 0.06, 0.05, 0.08, 0.02, 0.02, 0.02), strict=True))
 
 
@@ -69,19 +76,30 @@ def stream(
         yield arm, there, made
 
 
-def _judged(said: Counter[tuple[str, str, str]], arms: Mapping[str, Sums]) -> None:
-    """Add what the end of one test says of each metric."""
-    for name, metric in METRICS.items():
-        for estimate in _estimates(metric):
-            result = compare(metric, arms, estimate, ALPHA)
-            said[name, estimate, "tests"] += 1
-            said[name, estimate, "positive"] += int(result.pvalue < ALPHA)
-            held = result.rel_effect_size_ci_lower <= 0 <= result.rel_effect_size_ci_upper
-            said[name, estimate, "covered"] += int(held)
+def _count(said: Counter[tuple[str, str, str]], name: str, estimate: Estimate, ends: Ends) -> None:
+    """Add what the ends of tests without an effect say of a metric."""
+    said[name, estimate, "tests"] += len(ends.pvalue)
+    said[name, estimate, "positive"] += int(np.sum(ends.pvalue < ALPHA))
+    said[name, estimate, "covered"] += int(np.sum((ends.low <= 0) & (ends.high >= 0)))
 
 
-def one_test(generator: np.random.Generator, users: int = USERS) -> Counter[tuple[str, str, str]]:
-    """What one A/A test says: counts of ``(metric, estimate, what)``."""
+def _end(metric: Metric, arms: Mapping[str, Sums], estimate: Estimate) -> Ends:
+    """What the end of one test says, by the code that judges real ones."""
+    found = compare(metric, arms, estimate, ALPHA)
+    figures = (found.pvalue, found.rel_effect_size_ci_lower, found.rel_effect_size_ci_upper)
+    return Ends(*(np.array([figure]) for figure in figures))
+
+
+def one_test(
+    generator: np.random.Generator, users: int = USERS, *, looks_only: bool = False
+) -> Counter[tuple[str, str, str]]:
+    """What one A/A test says: counts of ``(metric, estimate, what)``.
+
+    Args:
+        generator: draws it.
+        users: of both arms, in the end.
+        looks_only: without what its end says.
+    """
     said: Counter[tuple[str, str, str]] = Counter()
     peeked, alarmed = set(), set()
     for arm, there, made in stream(generator, users):
@@ -93,7 +111,8 @@ def one_test(generator: np.random.Generator, users: int = USERS) -> Counter[tupl
                     alarmed.add((name, estimate))
                 if abs(view["z"]) > 1.959964:
                     peeked.add((name, estimate))
-    _judged(said, arms)
+    for metric, estimate in () if looks_only else ROWS:
+        _count(said, metric.name, estimate, _end(metric, arms, estimate))
     for kind, found in (("peeked", peeked), ("alarmed", alarmed)):
         said.update((name, estimate, kind) for name, estimate in found)
     return said
@@ -105,21 +124,19 @@ def ended_tests(tests: int, seed: int, progress: bool = False) -> Counter[tuple[
     generator = np.random.default_rng(seed)
     for begin in track(range(0, tests, _AT_ONCE), "A/A, ends", disable=not progress):
         ((arm, there, made),) = stream(generator, (min(_AT_ONCE, tests - begin), USERS), end_only=True)
-        both = (sums_of_tests(made, rows, pairs()) for rows in (~arm & there, arm & there))
-        for control, candidate in zip(*both, strict=True):
-            _judged(said, {"control": control, "candidate": candidate})
+        arms = arms_of_tests(made, arm, there, pairs())
+        for metric, estimate in ROWS:
+            _count(said, metric.name, estimate, compare_many(metric, arms, estimate, ALPHA))
     return said
 
 
-def _estimates(metric: Metric) -> tuple[Estimate, ...]:
-    return ESTIMATES if metric.covariate else ESTIMATES[:1]
-
-
-def null_tests(tests: int, seed: int, progress: bool = False) -> Counter[tuple[str, str, str]]:
+def null_tests(
+    tests: int, seed: int, progress: bool = False, *, looks_only: bool = False
+) -> Counter[tuple[str, str, str]]:
     """Sum of :func:`one_test` over many tests."""
     said: Counter[tuple[str, str, str]] = Counter()
     for generator in track(np.random.default_rng(seed).spawn(tests), "A/A", disable=not progress):
-        said.update(one_test(generator))
+        said.update(one_test(generator, looks_only=looks_only))
     return said
 
 
@@ -145,25 +162,6 @@ def people(generator: np.random.Generator, arm: np.ndarray, name: str, lift: flo
         "pre_messages": past,
         "pre_active": (past > 0).astype(np.int64),
     }
-
-
-def sums_of_tests(
-    found: Mapping[str, np.ndarray], rows: np.ndarray, wanted: Iterable[tuple[str, str]]
-) -> list[Sums]:
-    """The sums of one arm of many tests at once; tests and users are the two axes."""
-    names = sorted({name for pair in wanted for name in pair})
-    products = sorted({(min(pair), max(pair)) for pair in wanted} | {(name, name) for name in names})
-    part = {name: found[name] * rows for name in names}
-    sums = {name: part[name].sum(axis=1) for name in names}
-    squares = {(a, b): np.einsum("ij,ij->i", part[a], part[b]) for a, b in products}
-    return [
-        Sums(
-            n=int(n),
-            sums={name: int(values[test]) for name, values in sums.items()},
-            products={pair: int(values[test]) for pair, values in squares.items()},
-        )
-        for test, n in enumerate(rows.sum(axis=1))
-    ]
 
 
 def power_of(
@@ -196,11 +194,10 @@ def power_of(
     for begin in track(starts, f"power {name} {estimate}", disable=not progress):
         arm = generator.random((min(size, tests - begin), users)) < 0.5
         found = people(generator, arm, name, lift)
-        both = (sums_of_tests(found, rows, wanted) for rows in (~arm, arm))
-        for control, candidate in zip(*both, strict=True):
-            result = compare(metric, {"control": control, "candidate": candidate}, estimate, ALPHA)
-            positive += result.pvalue < level
-            covered += result.rel_effect_size_ci_lower <= lift <= result.rel_effect_size_ci_upper
+        arms = arms_of_tests(found, arm, np.full_like(arm, True), wanted)
+        ends = compare_many(metric, arms, estimate, ALPHA)
+        positive += int(np.sum(ends.pvalue < level))
+        covered += int(np.sum((ends.low <= lift) & (lift <= ends.high)))
     return users, positive / tests, covered / tests
 
 
@@ -218,18 +215,17 @@ def _print(said: Mapping[tuple[str, str, str], int], console: Console) -> None:
     console.print(
         f"{'metric':28}{'estimate':10}{'false positives':>16}{'coverage':>10}{'peeking':>9}{'always valid':>14}"
     )
-    for name, metric in METRICS.items():
-        for estimate in _estimates(metric):
-            tests = said[name, estimate, "tests"]
-            looks = (
-                [f"{said.get((name, estimate, kind), 0) / tests:.2%}" for kind in ("peeked", "alarmed")]
-                if name in LOOKED_AT
-                else ["", ""]
-            )
-            console.print(
-                f"{name:28}{estimate:10}{said[name, estimate, 'positive'] / tests:16.2%}"
-                f"{said[name, estimate, 'covered'] / tests:10.2%}{looks[0]:>9}{looks[1]:>14}"
-            )
+    for name, estimate in ((metric.name, estimate) for metric, estimate in ROWS):
+        tests = said[name, estimate, "tests"]
+        looks = (
+            [f"{said.get((name, estimate, kind), 0) / tests:.2%}" for kind in ("peeked", "alarmed")]
+            if name in LOOKED_AT
+            else ["", ""]
+        )
+        console.print(
+            f"{name:28}{estimate:10}{said[name, estimate, 'positive'] / tests:16.2%}"
+            f"{said[name, estimate, 'covered'] / tests:10.2%}{looks[0]:>9}{looks[1]:>14}"
+        )
 
 
 PLANNED = (

@@ -17,6 +17,9 @@ from flywheel_tasks.settings import load_settings
 
 _log = logging.getLogger(__name__)
 _KEEP_ALIVE_SECONDS = 65
+# uvicorn's 5 s kill, again and again, each worker whose modules take longer to load on a busy machine or a cold disk.
+# One that dies is seen at once, unless it dies between a question (two a second) and its answer: then after this.
+_WORKER_ANSWERS_SECONDS = 60
 # The recorder's thread comes back from each sync for a few microseconds only; it must not wait 5 ms for its turn.
 _SWITCH_SECONDS = 0.0005
 
@@ -74,4 +77,5 @@ def run(root: Path, *, host: str | None = None, port: int | None = None, workers
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=serve.drain_seconds,
+        timeout_worker_healthcheck=_WORKER_ANSWERS_SECONDS,
     )

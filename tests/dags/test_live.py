@@ -30,7 +30,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveAirflow]:
     folder = tmp_path_factory.mktemp("live")
     root = make_small(build_workspace(folder / "workspace", OVERRIDES))
     settings = {**SETTINGS, "PYTHONPATH": str(root)}
-    # Not rarer: an A/B test lasts 9 s here, and its logs are written once it is seen to run.
+    # Not rarer: an A/B test lasts 9 s here. Logs that are written only after it are waited for, 72 s.
     with LiveAirflow.started(root, folder / "home", overrides=settings, pause=0.5) as live:
         live.ready()
         yield live
@@ -56,7 +56,7 @@ def test_from_the_trigger_to_the_champion(airflow: LiveAirflow, root: Path) -> N
     airflow.answer(run, "approve_launch", "Approve")
     started = airflow.until("the test runs", lambda: registry_of(root).state().running("g0001"), 60)
     write_ab_logs(root, started)
-    promotion = airflow.question(run, "approve_promotion", 120)
+    promotion = airflow.question(run, "approve_promotion", 180)
     experiment = registry_of(root).state().experiments["g0001"]
     assert experiment.status == "running"
     assert experiment.analysis is not None

@@ -78,3 +78,14 @@ def approve(root: Path, kind: str = "launch", decision: str = "approve") -> None
     from flywheel_tasks.online.approval import record_answer
 
     record_answer(root, request_of(root, kind), decision=decision, by="ada")
+
+
+@pytest.fixture
+def events(root: Path) -> list[dict]:
+    """What the logs of the workspace say of a test; a test may write them as tables, too."""
+    from tests.dags.small import ab_events, write_logs
+    from tests.online.tables import PLAN
+
+    found = ab_events(PLAN.model_dump(mode="json"), 200)
+    write_logs(root, "date=2026-11-09", found)
+    return found

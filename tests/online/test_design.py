@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flywheel_tasks.online.design import DesignError, make_design
+from flywheel_tasks.online.design import DesignError, days_needed, make_design
 from flywheel_tasks.online.exposed import Window, population
 from flywheel_tasks.online.log_events import open_events
 from flywheel_tasks.online.metrics import METRICS, pairs
@@ -85,3 +85,11 @@ def test_whoever_only_got_replies_or_gave_signals_plans_no_test(root: Path) -> N
     write_tables(root, [("u1", at, "assistant")], signals=[("u1", at, "love"), ("u2", at, "love")])
     with pytest.raises(DesignError, match="less than two users who would be in a test"):
         make_design(root, lift_percent=5, power=0.8, now=NOW)
+
+
+def test_days_are_those_of_the_past_and_then_its_mean_rate() -> None:
+    """Half of all users are in the arms; after the past's three days 200 had written."""
+    by_day = [100, 150, 200]
+    assert [days_needed(users, by_day, 0.5) for users in (50, 75, 100, 101, 400)] == [1, 2, 3, 4, 12]
+    assert days_needed(None, by_day, 0.5) is None
+    assert days_needed(50, [0, 0, 0], 0.5) is None

@@ -106,7 +106,8 @@ def make_root(root: Path, upstream: str, champion: str = "sha256:" + "b" * 64, *
         "upstream.url": f"{upstream}/v1",
         "cards": "cards.jsonl",
         "poll_seconds": 0.1,
-        "timeout_seconds": 1.0,
+        "timeout_seconds": 20.0,  # a busy machine alone makes no model fail
+        "upstream.connect_seconds": 20.0,
         "breaker.failures": 3,
         "breaker.seconds": 0.5,
         "rate.per_minute": 100000.0,
@@ -227,6 +228,14 @@ class Live:
     def stop(self) -> None:
         self.client.close()
         self.served.stop()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway's first look waits for models that are there, however busy the machine is."""
+    from flywheel_tasks.serving import following
+
+    monkeypatch.setattr(following, "_SOON_SECONDS", 20.0)
 
 
 @pytest.fixture(scope="session")

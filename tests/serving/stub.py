@@ -11,6 +11,7 @@ import orjson
 import uvicorn
 
 REPLY = "I keep the light. The sea is calm tonight."
+HANG_SECONDS = 10.0
 
 
 @dataclass
@@ -18,8 +19,8 @@ class Stub:
     """What the stub says, and what it was asked.
 
     Attributes:
-        modes: by model name: ``ok``, ``error`` (500), ``refuse`` (400), ``hang``, ``garbage``, ``break`` (a stream that
-            breaks off after its first sentence).
+        modes: by model name: ``ok``, ``error`` (500), ``refuse`` (400), ``hang`` (for :data:`HANG_SECONDS`),
+            ``garbage``, ``break`` (a stream that breaks off after its first sentence).
         replies: by model name; :data:`REPLY` by default.
         asked: bodies of all requests.
         served: names in its list of models; None: it keeps no list.
@@ -51,7 +52,7 @@ class Stub:
         del self.asked[:-1000]
         mode = self.modes.get(request["model"], "ok")
         if mode == "hang":
-            await asyncio.sleep(3)
+            await asyncio.sleep(HANG_SECONDS)
         if self.seconds:
             await asyncio.sleep(self.seconds)
         status = {"error": 500, "refuse": 400}.get(mode, 200)
@@ -114,7 +115,7 @@ class Served:
         self.server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
-        for _ in itertools.repeat(None, 1000):
+        for _ in itertools.repeat(None, 6000):
             if self.server.started:
                 break
             if not self._thread.is_alive():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flywheel_tasks.online.approval import registry_of
+from flywheel_tasks.serving import following
 from flywheel_tasks.serving.gateway import Gateway
 from tests.serving.conftest import Live, logged, promote, start_experiment, user_of, wait_for
 from tests.serving.conftest import model as ref_of
@@ -118,6 +119,7 @@ def test_after_a_roll_back_the_champion_that_was_served_last_stands_in(
 def test_a_champion_that_is_taken_back_before_it_is_there_does_not_stay(
     live: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(following, "_SOON_SECONDS", 0.1)
     prepare, goes_on, closed = Gateway._prepare_upstream, threading.Event(), []
 
     class Backend:

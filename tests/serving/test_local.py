@@ -32,7 +32,7 @@ SETTINGS = load_settings(PROJECT / "params.yaml")
 def local(tiny_models: Path) -> Iterator[LocalModel]:
     made = LocalModel(
         tiny_models / "talker",
-        settings=SETTINGS.serve.local.model_copy(update={"batch_wait_ms": 200.0}),
+        settings=SETTINGS.serve.local,
         sampling=SETTINGS.sampling.model_copy(update={"max_new_tokens": 12}),
         compute=SETTINGS.compute.model_copy(update={"threads": 1}),
         max_prompt_tokens=96,
@@ -56,6 +56,9 @@ def test_requests_that_come_together_are_answered_together(
         follow(prompts, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(local._sampler, "follow", counted)
+    # It waits until it has as many as it takes at once.
+    full = local._settings.model_copy(update={"max_batch": 4, "batch_wait_ms": 10_000.0})
+    monkeypatch.setattr(local, "_settings", full)
 
     async def ask() -> list[tuple[str, str | None, int]]:
         limits = [12, 12, 3, 1]

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-import time
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,14 +24,14 @@ class Check:
     """Refuses what holds the word; may break or hang."""
 
     def __init__(self, word: str = "poison", breaks: str = "") -> None:
-        self.word, self.breaks = word, breaks
+        self.word, self.breaks, self.goes_on = word, breaks, threading.Event()
 
     def classify(self, texts: Sequence[str]) -> Sequence[Scores]:
         role = "user" if texts == ["Hi"] else "assistant"
         if self.breaks == role:
             raise RuntimeError("the classifier is gone")
         if self.breaks == f"{role} hangs":
-            time.sleep(1.0)
+            self.goes_on.wait(60)
         if self.breaks == f"{role} not scored":
             return [{}]
         return [{"harm": float(self.word in text), "spam": 0.1} for text in texts]
@@ -160,9 +160,13 @@ def test_a_violation_counts_though_the_reader_leaves_right_after_it(
 
 @pytest.mark.parametrize("breaks", ["user", "assistant", "user hangs", "assistant hangs", "user not scored"])
 def test_a_check_that_fails_is_a_no(make_live: Start, breaks: str) -> None:
-    gateway = make_live(classifier=Check(breaks=breaks), safety_seconds=0.2)
+    # A check that hangs uses all of it; before that of a reply, the one of its message must pass in it.
+    seconds = {"user hangs": 0.2, "assistant hangs": 3.0}.get(breaks, 20.0)
+    check = Check(breaks=breaks)
+    gateway = make_live(classifier=check, safety_seconds=seconds)
     gateway.gateway.services.guard._threads = ThreadPoolExecutor(1)
     choice = gateway.chat("Hi").json()["choices"][0]
+    check.goes_on.set()
     assert (choice["message"]["content"], choice["finish_reason"]) == (refusal(gateway), "content_filter")
     side = "input" if breaks.startswith("user") else "output"
     text = gateway.client.get("/metrics").text
