@@ -82,6 +82,11 @@ def blocking_reasons(verdict: Mapping[str, Any]) -> list[str]:
     return failed or ["no reason is given"]
 
 
+def _check_made(path: Path) -> None:
+    if not path.exists():
+        raise ApprovalError(f"{path}: not made yet: `flywheel generation run` makes it")
+
+
 def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
     """Read a gate's verdict and check that it does not block, and that it is about this model.
 
@@ -91,8 +96,9 @@ def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
 
     Raises:
         GateBlockedError: it blocks.
-        ApprovalError: it is about another model, or malformed.
+        ApprovalError: it or the model is not there, it is about another model, or malformed.
     """
+    _check_made(verdict)
     found = read_json(verdict)
     if (
         not isinstance(found, dict)
@@ -104,6 +110,7 @@ def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
     if found["verdict"] not in LAUNCHABLE:
         lines = "\n".join(f"- {line}" for line in blocking_reasons(found))
         raise GateBlockedError(f"the gate does not pass generation {found['generation']}:\n{lines}")
+    _check_made(model)
     if (digest := tree_digest(model)) != found["model_digest"]:
         raise ApprovalError(f"{verdict} is about model {found['model_digest']}, but {model} is {digest}")
     return found

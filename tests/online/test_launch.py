@@ -215,6 +215,13 @@ def test_a_verdict_without_its_fields_is_refused(root: Path) -> None:
         launch_request(root)
 
 
+@pytest.mark.parametrize("missing", ["gate/verdict.json", "models/policy"])
+def test_what_is_not_made_yet_is_not_asked_about(root: Path, missing: str) -> None:
+    (root / missing).rename(root / "elsewhere")
+    with pytest.raises(ApprovalError, match=f"{root / missing}: not made yet: `flywheel generation run`"):
+        launch_request(root)
+
+
 def test_an_approval_holds_for_that_model_and_verdict_only(root: Path) -> None:
     approve(root)
     write_model(root, "another")
