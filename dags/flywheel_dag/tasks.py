@@ -155,21 +155,25 @@ def wait_for_labels(ti: Any) -> bool:
 
 
 def check_gate(ti: Any, run_id: str) -> None:
-    """Leave the question for the approver; if the gate blocks, decline the model and fail at once, with the reasons.
+    """Leave the question for the approver; a model that nobody may launch is declined, and the task fails at once.
 
-    Whatever the gate says, whose data trained the generation's models is recorded first: they are there.
+    That is one that the gate blocks, and one that another champion came before. Whatever the gate says, whose data
+    trained the generation's models is recorded first: they are there.
     """
-    from flywheel_tasks.online.approval import GateBlockedError, launch_request
-    from flywheel_tasks.online.promotion import decline_blocked
+    from flywheel_tasks.online.approval import GateBlockedError, SupersededError, launch_request
+    from flywheel_tasks.online.promotion import decline, decline_blocked
     from flywheel_tasks.pipeline.trained_on import record
 
-    root = _holding(ti, "gate")
+    root, by = _holding(ti, "gate"), f"airflow: {run_id}"
     record(root, _generation(ti))
     with _refusals_end_the_task():
         try:
             request = launch_request(root)
         except GateBlockedError:
-            decline_blocked(root, by=f"airflow: {run_id}")
+            decline_blocked(root, by)
+            raise
+        except SupersededError as error:
+            decline(root, _generation(ti), str(error), by)
             raise
     if request.generation != _generation(ti):
         raise AirflowFailException(

@@ -30,6 +30,10 @@ class GateBlockedError(ApprovalError):
     """The gate's verdict blocks; the message has its reasons."""
 
 
+class SupersededError(ApprovalError):
+    """The champion that a model was made from is not champion any more."""
+
+
 @dataclass(frozen=True)
 class Request:
     """A question to a person.
@@ -128,14 +132,14 @@ def made_from_the_champion(root: Path, generation: str) -> None:
         generation: of the model.
 
     Raises:
-        ApprovalError: another one is champion by now.
+        SupersededError: another one is champion by now.
     """
     state, here = registry_of(root).state(), current(root)
     if here is None or here["generation"] != generation or state.champion is None:
         return
     began = here["champion"]
     if began["digest"] != state.champion.digest and state.tested(generation) is None:
-        raise ApprovalError(
+        raise SupersededError(
             f"{generation} was made from {began['model']}, which is not champion any more "
             f"({state.champion.generation} is): open the next generation"
         )
@@ -167,8 +171,8 @@ def launch_request(root: Path, *, refusing: bool = False) -> Request:
 
     Raises:
         GateBlockedError: the gate does not pass it: then nobody is asked.
-        ApprovalError: the verdict is about another model, the gate's text is of another verdict, or the champion is
-            another than the one that the generation began from.
+        SupersededError: the champion is another than the one that the generation began from.
+        ApprovalError: the verdict is about another model, or the gate's text is of another verdict.
     """
     verdict = passing_verdict(root / VERDICT, root / POLICY)
     if not refusing:
