@@ -47,13 +47,13 @@ def test_a_test_that_rejects_the_candidate_asks_nobody(
     reason = run.told["pushed", "reason"]
     assert reason == "the A/B test rejects the candidate: depth is significantly worse"
     assert ("pushed", "request") not in run.told
-    run.told["analyze_ab", "reason"] = reason
-    assert tasks.rollback(run, "run-1") == reason
-    assert registry_of(workspace).state().experiments["g0001"].end_reason == reason
     for advice in ("promote", "inconclusive"):
         analysed_as(monkeypatch, advice=advice)
         monkeypatch.setattr(approval, "promotion_request", request)
         assert tasks.analyze_ab(Run("g0001"), "run-1") == "approve_promotion"
+    run.told["analyze_ab", "reason"] = reason
+    assert tasks.rollback(run, "run-1") == reason
+    assert registry_of(workspace).state().experiments["g0001"].end_reason == reason
 
 
 def request(root: Path, generation: str) -> Request:
@@ -121,7 +121,7 @@ def analyse(run: Run) -> Any:
 
 
 def decide(run: Run) -> Any:
-    from flywheel_dag import tasks
+    from flywheel_dag import answers
 
     run.told["approve_promotion", "shown"] = asdict(request(Path(), "g0001"))
     run.told["approve_promotion", "return_value"] = {
@@ -129,7 +129,7 @@ def decide(run: Run) -> Any:
         "responded_at": datetime(2026, 11, 9, tzinfo=UTC),
         "responded_by_user": {"id": "1", "name": "ada"},
     }
-    return tasks.record_decision(run, "approve_promotion", "promote")
+    return answers.record_decision(run, "approve_promotion", "promote")
 
 
 def promote(run: Run) -> Any:
