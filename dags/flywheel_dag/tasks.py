@@ -18,13 +18,13 @@ _LOOK_AGAIN = timedelta(hours=1)
 _LABELS = "labels"  # inputs/labels.json as the stage label has read it
 
 
-def choose_generation(params: dict[str, Any]) -> str:
-    """The generation of this run: the trigger form's, or the next one. A later retry keeps the choice."""
+def choose_generation(params: dict[str, Any], run_id: str) -> str:
+    """The generation of this run: the trigger form's, or the next one. A retry, or a cleared run, keeps the choice."""
     from flywheel_tasks.online.approval import registry_of
-    from flywheel_tasks.pipeline.generation_ids import next_id
+    from flywheel_tasks.pipeline.generation_ids import id_of_run
 
     root = workspace()
-    return params["generation"] or next_id(root, registry_of(root))
+    return params["generation"] or id_of_run(root, registry_of(root), run_id)
 
 
 def simulate_traffic(ti: Any) -> None:
