@@ -19,6 +19,7 @@ from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import open_registry
+from flywheel_tasks.storage.registry_state import Approval
 
 Say = Callable[[str], None]
 
@@ -29,16 +30,19 @@ class Outcome:
 
     Attributes:
         generation: its id.
-        status: launched; blocked by the gate; waiting for a person's approval; or labelling, while people label.
+        status: launched; blocked by the gate; declined by whoever was asked; waiting for a person's approval; or
+            labelling, while people label.
         verdict: the gate's verdict file; empty while people label.
         experiment: the running experiment's id, when launched.
+        answer: the no, or the silence that was taken for one, when declined.
         labels: how far people have come, while they label (:func:`flywheel_tasks.annotation.round_trip.status`).
     """
 
     generation: str
-    status: Literal["launched", "blocked", "waiting", "labelling"]
+    status: Literal["launched", "blocked", "declined", "waiting", "labelling"]
     verdict: dict[str, Any]
     experiment: str | None = None
+    answer: Approval | None = None
     labels: dict[str, Any] | None = None
 
 
@@ -75,13 +79,20 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     subprocess.run(command, cwd=root, check=True, env=runner.environment(), preexec_fn=die_with_parent)
 
 
+def _answer(root: Path, verdict: dict[str, Any]) -> Approval | None:
+    """The recorded answer to the launch of this model on this verdict."""
+    registry = open_registry(load_settings(root / "params.yaml").registry.location, root)
+    shown = (verdict["model_digest"], file_digest(root / "gate/verdict.json"))
+    found = registry.state().approval("launch", verdict["generation"])
+    return found if found is not None and found.shown == shown else None
+
+
 def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
     """Record the approval that ``approval.local`` allows; True when the launch is approved."""
     settings = load_settings(root / "params.yaml")
     registry = open_registry(settings.registry.location, root)
     shown = (verdict["model_digest"], file_digest(root / "gate/verdict.json"))
-    found = registry.state().approval("launch", verdict["generation"])
-    if found is not None and found.shown == shown:
+    if (found := _answer(root, verdict)) is not None:
         return found.decision == "approve"
     if settings.approval.local != "policy":
         return False
@@ -134,7 +145,8 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
         decline_blocked(root, by="policy: a gate that blocks")
         return Outcome(name, "blocked", verdict)
     if not _approve_by_policy(root, verdict):
-        return Outcome(name, "waiting", verdict)
+        answer = _answer(root, verdict)
+        return Outcome(name, "waiting" if answer is None else "declined", verdict, answer=answer)
     runner.reproduce(root, "launch")
     from flywheel_tasks.online.launch import start
 
