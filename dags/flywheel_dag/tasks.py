@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,51 +9,22 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from flywheel_dag.answers import after_the_end
+from flywheel_dag.refusals import refusals_end_the_task
 from flywheel_dag.workspace import workspace
-from flywheel_tasks.storage.registry_state import Decision
 
 # After a look that could tell nothing, such as one at logs that could not be read.
 _LOOK_AGAIN = timedelta(hours=1)
 _LABELS = "labels"  # inputs/labels.json as the stage label has read it
 
 
-@contextmanager
-def _refusals_end_the_task() -> Iterator[None]:
-    """Fail at once on what is refused at every try; all else, as a registry or logs out of reach, is tried again."""
-    from pydantic import ValidationError
-
-    from flywheel_tasks.online.approval import ApprovalError
-    from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError
-    from flywheel_tasks.online.exposed import PopulationError
-    from flywheel_tasks.online.launch import LaunchError
-    from flywheel_tasks.online.model_card import CardError
-    from flywheel_tasks.online.promotion import PromotionError
-    from flywheel_tasks.storage.registry_state import OvertakenError, RegistryError
-
-    try:
-        yield
-    except (OvertakenError, UnreachableEventsError):
-        raise  # the next try starts from what the registry says then, or finds the events there
-    except (
-        ApprovalError,
-        CardError,
-        EventsError,
-        LaunchError,
-        PopulationError,
-        PromotionError,
-        RegistryError,
-        ValidationError,
-    ) as error:
-        raise AirflowFailException(str(error)) from error
-
-
-def choose_generation(params: dict[str, Any]) -> str:
-    """The generation of this run: the trigger form's, or the next one. A later retry keeps the choice."""
+def choose_generation(params: dict[str, Any], run_id: str) -> str:
+    """The generation of this run: the trigger form's, or the next one. A retry, or a cleared run, keeps the choice."""
     from flywheel_tasks.online.approval import registry_of
-    from flywheel_tasks.pipeline.generation_ids import next_id
+    from flywheel_tasks.pipeline.generation_ids import id_of_run
 
     root = workspace()
-    return params["generation"] or next_id(root, registry_of(root))
+    return params["generation"] or id_of_run(root, registry_of(root), run_id)
 
 
 def simulate_traffic(ti: Any) -> None:
@@ -154,64 +123,48 @@ def wait_for_labels(ti: Any) -> bool:
     return bool(found["enough"])
 
 
-def check_gate(ti: Any, run_id: str) -> None:
-    """Leave the question for the approver; if the gate blocks, decline the model and fail at once, with the reasons.
+def check_gate(ti: Any, run_id: str) -> str:
+    """Leave the question for the approver; a model that nobody may launch is declined, and the task fails at once.
 
-    Whatever the gate says, whose data trained the generation's models is recorded first: they are there.
+    That is one that the gate blocks, and one that another champion came before. A model whose test runs, as of an
+    earlier run of the generation, was approved: nobody is asked again, whose silence would be a no to it. Whatever the
+    gate says, whose data trained the generation's models is recorded first: they are there.
+
+    Returns:
+        id of the task that follows.
     """
-    from flywheel_tasks.online.approval import GateBlockedError, launch_request
-    from flywheel_tasks.online.promotion import decline_blocked
+    from flywheel_tasks.online.approval import GateBlockedError, SupersededError, launch_request
+    from flywheel_tasks.online.launch import running_test
+    from flywheel_tasks.online.promotion import decline, decline_blocked
     from flywheel_tasks.pipeline.trained_on import record
 
-    root = _holding(ti, "gate")
+    root, by = _holding(ti, "gate"), f"airflow: {run_id}"
     record(root, _generation(ti))
-    with _refusals_end_the_task():
+    with refusals_end_the_task():
         try:
+            if running_test(root) is not None:
+                print(f"the test of {_generation(ti)} runs already: the run goes on with it")
+                return "launch"
             request = launch_request(root)
         except GateBlockedError:
-            decline_blocked(root, by=f"airflow: {run_id}")
+            decline_blocked(root, by)
+            raise
+        except SupersededError as error:
+            decline(root, _generation(ti), str(error), by)
             raise
     if request.generation != _generation(ti):
         raise AirflowFailException(
             f"the verdict is of {request.generation}, this run is of {_generation(ti)}"
         )
     ti.xcom_push(key="request", value=asdict(request))
-
-
-def _answer(answer: dict[str, Any]) -> tuple[Decision, str]:
-    """Decision and by whom. An answer of nobody is the default that Airflow takes in the end: a no."""
-    if (user := answer["responded_by_user"]) is None:
-        return "timeout", "nobody (no answer in time)"
-    by = user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"
-    return "approve" if answer["chosen_options"] == ["Approve"] else "reject", by
-
-
-def record_decision(ti: Any, approval: str, then: str) -> str:
-    """Write an answer to the registry: who, what, when, and the digests that were shown.
-
-    Returns:
-        id of the task that follows: ``then`` after a yes, ``rollback`` after a no.
-    """
-    from flywheel_tasks.online.approval import Request, record_answer
-
-    shown = ti.xcom_pull(task_ids=approval, key="shown")
-    answer = ti.xcom_pull(task_ids=approval)
-    if not shown or not answer:
-        raise AirflowFailException(f"{approval} has left no answer")
-    decision, by = _answer(answer)
-    with _refusals_end_the_task():
-        record_answer(workspace(), Request(**shown), decision=decision, by=by, at=answer["responded_at"])
-    if decision == "approve":
-        return then
-    ti.xcom_push(key="reason", value=f"{shown['kind']} not approved: {decision} by {by}")
-    return "rollback"
+    return "approve_launch"
 
 
 def start_ab_test(ti: Any, run_id: str) -> str:
     """Start the approved A/B test; returns its end (ISO 8601) as the registry has it, also when retried."""
     from flywheel_tasks.online.launch import start
 
-    with _refusals_end_the_task():
+    with refusals_end_the_task():
         return start(_holding(ti, "launch"), by=f"airflow: {run_id}").ends_at.isoformat()
 
 
@@ -242,19 +195,22 @@ def watch_ab(ti: Any, run_id: str) -> Any:
     return step
 
 
-def analyze_ab(ti: Any, run_id: str) -> str:
+def analyze_ab(ti: Any, run_id: str) -> str | None:
     """Analyse the A/B test and leave the question for the approver.
 
     An invalid test asks nobody, nor does one whose rule rejects the candidate: the registry would refuse a yes.
 
     Returns:
-        id of the task that follows.
+        id of the task that follows; None: a person has promoted the candidate already.
     """
     from flywheel_tasks.online.analysis import analyse
-    from flywheel_tasks.online.approval import promotion_request
+    from flywheel_tasks.online.approval import promotion_request, registry_of
 
     root, generation = workspace(), _generation(ti)
-    with _refusals_end_the_task():
+    with refusals_end_the_task():
+        test = registry_of(root).state().tested(generation)
+        if test is not None and test.status != "running":
+            return after_the_end(ti, test)
         found = analyse(root, generation, by=f"airflow: {run_id}")
         if found["result"] != "valid":
             ti.xcom_push(key="reason", value=f"invalid A/B test: {'; '.join(found['reasons'])}")
@@ -277,7 +233,7 @@ def promote(ti: Any, run_id: str) -> str:
     from flywheel_tasks.storage.registry_state import RegistryError
 
     root, generation, by = workspace(), _generation(ti), f"airflow: {run_id}"
-    with _refusals_end_the_task():
+    with refusals_end_the_task():
         try:
             return promotion.promote(root, generation, by=by).digest
         except RegistryError as refusal:
@@ -287,17 +243,21 @@ def promote(ti: Any, run_id: str) -> str:
 
 
 def rollback(ti: Any, run_id: str) -> str:
-    """Drop the candidate and record why; returns the reason."""
+    """Drop the candidate and record why; returns the reason.
+
+    After a no to the launch the model is declined, which ends no test: it may have been launched since.
+    """
     from flywheel_tasks.online import promotion
 
     deciders = ("record_promotion_decision", "analyze_ab", "watch_ab", "record_launch_decision")
-    reasons = [ti.xcom_pull(task_ids=decider, key="reason") for decider in deciders]
-    reason = next((found for found in reasons if found), None)
-    if reason is None:
+    reasons = {decider: ti.xcom_pull(task_ids=decider, key="reason") for decider in deciders}
+    decider = next((name for name in deciders if reasons[name]), None)
+    if decider is None:
         raise AirflowFailException("no task has left a reason to roll back")
-    with _refusals_end_the_task():
-        promotion.rollback(workspace(), _generation(ti), reason, by=f"airflow: {run_id}")
-    return str(reason)
+    drop = promotion.decline if decider == "record_launch_decision" else promotion.rollback
+    with refusals_end_the_task():
+        drop(workspace(), _generation(ti), reasons[decider], by=f"airflow: {run_id}")
+    return str(reasons[decider])
 
 
 def _generation(ti: Any) -> str:

@@ -25,11 +25,13 @@ class WatchTest(BaseBranchOperator):
         self.then = then
         self.otherwise = otherwise
 
-    def choose_branch(self, context: Any) -> str:
-        """The task that follows; defers until the next look if the test goes on."""
+    def choose_branch(self, context: Any) -> str | None:
+        """The task that follows, none after a promotion; defers until the next look if the test goes on."""
         step = tasks.watch_ab(context["ti"], context["run_id"])
         if step.until is not None:
             self.defer(trigger=DateTimeTrigger(moment=step.until), method_name="resume")
+        if step.promoted:
+            return None
         return self.then if step.stopped is None else self.otherwise
 
     def resume(self, context: Any, event: Any = None) -> Any:

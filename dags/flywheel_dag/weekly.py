@@ -8,9 +8,9 @@ from typing import Any
 
 from airflow.providers.standard.operators.python import BranchPythonOperator, PythonOperator
 from airflow.providers.standard.sensors.python import PythonSensor
-from airflow.sdk import DAG, BaseOperator, Param, chain
+from airflow.sdk import DAG, BaseOperator, Param, TriggerRule, chain
 
-from flywheel_dag import tasks
+from flywheel_dag import answers, tasks
 from flywheel_dag.approval import BoundApproval
 from flywheel_dag.watch import WatchTest
 from flywheel_tasks.pipeline.graph import Stage, load_graph
@@ -20,7 +20,7 @@ DAG_ID = "weekly_generation"
 GPU_POOL = "gpu"
 # Of tasks that wait for days, and of those that act on an A/B test, or on an answer about one: with pauses of an hour
 # at most they outlast any outage, so that no number of lost connections ends a run and leaves a running test unwatched
-# or a harmful arm served. What is refused for good fails at once (flywheel_dag.tasks).
+# or a harmful arm served. What is refused for good fails at once (flywheel_dag.refusals).
 WAIT_RETRIES = 1000
 _DOC = """One generation, from raw logs to a promoted champion.
 
@@ -93,7 +93,7 @@ def _decision(kind: str, then: str) -> PythonOperator:
         f"record_{kind}_decision",
         "Who answered what, and when, with the digests shown, goes into the registry.",
         BranchPythonOperator,
-        calls=tasks.record_decision,
+        calls=answers.record_decision,
         retries=WAIT_RETRIES,
         op_kwargs={"approval": f"approve_{kind}", "then": then},
     )
@@ -126,14 +126,15 @@ def _open(settings: Settings) -> PythonOperator:
 
 def _launch(stages: dict[str, PythonOperator], settings: Settings) -> PythonOperator:
     """Gate to running test; returns the task that records the launch decision."""
-    recorded = _decision("launch", "launch")
-    chain(
-        stages["gate"],
-        _step("check_gate", "Fails, without a retry, if the gate does not pass: then nobody is asked."),
-        _approval("launch", "check_gate", settings),
-        recorded,
-        stages["launch"],
+    recorded, launch = _decision("launch", "launch"), stages["launch"]
+    checked = _step(
+        "check_gate",
+        "Fails, without a retry, if the gate does not pass: then nobody is asked. Nor is anybody if the test runs.",
+        BranchPythonOperator,
     )
+    chain(stages["gate"], checked, _approval("launch", "check_gate", settings), recorded, launch)
+    checked >> launch
+    launch.trigger_rule = TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS  # the question may have been skipped
     return recorded
 
 

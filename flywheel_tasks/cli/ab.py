@@ -139,7 +139,7 @@ def analyze(by: By, root: Root = Path(), generation: Generation = None) -> None:
     console.print(Markdown(analysis_markdown(found)))
     if found["result"] != "valid":
         stop = f"flywheel ab stop --generation {name} --by NAME --reason WHY"
-        console.print(f"Nothing can be promoted, and its users still meet the candidate. Next: {stop}")
+        console.print(f"Nothing can be promoted by it. Next: {stop}")
         raise typer.Exit(3)
     promote = f"flywheel approve promotion --generation {name} --by NAME"
     match found["advice"]:

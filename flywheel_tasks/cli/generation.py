@@ -1,5 +1,6 @@
 """``flywheel generation``: open and run generations on this machine."""
 
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,11 @@ def _run(root: Path, generation: str | None, seed: int | None) -> None:
     console.print("Report: gate/report.html    Figures: dvc metrics show, dvc plots show")
     if outcome.status == "blocked":
         console.print("[red]The gate blocks this model: nothing is launched.[/]")
+        raise typer.Exit(3)
+    if (no := outcome.answer) is not None:
+        said = f"{no.decision} by {no.by}, {no.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        console.print(Text(f"The launch was not approved: {said}. Nothing is launched.", style="red"))
+        console.print("Next: [bold]flywheel generation next[/]. A later yes counts: flywheel approve launch.")
         raise typer.Exit(3)
     if outcome.status == "waiting":
         console.print(

@@ -98,6 +98,25 @@ def publish(
 
 
 @app.command()
+def decline(
+    generation: Annotated[str, typer.Argument(help="e.g. g0002; the workspace need not hold it.")],
+    by: By,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")],
+    root: Root = Path(),
+) -> None:
+    """Give up a generation that was never launched: one that failed, or that another champion came before."""
+    from flywheel_tasks.online.approval import registry_of
+    from flywheel_tasks.online.promotion import decline as give_up
+    from flywheel_tasks.storage.registry_state import RegistryError
+
+    if generation not in registry_of(root.resolve()).generations():
+        raise RegistryError(f"the registry knows no generation {generation}")
+    _no_test_yet(root.resolve(), generation)
+    give_up(root.resolve(), generation, reason, by=by)
+    console.print(f"{generation} is declined.")
+
+
+@app.command()
 def gc(
     root: Root = Path(),
     remove: Annotated[bool, typer.Option("--remove", help="Remove it; else it is only shown.")] = False,

@@ -30,6 +30,10 @@ class GateBlockedError(ApprovalError):
     """The gate's verdict blocks; the message has its reasons."""
 
 
+class SupersededError(ApprovalError):
+    """The champion that a model was made from is not champion any more."""
+
+
 @dataclass(frozen=True)
 class Request:
     """A question to a person.
@@ -82,6 +86,11 @@ def blocking_reasons(verdict: Mapping[str, Any]) -> list[str]:
     return failed or ["no reason is given"]
 
 
+def _check_made(path: Path) -> None:
+    if not path.exists():
+        raise ApprovalError(f"{path}: not made yet: `flywheel generation run` makes it")
+
+
 def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
     """Read a gate's verdict and check that it does not block, and that it is about this model.
 
@@ -91,8 +100,9 @@ def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
 
     Raises:
         GateBlockedError: it blocks.
-        ApprovalError: it is about another model, or malformed.
+        ApprovalError: it or the model is not there, it is about another model, or malformed.
     """
+    _check_made(verdict)
     found = read_json(verdict)
     if (
         not isinstance(found, dict)
@@ -104,6 +114,7 @@ def passing_verdict(verdict: Path, model: Path) -> dict[str, Any]:
     if found["verdict"] not in LAUNCHABLE:
         lines = "\n".join(f"- {line}" for line in blocking_reasons(found))
         raise GateBlockedError(f"the gate does not pass generation {found['generation']}:\n{lines}")
+    _check_made(model)
     if (digest := tree_digest(model)) != found["model_digest"]:
         raise ApprovalError(f"{verdict} is about model {found['model_digest']}, but {model} is {digest}")
     return found
@@ -121,14 +132,14 @@ def made_from_the_champion(root: Path, generation: str) -> None:
         generation: of the model.
 
     Raises:
-        ApprovalError: another one is champion by now.
+        SupersededError: another one is champion by now.
     """
     state, here = registry_of(root).state(), current(root)
     if here is None or here["generation"] != generation or state.champion is None:
         return
     began = here["champion"]
     if began["digest"] != state.champion.digest and state.tested(generation) is None:
-        raise ApprovalError(
+        raise SupersededError(
             f"{generation} was made from {began['model']}, which is not champion any more "
             f"({state.champion.generation} is): open the next generation"
         )
@@ -160,8 +171,8 @@ def launch_request(root: Path, *, refusing: bool = False) -> Request:
 
     Raises:
         GateBlockedError: the gate does not pass it: then nobody is asked.
-        ApprovalError: the verdict is about another model, the gate's text is of another verdict, or the champion is
-            another than the one that the generation began from.
+        SupersededError: the champion is another than the one that the generation began from.
+        ApprovalError: the verdict is about another model, or the gate's text is of another verdict.
     """
     verdict = passing_verdict(root / VERDICT, root / POLICY)
     if not refusing:

@@ -133,11 +133,13 @@ class Step:
 
     Attributes:
         until: wait until then, and ask again; None: the wait is over.
-        stopped: why the test must not go on, or has ended already; None: it is to be analysed.
+        stopped: why the test must not go on, or has ended already; None: it is to be analysed, or was promoted.
+        promoted: a person has made the candidate champion already: nothing is left to be done.
     """
 
     until: datetime | None = None
     stopped: str | None = None
+    promoted: bool = False
 
 
 def watch(root: Path, generation: str, by: str, now: datetime | None = None) -> Step:
@@ -160,6 +162,8 @@ def watch(root: Path, generation: str, by: str, now: datetime | None = None) -> 
     experiment = registry_of(root).state().tested(generation)
     if experiment is None:
         raise RegistryError(f"there is no experiment of generation {generation}")
+    if experiment.status == "promoted":
+        return Step(promoted=True)
     if experiment.status != "running":
         return Step(stopped=experiment.end_reason or f"the test has ended: {experiment.status}")
     every = timedelta(minutes=settings.look_minutes)

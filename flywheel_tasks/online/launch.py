@@ -1,5 +1,6 @@
 """An approved candidate becomes the plan of an A/B test, and the test starts."""
 
+import logging
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -19,12 +20,13 @@ from flywheel_tasks.settings import Launch, Settings, load_settings
 from flywheel_tasks.storage.digests import file_digest, tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry import PROFILE, SPLIT, Registry, open_registry
-from flywheel_tasks.storage.registry_state import Arm, DvcRef, Experiment, ModelRef, Plan, Rule
+from flywheel_tasks.storage.registry_state import Arm, DvcRef, Experiment, ModelRef, Plan, Rule, State
 
 PLAN = "launch/plan.json"
 # Of the data that the candidate was made from; the next generations' data is compared with it.
 DATA_PROFILE = "launch/profile.json"
 SPLIT_RECORD = "launch/split.json"
+_log = logging.getLogger(__name__)
 
 
 class LaunchError(ValueError):
@@ -109,8 +111,39 @@ def read_plan(root: Path) -> Plan:
     return Plan.model_validate(read_json(root / PLAN))
 
 
+def _running(state: State, generation: str, model_digest: str, verdict_digest: str) -> Experiment | None:
+    """The running test of a model on a verdict; None if its generation was never launched."""
+    test, now = state.tested(generation), (model_digest, verdict_digest)
+    if test is None:
+        return None
+    if test.status != "running":
+        raise LaunchError(f"{generation} has been tested already ({test.status}); open the next generation")
+    if (then := (test.plan.model_digest, test.plan.verdict_digest)) != now:
+        raise LaunchError(
+            f"the test of {generation} runs already, of model {then[0]} on verdict {then[1]}; now they are {now[0]} "
+            f"and {now[1]}. Decide that test by flywheel ab analyze, or end it: flywheel ab stop --generation "
+            f"{generation} --by NAME --reason WHY"
+        )
+    return test
+
+
+def running_test(root: Path) -> Experiment | None:
+    """The running test of the workspace's model on its verdict; None if its generation was never launched.
+
+    Raises:
+        GateBlockedError: the gate does not pass the model.
+        ApprovalError: there is no verdict, or it is about another model.
+        LaunchError: the generation's test is over, or runs with another model or verdict: it gets no second one.
+    """
+    verdict = passing_verdict(root / VERDICT, root / POLICY)
+    shown = (verdict["model_digest"], file_digest(root / VERDICT))
+    return _running(registry_of(root).state(), verdict["generation"], *shown)
+
+
 def start(root: Path, by: str) -> Experiment:
     """Start the A/B test of ``launch/plan.json``, once; called again, it returns the running test.
+
+    The plan of a running test stands. One that was made since, from other settings, is for no other test of this model.
 
     DVC may have restored the plan from its cache without running the stage: model, verdict and approval are
     checked here again.
@@ -120,15 +153,18 @@ def start(root: Path, by: str) -> Experiment:
         by: who starts it.
 
     Raises:
-        LaunchError: there is no plan, model, verdict or events are not what it is for, the tests that run leave it too
-            few users, or the events of ``ab.events`` could never be read (tables may come later), or tell a guardrail.
+        LaunchError: the generation was launched with another model or verdict, or its test is over; model, verdict or
+            events are not what the plan is for, the tests that run leave it too few users, or the events of
+            ``ab.events`` could never be read (tables may come later), or tell a guardrail.
         RegistryError: the registry refuses it (no matching approval, another test runs, ...).
     """
     plan = read_plan(root)
     registry = registry_of(root)
     state = registry.state()
-    running = state.running(plan.generation)
-    if running is not None and running.plan.model_copy(update={"excludes": (), "read_from": ""}) == plan:
+    running = _running(state, plan.generation, plan.model_digest, plan.verdict_digest)
+    if running is not None:
+        if running.plan.model_copy(update={"excludes": (), "read_from": ""}) != plan:
+            _log.warning("test %s goes on by the plan of its start; %s is another", plan.experiment, PLAN)
         _keep_records(registry, root, plan.generation)
         keep_evidence(registry, root, plan.generation, model_ref(root, plan.generation))
         return running

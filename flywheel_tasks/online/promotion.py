@@ -1,6 +1,7 @@
 """What becomes of a candidate: champion after its A/B test, dropped, or declined before it has one."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from flywheel_tasks.online.approval import (
 )
 from flywheel_tasks.online.kept_spools import drop_others
 from flywheel_tasks.online.launch import LaunchError, model_ref
-from flywheel_tasks.online.model_card import keep_card, keep_evidence, last_declined
+from flywheel_tasks.online.model_card import CardError, keep_card, keep_evidence, last_declined
 from flywheel_tasks.pipeline.model_files import ModelLostError, model_folder
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import Registry
@@ -159,7 +160,8 @@ def decline(root: Path, generation: str, reason: str, by: str) -> State:
     it is: nothing is recorded then.
 
     Args:
-        root: the workspace. If it does not hold the generation's model and verdict, there is no card.
+        root: the workspace. It need not hold the generation; then there is a card only if the registry has kept a
+            verdict on a model of it before.
         generation: which one.
         reason: for the history.
         by: who declines.
@@ -174,7 +176,7 @@ def decline(root: Path, generation: str, reason: str, by: str) -> State:
     told = {"reason": reason} | _kept_verdict(root, registry, generation)
     if last_declined(registry, generation) != {"generation": generation} | told:
         state = registry.decline(generation, by=by, **told)
-    if "verdict_digest" in told:
+    with suppress(CardError):  # the registry knows no model of it
         keep_card(registry, generation)
     return state
 

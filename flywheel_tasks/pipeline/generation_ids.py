@@ -4,10 +4,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.objects import Exists, open_store
 from flywheel_tasks.storage.registry import Registry
 
 INPUTS = "inputs"
+_RUNS = ".flywheel/runs"  # not in the registry: runs of another scheduler may have the same ids
 _ID = re.compile(r"g\d{4,}")
 
 
@@ -56,6 +61,23 @@ def next_id(root: Path, registry: Registry) -> str:
     if (here := current(root)) is not None:
         known.add(here["generation"])
     return f"g{max((number_of(item) for item in known), default=0) + 1:04d}"
+
+
+def id_of_run(root: Path, registry: Registry, run_id: str) -> str:
+    """The id that a run of the scheduler works on: :func:`next_id` when it first asks, and then the same.
+
+    Args:
+        root: the workspace, which remembers it.
+        registry: of it.
+        run_id: the run's, any text.
+    """
+    store, key = open_store(_RUNS, root), f"{bytes_digest(run_id.encode()).removeprefix('sha256:')}.json"
+    chosen = {"run": run_id, "generation": next_id(root, registry)}
+    try:
+        store.create(key, orjson.dumps(chosen))
+    except Exists:
+        chosen = orjson.loads(store.get(key))
+    return chosen["generation"]
 
 
 def before(registry: Registry, generation: str) -> list[str]:

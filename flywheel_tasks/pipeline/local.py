@@ -21,6 +21,7 @@ from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.registry import open_registry
+from flywheel_tasks.storage.registry_state import Approval
 
 Say = Callable[[str], None]
 
@@ -31,16 +32,19 @@ class Outcome:
 
     Attributes:
         generation: its id.
-        status: launched; blocked by the gate; waiting for a person's approval; or labelling, while people label.
+        status: launched; blocked by the gate; declined by whoever was asked; waiting for a person's approval; or
+            labelling, while people label.
         verdict: the gate's verdict file; empty while people label.
         experiment: the running experiment's id, when launched.
+        answer: the no, or the silence that was taken for one, when declined.
         labels: how far people have come, while they label (:func:`flywheel_tasks.annotation.round_trip.status`).
     """
 
     generation: str
-    status: Literal["launched", "blocked", "waiting", "labelling"]
+    status: Literal["launched", "blocked", "declined", "waiting", "labelling"]
     verdict: dict[str, Any]
     experiment: str | None = None
+    answer: Approval | None = None
     labels: dict[str, Any] | None = None
 
 
@@ -81,11 +85,12 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     subprocess.run(command, cwd=root, check=True, env=runner.environment(), preexec_fn=die_with_parent)
 
 
-def _policy_decides(root: Path, settings: Settings) -> bool:
-    """Whether no person is asked; whose logs they are says the generation, for the settings may have changed since."""
-    here, by = current(root), settings.approval.local
-    simulated = here is not None and here.get("logs_source") == "simulated"
-    return by == "policy" or (by == "policy_if_simulated" and simulated)
+def _answer(root: Path, verdict: dict[str, Any]) -> Approval | None:
+    """The recorded answer to the launch of this model on this verdict."""
+    registry = open_registry(load_settings(root / "params.yaml").registry.location, root)
+    shown = (verdict["model_digest"], file_digest(root / "gate/verdict.json"))
+    found = registry.state().approval("launch", verdict["generation"])
+    return found if found is not None and found.shown == shown else None
 
 
 def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
@@ -93,8 +98,7 @@ def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
     settings = load_settings(root / "params.yaml")
     registry = open_registry(settings.registry.location, root)
     shown = (verdict["model_digest"], file_digest(root / "gate/verdict.json"))
-    found = registry.state().approval("launch", verdict["generation"])
-    if found is not None and found.shown == shown:
+    if (found := _answer(root, verdict)) is not None:
         return found.decision == "approve"
     if not _policy_decides(root, settings):
         return False
@@ -159,7 +163,8 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
         decline_blocked(root, by="policy: a gate that blocks")
         return Outcome(name, "blocked", verdict)
     if not _approve_by_policy(root, verdict):
-        return Outcome(name, "waiting", verdict)
+        answer = _answer(root, verdict)
+        return Outcome(name, "waiting" if answer is None else "declined", verdict, answer=answer)
     runner.reproduce(root, "launch")
     from flywheel_tasks.online.launch import start
 

@@ -174,7 +174,8 @@ def clean(root: Path, registry: Registry, *, remove: bool) -> Unneeded:
         if waiting := undecided(root, registry):
             raise UnneededError(
                 f"not decided yet: {', '.join(waiting)}. What they made may be wanted still, and is not named here any "
-                "more; decide them first (flywheel approve launch, perhaps with --reject)"
+                "more. Decide each where it was made (flywheel approve launch), or give it up here: "
+                f"flywheel registry decline {waiting[0]} --by NAME --reason WHY"
             )
         hashes = wanted(registry)
         lost = _bring_listings(repo, hashes)

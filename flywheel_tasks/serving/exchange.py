@@ -183,7 +183,7 @@ class Exchange:
 
     def _models(self) -> list[ModelRef]:
         """Whom to ask: the arm's model, then the champion."""
-        route = self.outcome.route = self._rollout.route(self._caller.user_id, self._arm)
+        route = self.outcome.route = self._rollout.route(self._caller.user_id, self.link.time, self._arm)
         champion = self._rollout.champion
         self._error: ModelError = NotReadyError("no model was asked")
         return [route.model] if route.model.digest == champion.digest else [route.model, champion]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 
 from flywheel_tasks.serving.fleet import Fleet
 from flywheel_tasks.serving.remembered import RememberedChampion, RememberedRegistry
@@ -40,7 +41,7 @@ class Following:
             OSError, RegistryError: it cannot be read, as :meth:`RememberedRegistry.state` says.
         """
         state = await asyncio.to_thread(self._registry.state)
-        wanted = rollout_of(state)
+        wanted = rollout_of(state, datetime.now(UTC))
         if wanted is None:
             return
         self._fleet.want(wanted.models())
@@ -89,6 +90,8 @@ class Following:
         _log.info("rollout", extra=fields)
         for told in rollout.unserved:
             _log.error("%s", told)
+        for told in rollout.over:
+            _log.info("%s", told)
 
     def late(self) -> list[str]:
         """That another champion than the registry's is served, and why; empty if it is not so."""
@@ -102,4 +105,4 @@ class Following:
 
     def unserved(self) -> list[str]:
         """The running tests that are not served, and why."""
-        return [] if self.rollout is None else list(self.rollout.unserved)
+        return [] if self.rollout is None else [*self.rollout.unserved, *self.rollout.over]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from flywheel_tasks.online.assignment import arm_of
@@ -20,12 +21,14 @@ class Running:
         name: the experiment.
         plan: its plan, as :func:`flywheel_tasks.online.assignment.assign` takes it.
         models: by arm.
+        ends_at: from then on nobody is in the test: no exposure counts, and nobody looks at its guardrails.
         overrides: arms of its staff, by :func:`flywheel_tasks.online.assignment.staff_key`.
     """
 
     name: str
     plan: Mapping[str, Any]
     models: Mapping[str, ModelRef]
+    ends_at: datetime
     overrides: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -54,11 +57,13 @@ class Rollout:
         champion: who answers everybody else, and in whose place a broken candidate's users are served.
         running: experiments, in the registry's order.
         unserved: of each other experiment that runs in the registry, that it is not served and why.
+        over: the same of each whose time is over and that waits for its answer, which is as it should be.
     """
 
     champion: ModelRef
     running: tuple[Running, ...] = ()
     unserved: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
 
     def models(self) -> list[ModelRef]:
         """Every model that may be asked, the champion first."""
@@ -85,11 +90,12 @@ class Rollout:
         running = tuple(item for item in self.running if item.name not in waiting)
         return replace(self, champion=champion, running=running, unserved=(*self.unserved, *told))
 
-    def route(self, user_id: str, arm: str | None = None) -> Route:
+    def route(self, user_id: str, at: datetime, arm: str | None = None) -> Route:
         """The route of a user.
 
         Args:
             user_id: the user.
+            at: the time that an exposure would have; a registry out of reach keeps no test running beyond its end.
             arm: what staff ask for: ``champion``, or an arm's name; None leaves it to the draw.
 
         Raises:
@@ -98,6 +104,8 @@ class Rollout:
         if arm == "champion":
             return Route(self.champion)
         for experiment in self.running:
+            if at >= experiment.ends_at:
+                continue
             by_chance = arm is None
             drawn = arm
             if drawn is None:
@@ -121,14 +129,17 @@ def _running(experiment: Experiment, state: State) -> Running | None:
     if len(models) < len(experiment.plan.arms):
         return None
     overrides = {item.user: item.arm for item in experiment.overrides}
-    return Running(experiment.plan.experiment, experiment.plan.model_dump(mode="json"), models, overrides)
+    plan = experiment.plan
+    return Running(plan.experiment, plan.model_dump(mode="json"), models, experiment.ends_at, overrides)
 
 
-def rollout_of(state: State) -> Rollout | None:
+def rollout_of(state: State, now: datetime) -> Rollout | None:
     """What the registry's state means for routing; None before there is a champion."""
     if state.champion is None:
         return None
-    found = [(item, _running(item, state)) for item in state.experiments.values() if item.status == "running"]
+    tests = [item for item in state.experiments.values() if item.status == "running"]
+    over = [item for item in tests if now >= item.ends_at]
+    found = [(item, _running(item, state)) for item in tests if item not in over]
     return Rollout(
         state.champion,
         tuple(running for _, running in found if running is not None),
@@ -136,5 +147,10 @@ def rollout_of(state: State) -> Rollout | None:
             f"experiment {item.plan.experiment} is not served: the registry lacks a model of it"
             for item, running in found
             if running is None
+        ),
+        tuple(
+            f"experiment {item.plan.experiment} is not served: its time was over at {item.ends_at:%Y-%m-%d %H:%M} UTC, "
+            "and it waits for its answer"
+            for item in over
         ),
     )

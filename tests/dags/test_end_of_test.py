@@ -14,6 +14,7 @@ from flywheel_tasks.online.approval import Request, promotion_request, registry_
 from flywheel_tasks.online.event_errors import EventsError, OtherEventsError, UnreachableEventsError
 from flywheel_tasks.online.exposed import PopulationError
 from flywheel_tasks.pipeline.model_files import ModelFilesError
+from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry_state import OvertakenError, RegistryError
 from flywheel_tasks.traffic.logs import LogsError
 from tests.dags.test_tasks import Run
@@ -46,13 +47,13 @@ def test_a_test_that_rejects_the_candidate_asks_nobody(
     reason = run.told["pushed", "reason"]
     assert reason == "the A/B test rejects the candidate: depth is significantly worse"
     assert ("pushed", "request") not in run.told
-    run.told["analyze_ab", "reason"] = reason
-    assert tasks.rollback(run, "run-1") == reason
-    assert registry_of(workspace).state().experiments["g0001"].end_reason == reason
     for advice in ("promote", "inconclusive"):
         analysed_as(monkeypatch, advice=advice)
         monkeypatch.setattr(approval, "promotion_request", request)
         assert tasks.analyze_ab(Run("g0001"), "run-1") == "approve_promotion"
+    run.told["analyze_ab", "reason"] = reason
+    assert tasks.rollback(run, "run-1") == reason
+    assert registry_of(workspace).state().experiments["g0001"].end_reason == reason
 
 
 def request(root: Path, generation: str) -> Request:
@@ -89,6 +90,24 @@ def test_a_model_that_dvc_does_not_bring_now_is_neither_promoted_nor_dropped(wor
     assert registry_of(workspace).state().running("g0001") is not None
 
 
+def test_a_model_that_another_champion_came_before_is_declined(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
+) -> None:
+    """Nobody may launch it; undecided it would keep DVC's cache from being freed for ever."""
+    from flywheel_dag import tasks
+
+    monkeypatch.setattr(tasks, "_holding", lambda ti, stage: workspace)
+    inputs = read_json(workspace / "inputs/generation.json")
+    inputs["champion"] = {"model": "g0000", "digest": "sha256:" + "9" * 64}
+    write_json(inputs, workspace / "inputs/generation.json")
+    with pytest.raises(failure, match="g0001 was made from g0000, which is not champion any more"):
+        tasks.check_gate(Run("g0001"), "run-1")
+    last = registry_of(workspace).history()[-1]
+    assert (last.kind, last.by, last.detail["generation"]) == ("declined", "airflow: run-1", "g0001")
+    (card,) = (workspace / "registry/generations/g0001").glob("README-*.md")
+    assert "Not launched: g0001 was made from g0000" in card.read_text()
+
+
 def start(run: Run) -> Any:
     from flywheel_dag import tasks
 
@@ -102,7 +121,7 @@ def analyse(run: Run) -> Any:
 
 
 def decide(run: Run) -> Any:
-    from flywheel_dag import tasks
+    from flywheel_dag import answers
 
     run.told["approve_promotion", "shown"] = asdict(request(Path(), "g0001"))
     run.told["approve_promotion", "return_value"] = {
@@ -110,7 +129,7 @@ def decide(run: Run) -> Any:
         "responded_at": datetime(2026, 11, 9, tzinfo=UTC),
         "responded_by_user": {"id": "1", "name": "ada"},
     }
-    return tasks.record_decision(run, "approve_promotion", "promote")
+    return answers.record_decision(run, "approve_promotion", "promote")
 
 
 def promote(run: Run) -> Any:

@@ -93,6 +93,7 @@ def test_edges_of_the_gates(edges: set[tuple[str, str]]) -> None:
         ("simulate_traffic", "open_generation"),
         ("gate", "check_gate"),
         ("check_gate", "approve_launch"),
+        ("check_gate", "launch"),
         ("approve_launch", "record_launch_decision"),
         ("record_launch_decision", "launch"),
         ("record_launch_decision", "rollback"),
@@ -108,6 +109,10 @@ def test_edges_of_the_gates(edges: set[tuple[str, str]]) -> None:
         ("record_promotion_decision", "rollback"),
     }
     assert first <= others
+
+
+def test_a_launch_goes_on_without_its_question_but_not_after_a_failure(tasks: dict[str, Any]) -> None:
+    assert tasks["launch"]["trigger_rule"] == "none_failed_min_one_success"
 
 
 def test_a_new_stage_of_dvc_yaml_is_a_new_task(home: Path, tmp_path: Path) -> None:
@@ -257,7 +262,7 @@ def test_only_a_persons_yes_is_a_yes(
 ) -> None:
     from dataclasses import asdict
 
-    from flywheel_dag import tasks
+    from flywheel_dag import answers
 
     from flywheel_tasks.online.approval import launch_request, registry_of
     from tests.online.conftest import write_model, write_verdict
@@ -270,7 +275,7 @@ def test_only_a_persons_yes_is_a_yes(
     shown = asdict(launch_request(tmp_path))
     answer = {"chosen_options": options, "params_input": {}, "responded_at": at, "responded_by_user": user}
     ti = TaskInstance({("approve_launch", "shown"): shown, ("approve_launch", "return_value"): answer})
-    assert tasks.record_decision(ti, "approve_launch", "launch") == follows
+    assert answers.record_decision(ti, "approve_launch", "launch") == follows
     (recorded,) = registry_of(tmp_path).state().approvals
     assert (recorded.decision, recorded.at) == (decision, at)
     assert recorded.by == ("ada (1)" if user else "nobody (no answer in time)")
@@ -280,9 +285,9 @@ def test_only_a_persons_yes_is_a_yes(
 @pytest.mark.parametrize("missing", ["shown", "return_value"])
 def test_an_answer_that_nobody_gave_is_no_answer(dag: Any, missing: str) -> None:
     from airflow.sdk.exceptions import AirflowFailException
-    from flywheel_dag import tasks
+    from flywheel_dag import answers
 
     found = {("approve_launch", "shown"): {"x": 1}, ("approve_launch", "return_value"): {"x": 1}}
     del found["approve_launch", missing]
     with pytest.raises(AirflowFailException, match="has left no answer"):
-        tasks.record_decision(TaskInstance(found), "approve_launch", "launch")
+        answers.record_decision(TaskInstance(found), "approve_launch", "launch")

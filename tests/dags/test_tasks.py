@@ -138,6 +138,23 @@ def stage_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[A
     return calls
 
 
+def test_a_run_that_is_cleared_keeps_its_generation(gated: Path) -> None:
+    """A cleared task has lost what it told, and the registry knows the generation that it chose by now."""
+    from flywheel_dag import tasks
+
+    runs = ["scheduled__2026-11-02T03:00:00+00:00", "manual__../other run", "é" * 250]
+    registry = open_registry("registry", gated)
+
+    def chosen(run_id: str, **params: Any) -> str:
+        name = tasks.choose_generation(PARAMS | params, run_id)
+        registry.put_generation(name, "inputs.json", b"{}")
+        return name
+
+    assert [chosen(run_id) for run_id in runs] == ["g0002", "g0003", "g0004"]
+    assert [chosen(run_id) for run_id in runs] == ["g0002", "g0003", "g0004"]
+    assert chosen(runs[0], generation="g0001") == "g0001"
+
+
 def test_a_stage_is_run_on_its_generation_and_on_what_the_run_has_made(stage_calls: list[Any]) -> None:
     run = Run("g0002")
     run.told["ingest", "return_value"] = {"data/ingested": "i"}

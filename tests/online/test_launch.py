@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flywheel_tasks.online import launch, simulated
+from flywheel_tasks.online import launch, promotion, simulated
 from flywheel_tasks.online.approval import (
     VERDICT,
     ApprovalError,
@@ -128,6 +128,44 @@ def test_a_repeated_start_keeps_what_a_kill_left_unkept(root: Path, monkeypatch:
     assert {path: path.read_bytes() for path in (root / "registry").rglob("*.json")} == before
 
 
+def test_a_running_test_goes_on_by_its_own_plan(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever has edited the settings for the next generation must not have to end it."""
+    approve(root)
+    run_launch(root)
+    started = launch.start(root, by="ada")
+    history = registry_of(root).history()
+    assert launch.running_test(root) == started
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("planned_users: 10000", "planned_users: 200"))
+    run_launch(root)
+    assert read_json(root / "launch/plan.json")["rule"]["planned_users"] == 200
+    assert launch.start(root, by="ada") == started
+    assert "test g0001 goes on by the plan of its start" in caplog.text
+    assert registry_of(root).history() == history
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_generation_gets_one_test(root: Path, ended: bool) -> None:
+    approve(root)
+    run_launch(root)
+    launch.start(root, by="ada")
+    if ended:
+        promotion.rollback(root, "g0001", "complaints", by="ada")
+        refusal = r"g0001 has been tested already \(rolled_back\); open the next generation"
+    else:
+        write_model(root, "made again")
+        write_verdict(root)
+        approve(root)
+        run_launch(root)
+        refusal = "the test of g0001 runs already, of model .* flywheel ab stop --generation g0001 --by"
+    before = registry_of(root).history()
+    with pytest.raises(launch.LaunchError, match=refusal):
+        launch.running_test(root)
+    with pytest.raises(launch.LaunchError, match=refusal):
+        launch.start(root, by="ada")
+    assert registry_of(root).history() == before
+
+
 def test_simulated_users_talk_to_the_models_of_the_plan(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     approve(root)
     run_launch(root)
@@ -246,6 +284,13 @@ def test_only_pass_passes(root: Path, verdict: str) -> None:
 def test_a_verdict_without_its_fields_is_refused(root: Path) -> None:
     write_json({"verdict": "pass"}, root / "gate/verdict.json")
     with pytest.raises(ApprovalError, match="not a verdict"):
+        launch_request(root)
+
+
+@pytest.mark.parametrize("missing", ["gate/verdict.json", "models/policy"])
+def test_what_is_not_made_yet_is_not_asked_about(root: Path, missing: str) -> None:
+    (root / missing).rename(root / "elsewhere")
+    with pytest.raises(ApprovalError, match=f"{root / missing}: not made yet: `flywheel generation run`"):
         launch_request(root)
 
 

@@ -123,6 +123,8 @@ def test_a_later_no_without_a_verdict_leaves_the_card(root: Path) -> None:
     (root / VERDICT).unlink()
     promotion.decline(root, "g0001", "nobody answered.", by="ada")
     card = make_card(registry_of(root), "g0001")
+    kept = (root / "registry/generations/g0001").glob("README-*.md")
+    assert card in [path.read_text() for path in kept]
     assert "Not launched: nobody answered.\n" in card
     assert "## Gate: block" in card
 

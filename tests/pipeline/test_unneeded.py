@@ -17,7 +17,7 @@ from flywheel_tasks.pipeline.unneeded import UnneededError, clean
 from flywheel_tasks.storage.digests import bytes_digest
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.registry import PAIRS, REWARD_MODELS, open_registry
-from flywheel_tasks.storage.registry_state import DvcRef
+from flywheel_tasks.storage.registry_state import DvcRef, RegistryError
 from tests.privacy.test_stored_copies import left, put
 from tests.storage.registry_parts import BASE, NEW, approve_launch, model, plan
 
@@ -96,6 +96,11 @@ def call(root, *words):
     return done.output
 
 
+def decline(root, generation):
+    words = ["registry", "decline", generation, "--by", "ada", "--reason", "it failed", "--root", str(root)]
+    return CliRunner().invoke(app, words, catch_exceptions=False)
+
+
 def test_what_nobody_will_ask_for_goes_and_the_rest_stays(checkout, objects):
     cache, before = checkout / ".dvc/cache", cached(checkout)
     gone = before - stays(objects)
@@ -129,16 +134,30 @@ def test_while_a_generation_that_was_left_behind_is_undecided_nothing_goes(check
     registry, before = open_registry("registry", checkout), cached(checkout)
     registry.put_generation("g0003", "inputs.json", b"{}")
     if decided == "declined":
-        registry.decline("g0003", "blocked", by="gate")
+        decline(checkout, "g0003")
     if decided == "here":
         write_json({"generation": "g0003"}, checkout / "inputs/generation.json")
     if decided == "no":
-        with pytest.raises(UnneededError, match="not decided yet: g0003"):
+        with pytest.raises(UnneededError, match=r"not decided yet: g0003\..*registry decline g0003 --by"):
             clean(checkout, registry, remove=True)
         assert cached(checkout) == before
     else:
         assert clean(checkout, registry, remove=True).objects
         assert cached(checkout) == stays(objects)
+
+
+def test_only_a_generation_that_is_there_and_was_never_launched_can_be_given_up(checkout, objects):
+    registry = open_registry("registry", checkout)
+    registry.put_generation("g0003", "inputs.json", b"{}")
+    for _ in range(2):
+        assert decline(checkout, "g0003").output == "g0003 is declined.\n"
+    last = registry.history()[-1]
+    assert (last.by, last.detail) == ("ada", {"generation": "g0003", "reason": "it failed"})
+    with pytest.raises(RegistryError, match="the registry knows no generation g0030"):
+        decline(checkout, "g0030")
+    with pytest.raises(RegistryError, match="the test of g0001 is running already"):
+        decline(checkout, "g0001")
+    assert registry.history()[-1] == last
 
 
 def test_where_the_registry_is_another_one_nothing_goes(checkout, objects):

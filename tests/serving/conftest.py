@@ -53,6 +53,7 @@ def start_experiment(
     share: float = 0.5,
     digest: str | None = None,
     layer: str = "policy",
+    duration: timedelta = timedelta(days=7),
 ) -> Plan:
     """Put a candidate into an A/B test against the champion, as `flywheel ab start` does."""
     registry = registry_of(root)
@@ -79,7 +80,7 @@ def start_experiment(
         decision="approve",
         by="ada",
     )
-    registry.start_experiment(plan, candidate, by="ada", duration=timedelta(days=7))
+    registry.start_experiment(plan, candidate, by="ada", duration=duration)
     return plan
 
 

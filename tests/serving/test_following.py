@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,17 @@ def test_a_test_goes_on_through_any_number_of_promotions(live: Start, root: Path
     assert answered_by(gateway, user_of(plan, "control")) == "base"
     assert answered_by(gateway, user_of(plan, "candidate")) == "g0001"
     assert problems(gateway) == (200, [])
+
+
+def test_after_its_end_a_test_exposes_nobody_until_its_candidate_is_champion(live: Start, root: Path) -> None:
+    plan = start_experiment(root, "g0001", duration=timedelta(0))
+    gateway = live()
+    users = [user_of(plan, arm) for arm in ("control", "candidate")]
+    assert [answered_by(gateway, user) for user in users] == ["base", "base"]
+    assert logged(root, "exposure") == []
+    status, (told,) = problems(gateway)
+    assert (status, told.split(":")[0]) == (200, "experiment g0001 is not served")
+    assert set(gateway.gateway.fleet.states()) == {"base"}
+    promote(root, "g0001")
+    wait_for(lambda: answered_by(gateway, users[0]) == "g0001")
+    wait_for(lambda: problems(gateway) == (200, []))

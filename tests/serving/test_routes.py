@@ -1,14 +1,17 @@
 """Routes from the registry alone: staff by override, tests beside each other, a champion that changed meanwhile."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from flywheel_tasks.online.assignment import assign, staff_key
-from flywheel_tasks.serving.rollout import rollout_of
+from flywheel_tasks.serving.rollout import Route, RoutingError, rollout_of
 from flywheel_tasks.storage.registry_state import Experiment, ModelRef, Override, Plan, State
 from tests.online.people import DIGEST, make_plan
 
 CONTROL = "sha256:" + "1" * 64
 AT = datetime(2026, 11, 9, tzinfo=UTC)
+END = AT + timedelta(days=7)
 
 
 def model(generation: str, digest: str) -> ModelRef:
@@ -17,7 +20,7 @@ def model(generation: str, digest: str) -> ModelRef:
 
 def running(plan: Plan, *overrides: Override) -> Experiment:
     return Experiment(
-        plan=plan, status="running", started_at=AT, ends_at=AT, started_by="ada", overrides=overrides
+        plan=plan, status="running", started_at=AT, ends_at=END, started_by="ada", overrides=overrides
     )
 
 
@@ -30,8 +33,8 @@ def test_staff_by_override_get_their_arm_and_are_not_exposed() -> None:
         candidates={"g0001": model("g0001", DIGEST)},
         experiments={"g0001": running(plan, given, none)},
     )
-    rollout = rollout_of(state)
-    ada, bob, eve = (rollout.route(user) for user in ("ada", "bob", "eve"))
+    rollout = rollout_of(state, AT)
+    ada, bob, eve = (rollout.route(user, AT) for user in ("ada", "bob", "eve"))
     assert (ada.model.generation, ada.arm, ada.exposes) == ("g0001", "candidate", False)
     assert (bob.model.generation, bob.arm, bob.exposes) == ("base", None, False)
     assert (eve.arm, eve.exposes) == (assign(plan.model_dump(mode="json"), "eve"), True)
@@ -48,7 +51,7 @@ def test_tests_beside_each_other_are_both_served() -> None:
         candidates={"g0001": model("g0001", DIGEST), "g0002": model("g0002", other)},
         experiments={"g0001": running(first), "g0002": running(second)},
     )
-    routes = [rollout_of(state).route(f"user-{n}") for n in range(500)]
+    routes = [rollout_of(state, AT).route(f"user-{n}", AT) for n in range(500)]
     assert {(route.experiment, route.arm) for route in routes} == {
         ("g0001", "control"),
         ("g0001", "candidate"),
@@ -66,7 +69,7 @@ def test_a_test_goes_on_against_the_champion_of_its_start() -> None:
         candidates={"g0001": model("g0001", DIGEST)},
         experiments={"g0001": running(plan)},
     )
-    served = {rollout_of(state).route(f"user-{n}").model.generation for n in range(100)}
+    served = {rollout_of(state, AT).route(f"user-{n}", AT).model.generation for n in range(100)}
     assert served == {"base", "g0001"}
 
 
@@ -78,6 +81,26 @@ def test_a_test_whose_control_is_not_known_any_more_is_told() -> None:
         candidates={"g0001": model("g0001", DIGEST)},
         experiments={"g0001": running(make_plan("g0001", share=0.5))},
     )
-    rollout = rollout_of(state)
+    rollout = rollout_of(state, AT)
     assert rollout.running == ()
     assert rollout.unserved == ("experiment g0001 is not served: the registry lacks a model of it",)
+
+
+def test_a_test_that_is_over_is_not_served_while_it_waits_for_its_answer() -> None:
+    state = State(
+        champion=model("base", CONTROL),
+        candidates={"g0001": model("g0001", DIGEST)},
+        experiments={"g0001": running(make_plan("g0001", share=0.5))},
+    )
+    before = rollout_of(state, END - timedelta(seconds=1))
+    assert (len(before.running), before.over) == (1, ())
+    after = rollout_of(state, END)
+    told = "experiment g0001 is not served: its time was over at 2026-11-16 00:00 UTC, and it waits for its answer"
+    assert (after.running, after.models(), after.unserved, after.over) == ((), [state.champion], (), (told,))
+    users = [f"user-{n}" for n in range(100)]
+    for rollout in (before, after):  # before: the registry is out of reach at the end
+        assert {rollout.route(user, END) for user in users} == {Route(state.champion)}
+    late = END - timedelta(microseconds=1)
+    assert {before.route(user, late).arm for user in users} == {"control", "candidate"}
+    with pytest.raises(RoutingError, match="no such arm now"):
+        before.route("ada", END, "candidate")
