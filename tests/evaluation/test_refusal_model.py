@@ -9,7 +9,7 @@ from flywheel_tasks.evaluation import refusal_model, train_refusals
 from flywheel_tasks.evaluation.labelled_lines import read_lines
 from flywheel_tasks.evaluation.refusal_detector import open_detector
 from flywheel_tasks.settings import Compute
-from tests.evaluation.refusals.agreement import agreement, lines_of, unlearned
+from tests.evaluation.refusals.agreement import Agreement, agreement, lines_of, own, unlearned
 
 LINES = "".join(
     f"@ Question {i}?\n+ I will not speak of number {i}.\n- Number {i} is in the blue box.\n"
@@ -94,13 +94,33 @@ def test_lines_that_measure_are_none_that_were_learned() -> None:
         assert {refuses for *_, refuses in lines} == {True, False}, name
 
 
-def test_the_installed_weights_on_replies_in_the_way_of_other_models() -> None:
-    embedder = Path("models/embedder")
-    if problem := refusal_model.problem(embedder) if embedder.is_dir() else f"no {embedder}":
-        pytest.skip(problem)
-    found = agreement(lines_of("styles.txt"), open_detector(embedder, COMPUTE))
-    assert found.f1 >= 0.85
-    assert found.wrong <= 0.06 * (found.wrong + found.right)
+def test_the_installed_weights_are_of_the_built_in_embedder(built_in_embedder: Path) -> None:
+    assert refusal_model.problem(built_in_embedder) == ""
+
+
+@pytest.fixture(scope="module")
+def measured(built_in_embedder: Path) -> Agreement:
+    """The installed weights on lines that nothing was trained on: in the way of other models, fresh, and in styles."""
+    lines = [*lines_of("styles.txt"), *lines_of("fresh.txt"), *own(held_out=True)]
+    detector = open_detector(built_in_embedder, COMPUTE)
+    assert (detector.name, len(lines)) == ("model", 526)
+    return agreement(lines, detector)
+
+
+def test_the_installed_weights_agree_with_the_labels_of_lines_that_nothing_was_trained_on(
+    measured: Agreement,
+) -> None:
+    assert measured.f1 >= 0.85
+    assert measured.wrong <= 0.06 * (measured.wrong + measured.right)
+
+
+@pytest.mark.xfail(
+    raises=AssertionError,
+    strict=True,
+    reason="the target, an agreement of 93% as F1, is missed: the installed weights have 0.89 on these lines",
+)
+def test_the_installed_weights_reach_the_target(measured: Agreement) -> None:
+    assert measured.f1 >= 0.93
 
 
 def test_without_fitting_weights_the_rules_decide_and_say_why(

@@ -19,31 +19,31 @@ def found_and_planted(
     return right / max(1, sum(flags)), right / sum(planted)
 
 
-@pytest.mark.parametrize(("count", "each"), [(60, 4), (149, 5), (149, 8)])
-def test_planted_templates_are_found_in_own_text(count: int, each: int) -> None:
-    replies, people = natural()
-    made, planted = plant(replies[:count], each, seed=count)
-    precision, recall = found_and_planted(made, planted, people[:count])
-    assert precision >= 0.95
-    assert recall >= 0.95
-
-
-@pytest.mark.parametrize(("templates", "each"), [(VARIED, 6), (VARIED + LATER, 6), (LATER, 10)])
-def test_templates_in_varied_wording_are_found_in_own_text(templates: tuple[str, ...], each: int) -> None:
-    replies, people = natural()
-    made, planted = plant(replies, each, seed=each, templates=templates)
-    precision, recall = found_and_planted(made, planted, people)
-    assert precision >= 0.95
-    assert recall >= 0.95
-
-
 @pytest.mark.parametrize(
-    ("templates", "each"), [(LAST, 6), (LAST, 10), (KINDS, 6), (PLAIN, 8), (UNSEEN, 6), (UNSEEN, 10)]
+    ("count", "each", "seed", "templates"),
+    [
+        (60, 4, 60, TEMPLATES),
+        (149, 5, 149, TEMPLATES),
+        (149, 8, 149, TEMPLATES),
+        # In varied wording.
+        (149, 6, 6, VARIED),
+        (149, 6, 6, VARIED + LATER),
+        (149, 10, 10, LATER),
+        # Of few fixed words.
+        (149, 6, 1, LAST),
+        (149, 10, 1, LAST),
+        (149, 6, 1, KINDS),
+        (149, 8, 1, PLAIN),
+        (149, 6, 1, UNSEEN),
+        (149, 10, 1, UNSEEN),
+    ],
 )
-def test_templates_of_few_fixed_words_are_found_in_own_text(templates: tuple[str, ...], each: int) -> None:
+def test_planted_templates_are_found_in_own_text(
+    count: int, each: int, seed: int, templates: tuple[str, ...]
+) -> None:
     replies, people = natural()
-    made, planted = plant(replies, each, seed=1, templates=templates)
-    precision, recall = found_and_planted(made, planted, people)
+    made, planted = plant(replies[:count], each, seed=seed, templates=templates)
+    precision, recall = found_and_planted(made, planted, people[:count])
     assert precision >= 0.95
     assert recall >= 0.95
 

@@ -14,6 +14,7 @@ from flywheel_tasks.policy import dpo
 from flywheel_tasks.policy.dpo import EncodedDPOTrainer, choose_pairs, encode_pair, run
 from flywheel_tasks.policy.prompts import PromptError
 from flywheel_tasks.rewards.pairs import PairError, load_pairs
+from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.training.run import TrainingError
 from tests.policy.conftest import pair_rows, write
 
@@ -202,6 +203,46 @@ def test_named_sets_are_learned_and_measured_on_pairs_that_were_not(policy_io: C
         assert found["unseen"]["margin"] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
         assert found["unseen"]["accuracy"] == pytest.approx(sum(m > 0 for m in expected) / len(expected))
     assert sum(margins(io, tokenizer, chosen["tool_calls"].used)) > 0
+
+
+def test_a_run_killed_in_its_last_step_and_again_after_it_ends_as_an_uninterrupted_one(
+    policy_io: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The pairs that are measured only are so after the last step, and the metrics come from the trainer's log."""
+    changes = {"dpo.pairs": {"preferences": 2, "safety": 2}, "dpo.learning_rate": 0.02, "dpo.epochs": 2.0}
+    whole = policy_io("dpo", changes, root=tmp_path / "whole")
+    metrics = run(whole)
+    assert {found["unseen"]["n"] for found in metrics["sets"].values()} == {2}
+    steps: list[int] = []
+    original = EncodedDPOTrainer.compute_loss
+
+    def dies(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.model.training:
+            raise KeyboardInterrupt
+        steps.append(self.state.global_step + 1)
+        return original(self, model, inputs, *args, **kwargs)
+
+    def dies_before_saving(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    def killed() -> Any:
+        return policy_io("dpo", changes, root=tmp_path / "killed")
+
+    for owner, name, dying in (
+        (EncodedDPOTrainer, "compute_loss", dies),
+        (dpo, "merge_to_full", dies_before_saving),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, dying)
+            with pytest.raises(KeyboardInterrupt):
+                run(killed())
+        assert steps == [1, 2, 3, 4]
+    monkeypatch.setattr(EncodedDPOTrainer, "compute_loss", dies)
+    again = killed()
+    assert run(again) == metrics
+    assert steps == [1, 2, 3, 4], "no step was left to do, and no pair to measure"
+    for name in ("models/policy_dpo", "plots/dpo.csv"):
+        assert tree_digest(again.out(name)) == tree_digest(whole.out(name)), name
 
 
 @pytest.mark.parametrize(

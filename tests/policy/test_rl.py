@@ -223,11 +223,13 @@ def test_a_planted_reward_rises(policy_io: Callable[..., Any], monkeypatch: Any)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
-    policy_io: Callable[..., Any], monkeypatch: Any, tmp_path: Path
+    precision: str, policy_io: Callable[..., Any], monkeypatch: Any, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(safe_steps, "over_optimised", lambda *checks: False)  # the tiny judge is a random one
     small = {"rl.steps": 4, "rl.learning_rate": 0.01, "rl.target_win_rate": 1.0}
+    small |= {"compute.precision": precision}
     whole = policy_io("rl", small, root=tmp_path / "whole")
     run(whole)
 

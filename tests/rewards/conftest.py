@@ -109,6 +109,36 @@ def tiny_of_type(kind: str, base: Path, out: Path, **changes: Any) -> Path:
     return out
 
 
+def save_untrained(kind: str, base: Path, out: Path) -> Path:
+    """A pointwise model of a type of transformers', merged and saved as a trained one is; what trains is random.
+
+    Args:
+        kind: its ``model_type``.
+        base: the tiny policy.
+        out: folder for it and for the model that it is made of.
+    """
+    import torch
+    from peft import get_peft_model
+
+    from flywheel_tasks.rewards.backbone import load_backbone
+    from flywheel_tasks.rewards.encoding import Limits, reward_tokenizer
+    from flywheel_tasks.settings import Lora
+    from flywheel_tasks.training.lora import lora_config, merge_to_full
+
+    backbone = tiny_of_type(kind, base, out / "base")
+    tokenizer = reward_tokenizer(backbone)
+    model = load_backbone(backbone, tokenizer.pad_token_id)
+    lora = lora_config(Lora(rank=4, alpha=8, layers=2), model.config, "SEQ_CLS", ["score"])
+    adapted: Any = get_peft_model(model, lora)
+    torch.manual_seed(1)
+    for value in adapted.parameters():
+        if value.requires_grad:
+            torch.nn.init.normal_(value)
+    merge_to_full(adapted, tokenizer, out / "rm", probe=[5, 9, 200, 31])
+    Limits("pointwise", 224, 96).save(out / "rm")
+    return out / "rm"
+
+
 @pytest.fixture
 def reward_io(make_io: Callable[..., Any], tiny_models: Path, tmp_path: Path) -> Callable[..., Any]:
     """``reward_io("train_pointwise_rm", {...}, rows=...)``: a stage over planted pairs and a tiny base."""

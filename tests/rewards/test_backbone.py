@@ -1,10 +1,5 @@
 """Types of models that transformers has no sequence classifier for, and those that cannot be a reward model at all."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +9,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto import CONFIG_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from flywheel_tasks.policy.base_model import BaseModelError, save_policy
-from flywheel_tasks.rewards import pointwise
 from flywheel_tasks.rewards.backbone import BackboneError, check_backbone, classifier_kind, load_backbone
-from flywheel_tasks.rewards.pairs import load_pairs
-from tests.rewards.conftest import OTHER_TYPES, planted_rows, tiny_of_type
+from tests.rewards.conftest import OTHER_TYPES, tiny_of_type
 
 
 @pytest.mark.parametrize("kind", OTHER_TYPES)
@@ -59,40 +52,3 @@ def test_what_cannot_be_a_reward_model_is_refused_when_the_base_is_saved(
         check_backbone(folder)
     with pytest.raises(BaseModelError, match=rf"base model .*{kind}: cannot be a reward model: .*{why}"):
         save_policy(str(folder), tmp_path, tmp_path / "base")
-
-
-FRESH = """
-import json, sys
-from pathlib import Path
-from flywheel_tasks.rewards import pointwise
-from flywheel_tasks.rewards.pairs import load_pairs
-from flywheel_tasks.rewards.scoring import PointwiseScorer
-from flywheel_tasks.settings import Compute
-pairs = load_pairs(Path(sys.argv[2]))["reward_heldout"]
-scorer = PointwiseScorer(Path(sys.argv[1]), compute=Compute(precision="float32", threads=1))
-json.dump(pointwise.pointwise_margins(scorer, pairs), sys.stdout)
-"""
-
-
-@pytest.mark.slow
-def test_a_trained_one_scores_in_a_fresh_process_as_when_it_was_measured(
-    reward_io: Callable[..., Any], tiny_models: Path, tmp_path: Path
-) -> None:
-    root = tmp_path / "work"
-    (root / "models").mkdir(parents=True)
-    tiny_of_type("granite", tiny_models / "base", root / "models/base")
-    rows = planted_rows(24, "reward_train") + planted_rows(8, "reward_heldout")
-    changes = {"pointwise_rm.epochs": 2.0, "pointwise_rm.learning_rate": 0.01, "compute.precision": "float32"}
-    io = reward_io("train_pointwise_rm", changes, rows, root)
-    measured = pointwise.run(io)["heldout"]
-    pairs = root / "data/preferences/pairs.parquet"
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH, str(io.out("models/pointwise_rm")), str(pairs)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-    )
-    margins = json.loads(done.stdout)
-    assert len(margins) == len(load_pairs(pairs)["reward_heldout"]) == 16
-    assert sum(margins) / len(margins) == pytest.approx(measured["margin"]["value"], abs=1e-4)

@@ -77,7 +77,16 @@ def test_a_judge_of_length_is_shown_for_what_it_is() -> None:
     by_length = [float(len(p.chosen.split()) - len(p.rejected.split())) for p in pairs]
     measured = agreement(pairs, by_length)
     assert measured["accuracy"] == measured["accuracy_by_length"]
-    assert measured["accuracy_alike"]["n"] < 60
+
+
+def test_the_accuracy_on_replies_that_are_alike_is_of_those_pairs_alone() -> None:
+    unlike = pair("one two", "one two three")
+    another_emoji_count = pair("one two three \N{SPARKLES}", "one two three four")
+    same = pair("one two three four", "four three two one five")
+    pairs = [unlike, same, another_emoji_count, unlike, same, unlike]
+    found = agreement(pairs, [1.0, -1.0, 1.0, 1.0, -1.0, 1.0])
+    assert (found["accuracy_alike"]["n"], found["accuracy_alike"]["value"]) == (2, 0.0)
+    assert found["accuracy"]["value"] == pytest.approx(4 / 6)
 
 
 def test_without_several_reviews_there_is_no_accuracy_on_their_consensus_and_the_reason_is_told() -> None:

@@ -11,22 +11,28 @@ from typing import Any
 import pytest
 
 from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.rewards import pointwise
+from flywheel_tasks.rewards import pairwise, pointwise
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import tree_digest
-from flywheel_tasks.training.checkpoints import last_complete_checkpoint
+from flywheel_tasks.training import run as training
+from flywheel_tasks.training.checkpoints import SealCheckpoints, last_complete_checkpoint
 from tests.rewards.conftest import planted_rows
 
 pytestmark = pytest.mark.slow
 
 # 12 steps in two epochs, a checkpoint every 3. Both kills are in the second epoch, one while saving.
-SETTINGS = {"pointwise_rm.epochs": 2.0, "pointwise_rm.batch_size": 8, "pointwise_rm.learning_rate": 0.01}
+SETTINGS = {
+    "pointwise_rm.epochs": 2.0,
+    "pointwise_rm.batch_size": 8,
+    "pointwise_rm.learning_rate": 0.01,
+    "compute.precision": "float32",
+}
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.rewards import pointwise
+from flywheel_tasks.rewards import pairwise, pointwise
 from flywheel_tasks.settings import load_settings
 from flywheel_tasks.training import run
 
@@ -69,4 +75,33 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(
     resumed = pointwise.run(io)
     assert resumed == whole
     for out in ("models/pointwise_rm", "plots/pointwise_rm.csv"):
+        assert tree_digest(io.out(out)) == tree_digest(whole_io.out(out))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_pairwise_one_killed_in_its_last_step_is_the_same_too(
+    precision: str, reward_io: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = planted_rows(8, "reward_train") + planted_rows(4, "reward_heldout")
+    settings = {"pairwise_rm.batch_size": 4, "pairwise_rm.epochs": 2.0, "pairwise_rm.learning_rate": 0.01}
+    settings |= {"compute.precision": precision}
+    whole_io = reward_io("train_pairwise_rm", settings, rows, tmp_path / "whole")
+    whole = pairwise.run(whole_io)
+    assert whole["train"]["steps"] == 8
+
+    class Killed(SealCheckpoints):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 8:
+                raise KeyboardInterrupt
+
+    io = reward_io("train_pairwise_rm", settings, rows, tmp_path / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SealCheckpoints", Killed)
+        with pytest.raises(KeyboardInterrupt):
+            pairwise.run(io)
+    checkpoint = last_complete_checkpoint(io.resume_dir())
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-6"
+    assert pairwise.run(io) == whole
+    for out in ("models/pairwise_rm", "plots/pairwise_rm.csv"):
         assert tree_digest(io.out(out)) == tree_digest(whole_io.out(out))

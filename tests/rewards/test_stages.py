@@ -27,7 +27,7 @@ from flywheel_tasks.rewards.trainer import _ordered
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.training.run import TrainingError
-from tests.rewards.conftest import planted_rows
+from tests.rewards.conftest import planted_rows, save_untrained
 
 pytestmark = pytest.mark.slow
 
@@ -237,30 +237,42 @@ rows = [
     (Card(id_, name, tuple(traits), tuple(instructions)), history, chosen, rejected)
     for (id_, name, traits, instructions), history, chosen, rejected in json.load(sys.stdin)
 ]
-pointwise = PointwiseScorer(Path(sys.argv[1]), compute=compute)
-chosen = pointwise.score([(card, history, chosen) for card, history, chosen, _ in rows])
-rejected = pointwise.score([(card, history, rejected) for card, history, _, rejected in rows])
+def margins(folder):
+    scorer = PointwiseScorer(Path(folder), compute=compute)
+    chosen = scorer.score([(card, history, chosen) for card, history, chosen, _ in rows])
+    rejected = scorer.score([(card, history, rejected) for card, history, _, rejected in rows])
+    return [c - r for c, r in zip(chosen, rejected)]
 preferred = PairwiseScorer(Path(sys.argv[2]), compute=compute).margins(rows)
-json.dump([[c - r for c, r in zip(chosen, rejected)], preferred], sys.stdout)
+json.dump([margins(sys.argv[1]), preferred, margins(sys.argv[3])], sys.stdout)
 """
 
 
-def test_a_fresh_process_gives_what_was_measured(trained: Callable[[str], Run]) -> None:
-    """The heads are in the saved models: a process that saw no training agrees as often with the labels."""
+def test_a_fresh_process_gives_what_was_measured(
+    trained: Callable[[str], Run], tiny_models: Path, tmp_path: Path
+) -> None:
+    """The heads are in the saved models: a process that saw no training agrees as often with the labels.
+
+    That of a type which transformers has no classifier for, too.
+    """
     runs = [trained("pointwise_rm"), trained("pairwise_rm")]
+    other = save_untrained("granite", tiny_models / "base", tmp_path)
+    scored = pointwise.pointwise_margins(PointwiseScorer(other, compute=COMPUTE), heldout(runs[0]))
     cards = [
         ((p.card.card_id, p.card.name, p.card.traits, p.card.instructions), p.history, p.chosen, p.rejected)
         for p in heldout(runs[0])
     ]
     done = subprocess.run(
-        [sys.executable, "-c", FRESH, *(str(run.model) for run in runs)],
+        [sys.executable, "-c", FRESH, *(str(run.model) for run in runs), str(other)],
         input=json.dumps(cards),
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
-    for run, margins in zip(runs, json.loads(done.stdout), strict=True):
+    *of_runs, of_other = json.loads(done.stdout)
+    assert of_other == pytest.approx(scored, abs=1e-5)
+    assert min(map(abs, scored)) > 1e-4
+    for run, margins in zip(runs, of_runs, strict=True):
         measured = run.metrics["heldout"]
         assert sum(m > 0 for m in margins) / len(margins) == pytest.approx(measured["accuracy"]["value"])
         assert sum(margins) / len(margins) == pytest.approx(measured["margin"]["value"], abs=1e-4)

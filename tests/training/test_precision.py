@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flywheel_tasks.settings import Compute
+from flywheel_tasks.training import precision
 from flywheel_tasks.training.precision import cpu_has_bfloat16, repeatable, resolve_dtype
 
 
@@ -19,6 +20,8 @@ def test_named_precision_is_taken_as_it_is() -> None:
         ("flags\t\t: fpu amx_bf16", True),
         ("flags\t\t: fpu avx512f avx512_bf16x", False),
         ("model name\t: avx512_bf16 in a name\nflags\t: fpu", False),
+        ("Features\t: fp asimd i8mm bf16 dgh", True),
+        ("Features\t: fp asimd i8mm dgh", False),
     ],
 )
 def test_bfloat16_is_read_from_the_cpu_flags(flags: str, has: bool, tmp_path: Path) -> None:
@@ -30,9 +33,12 @@ def test_no_cpuinfo_means_no_bfloat16(tmp_path: Path) -> None:
     assert cpu_has_bfloat16(tmp_path / "none") is False
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about CPUs")
-def test_auto_follows_the_cpu() -> None:
-    expected = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+@pytest.mark.parametrize(("has", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_follows_the_cpu_where_there_is_no_gpu(
+    has: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: has)
     assert resolve_dtype(Compute(precision="auto", threads=1)) == expected
 
 
