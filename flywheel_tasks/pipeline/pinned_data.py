@@ -21,7 +21,9 @@ NO_SPLITS: dict[str, Any] = {"earlier": []}
 
 
 def pinned_logs(settings: Settings, root: Path, earlier: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """The logs of the newest days: pinned where they are, or extracted from a warehouse first.
+    """The logs of the newest days, and of all days since the last generation's.
+
+    They are pinned where they are, or extracted from a warehouse first.
 
     Args:
         settings: of the workspace.
@@ -34,7 +36,16 @@ def pinned_logs(settings: Settings, root: Path, earlier: Iterable[Mapping[str, A
     if logs.in_a_warehouse:
         from flywheel_tasks.traffic.warehouse import extract
 
-        pinned = extract(logs.location, logs.warehouse, logs.newest_days, settings.ingest.rename, root, today)
+        pinned = extract(
+            logs.location,
+            logs.warehouse,
+            logs.newest_days,
+            settings.ingest.rename,
+            root,
+            today,
+            earlier,
+            logs.late_days,
+        )
     else:
         pinned = pin_logs(
             logs.location,
@@ -46,12 +57,12 @@ def pinned_logs(settings: Settings, root: Path, earlier: Iterable[Mapping[str, A
         )
         if pinned["unread"]:
             _log.warning(
-                "%s: no generation reads the logs of %d days, %s to %s: this one reads the newest %d",
+                "%s: no generation reads the logs of %d days, %s to %s: this one begins with %s (logs.late_days)",
                 logs.location,
                 len(pinned["unread"]),
                 pinned["unread"][0],
                 pinned["unread"][-1],
-                logs.newest_days,
+                pinned["since"],
             )
     return pinned if logs.earlier == "auto" else {**pinned, "earlier": logs.earlier == "always"}
 

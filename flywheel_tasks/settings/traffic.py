@@ -19,7 +19,8 @@ class Warehouse(Section):
 class Logs(Section):
     """Where the raw logs are, and how many of the newest days a generation reads.
 
-    ``late_days``: how many days before these a file may be of that no generation has read, though one read that day.
+    ``late_days``: of how many days before these it reads what no generation has read: the days since the last one's,
+    and files that came late for days that one read.
     ``earlier``: whether conversations may have begun before what is read; ``auto``: where there are older logs.
     """
 

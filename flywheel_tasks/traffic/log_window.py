@@ -1,4 +1,4 @@
-"""Which partitions a generation reads: the newest whole days, and what came late for the days read before."""
+"""Which partitions a generation reads: the whole days since the last one, and what came late for those before."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ class Window(NamedTuple):
     """The partitions of a generation.
 
     Attributes:
-        names: of the newest days' partitions, sorted.
+        names: of the window's partitions, sorted.
         late: earlier days' partitions that no generation has read under this name, sorted.
         read: digests of what earlier generations read: of these a late partition is a copy, or has a new name only.
         since: first day of the window.
@@ -53,32 +53,48 @@ def newest_days(
     earlier: Iterable[Mapping[str, Any]] = (),
     late_days: int = 0,
 ) -> Window:
-    """The partitions of the newest days.
+    """The partitions of the newest days, and of all days since the last generation's.
 
-    A day that is not over is left to the next generation, which has the rest of it, too: windows of a week that are
-    opened every week meet without a gap. Files that came for the days of an earlier generation, and that none has
-    read, are read as well.
+    A day that is not over is left to the next generation, which has the rest of it, too: so windows meet without a
+    gap, also where a generation took longer than the window has days. Files that came for the days of an earlier
+    generation, and that none has read, are read as well.
 
     Args:
         names: all partitions; not none.
-        days: in the window.
+        days: in the window, at least.
         today: in UTC; None: all days are over. Where there are logs of no other day, today's are read.
         earlier: what earlier generations pinned of the same place (``inputs/logs.json``), the newest first.
-        late_days: so many days before the window, at most, late files are of.
+        late_days: so many days before the newest ones, at most, the window begins and late files are of.
     """
     dates = {name: partition_date(name) for name in names}
     over = [day for day in dates.values() if today is None or day < today]
     newest = max(over or dates.values())
-    since = newest - timedelta(days=days - 1)
+    since, first, read = _reach(newest, days, earlier, late_days)
     within = sorted(name for name, day in dates.items() if since <= day <= newest)
-    first = since - timedelta(days=late_days)
     waiting = {name: day for name, day in dates.items() if first <= day < since}
-    read = _read(first, earlier)
     late = [name for name, day in waiting.items() if read.covers(day) and not _was_read(name, read, dates)]
     begun = min((begin for begin, _ in read.covered), default=since)
     unread = sorted({day for day in dates.values() if begun < day < since and not read.covers(day)})
     is_earlier = any(day < since for day in dates.values())
     return Window(within, sorted(late), frozenset(read.digests), since, newest, is_earlier, unread)
+
+
+def first_day(newest: date, days: int, earlier: Iterable[Mapping[str, Any]], late_days: int) -> date:
+    """The first day of the window that ends with a day; the other arguments are those of :func:`newest_days`."""
+    return _reach(newest, days, earlier, late_days)[0]
+
+
+def _reach(
+    newest: date, days: int, earlier: Iterable[Mapping[str, Any]], late_days: int
+) -> tuple[date, date, _Read]:
+    """The first day of the window, the first that late files may be of, and what was read."""
+    since = newest - timedelta(days=days - 1)
+    first = since - timedelta(days=late_days)
+    read = _read(first, earlier)
+    if read.covered:
+        last = max(end for _, end in read.covered)
+        since = max(first, min(since, last + timedelta(days=1)))
+    return since, first, read
 
 
 def _read(first: date, earlier: Iterable[Mapping[str, Any]]) -> _Read:

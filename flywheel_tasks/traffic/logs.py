@@ -132,10 +132,11 @@ def pin_logs(
         location: a folder (relative to ``root`` or absolute) or ``s3://bucket/prefix``.
         root: the workspace.
         wanted: which partitions, by path; the others are not read.
-        newest_days: only partitions of so many days (see :func:`flywheel_tasks.traffic.log_window.newest_days`).
+        newest_days: only partitions of so many days, and of those since the last generation's (see
+            :func:`flywheel_tasks.traffic.log_window.newest_days`).
         today: in UTC; a partition of a later day than tomorrow is then an error. None: dates are not compared with it.
         earlier: what earlier generations pinned, the newest first: their days may have late files.
-        late_days: so many days before the newest ones, at most, late files are of.
+        late_days: so many days before the newest ones, at most, are read.
 
     Returns:
         ``{"location", "since", "until", "earlier", "unread", "partitions": [{"path", "sha256", "bytes"}, ...]}``,
@@ -157,10 +158,8 @@ def pin_logs(
             f"{location}: {late[0]} is from the future (today is {today}, UTC): the window of newest days would be "
             f"counted back from it; move it, and the {len(late) - 1} others like it, or correct its date"
         )
-    here = _place(location, root)
-    before = (pinned for pinned in earlier if _place(pinned["location"], root) == here)
     window = (
-        log_window.newest_days(names, newest_days, today, before, late_days)
+        log_window.newest_days(names, newest_days, today, of_place(location, root, earlier), late_days)
         if newest_days is not None
         else None
     )
@@ -185,8 +184,13 @@ def pin_logs(
     }
 
 
+def of_place(location: str, root: Path, earlier: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """What earlier generations pinned of a location, however it is spelled."""
+    here = _place(location, root)
+    return (pinned for pinned in earlier if _place(pinned["location"], root) == here)
+
+
 def _place(location: str, root: Path) -> str:
-    """A location, however it is spelled."""
     return location.rstrip("/") if "://" in location else str((root / location).resolve())
 
 

@@ -9,7 +9,7 @@ change.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from flywheel_tasks.settings import Warehouse
 from flywheel_tasks.settings.traffic import WAREHOUSE
 from flywheel_tasks.storage.urls import filled_in, shown, told
-from flywheel_tasks.traffic.logs import LogsError
+from flywheel_tasks.traffic.log_window import first_day
+from flywheel_tasks.traffic.logs import LogsError, of_place
 
 if TYPE_CHECKING:
     import ibis
@@ -145,8 +146,10 @@ def extract(
     rename: Mapping[str, str],
     root: Path,
     today: date | None = None,
+    earlier: Iterable[Mapping[str, Any]] = (),
+    late_days: int = 0,
 ) -> dict[str, Any]:
-    """Extract the newest days: the document ``inputs/logs.json``.
+    """Extract the newest days, and all days since the last generation's: the document ``inputs/logs.json``.
 
     Args:
         location: ``ibis+`` and a URL.
@@ -155,6 +158,8 @@ def extract(
         rename: old field names to new ones.
         root: the workspace.
         today: in UTC; a day that is not over is not the newest one, unless there is no other. None: all are over.
+        earlier: what earlier generations pinned, the newest first.
+        late_days: so many days before the newest ones, at most, are extracted.
 
     Returns:
         as :func:`flywheel_tasks.traffic.logs.pin_logs`, with the folder of the partitions as location.
@@ -169,14 +174,15 @@ def extract(
         }
         last = _newest(tables, today)
         folder = root / warehouse.extract_to
+        since = first_day(last, newest_days, of_place(warehouse.extract_to, root, earlier), late_days)
         partitions = [
             partition
             for kind, table in tables.items()
-            for back in range(1 if kind == "card" else newest_days)
+            for back in range(1 if kind == "card" else (last - since).days + 1)
             if (partition := _partition(table, kind, last - timedelta(days=back), back == 0, folder))
             is not None
         ]
-        earlier = _has_earlier(tables["message"], last - timedelta(days=newest_days - 1))
+        older = _has_earlier(tables["message"], since)
     except LogsError:
         raise
     except Exception as error:
@@ -184,7 +190,7 @@ def extract(
     finally:
         connection.disconnect()
     partitions.sort(key=lambda item: item["path"])
-    return {"location": warehouse.extract_to, "earlier": earlier, "partitions": partitions}
+    return {"location": warehouse.extract_to, "earlier": older, "partitions": partitions}
 
 
 def _has_earlier(messages: "ibis.Table", day: date) -> bool:

@@ -68,8 +68,8 @@ def test_no_file_is_late_beyond_the_setting_or_of_another_place(tmp_path, late_d
 
 
 def test_what_generations_of_long_ago_read_is_not_looked_at(tmp_path):
-    for day in (8, 30):
-        write_log(tmp_path, [b"a\n"], f"date=2026-11-{day:02d}/a.jsonl")
+    for day in ("10-26", "11-30"):
+        write_log(tmp_path, [b"a\n"], f"date=2026-{day}/a.jsonl")
     asked: list[int] = []
 
     def earlier() -> Iterator[dict]:
@@ -78,7 +78,7 @@ def test_what_generations_of_long_ago_read_is_not_looked_at(tmp_path):
             partition = {"path": "date=2026-10-25/x.jsonl", "sha256": "sha256:0"}
             yield {"location": "data/logs", "since": None, "partitions": [partition]}
 
-    assert windowed(tmp_path, date(2026, 12, 1), earlier())["unread"] == ["2026-11-08"]
+    assert windowed(tmp_path, date(2026, 12, 1), earlier())["unread"] == ["2026-10-26"]
     assert asked == [0, 1], "the newest, whose window must meet this one's, and where the search ends"
 
 
@@ -110,19 +110,55 @@ def test_what_was_read_is_not_late_under_a_new_name_or_packed(tmp_path):
     assert paths(second) == ["date=2026-11-08/c.jsonl.gz", "date=2026-11-15/a.jsonl"]
 
 
-def test_days_that_no_window_covered_are_told_and_not_late(tmp_path):
-    """After a pause a generation reads its own days, not the whole pause."""
+@pytest.mark.parametrize("longer", [0, 1, 3])
+def test_windows_meet_where_a_generation_takes_longer_than_they_last(tmp_path, longer):
+    opened: list[dict] = []
+    start = date(2026, 11, 2)
+    for day in range(3 * (7 + longer) + 1):
+        today = start + timedelta(days=day)
+        write_log(tmp_path, [f"{day}\n".encode()], f"date={today}/a.jsonl")
+        if day and day % (7 + longer) == 0:
+            opened.insert(0, windowed(tmp_path, today, opened))
+    assert opened[-1]["since"] == str(start + timedelta(days=longer)), "the first reads the newest days only"
+    read = [path for document in reversed(opened) for path in paths(document)]
+    days = range(longer, 3 * (7 + longer))
+    assert read == [f"date={start + timedelta(days=day)}/a.jsonl" for day in days]
+    assert [document["unread"] for document in opened] == [[]] * 3
+
+
+def test_a_generation_that_is_opened_early_reads_the_newest_days_all_the_same(tmp_path):
+    for day in range(1, 9):
+        write_log(tmp_path, [f"{day}\n".encode()], f"date=2026-11-{day:02d}/a.jsonl")
+    first = windowed(tmp_path, date(2026, 11, 9))
+    for day in range(9, 13):
+        write_log(tmp_path, [f"{day}\n".encode()], f"date=2026-11-{day:02d}/a.jsonl")
+    second = windowed(tmp_path, date(2026, 11, 12), [first])
+    assert (second["since"], second["until"]) == ("2026-11-05", "2026-11-11")
+
+
+def test_days_that_no_window_reaches_are_told_and_not_late(tmp_path):
+    """After a long pause a generation reads as far back as the setting says, not the whole pause."""
     for day in range(1, 31):
         write_log(tmp_path, [f"{day}\n".encode()], f"date=2026-11-{day:02d}/a.jsonl")
     first = windowed(tmp_path, date(2026, 12, 1))
     assert (first["since"], first["until"]) == ("2026-11-24", "2026-11-30")
     earlier = {**first, "since": "2026-11-02", "until": "2026-11-08", "partitions": first["partitions"][:1]}
-    second = windowed(tmp_path, date(2026, 12, 1), [earlier])
-    days = [int(path[13:15]) for path in paths(second)]
-    assert days == [*range(2, 9), *range(24, 31)]
-    assert second["unread"] == [f"2026-11-{day:02d}" for day in range(9, 24)]
-    assert windowed(tmp_path, date(2026, 12, 1), [earlier], 0)["unread"] == second["unread"]
+    for late_days, since in ((0, 24), (5, 19), (15, 9), (28, 9)):
+        second = windowed(tmp_path, date(2026, 12, 1), [earlier], late_days)
+        late = range(max(2, 24 - late_days), 9)
+        assert [int(path[13:15]) for path in paths(second)] == [*late, *range(since, 31)]
+        assert second["since"] == f"2026-11-{since:02d}"
+        assert second["unread"] == [f"2026-11-{day:02d}" for day in range(9, since)]
     assert first["unread"] == [], "days before the first generation are nobody's"
+
+
+def test_simulated_weeks_are_of_the_newest_days_whatever_was_read(tmp_path):
+    settings = load_settings(PROJECT / "params.yaml")
+    assert settings.logs.source == "simulated"
+    for day in range(1, 31):
+        write_log(tmp_path, [f"{day}\n".encode()], f"date=2026-11-{day:02d}/a.jsonl")
+    earlier = pin_logs("data/logs", tmp_path, newest_days=7) | {"since": "2026-11-02", "until": "2026-11-08"}
+    assert pinned_logs(settings, tmp_path, [earlier])["since"] == "2026-11-24"
 
 
 def test_only_the_newest_days_are_pinned_and_whether_there_are_earlier_ones_is_noted(tmp_path):
@@ -139,10 +175,12 @@ def test_a_generation_names_the_days_that_none_reads(tmp_path, caplog):
     assert "source: simulated" in text
     (tmp_path / "params.yaml").write_text(text.replace("source: simulated", "source: files"))
     settings = load_settings(tmp_path / "params.yaml")
-    for day in range(1, 25):
+    for day in (*range(1, 25), 31):
         write_log(tmp_path, [f"{day}\n".encode()], f"date=2026-10-{day:02d}/a.jsonl")
+    write_log(tmp_path, [b"newest\n"], "date=2026-11-20/a.jsonl")
     earlier = {"location": "data/logs", "since": "2026-10-02", "until": "2026-10-08"}
     partition = {"path": "date=2026-10-02/a.jsonl", "sha256": "sha256:0"}
     pinned = pinned_logs(settings, tmp_path, [{**earlier, "partitions": [partition]}])
-    assert pinned["unread"][0] == "2026-10-09"
-    assert "no generation reads the logs of 9 days, 2026-10-09 to 2026-10-17" in caplog.text
+    assert (pinned["since"], pinned["unread"][0]) == ("2026-10-17", "2026-10-09")
+    told = "no generation reads the logs of 8 days, 2026-10-09 to 2026-10-16: this one begins with 2026-10-17"
+    assert told in caplog.text

@@ -218,3 +218,21 @@ def test_a_generation_is_opened_on_a_warehouse(tmp_path):
     assert pinned["location"] == "data/warehouse"
     assert pinned["earlier"] is False
     assert max(date.fromisoformat(item["path"][5:15]) for item in pinned["partitions"]) == date(2026, 11, 4)
+
+
+def test_the_days_since_the_last_generation_are_extracted_as_far_back_as_is_asked(tmp_path):
+    days = [f"2026-11-{day:02d}" for day in range(1, 12)]
+    location = build(tmp_path / "events.db", list(spread(dict.fromkeys(days, 20))))
+
+    def extracted(today: date, *how) -> list[str]:
+        pinned.append(extract(location, WAREHOUSE, 2, {}, tmp_path, today, *how))
+        messages = (item["path"] for item in pinned[-1]["partitions"] if "message-" in item["path"])
+        return [path[5:15] for path in messages]
+
+    pinned: list[dict] = []
+    assert extracted(date(2026, 11, 5)) == days[2:4]
+    first = pinned[0]
+    assert extracted(date(2026, 11, 12), [first], 28) == days[4:]
+    assert extracted(date(2026, 11, 12), [first], 3) == days[6:]
+    assert extracted(date(2026, 11, 12), [first]) == days[9:]
+    assert extracted(date(2026, 11, 12), [first | {"location": "data/logs"}], 28) == days[9:]
