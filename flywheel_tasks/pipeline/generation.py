@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from filelock import FileLock
 
 from flywheel_tasks.annotation.delivery import PIN, pin_labels
-from flywheel_tasks.pipeline import dvc_locks, earlier_pairs, reward_model_pin
+from flywheel_tasks.pipeline import earlier_pairs, reward_model_pin
 from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion, refuse_other_base
 from flywheel_tasks.pipeline.generation_ids import (
     INPUTS,
@@ -35,7 +34,7 @@ from flywheel_tasks.pipeline.generation_ids import (
     next_id,
     number_of,
 )
-from flywheel_tasks.pipeline.leftovers import living_dvc
+from flywheel_tasks.pipeline.generation_lock import dvc_is_at_work, generation_lock, undisturbed
 from flywheel_tasks.pipeline.params_file import check_params, write_setting
 from flywheel_tasks.pipeline.pinned_data import (
     NO_PROFILE,
@@ -46,7 +45,6 @@ from flywheel_tasks.pipeline.pinned_data import (
     pinned_logs,
 )
 from flywheel_tasks.pipeline.pool_pin import REJECTION_PIN, pin_pool
-from flywheel_tasks.pipeline.stage_io import locks_of
 from flywheel_tasks.pipeline.whose_logs import BUNDLE, bundle_of, logs_of, refuse_mixing, refuse_other_logs
 from flywheel_tasks.settings import Settings, SettingsError, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
@@ -192,15 +190,16 @@ def sync(root: Path, generation: str) -> None:
     """Bring a worker's ``inputs/`` and params.yaml to what a generation was opened with.
 
     Raises:
+        BusyError: DVC is at work here: nothing is changed under it.
         RegistryError: the registry does not know the generation.
     """
+    with undisturbed(root, generation):
+        _sync(root, generation)
+
+
+def _sync(root: Path, generation: str) -> None:
     settings = load_settings(root / "params.yaml")
     _restore(root, open_registry(settings.registry.location, root), generation, params=True)
-
-
-def _lock(root: Path) -> Path:
-    """Of whoever changes which generation the workspace holds."""
-    return locks_of(root) / "generation.lock"
 
 
 def hold(root: Path, generation: str, seed: int | None = None) -> None:
@@ -219,20 +218,18 @@ def hold(root: Path, generation: str, seed: int | None = None) -> None:
         RegistryError: the registry does not know it.
         StageFailedError: DVC does not bring its champion.
     """
-    with FileLock(_lock(root)):
+    with generation_lock(root):
         here = current(root)
         held = here is not None and here["generation"] == generation
         if held and seed in (None, load_settings(root / "params.yaml").seed):
             return
         found = "no generation" if here is None else here["generation"]
-        with dvc_locks.alone(root) as alone:
-            busy = not alone or living_dvc(root)
-        if busy:
+        if dvc_is_at_work(root):
             other = f"with a seed that is not {seed}" if held else f"not {generation}"
             raise BusyError(f"{root} holds {found}, {other}, and DVC is at work on it")
         if not held:
             _log.warning("%s holds %s; bringing %s from the registry", root, found, generation)
-            sync(root, generation)
+            _sync(root, generation)
         if seed is not None:
             write_setting(root, "seed", seed)
 
@@ -249,11 +246,12 @@ def open_generation(root: Path, *, generation: str | None = None, seed: int | No
         the generation's id.
 
     Raises:
+        BusyError: DVC is at work here: nothing is changed under it.
         GenerationError: the id is malformed, there are no logs, the champion's files are not what they should be, it
             was opened with other logs than the settings name now, or real users would be mixed with simulated ones.
         PromptError: a new one, and a named set that it learns is missing or has a bad row.
     """
-    with FileLock(_lock(root)):  # who is forgotten meanwhile would be in what is pinned
+    with undisturbed(root, generation):  # who is forgotten meanwhile would be in what is pinned
         return _open(root, generation, seed)
 
 

@@ -30,6 +30,25 @@ def current(root: Path) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
+def still_holds(root: Path, generation: str) -> None:
+    """See that ``inputs/`` holds a generation still: between two calls of DVC another one may be opened.
+
+    Args:
+        root: the workspace.
+        generation: that is worked on.
+
+    Raises:
+        GenerationError: they hold another one, or none.
+    """
+    here = current(root)
+    if here is None or here["generation"] != generation:
+        found = "no generation" if here is None else here["generation"]
+        raise GenerationError(
+            f"{root} holds {found} by now, not {generation}: another one was opened meanwhile. To go on with it: "
+            f"flywheel generation run --id {generation}"
+        )
+
+
 def leave(root: Path, generation: str) -> None:
     """Take another generation's name off ``inputs/``, before anything there is changed for this one.
 

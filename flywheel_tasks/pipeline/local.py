@@ -13,7 +13,8 @@ from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.champion_files import ensure_champion, place_champion
 from flywheel_tasks.pipeline.closed import refuse_changes, refuse_over
 from flywheel_tasks.pipeline.generation import open_generation
-from flywheel_tasks.pipeline.generation_ids import INPUTS, current, leave, next_id, number_of
+from flywheel_tasks.pipeline.generation_ids import INPUTS, current, leave, next_id, number_of, still_holds
+from flywheel_tasks.pipeline.generation_lock import undisturbed
 from flywheel_tasks.pipeline.process import die_with_parent
 from flywheel_tasks.pipeline.trained_on import record
 from flywheel_tasks.pipeline.whose_logs import MARKER, refuse_mixing
@@ -67,6 +68,7 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     Runs as a process of its own: the simulation is unknown to the rest of the library.
 
     Raises:
+        BusyError: DVC is at work here, perhaps on another generation.
         GenerationError: real users would be mixed with simulated ones.
     """
     settings = load_settings(root / "params.yaml")
@@ -76,8 +78,9 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     if _is_simulated(location, start):
         return
     champion = ensure_champion(root)
-    leave(root, generation)
-    place_champion(root, champion)
+    with undisturbed(root, generation):
+        leave(root, generation)
+        place_champion(root, champion)
     say(f"Simulated users talk to the champion ({champion.generation}) for the week of {start} ...")
     command = [sys.executable, "-m", "flywheel_tasks.cli", "simulate", "traffic"]
     command += ["--model", str(root / INPUTS / "champion"), "--policy", champion.generation]
@@ -142,7 +145,9 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
         say: told what happens, a line each.
 
     Raises:
-        GenerationError: it cannot be opened, or was launched and its test is over, or it would be made again.
+        BusyError: DVC is at work here.
+        GenerationError: it cannot be opened, or was launched and its test is over, or it would be made again; or
+            another one was opened here meanwhile.
         StageFailedError: a stage failed; running again goes on from there.
     """
     name, launched = _open(root, generation, seed, say)
@@ -154,6 +159,7 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
         labels = labels_ready(root)
         if not labels["enough"]:
             return Outcome(name, "labelling", {}, labels=labels)
+        still_holds(root, name)
     runner.reproduce(root, "gate")
     record(root, name)
     verdict = read_json(root / "gate/verdict.json")
@@ -165,6 +171,7 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
     if not _approve_by_policy(root, verdict):
         answer = _answer(root, verdict)
         return Outcome(name, "waiting" if answer is None else "declined", verdict, answer=answer)
+    still_holds(root, name)
     runner.reproduce(root, "launch")
     from flywheel_tasks.online.launch import start
 

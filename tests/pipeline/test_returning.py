@@ -64,6 +64,11 @@ def model(root, md5):
     )
 
 
+def contents(root):
+    files = [path for path in (root / "inputs").rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in [*files, root / "params.yaml"]}
+
+
 def champion(root):
     return (root / "inputs/champion/model.safetensors").read_text()
 
@@ -166,6 +171,59 @@ def test_inputs_are_not_changed_under_a_dvc_that_works(workspace):
             generations.hold(workspace, "g0002", seed=9)
     assert current(workspace)["generation"] == "g0002"
     assert load_settings(workspace / "params.yaml").seed != 9
+
+
+@pytest.mark.parametrize("generation", [None, "g0001", "g0002"])
+def test_no_generation_is_opened_under_a_dvc_that_works(workspace, generation):
+    """DVC would write down that a stage of g0001 has read what is pinned for the other one."""
+    registry = open_registry("registry", workspace)
+    before = contents(workspace)
+    with (
+        dvc_locks.at_work(workspace),
+        pytest.raises(BusyError, match=r"DVC is at work in .*nothing was changed"),
+    ):
+        generations.open_generation(workspace, generation=generation, seed=9)
+    assert contents(workspace) == before
+    assert registry.generations() == ["g0001"]
+    assert generations.open_generation(workspace, generation=generation) == (generation or "g0002")
+
+
+def test_neither_simulated_users_nor_a_person_put_other_inputs_under_a_dvc_that_works(workspace):
+    generations.open_generation(workspace, generation="g0002")
+    before = contents(workspace)
+    with dvc_locks.at_work(workspace):
+        with pytest.raises(BusyError, match="the inputs of g0003"):
+            local.simulate_traffic(workspace, "g0003", print)
+        with pytest.raises(BusyError, match="the inputs of g0001"):
+            generations.sync(workspace, "g0001")
+    assert contents(workspace) == before
+
+
+@pytest.mark.parametrize("before", ["gate", "launch"])
+def test_a_run_does_not_go_on_with_another_generation_that_was_opened_meanwhile(
+    workspace, monkeypatch, before
+):
+    """Its name would stand above the other's data and models."""
+    reproduced = []
+
+    def reproduce(root, target):
+        reproduced.append(target)
+        if before == "launch" or target != "gate":
+            generations.open_generation(root, generation="g0002")
+
+    monkeypatch.setattr(runner, "reproduce", reproduce)
+    monkeypatch.setattr(local, "record", lambda *_: None)
+    monkeypatch.setattr(local, "_approve_by_policy", lambda *_: True)
+    monkeypatch.setattr("flywheel_tasks.annotation.round_trip.labels_ready", lambda _: {"enough": True})
+    if before == "gate":
+        text = (workspace / "params.yaml").read_text()
+        changed = text.replace("annotator: simulated", "annotator: files")
+        assert changed != text
+        (workspace / "params.yaml").write_text(changed)
+    write_json({"verdict": "pass"}, workspace / "gate/verdict.json")
+    with pytest.raises(GenerationError, match=r"holds g0002 by now, not g0001.*run --id g0001"):
+        local.run_generation(workspace, generation="g0001", seed=None, say=print)
+    assert before not in reproduced
 
 
 def test_the_runs_seed_is_written_where_the_generation_is_held_already(workspace):
