@@ -47,11 +47,11 @@ def open_generation(ti: Any, params: dict[str, Any]) -> str:
     return opened
 
 
-def run_stage(ti: Any, stage: str, params: dict[str, Any], run_id: str) -> dict[str, str]:
+def run_stage(ti: Any, stage: str, params: dict[str, Any], run_id: str) -> dict[str, Any]:
     """Run one stage of this run's generation through DVC, on what this run has made, and push what it makes.
 
     Returns:
-        DVC's hashes of what it made, by path: the stages after it read nothing else.
+        what ``dvc.lock`` says of it, with the hashes of what it made: the stages after it read nothing else.
     """
     from flywheel_tasks.pipeline import generation, lineage, runner
     from flywheel_tasks.pipeline.generation_ids import BusyError, GenerationError
@@ -60,14 +60,13 @@ def run_stage(ti: Any, stage: str, params: dict[str, Any], run_id: str) -> dict[
 
     root, wanted = workspace(), _generation(ti)
     graph = load_graph(root / "dvc.yaml")
-    made: dict[str, str] = {}
-    for parent in graph[stage].upstream:
-        made |= _made(ti, parent)
+    before = ancestors(graph, stage)
+    made = {parent: _made(ti, parent) for parent in before}
     try:
         generation.hold(root, wanted, params["seed"])
         if stage == "label":
             ti.xcom_push(key=_LABELS, value=generation.refresh_labels(root))
-        elif "label" in ancestors(graph, stage) and (pinned := ti.xcom_pull(task_ids="label", key=_LABELS)):
+        elif "label" in before and (pinned := ti.xcom_pull(task_ids="label", key=_LABELS)):
             # A checkout of its own may know of other labels: DVC would not find there what was made of these.
             generation.take_labels(root, pinned)
         force = run_id if stage in (params["force"] or ()) else None
@@ -76,13 +75,13 @@ def run_stage(ti: Any, stage: str, params: dict[str, Any], run_id: str) -> dict[
         raise  # whoever works here may be done by the next try
     except (GenerationError, RegistryError, runner.LostDataError, runner.OtherDataError) as error:
         raise AirflowFailException(f"this worker cannot work on {wanted}: {error}") from error
-    return lineage.stage_hashes(root, stage, "outs")
+    return lineage.part_of(root, stage)
 
 
-def _made(ti: Any, stage: str) -> dict[str, str]:
+def _made(ti: Any, stage: str) -> dict[str, Any]:
     """What a stage of this run has made, as :func:`run_stage` told."""
     found = ti.xcom_pull(task_ids=stage)
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or "outs" not in found:
         raise AirflowFailException(
             f"stage {stage} has not run in this run, so nobody knows what it made: clear it, and this task"
         )
@@ -104,7 +103,7 @@ def _holding(ti: Any, stage: str) -> Path:
             f"{root} holds {other}, this run is of {wanted}: all workers of the queue cpu share one checkout, and only "
             f"one generation at a time is worked on there. Trigger a new run of {wanted}"
         )
-    if others := lineage.others(root, _made(ti, stage)):
+    if others := lineage.others(root, {stage: _made(ti, stage)}):
         raise AirflowFailException(
             f"{', '.join(others)} in {root} is not what stage {stage} made in this run: all workers of the "
             "queue cpu share one checkout. Clear the stage, and this task"

@@ -63,13 +63,14 @@ def alone(root: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def settled(root: Path) -> Iterator[None]:
+def settled(root: Path, *, write: bool = False) -> Iterator[None]:
     """Wait until no DVC is writing ``dvc.lock``, and hold it so: DVC writes that file in place, bit by bit.
 
     Args:
         root: the workspace.
+        write: wait also for those who read it: it is about to be written here.
     """
     with ExitStack() as stack:
         if (root / _TMP).is_dir():
-            _taken(stack, root / _REPO, fcntl.LOCK_SH)
+            _taken(stack, root / _REPO, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
         yield

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flywheel_tasks.pipeline import dvc_locks
+from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.fast_yaml import load_yaml
+
+Part = Mapping[str, Any]  # what dvc.lock says of a stage: its command, and what it read and made, with hashes
 
 
 def code_version(root: Path) -> str:
@@ -41,8 +44,7 @@ def stage_hashes(root: Path, stage: str, kind: Literal["deps", "outs"]) -> dict[
     Raises:
         KeyError: ``dvc.lock`` does not know the stage.
     """
-    items = _locked_stages(root)[stage].get(kind, ())
-    return {item["path"]: item["md5"] for item in items if "md5" in item}
+    return hashes(_locked_stages(root)[stage], kind)
 
 
 def stage_settings(root: Path, stage: str) -> dict[str, Any]:
@@ -50,17 +52,58 @@ def stage_settings(root: Path, stage: str) -> dict[str, Any]:
     return dict(_locked_stages(root).get(stage, {}).get("params", {}).get("params.yaml", {}))
 
 
-def others(root: Path, made: Mapping[str, str]) -> list[str]:
-    """Paths that ``dvc.lock`` does not have, or has with another hash, sorted.
+def hashes(part: Part, kind: Literal["deps", "outs"]) -> dict[str, str]:
+    """DVC's hashes of what a stage read or made, by path."""
+    return {item["path"]: item["md5"] for item in part.get(kind, ()) if "md5" in item}
+
+
+def outputs(made: Mapping[str, Part]) -> dict[str, str]:
+    """DVC's hashes of what stages made, by path."""
+    return {path: md5 for part in made.values() for path, md5 in hashes(part, "outs").items()}
+
+
+def others(root: Path, made: Mapping[str, Part]) -> list[str]:
+    """Outputs that ``dvc.lock`` does not have, or has with another hash, sorted.
 
     Args:
         root: the workspace.
-        made: DVC's hashes, by path.
+        made: what ``dvc.lock`` said of stages where they ran, by name.
     """
     if not made:
         return []
     here = dvc_outputs(root) if (root / "dvc.lock").exists() else {}
-    return sorted(path for path, md5 in made.items() if here.get(path, {}).get("md5") != md5)
+    return sorted(path for path, md5 in outputs(made).items() if here.get(path, {}).get("md5") != md5)
+
+
+def part_of(root: Path, stage: str) -> dict[str, Any]:
+    """What ``dvc.lock`` says of a stage, for :func:`take` in another workspace.
+
+    Raises:
+        KeyError: it does not know the stage.
+    """
+    from dvc.utils import serialize  # reads numbers as DVC does: 8e-05 is one
+
+    with dvc_locks.settled(root):
+        return dict(serialize.load_yaml(root / "dvc.lock")["stages"][stage])
+
+
+def take(root: Path, made: Mapping[str, Part]) -> None:
+    """Have ``dvc.lock`` say of stages what it said where they ran, once what they made is here.
+
+    ``dvc commit`` would say that it was made of what lies here, and so keep it in the run cache.
+
+    Args:
+        root: the workspace.
+        made: what it said, by the stages' names.
+    """
+    from dvc.utils import serialize
+
+    path = root / "dvc.lock"
+    with dvc_locks.settled(root, write=True):
+        document: dict[str, Any] = serialize.load_yaml(path) if path.exists() else {"schema": "2.0"}
+        document["stages"] = {**document.get("stages", {}), **made}
+        with atomic_path(path) as temporary:
+            serialize.dump_yaml(temporary, document)
 
 
 def dvc_output(root: Path, path: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,18 +13,20 @@ from typing import Any
 
 import orjson
 import yaml
+from filelock import FileLock
 
 from flywheel_tasks.pipeline import dvc_locks, lineage
 from flywheel_tasks.pipeline.allocator import large_pages
-from flywheel_tasks.pipeline.graph import Stage, ancestors, load_graph
 from flywheel_tasks.pipeline.leftovers import clear_leftovers
 from flywheel_tasks.pipeline.process import die_with_parent
-from flywheel_tasks.pipeline.stage_io import STATE
-from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.pipeline.stage_io import STATE, locks_of
+from flywheel_tasks.storage.atomic import atomic_path, replace
 
 logger = logging.getLogger(__name__)
 
 _TAIL_LINES = 40
+# Where things lie before they take their places. DVC takes no pointer from an ignored folder, so not below .flywheel.
+_BROUGHT = Path("inputs/brought")
 _PUSH_PAUSES = (5.0, 20.0, 60.0)  # seconds; a stage that took hours is not given up for one lost connection
 
 
@@ -45,7 +48,7 @@ class LostDataError(StageFailedError):
 
 
 class OtherDataError(StageFailedError):
-    """What lies in this workspace is not what the run made elsewhere, and cannot be brought."""
+    """A stage has read something else than what the stages before it made."""
 
 
 def environment() -> dict[str, str]:
@@ -127,36 +130,37 @@ def pointer(md5: str, name: str) -> str:
     return yaml.safe_dump({"outs": [{"md5": md5, "hash": "md5", "path": name}]}, sort_keys=False)
 
 
-def bring(root: Path, target: str) -> None:
-    """Put what a DVC file names in place, from the cache or else from the remote.
+def bring(root: Path, *targets: str) -> None:
+    """Put what DVC files name in place, from the cache or else from the remote.
 
     Args:
         root: the workspace.
-        target: the DVC file.
+        targets: the DVC files.
 
     Raises:
-        LostDataError: it is in neither.
+        LostDataError: something is in neither; the message names it.
         StageFailedError: DVC failed in another way, as when the remote cannot be reached.
     """
     try:
-        dvc(root, "checkout", "--force", target, quiet=True)
+        dvc(root, "checkout", "--force", *targets, quiet=True)
         return
     except StageFailedError:
-        logger.info("%s is not in DVC's cache", target)
+        logger.info("not all of %s is in DVC's cache", ", ".join(targets))
     try:
-        dvc(root, "pull", "--force", target)
+        dvc(root, "pull", "--force", *targets)
     except StageFailedError as error:
-        if not _is_loss(error.output):
+        if not (lost := _lost(error.output)):
             raise
         raise LostDataError(
-            f"{target}: DVC has its files neither here nor in its remote", error.output
+            f"{', '.join(lost)}: DVC has the files neither here nor in its remote", error.output
         ) from error
 
 
-def _is_loss(output: str) -> bool:
-    """Whether a pull failed for missing files: DVC looked everywhere. Otherwise it stops before the checkout."""
+def _lost(output: str) -> list[str]:
+    """What a pull could not put in place for missing files: DVC looked everywhere. Otherwise it stops before that."""
     looked = "Missing cache files" in output or "No remote provided" in output
-    return looked and "Checkout failed for following targets" in output
+    failed = output.partition("Checkout failed for following targets:\n")[2]
+    return failed.partition("\nIs your cache")[0].splitlines() if looked else []
 
 
 def push(root: Path, targets: Iterable[str]) -> None:
@@ -182,11 +186,11 @@ def run(
     *,
     force_once: str | None = None,
     push_outputs: bool = True,
-    made: Mapping[str, str] | None = None,
+    made: Mapping[str, lineage.Part] | None = None,
 ) -> None:
     """Run one stage through DVC and push what it made.
 
-    On a worker that does not have the stage's inputs, they are restored from the remote first (by DVC's run cache).
+    On a worker that does not have what the stages before it made, that is brought first; no other stage runs.
 
     Args:
         root: the workspace.
@@ -194,15 +198,17 @@ def run(
         force_once: run it even if nothing changed, but only once for this occasion (such as the id of an Airflow run):
             a retry after a failed push does not train again.
         push_outputs: push to the DVC remote afterwards.
-        made: DVC's hashes of what the stages before it made, perhaps on another worker; nothing else is read.
+        made: what ``dvc.lock`` said of all stages before it where they ran, perhaps on another worker
+            (:func:`flywheel_tasks.pipeline.lineage.part_of`); nothing else is read.
 
     Raises:
         StageFailedError: DVC or the stage failed.
-        OtherDataError: inputs here are not those of ``made``.
+        LostDataError: what a stage before it made is neither here nor in the remote.
+        OtherDataError: it has read something else than what is named in ``made``.
     """
     clear_leftovers(root)  # dvc.lock is read before DVC is first called
-    graph = load_graph(root / "dvc.yaml")
-    _restore(root, graph, stage, made or {})
+    if made:
+        _restore(root, made)
     note = root / STATE / "forced" / stage
     force = force_once is not None and not (note.exists() and note.read_text(encoding="utf-8") == force_once)
     dvc(root, "repro", "--single-item", *(["--force"] if force else []), stage)
@@ -214,25 +220,49 @@ def run(
         push(root, [stage])
 
 
-def _restore(root: Path, graph: dict[str, Stage], stage: str, made: Mapping[str, str]) -> None:
-    """Bring what a stage reads, where it is not here or is of another run."""
-    wanted = [dep for dep in graph[stage].deps if not (root / dep).exists()] + lineage.others(root, made)
-    if not wanted:
-        return
-    logger.warning("inputs of %s are not here (%s); restoring them", stage, ", ".join(wanted))
-    for parent in ancestors(graph, stage):
-        dvc(root, "repro", "--single-item", "--pull", parent)
-    if others := lineage.others(root, made):
-        raise OtherDataError(
-            f"stage {stage} would read {', '.join(others)}, but not as this run made it: DVC does not bring that here. "
-            "This worker needs the same commit, the same params.yaml and the same DVC remote as the others"
-        )
+def _restore(root: Path, made: Mapping[str, lineage.Part]) -> None:
+    """Bring what stages made, where it is not here or is of another run.
+
+    ``dvc.lock`` says so only when all of it is in its place: after a kill before that it is brought again.
+    """
+    # Other tasks in this checkout wait, and nobody is forgotten meanwhile: their rows would come back.
+    with FileLock(locks_of(root) / "restore.lock"), dvc_locks.at_work(root):
+        outputs = lineage.outputs(made)
+        missing = [path for path in outputs if not (root / path).exists()]
+        wanted = {path: outputs[path] for path in sorted({*lineage.others(root, made), *missing})}
+        if not wanted:
+            return
+        logger.warning("made elsewhere, or not here any more: %s; bringing it", ", ".join(wanted))
+        _bring_by_hash(root, wanted)
+        brought = [stage for stage, part in made.items() if wanted.keys() & lineage.hashes(part, "outs")]
+        lineage.take(root, {stage: made[stage] for stage in brought})
 
 
-def _check_read(root: Path, stage: str, made: Mapping[str, str]) -> None:
+def _bring_by_hash(root: Path, wanted: Mapping[str, str]) -> None:
+    """Put files and folders in their places, all or none, by DVC's hashes. No stage runs for it, as ``repro`` would."""
+    folder = root / _BROUGHT
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    for path, md5 in wanted.items():
+        file = folder / f"{path}.dvc"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(pointer(md5, Path(path).name), encoding="utf-8")
+    try:
+        bring(root, *(f"{_BROUGHT}/{path}.dvc" for path in wanted))
+        for path in wanted:
+            replace(folder / path, root / path)
+    except LostDataError as error:
+        said = str(error).replace(f"{_BROUGHT}/", "")
+        raise LostDataError(f"{said}; push them again where this run made them", error.output) from error
+    except StageFailedError as error:
+        raise StageFailedError(f"{', '.join(wanted)}: not brought now: {error}", error.output) from error
+    finally:
+        shutil.rmtree(folder)
+
+
+def _check_read(root: Path, stage: str, made: Mapping[str, lineage.Part]) -> None:
     """Compare what a stage has read, by ``dvc.lock``, with what the stages before it made."""
     read = lineage.stage_hashes(root, stage, "deps") if made else {}
-    if others := sorted(path for path, md5 in made.items() if read.get(path, md5) != md5):
+    if others := sorted(path for path, md5 in lineage.outputs(made).items() if read.get(path, md5) != md5):
         raise OtherDataError(
             f"stage {stage} has read {', '.join(others)}, which was changed after its stage made it: "
             "run that stage again, and then this one"

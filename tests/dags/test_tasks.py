@@ -37,7 +37,7 @@ class Run:
     def xcom_push(self, *, key: str, value: Any) -> None:
         self.told["pushed", key] = value
 
-    def stage(self, name: str, **params: Any) -> dict[str, str]:
+    def stage(self, name: str, **params: Any) -> dict[str, Any]:
         """Run a stage; what it pushes is told under its name."""
         from flywheel_dag import tasks
 
@@ -46,6 +46,11 @@ class Run:
         if name == "label":
             self.told["label", "labels"] = self.told["pushed", "labels"]
         return made
+
+
+def part(hashes: dict[str, str]) -> dict[str, Any]:
+    """What dvc.lock says of a stage that has made this, by path."""
+    return {"outs": [{"path": path, "md5": md5} for path, md5 in hashes.items()]}
 
 
 HASHES = {"gate/verdict.json": "v1", "gate/approval.md": "a1"}
@@ -59,7 +64,7 @@ def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     build_workspace(tmp_path)
     write_model(tmp_path)
     lock = yaml.safe_load((tmp_path / "dvc.lock").read_text())
-    lock["stages"]["gate"] = {"outs": [{"path": path, "md5": md5} for path, md5 in HASHES.items()]}
+    lock["stages"]["gate"] = part(HASHES)
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
     write_verdict(tmp_path, "block")
     write_json({"generation": "g0001"}, tmp_path / "inputs/generation.json")
@@ -77,7 +82,7 @@ def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run_after_gate(made: dict[str, str] | None = None) -> Run:
     run = Run("g0001")
-    run.told["gate", "return_value"] = HASHES if made is None else made
+    run.told["gate", "return_value"] = part(HASHES if made is None else made)
     return run
 
 
@@ -129,7 +134,7 @@ def test_a_lock_file_that_a_kill_cut_short_says_which_stage_to_clear(
 def stage_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What run_stage asks of the library, in a workspace with the project's dvc.yaml."""
     shutil.copy(PROJECT / "dvc.yaml", tmp_path)
-    lock = {"stages": {"validate": {"outs": [{"path": "data/validated", "md5": "v"}]}}}
+    lock = {"stages": {"validate": part({"data/validated": "v"}), "assemble": part({})}}
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
     monkeypatch.setenv("FLYWHEEL_ROOT", str(tmp_path))
     calls: list[tuple[Any, ...]] = []
@@ -157,10 +162,12 @@ def test_a_run_that_is_cleared_keeps_its_generation(gated: Path) -> None:
 
 def test_a_stage_is_run_on_its_generation_and_on_what_the_run_has_made(stage_calls: list[Any]) -> None:
     run = Run("g0002")
-    run.told["ingest", "return_value"] = {"data/ingested": "i"}
-    assert run.stage("validate", seed=7) == {"data/validated": "v"}
-    how = {"force_once": None, "made": {"data/ingested": "i"}}
+    run.told["ingest", "return_value"] = part({"data/ingested": "i"})
+    assert run.stage("validate", seed=7) == part({"data/validated": "v"})
+    how = {"force_once": None, "made": {"ingest": part({"data/ingested": "i"})}}
     assert stage_calls == [("hold", "g0002", 7), ("run", "validate", how)]
+    run.stage("assemble")
+    assert list(stage_calls[-1][2]["made"]) == ["ingest", "validate"], "what it does not read itself, too"
     run.stage("validate", force=["validate"])
     assert stage_calls[-1][2]["force_once"] == "run-1"
 
@@ -175,7 +182,7 @@ def test_the_labels_of_a_run_are_pinned_in_every_checkout_that_comes_after(
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
     monkeypatch.setattr(generation, "refresh_labels", lambda root: delivered)
     run = Run("g0002")
-    run.told |= {(name, "return_value"): {} for name in lock["stages"]}
+    run.told |= {(name, "return_value"): part({}) for name in lock["stages"]}
     write_json(nothing, pin)
     run.stage("ingest")
     run.stage("label")
@@ -189,8 +196,12 @@ def test_the_labels_of_a_run_are_pinned_in_every_checkout_that_comes_after(
 def test_a_stage_whose_inputs_nobody_made_does_not_run(
     stage_calls: list[Any], failure: type[Exception]
 ) -> None:
+    run = Run("g0002")
     with pytest.raises(failure, match="stage ingest has not run in this run"):
-        Run("g0002").stage("validate")
+        run.stage("validate")
+    run.told["ingest", "return_value"] = {"data/ingested": "i"}  # as an earlier release told it
+    with pytest.raises(failure, match="stage ingest has not run in this run"):
+        run.stage("validate")
     assert stage_calls == []
 
 
@@ -215,7 +226,7 @@ def test_a_worker_that_cannot_be_brought_there_fails_at_once_a_busy_one_later(
 
     monkeypatch.setattr(generation, "hold", fails)
     run = Run("g0002")
-    run.told["ingest", "return_value"] = {"data/ingested": "i"}
+    run.told["ingest", "return_value"] = part({"data/ingested": "i"})
     with pytest.raises(failure if for_good else type(error), match=str(error)) as raised:
         run.stage("validate")
     assert isinstance(raised.value, failure) == for_good
@@ -287,6 +298,6 @@ def test_a_stale_worker_elsewhere_works_on_the_runs_generation_and_data(
     tasks.check_gate(run, "run-1")
     assert run.told["pushed", "request"]["model_digest"] == verdict["model_digest"]
 
-    run.told["train", "return_value"] = {"models/policy": "0" * 32 + ".dir"}
-    with pytest.raises(failure, match="models/policy, but not as this run made it"):
+    run.told["train", "return_value"] = part({"models/policy": "0" * 32 + ".dir"})
+    with pytest.raises(failure, match="models/policy: DVC has the files neither here nor in its remote"):
         run.stage("gate")
