@@ -1,5 +1,6 @@
 """Who may change which generation the workspace holds: one at a time, and nobody while DVC works on what is there."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from flywheel_tasks.pipeline.generation_ids import BusyError
 from flywheel_tasks.pipeline.leftovers import living_dvc
 from flywheel_tasks.pipeline.stage_io import locks_of
 
+# Seconds that a DVC may take to end: one whose runner was killed a moment ago, or one that only looks.
+_PATIENCE = 10.0
+
 
 def generation_lock(root: Path) -> FileLock:
     """The lock of whoever changes which generation the workspace holds."""
@@ -18,7 +22,16 @@ def generation_lock(root: Path) -> FileLock:
 
 
 def dvc_is_at_work(root: Path) -> bool:
-    """Whether a DVC works in the workspace, however it was started."""
+    """Whether a DVC works in the workspace, however it was started, and does not end within seconds."""
+    until = time.monotonic() + _PATIENCE
+    while _at_work_now(root):
+        if time.monotonic() >= until:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _at_work_now(root: Path) -> bool:
     with dvc_locks.alone(root) as alone:
         return not alone or bool(living_dvc(root))
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 import pytest
 
-from flywheel_tasks.pipeline import champion_files, dvc_locks, local, runner
+from flywheel_tasks.pipeline import champion_files, dvc_locks, generation_lock, local, runner
 from flywheel_tasks.pipeline import generation as generations
 from flywheel_tasks.pipeline.forgetting import nobody_else
 from flywheel_tasks.pipeline.generation_ids import BusyError, GenerationError, current
@@ -22,6 +22,11 @@ from tests.traffic.sample import events
 
 BASE = load_settings(PROJECT / "params.yaml").base.policy
 FIRST, SECOND = "1" * 32, "2" * 32  # DVC's hashes of two champions
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    monkeypatch.setattr(generation_lock, "_PATIENCE", 0.0)
 
 
 @pytest.fixture
@@ -186,6 +191,18 @@ def test_no_generation_is_opened_under_a_dvc_that_works(workspace, generation):
     assert contents(workspace) == before
     assert registry.generations() == ["g0001"]
     assert generations.open_generation(workspace, generation=generation) == (generation or "g0002")
+
+
+def test_a_dvc_that_ends_within_seconds_is_waited_for(workspace, monkeypatch):
+    """As one whose runner was killed a moment ago."""
+    monkeypatch.setattr(generation_lock, "_PATIENCE", 60.0)
+    with ThreadPoolExecutor(1) as pool:
+        with dvc_locks.at_work(workspace):
+            opening = pool.submit(generations.open_generation, workspace, generation="g0002")
+            with pytest.raises(TimeoutError):
+                opening.result(timeout=0.5)
+            assert current(workspace)["generation"] == "g0001"
+        assert opening.result(timeout=60) == "g0002"
 
 
 def test_neither_simulated_users_nor_a_person_put_other_inputs_under_a_dvc_that_works(workspace):
