@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flywheel_tasks.campaign.drive import records
 from flywheel_tasks.campaign.folder import CampaignError, Folder, create
+from flywheel_tasks.campaign.records import records
 from flywheel_tasks.campaign.table import document
 from flywheel_tasks.settings import Campaign
 from flywheel_tasks.storage.documents import read_json

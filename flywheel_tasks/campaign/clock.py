@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from flywheel_tasks.campaign.folder import Folder
+from flywheel_tasks.campaign.records import launches
 from flywheel_tasks.settings import Campaign
 from flywheel_tasks.storage.documents import read_json, write_json
 
@@ -30,7 +31,7 @@ class Clock:
 
     def __init__(self, folder: Folder, plan: Campaign, found: Sequence[dict[str, Any]]) -> None:
         self._folder, self._plan, self._found = folder, plan, found
-        self.launches = sum(record["status"] == "launched" for record in found)
+        self.launches = launches(found)
 
     def of(self, name: str) -> dict[str, float]:
         """Seconds of each step of a generation: of its longest run, if kills made it run more than once."""

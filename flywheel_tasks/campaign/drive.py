@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from flywheel_tasks.campaign import online
 from flywheel_tasks.campaign.clock import Clock, words_of
 from flywheel_tasks.campaign.folder import CampaignError, Folder, write_settings
+from flywheel_tasks.campaign.records import is_over, launches, records
 from flywheel_tasks.campaign.space import made, prune
 from flywheel_tasks.online.approval import POLICY, VERDICT, registry_of
 from flywheel_tasks.online.promotion import why_blocked
@@ -32,21 +33,6 @@ from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 
 Say = Callable[[str], None]
-
-
-def records(folder: Folder) -> list[dict[str, Any]]:
-    """Records of the generations that are over, in their order."""
-    return [read_json(path) for path in sorted((folder.results / "generations").glob("g*.json"))]
-
-
-def launches(found: list[dict[str, Any]]) -> int:
-    """How many of these generations were launched."""
-    return sum(record["status"] == "launched" for record in found)
-
-
-def is_over(plan: Campaign, found: list[dict[str, Any]]) -> bool:
-    """Whether enough was launched, or tried."""
-    return launches(found) >= plan.launches or len(found) >= plan.max_generations
 
 
 @contextmanager

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flywheel_tasks.campaign import panels
-from flywheel_tasks.campaign.drive import is_over, launches, records
 from flywheel_tasks.campaign.folder import Folder
 from flywheel_tasks.campaign.online import lifts, mean_lift
+from flywheel_tasks.campaign.records import is_launch, is_over, launches, records
 from flywheel_tasks.evaluation.gate_rules import FILE, load_rules
 from flywheel_tasks.evaluation.rules import INTERNAL, USER
 from flywheel_tasks.online.approval import blocking_reasons
@@ -91,28 +91,34 @@ def _row(folder: Folder, record: Record) -> Record:
 
 
 def _champions(folder: Folder, found: Sequence[Record]) -> list[Record]:
-    """The champion before the first launch and after each: what the panel says of it."""
-    names = [(found[0]["champion"], found[0]["champion_digest"])] if found else []
-    for record in found:
-        if record["status"] == "launched":
-            promoted = record["decision"] == "promoted"
-            kept = (record["generation"], record["candidate_digest"]) if promoted else names[-1]
-            names.append(kept)
-    first = _panel(folder, names[0][1]) if names else []
+    """The champion before the first launch, after each, and an over-optimised one that was promoted."""
+    if not found:
+        return []
+    name, digest = found[0]["champion"], found[0]["champion_digest"]
+    first, hard = _panel(folder, digest), {row["generation"] for row in found if row["over_optimised"]}
+    stood = [(0, None, name, digest)]
+    for number, record in enumerate(found, start=1):
+        promoted = record["decision"] == "promoted"
+        if promoted:
+            name, digest = record["generation"], record["candidate_digest"]
+        if promoted or is_launch(record):
+            stood.append((launches(found[:number]), record["generation"], name, digest))
     return [
         {
             "after_launch": number,
+            "after": generation,
             "model": name,
+            "over_optimised": name in hard,
             "since_base": panels.gain(first, _panel(folder, digest)),
             **panels.summary(_panel(folder, digest)),
         }
-        for number, (name, digest) in enumerate(names)
+        for number, generation, name, digest in stood
     ]
 
 
 def _paper(rows: Sequence[Record], found: Sequence[Record], champions: Sequence[Record]) -> list[Record]:
     """The paper's rows with ours; a figure that is missing is None."""
-    launched = [row for row in rows if row["status"] == "launched"]
+    launched = [row for row in rows if is_launch(row)]
     promoted = [record for record in found if record["decision"] == "promoted"]
     table = []
     for metric, first, last in PAPER:
@@ -145,7 +151,8 @@ def _paper(rows: Sequence[Record], found: Sequence[Record], champions: Sequence[
 
 def _ours(rows: Sequence[Record], champions: Sequence[Record]) -> list[Record]:
     """Rows that the paper cannot have, or that belong beside it: truth, generalisation, style."""
-    launched = [row for row in rows if row["status"] == "launched"]
+    launched = [row for row in rows if is_launch(row)]
+    hard = [row for row in rows if row["over_optimised"]]
 
     def surely(row: Record) -> bool:
         return row["true_gain"]["low"] is not None and row["true_gain"]["low"] > 0
@@ -160,7 +167,9 @@ def _ours(rows: Sequence[Record], champions: Sequence[Record]) -> list[Record]:
         {
             "metric": "over-optimised launches",
             "first": None,
-            "last": str(sum(row["over_optimised"] for row in launched)),
+            "last": f"{sum(row['status'] == 'launched' for row in hard)} of {len(hard)} made"
+            if hard
+            else "none made",
         },
     ]
     if not champions:
@@ -190,8 +199,7 @@ def _ceiling(plan: Campaign, high: float, rows: Sequence[Record]) -> Record:
         held = [
             row
             for row in rows
-            if row["status"] == "launched"
-            and not row["over_optimised"]
+            if is_launch(row)
             and (row["win_rate"]["pointwise"]["user"]["value"] or 0) >= high  # what the gate blocks by
         ]
     return {

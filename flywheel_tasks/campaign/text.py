@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flywheel_tasks.campaign.panels import GROUPS
+from flywheel_tasks.campaign.records import launches
 
 NOTE = (
     "All people of this campaign are simulated. Their true utility is known here and unknown in life; the figures "
@@ -51,12 +52,15 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
 
 
+def _marked(name: str, row: Mapping[str, Any]) -> str:
+    return name + (" (over-optimised on purpose)" if row["over_optimised"] else "")
+
+
 def generation_cells(row: Mapping[str, Any]) -> list[str]:
     """One generation for the table of all."""
-    mark = " (over-optimised on purpose)" if row["over_optimised"] else ""
     test = " (counterfactual)" if row["counterfactual"] else ""
     return [
-        row["generation"] + mark,
+        _marked(row["generation"], row),
         f"{row['status']}, {row['decision'].replace('_', ' ')}",
         win_rate(row),
         lift(row, "breadth") + test,
@@ -83,7 +87,7 @@ def champion_cells(champion: Mapping[str, Any]) -> list[str]:
     """One champion for the table of all."""
     return [
         str(champion["after_launch"]),
-        champion["model"],
+        _marked(champion["model"], champion),
         *(figure({**champion[group]["utility"], "unit": "utility"}) for group in GROUPS),
         *(figure(champion[group]["instruction_following"]) for group in GROUPS),
         figure({**champion["all"]["words"], "unit": "words"}),
@@ -207,14 +211,14 @@ def other_rows(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]
 
 def _end(name: str, found: Mapping[str, Any], count: int) -> list[str]:
     rows = found["generations"][:count]
-    launched = sum(row["status"] == "launched" for row in rows)
     if not found["champions"]:
         return [name, str(len(rows)), "0", *["–"] * 5]
-    champion = found["champions"][launched]
+    past = {None, *(row["generation"] for row in rows)}
+    champion = [one for one in found["champions"] if one["after"] in past][-1]
     return [
         name,
         str(len(rows)),
-        str(launched),
+        str(launches(rows)),
         gain(champion["since_base"]),
         figure(champion["training"]["instruction_following"]),
         figure(champion["training"]["instruction_violation"]),

@@ -219,6 +219,15 @@ def test_the_time_left_is_measured(tmp_path):
     assert words_of(5460) == "1 h 31 min"
 
 
+def test_an_over_optimised_launch_takes_no_launch_away(tmp_path):
+    hard = record(2, champion="b", candidate="a", hard=True, decision="rolled_back")
+    folder = make_campaign(tmp_path / "open", [record(1), hard], {"ceiling": False})
+    plan, found = Campaign.model_validate(PLAN), records(folder)
+    assert not drive.is_over(plan, found), "two are wanted, and one of these was made for the gate"
+    assert Clock(folder, plan, found).launches == 1
+    assert Clock(folder, plan, found).left("g0003") == 660
+
+
 def test_an_overlay_names_settings_that_exist_and_values_that_are_possible(folder):
     with pytest.raises(CampaignError, match=r"no rl\.stepz"):
         write_settings(folder, {"rl.stepz": 1})

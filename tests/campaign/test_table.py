@@ -37,13 +37,43 @@ def test_launches_and_true_gain_are_counted_over_launched_generations_only(campa
     rows = {row["metric"]: row for row in found["paper"] + found["ours"]}
     assert rows["launches with positive lift"]["last"] == "1 of 2"
     assert rows["launches with positive true lift (surely)"]["last"] == "1 of 2 (1)"
-    assert rows["over-optimised launches"]["last"] == "0"
+    assert rows["over-optimised launches"]["last"] == "0 of 1 made"
     assert rows["engagement depth, best launch"]["last"]["value"] == 5.0
     assert rows["cooperation"]["last"]["value"] is None, "what nobody judges is not measured"
     gains = [row["true_gain"]["value"] for row in found["generations"]]
     assert gains[0] > 1
     assert gains[1] == 0
     assert gains[3] == -gains[0]
+
+
+@pytest.mark.parametrize(("decision", "champion"), [("rolled_back", "g0001"), ("promoted", "g0002")])
+def test_an_over_optimised_generation_that_was_launched_is_told_apart_from_launches(
+    tmp_path, decision, champion
+):
+    high = record(
+        2, champion="b", candidate="a", hard=True, tested=analysis(-9.0, "reject"), decision=decision
+    )
+    campaign = make_campaign(tmp_path / "open", [record(1), high], {"ceiling": False})
+    found = document(campaign)
+    assert (found["launches"], found["over"]) == (1, False)
+    rows = {row["metric"]: row["last"] for row in found["paper"] + found["ours"]}
+    assert rows["launches with positive lift"] == "1 of 1"
+    assert rows["launches with positive true lift (surely)"] == "1 of 1 (1)"
+    assert rows["over-optimised launches"] == "1 of 1 made"
+    assert found["champions"][-1]["model"] == champion
+    assert [c["after_launch"] for c in found["champions"]] == ([0, 1] if champion == "g0001" else [0, 1, 1])
+    last = text.champion_cells(found["champions"][-1])[1]
+    assert last == ("g0001" if champion == "g0001" else "g0002 (over-optimised on purpose)")
+    (shown,) = text.other_rows(found, {"other": {**found, "generations": []}})[:1]
+    assert shown[1:3] == ["2", "1"]
+    assert shown[3] == text.gain(found["champions"][-1]["since_base"])
+
+
+def test_none_was_over_optimised_where_none_was_made(tmp_path):
+    rows = {
+        row["metric"]: row["last"] for row in document(make_campaign(tmp_path / "one", [record(1)]))["ours"]
+    }
+    assert rows["over-optimised launches"] == "none made"
 
 
 def test_champions_follow_the_decisions(campaign):
