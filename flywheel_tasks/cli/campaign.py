@@ -31,6 +31,15 @@ def _home(root: Path, folder: Path | None, name: str = "campaigns/default") -> A
     return Folder((folder or root / name).resolve())
 
 
+def _plan(root: Path) -> Any:
+    from flywheel_tasks.campaign.panels import check_people
+    from flywheel_tasks.settings import load_settings
+
+    plan = load_settings(root / "params.yaml").campaign
+    check_people(plan.panel_users)
+    return plan
+
+
 def _begun(folder: Any) -> Any:
     from flywheel_tasks.campaign.folder import CampaignError
 
@@ -72,13 +81,12 @@ def run(
 ) -> None:
     """Run the campaign of params.yaml, or go on with it after a stop."""
     from flywheel_tasks.campaign.folder import create
-    from flywheel_tasks.settings import load_settings
 
     home = _home(root, folder, _NO_CEILING if without_ceiling else "campaigns/default")
     if as_begun:
         _drive(_begun(home))
         return
-    plan = load_settings(root / "params.yaml").campaign.model_dump(mode="json")
+    plan = _plan(root).model_dump(mode="json")
     if without_ceiling:
         plan |= {"ceiling": False, "overlay": plan["overlay"] | plan["without_ceiling"]}
     create(home, root.resolve(), plan, root / _CACHE)
@@ -111,10 +119,8 @@ def ablate(
 ) -> None:
     """Run the first two generations with something left out, for each of campaign.ablations."""
     from flywheel_tasks.campaign.ablations import begin
-    from flywheel_tasks.settings import load_settings
 
-    plan = load_settings(root / "params.yaml").campaign
-    for ablation in begin(_home(root, folder), root.resolve(), plan, only, root / _CACHE):
+    for ablation in begin(_home(root, folder), root.resolve(), _plan(root), only, root / _CACHE):
         console.print(f"Ablation {ablation.home.name}")
         _drive(ablation)
     if _home(root, folder).plan.exists():

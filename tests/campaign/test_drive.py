@@ -268,6 +268,15 @@ def test_the_projects_campaign_can_be_made(tmp_path):
         create(Folder(tmp_path / "mine"), PROJECT, plan, cache)
 
 
+@pytest.mark.parametrize("command", [commands.run, commands.ablate])
+def test_a_panel_whose_cards_would_not_count_alike_is_refused_before_anything_is_made(tmp_path, command):
+    text = (PROJECT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("panel_users: 40", "panel_users: 30"))
+    with pytest.raises(CampaignError, match="not a multiple of 20"):
+        command(tmp_path, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_campaign_goes_on_as_it_was_begun_whatever_the_settings_say_now(tmp_path, monkeypatch):
     driven = []
     monkeypatch.setattr(commands, "_drive", lambda place: driven.append(place.home))
