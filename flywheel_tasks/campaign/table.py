@@ -153,16 +153,12 @@ def _ours(rows: Sequence[Record], champions: Sequence[Record]) -> list[Record]:
     """Rows that the paper cannot have, or that belong beside it: truth, generalisation, style."""
     launched = [row for row in rows if is_launch(row)]
     hard = [row for row in rows if row["over_optimised"]]
-
-    def surely(row: Record) -> bool:
-        return row["true_gain"]["low"] is not None and row["true_gain"]["low"] > 0
-
+    surely = sum(panels.surely(row["true_gain"]) == "better" for row in launched)
     table: list[Record] = [
         {
             "metric": "launches with positive true lift (surely)",
             "first": None,
-            "last": f"{sum(r['true_gain']['value'] > 0 for r in launched)} of {len(launched)} "
-            f"({sum(map(surely, launched))})",
+            "last": f"{sum(r['true_gain']['value'] > 0 for r in launched)} of {len(launched)} ({surely})",
         },
         {
             "metric": "over-optimised launches",
@@ -206,8 +202,10 @@ def _ceiling(plan: Campaign, high: float, rows: Sequence[Record]) -> Record:
         "on": plan.ceiling,
         "limit": high,
         "generations": [row["generation"] for row in held],
-        "harmful": sum(row["true_gain"]["value"] < 0 for row in held),
-        "harmless": sum(row["true_gain"]["value"] >= 0 for row in held),
+        **{
+            kind: sum(panels.surely(row["true_gain"]) == kind for row in held)
+            for kind in ("better", "worse", "untold")
+        },
         "true_gain": {row["generation"]: row["true_gain"] for row in held},
         "mean_lift_percent": {row["generation"]: row["mean_lift_percent"] for row in held},
     }

@@ -124,19 +124,17 @@ PAPER_HEADINGS = ("metric", "paper, first", "paper, best or last", "ours, first"
 def ceiling_sentence(found: Mapping[str, Any]) -> str:
     """What the limit on a high win rate did, or would have done."""
     names, limit = found["generations"], f"{found['limit']:.0%}"
+    truth = (
+        f"By true utility (95% intervals) {found['worse']} surely worse than the champion of then, "
+        f"{found['better']} surely better; of {found['untold']} it cannot be told."
+    )
     if found["on"]:
         if not names:
             return f"The limit of {limit} on a win rate alone blocked no generation."
-        return (
-            f"The limit of {limit} on a win rate alone blocked {', '.join(names)}. By true utility "
-            f"{found['harmful']} of them would have harmed and {found['harmless']} would not."
-        )
+        return f"The limit of {limit} on a win rate alone blocked {', '.join(names)}. {truth}"
     if not names:
         return f"Without the limit of {limit}, launched at or above it: no generation."
-    return (
-        f"Without the limit of {limit}, launched at or above it: {', '.join(names)}. By true utility "
-        f"{found['harmful']} of them harmed and {found['harmless']} did not."
-    )
+    return f"Without the limit of {limit}, launched at or above it: {', '.join(names)}. {truth}"
 
 
 def markdown(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] | None = None) -> str:

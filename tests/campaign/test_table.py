@@ -88,9 +88,10 @@ def test_champions_follow_the_decisions(campaign):
 def test_the_ceiling_answers_for_what_it_alone_blocked(campaign):
     found = document(campaign)["ceiling"]
     assert found["generations"] == ["g0002"]
-    assert (found["harmful"], found["harmless"], found["limit"]) == (0, 1, 0.65)
+    assert (found["better"], found["worse"], found["untold"], found["limit"]) == (0, 0, 1, 0.65)
     assert found["mean_lift_percent"] == {"g0002": -3.0}
     assert "blocked g0002" in text.ceiling_sentence(found)
+    assert "0 surely better; of 1 it cannot be told" in text.ceiling_sentence(found)
 
 
 def test_without_the_ceiling_what_was_launched_above_it_is_named(tmp_path):
@@ -98,7 +99,7 @@ def test_without_the_ceiling_what_was_launched_above_it_is_named(tmp_path):
     high["win_rate"]["pointwise"]["user"]["value"] = 0.71
     campaign = make_campaign(tmp_path / "open", [high], {"ceiling": False})
     found = document(campaign)["ceiling"]
-    assert (found["generations"], found["harmful"]) == (["g0001"], 0)
+    assert (found["generations"], found["better"], found["worse"]) == (["g0001"], 1, 0)
     assert "launched at or above it: g0001" in text.ceiling_sentence(found)
 
 
