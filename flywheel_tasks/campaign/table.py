@@ -215,14 +215,15 @@ def document(folder: Folder) -> dict[str, Any]:
     """The result of a campaign so far; everything in it is of simulated people.
 
     Returns:
-        ``simulated``, ``over``, ``launches``, ``wanted``, ``paper`` and ``ours`` (rows of the two tables),
-        ``generations``, ``champions``, ``blocked``, ``over_optimised`` (or null), ``ceiling``, ``minutes``.
+        ``simulated``, ``panel`` (version of what it asks, or null), ``over``, ``launches``, ``wanted``, ``paper`` and
+        ``ours`` (rows of the two tables), ``generations``, ``champions``, ``blocked``, ``over_optimised`` (or null), ``ceiling``, ``minutes``.
     """
     plan, found = Campaign.model_validate(read_json(folder.plan)), records(folder)
     rows = [_row(folder, record) for record in found]
     champions = _champions(folder, found)
     return {
         "simulated": True,
+        "panel": _panel(folder, found[0]["champion_digest"])[0].get("panel", 1) if found else None,
         "name": folder.home.name,
         "over": is_over(plan, found),
         "launches": launches(found),

@@ -11,6 +11,22 @@ NOTE = (
     "say nothing of real people."
 )
 
+_PANEL = (
+    "A fixed panel of simulated people, 95% intervals clustered by card. In no training prompt are its topics{lines}. "
+    "Training cards are those of the traffic; unseen characters are persons of no training prompt, with instructions "
+    "that some have; unseen wordings are persons of training cards, with {wordings} in words of no training prompt."
+)
+PANELS = {  # by the version that the panel's rows name
+    1: _PANEL.format(
+        lines=", but lines in which they take up a word or complain are the traffic's",
+        wordings="their instructions",
+    ),
+    2: _PANEL.format(
+        lines=", nor the lines in which they take up a word or complain",
+        wordings="instructions of kinds that they do not have there,",
+    ),
+}
+
 
 def figure(node: Any) -> str:
     """A figure with its interval: a share in percent, unless its ``unit`` says otherwise."""
@@ -159,6 +175,7 @@ def markdown(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] |
         "",
         "## What only a simulation knows, generalisation, style",
         "",
+        *([PANELS[found["panel"]], ""] if found["panel"] else []),
         *_table(
             ("metric", "base", "last champion"),
             [[row["metric"], figure(row["first"]), figure(row["last"])] for row in found["ours"]],

@@ -6,7 +6,7 @@ from flywheel_tasks.campaign import panels, text
 from flywheel_tasks.campaign.page import cell, lines, write
 from flywheel_tasks.campaign.table import document
 from flywheel_tasks.simulation.panel import measure
-from flywheel_tasks.storage.documents import read_json
+from flywheel_tasks.storage.documents import read_json, read_jsonl, write_jsonl
 from tests.campaign.handmade import BAD, GOOD, analysis, make_campaign, reason, record
 from tests.pages import parsed
 from tests.simulation.replies import PoolSampler
@@ -110,6 +110,7 @@ def test_texts_name_the_counterfactual_and_the_people(campaign):
     hard = "| g0003 (over-optimised on purpose) | blocked, declined | 70% / 70% | -20.0% (-24.0 to -16.0) (counter"
     assert hard in markdown
     assert "All people of this campaign are simulated." in markdown
+    assert "nor the lines in which they take up a word or complain" in markdown
     assert "| no_rl | 4 | 2 |" in markdown
     assert read_json(campaign.results / "campaign.json")["simulated"] is True
     page = parsed((campaign.results / "campaign.html").read_text())
@@ -143,6 +144,17 @@ def test_an_empty_campaign_has_a_table_too(tmp_path):
     write(campaign.results, found, {})
     assert found["champions"] == []
     assert "0 of 2 launches" in (campaign.results / "campaign.md").read_text()
+
+
+def test_a_panel_that_asked_otherwise_is_told_as_it_was(tmp_path):
+    campaign = make_campaign(tmp_path / "old", [record(1)])
+    for path in (campaign.results / "panels").glob("*.jsonl"):
+        write_jsonl([{k: v for k, v in row.items() if k != "panel"} for row in read_jsonl(path)], path)
+    found = document(campaign)
+    write(campaign.results, found, {})
+    assert found["panel"] == 1
+    for name in ("campaign.md", "campaign.html"):
+        assert "take up a word or complain are the traffic" in (campaign.results / name).read_text()
 
 
 def test_a_gain_is_paired_and_refuses_another_panel():
