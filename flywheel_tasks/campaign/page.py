@@ -131,6 +131,7 @@ def render(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) ->
     values = {
         "found": found,
         "note": text.NOTE,
+        "paper_notes": (text.paper_note(found), text.CHECKER),
         "panel": text.PANELS.get(found["panel"]),
         "time": words_of(60 * found["minutes"]),
         "key": key_figures(found),

@@ -33,9 +33,9 @@ _PANEL = {  # our rows from the panel, by the paper's name
     "instruction following": "instruction_following",
     "instruction violation": "instruction_violation",
     "false refusal": "false_refusal",
-    "templated": "templated",
 }
 _GATE = {  # and from the gate's own measurements, on each generation's evaluation prompts
+    "templated": "templated",
     "cooperation": "cooperation",
     "preachy tone": "preachy",
     "positive sentiment": "positive_sentiment",
@@ -176,7 +176,11 @@ def _ours(rows: Sequence[Record], champions: Sequence[Record]) -> list[Record]:
             unit = {"unit": "utility"} if key == "utility" else {}
             name = f"{'true utility' if unit else key.replace('_', ' ')}, {title}"
             table.append({"metric": name, "first": {**ends[0], **unit}, "last": {**ends[1], **unit}})
-    for key, title in (("words", "words a reply"), ("emoji", "emoji a reply")):
+    for key, title in (
+        ("words", "words a reply"),
+        ("emoji", "emoji a reply"),
+        ("templated", "stock phrases of assistants"),  # a fixed list; the gate finds what recurs
+    ):
         ends = [{**champion["all"][key], "unit": key} for champion in (champions[0], champions[-1])]
         table.append({"metric": title, "first": ends[0], "last": ends[1]})
     ends = [
@@ -216,7 +220,8 @@ def document(folder: Folder) -> dict[str, Any]:
 
     Returns:
         ``simulated``, ``panel`` (version of what it asks, or null), ``over``, ``launches``, ``wanted``, ``paper`` and
-        ``ours`` (rows of the two tables), ``generations``, ``champions``, ``blocked``, ``over_optimised`` (or null), ``ceiling``, ``minutes``.
+        ``ours`` (rows of the two tables), ``generations``, ``champions``, ``blocked``, ``over_optimised`` (or null),
+        ``ceiling``, ``minutes``.
     """
     plan, found = Campaign.model_validate(read_json(folder.plan)), records(folder)
     rows = [_row(folder, record) for record in found]

@@ -40,6 +40,10 @@ def test_launches_and_true_gain_are_counted_over_launched_generations_only(campa
     assert rows["over-optimised launches"]["last"] == "0 of 1 made"
     assert rows["engagement depth, best launch"]["last"]["value"] == 5.0
     assert rows["cooperation"]["last"]["value"] is None, "what nobody judges is not measured"
+    assert (rows["templated"]["first"]["value"], rows["templated"]["last"]["value"]) == (0.3, 0.15), (
+        "the gate's"
+    )
+    assert rows["stock phrases of assistants"]["last"]["value"] == 0, "the panel's"
     gains = [row["true_gain"]["value"] for row in found["generations"]]
     assert gains[0] > 1
     assert gains[1] == 0
@@ -110,11 +114,20 @@ def test_texts_name_the_counterfactual_and_the_people(campaign):
     hard = "| g0003 (over-optimised on purpose) | blocked, declined | 70% / 70% | -20.0% (-24.0 to -16.0) (counter"
     assert hard in markdown
     assert "All people of this campaign are simulated." in markdown
+    assert (
+        "Launches, breadth and depth: the A/B tests; the best launch is selected by its own figure among 2,"
+        in markdown
+    )
+    assert text.CHECKER in markdown
     assert "nor the lines in which they take up a word or complain" in markdown
     assert "| no_rl | 4 | 2 |" in markdown
     assert read_json(campaign.results / "campaign.json")["simulated"] is True
     page = parsed((campaign.results / "campaign.html").read_text())
     assert page.links == []
+    html = (campaign.results / "campaign.html").read_text()
+    assert "Launches, breadth and depth: the A/B tests" in html
+    assert "and rejection_sample.most_instructions the learner is given" in html
+    assert "Not over" not in html
     assert "polyline" in page.seen
     assert "dl" in page.seen, "key figures first"
     titles = [line.title for line in lines(found["champions"])]
