@@ -1,6 +1,7 @@
-from flywheel_tasks.evaluation.instructions import unchecked
-from flywheel_tasks.simulation.cards import Check, checks_of, heldout_cards, load_cards, world_of
+from flywheel_tasks.evaluation.instructions import instruction_checks, obeyed, unchecked
+from flywheel_tasks.simulation.cards import Check, check_of, checks_of, heldout_cards, load_cards, world_of
 from flywheel_tasks.simulation.checks import KINDS, obeys
+from tests.simulation.replies import REPLIES
 
 
 def test_twenty_cards_with_two_instructions_each_that_code_can_check():
@@ -24,6 +25,14 @@ def test_every_character_greets_by_its_own_rules():
 def test_the_evaluations_own_checker_understands_every_instruction():
     # It does not know the demo's checks: it finds instructions by patterns in their sentences.
     assert [text for card in load_cards() for text in unchecked(card)] == []
+
+
+def test_the_evaluations_own_checker_says_what_the_simulated_people_say():
+    # docs/campaign.md tells it: what RL's reward can check is then what the panel calls following.
+    for text in {text for card in load_cards() for text in card.instructions}:
+        for reply in REPLIES:
+            told = obeyed(instruction_checks(text), reply)
+            assert (bool(told) and all(told)) == obeys(check_of(text), reply), (text, reply)
 
 
 def test_every_kind_tells_a_good_reply_from_a_bad_one():
