@@ -127,7 +127,7 @@ def _generation(folder: Folder, plan: Campaign, name: str, clock: Clock, say: Sa
     else:
         with step("A/B test with simulated users, analysis, answer by policy"):
             record |= {"status": "launched"} | _tested(root, name, plan)
-    record["seconds"] = clock.of(name)
+    record |= {"seconds": clock.of(name), "resumed": clock.resumed(name)}
     say(f"[{name}] {record['decision']}: {record['why']}")
     return record
 

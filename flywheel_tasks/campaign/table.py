@@ -87,6 +87,7 @@ def _row(folder: Folder, record: Record) -> Record:
         "pairs": record["pairs"],
         "rewrites": record["rewrites"],
         "minutes": sum(record["seconds"].values()) / 60,
+        "resumed": record.get("resumed", False),
     }
 
 
@@ -221,7 +222,7 @@ def document(folder: Folder) -> dict[str, Any]:
     Returns:
         ``simulated``, ``panel`` (version of what it asks, or null), ``over``, ``launches``, ``wanted``, ``paper`` and
         ``ours`` (rows of the two tables), ``generations``, ``champions``, ``blocked``, ``over_optimised`` (or null),
-        ``ceiling``, ``minutes``.
+        ``ceiling``, ``minutes``, ``resumed`` (a kill cut steps short, whose time is not among the minutes).
     """
     plan, found = Campaign.model_validate(read_json(folder.plan)), records(folder)
     rows = [_row(folder, record) for record in found]
@@ -241,4 +242,5 @@ def document(folder: Folder) -> dict[str, Any]:
         "over_optimised": next((row for row in rows if row["over_optimised"]), None),
         "ceiling": _ceiling(plan, load_rules(folder.home / FILE).overfitting.high, rows),
         "minutes": sum(row["minutes"] for row in rows),
+        "resumed": any(row["resumed"] for row in rows),
     }

@@ -73,6 +73,11 @@ def lift(row: Mapping[str, Any], name: str) -> str:
     return "–" if found is None else figure({**found, "unit": "lift"})
 
 
+def minutes(found: Mapping[str, Any]) -> str:
+    """How many minutes a generation or a campaign took: at least, where a kill cut it short."""
+    return f"{'at least ' if found['resumed'] else ''}{found['minutes']:.0f}"
+
+
 def win_rate(row: Mapping[str, Any]) -> str:
     """The pointwise win rates on user and internal prompts."""
     rates = [row["win_rate"]["pointwise"][source]["value"] for source in ("user", "internal")]
@@ -99,7 +104,7 @@ def generation_cells(row: Mapping[str, Any]) -> list[str]:
         lift(row, "depth") + test,
         gain(row["true_gain"]),
         figure(row["true"]["training"]["instruction_following"]),
-        f"{row['minutes']:.0f}",
+        minutes(row),
     ]
 
 
@@ -181,7 +186,7 @@ def markdown(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] |
         f"# Campaign {found['name']}",
         "",
         f"{found['launches']} of {found['wanted']} launches, {len(found['generations'])} generations, "
-        f"{found['minutes']:.0f} minutes; {state}. {NOTE}",
+        f"{minutes(found)} minutes; {state}. {NOTE}",
         "",
         "## Beside the paper",
         "",

@@ -159,6 +159,13 @@ def test_an_empty_campaign_has_a_table_too(tmp_path):
     assert "0 of 2 launches" in (campaign.results / "campaign.md").read_text()
 
 
+def test_of_a_generation_that_was_killed_at_least_so_many_minutes_are_known(tmp_path):
+    campaign = make_campaign(tmp_path / "killed", [record(1) | {"resumed": True}])
+    found = document(campaign)
+    assert "1 generations, at least 11 minutes;" in text.markdown(found)
+    assert text.generation_cells(found["generations"][0])[-1] == "at least 11"
+
+
 def test_a_panel_that_asked_otherwise_is_told_as_it_was(tmp_path):
     campaign = make_campaign(tmp_path / "old", [record(1)])
     for path in (campaign.results / "panels").glob("*.jsonl"):
