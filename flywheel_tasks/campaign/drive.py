@@ -35,14 +35,29 @@ from flywheel_tasks.storage.documents import read_json, write_json
 Say = Callable[[str], None]
 
 
+def _lock(folder: Folder) -> Path:
+    return folder.home / ".lock"
+
+
 @contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
     """One process a campaign; the kernel lets go of the lock when its owner dies."""
     try:
-        with FileLock(folder.home / ".lock", timeout=0):
+        with FileLock(_lock(folder), timeout=1):  # a look at whether it runs holds it for an instant
             yield
     except Timeout:
         raise CampaignError(f"{folder.home}: another process runs this campaign") from None
+
+
+def is_running(folder: Folder) -> bool:
+    """Whether a process runs this campaign now."""
+    if not _lock(folder).exists():
+        return False
+    try:
+        with FileLock(_lock(folder), timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def run(folder: Folder, say: Say, after: Callable[[], None] = lambda: None) -> None:
@@ -203,7 +218,7 @@ def environment(folder: Folder) -> Mapping[str, str]:
 
 
 def status(folder: Folder) -> dict[str, Any]:
-    """How far a campaign is: what it does, its generations, the time that is left."""
+    """How far a campaign is: whether it runs, its step (or the one it stopped in), its generations, the time left."""
     plan = Campaign.model_validate(read_json(folder.plan))
     found = records(folder)
     now = read_json(folder.now) if folder.now.exists() else None
@@ -211,6 +226,7 @@ def status(folder: Folder) -> dict[str, Any]:
     over = is_over(plan, found)
     return {
         "over": over,
+        "running": is_running(folder),
         "launches": launches(found),
         "wanted": plan.launches,
         "now": now,
