@@ -43,14 +43,16 @@ def _plan(root: Path) -> Any:
 
 def _written(place: Any, beside: Sequence[Path] = ()) -> str:
     """Write a campaign's tables into its results; they as Markdown."""
-    from flywheel_tasks.campaign.ablations import others
+    from flywheel_tasks.campaign.ablations import marked, others
+    from flywheel_tasks.campaign.folder import differences
     from flywheel_tasks.campaign.page import write
     from flywheel_tasks.campaign.table import document
     from flywheel_tasks.campaign.text import markdown
 
     found, more = document(place), others(place)
     for path in beside:
-        more[path.name] = document(_begun(_home(Path(), path)))
+        other = _begun(_home(Path(), path))
+        more[marked(path.name, differences(place, other))] = document(other)
     write(place.results, found, more)
     return markdown(found, more)
 
