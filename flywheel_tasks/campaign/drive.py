@@ -60,7 +60,7 @@ def is_running(folder: Folder) -> bool:
         return True
 
 
-def run(folder: Folder, say: Say, after: Callable[[], None] = lambda: None) -> None:
+def run(folder: Folder, say: Say, after: Callable[[], object] = lambda: None) -> None:
     """Run a campaign to its end, from wherever it is.
 
     Args:
