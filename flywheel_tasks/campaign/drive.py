@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from flywheel_tasks.campaign import online
 from flywheel_tasks.campaign.clock import Clock, words_of
 from flywheel_tasks.campaign.folder import CampaignError, Folder, write_settings
+from flywheel_tasks.campaign.records import is_over, launches, records
 from flywheel_tasks.campaign.space import made, prune
 from flywheel_tasks.online.approval import POLICY, VERDICT, registry_of
 from flywheel_tasks.online.promotion import why_blocked
@@ -34,32 +35,32 @@ from flywheel_tasks.storage.documents import read_json, write_json
 Say = Callable[[str], None]
 
 
-def records(folder: Folder) -> list[dict[str, Any]]:
-    """Records of the generations that are over, in their order."""
-    return [read_json(path) for path in sorted((folder.results / "generations").glob("g*.json"))]
-
-
-def launches(found: list[dict[str, Any]]) -> int:
-    """How many of these generations were launched."""
-    return sum(record["status"] == "launched" for record in found)
-
-
-def is_over(plan: Campaign, found: list[dict[str, Any]]) -> bool:
-    """Whether enough was launched, or tried."""
-    return launches(found) >= plan.launches or len(found) >= plan.max_generations
+def _lock(folder: Folder) -> Path:
+    return folder.home / ".lock"
 
 
 @contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
     """One process a campaign; the kernel lets go of the lock when its owner dies."""
     try:
-        with FileLock(folder.home / ".lock", timeout=0):
+        with FileLock(_lock(folder), timeout=1):  # a look at whether it runs holds it for an instant
             yield
     except Timeout:
         raise CampaignError(f"{folder.home}: another process runs this campaign") from None
 
 
-def run(folder: Folder, say: Say, after: Callable[[], None] = lambda: None) -> None:
+def is_running(folder: Folder) -> bool:
+    """Whether a process runs this campaign now."""
+    if not _lock(folder).exists():
+        return False
+    try:
+        with FileLock(_lock(folder), timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def run(folder: Folder, say: Say, after: Callable[[], object] = lambda: None) -> None:
     """Run a campaign to its end, from wherever it is.
 
     Args:
@@ -141,7 +142,7 @@ def _generation(folder: Folder, plan: Campaign, name: str, clock: Clock, say: Sa
     else:
         with step("A/B test with simulated users, analysis, answer by policy"):
             record |= {"status": "launched"} | _tested(root, name, plan)
-    record["seconds"] = clock.of(name)
+    record |= {"seconds": clock.of(name), "resumed": clock.resumed(name)}
     say(f"[{name}] {record['decision']}: {record['why']}")
     return record
 
@@ -217,7 +218,7 @@ def environment(folder: Folder) -> Mapping[str, str]:
 
 
 def status(folder: Folder) -> dict[str, Any]:
-    """How far a campaign is: what it does, its generations, the time that is left."""
+    """How far a campaign is: whether it runs, its step (or the one it stopped in), its generations, the time left."""
     plan = Campaign.model_validate(read_json(folder.plan))
     found = records(folder)
     now = read_json(folder.now) if folder.now.exists() else None
@@ -225,6 +226,7 @@ def status(folder: Folder) -> dict[str, Any]:
     over = is_over(plan, found)
     return {
         "over": over,
+        "running": is_running(folder),
         "launches": launches(found),
         "wanted": plan.launches,
         "now": now,

@@ -25,7 +25,7 @@ from flywheel_tasks.pipeline import runner
 from flywheel_tasks.pipeline.graph import load_graph, project_sources
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
-from flywheel_tasks.storage.digests import bytes_digest
+from flywheel_tasks.storage.digests import bytes_digest, file_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.fast_yaml import load_yaml
 
@@ -146,11 +146,47 @@ def write_settings(folder: Folder, *changes: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def _code(root: Path) -> list[str]:
+    """Files and folders of a project that a campaign copies."""
+    return [*_BESIDE, *project_sources(load_graph(root / "dvc.yaml"))]
+
+
+def _digests(root: Path) -> dict[str, str]:
+    """Digest of each file of the code, by name; the gate's rules and params.yaml, which campaigns change, are none."""
+    names = [name for name in _code(root) if name not in ("params.yaml", GATE_RULES)]
+    paths = [
+        path
+        for name in names
+        for path in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])
+    ]
+    return {
+        path.relative_to(root).as_posix(): file_digest(path)
+        for path in paths
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def differences(folder: Folder, other: Folder) -> list[str]:
+    """What two campaigns were begun with that is not the same, their sections ``campaign`` aside.
+
+    Returns:
+        of ``params.yaml``, ``gate_rules.yaml`` and ``code``.
+    """
+    found = []
+    for name in ("params.yaml", GATE_RULES):
+        one, two = (
+            load_yaml((home / name).read_text(encoding="utf-8")) for home in (folder.home, other.home)
+        )
+        if {**one, "campaign": None} != {**two, "campaign": None}:
+            found.append(name)
+    return found + (["code"] if _digests(folder.workspace) != _digests(other.workspace) else [])
+
+
 def _copy(source: Path, folder: Folder) -> None:
     root = folder.workspace
     root.mkdir(parents=True)
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in (*_BESIDE, *project_sources(load_graph(source / "dvc.yaml"))):
+    for name in _code(source):
         if (source / name).is_dir():
             shutil.copytree(source / name, root / name, ignore=ignore)
         else:

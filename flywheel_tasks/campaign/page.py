@@ -131,7 +131,9 @@ def render(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) ->
     values = {
         "found": found,
         "note": text.NOTE,
-        "time": words_of(60 * found["minutes"]),
+        "paper_notes": (text.paper_note(found), text.CHECKER),
+        "panel": text.PANELS.get(found["panel"]),
+        "time": ("at least " if found["resumed"] else "") + words_of(60 * found["minutes"]),
         "key": key_figures(found),
         "paper": _cells(text.PAPER_HEADINGS, [text.paper_cells(row) for row in found["paper"]]),
         "ours": _cells(

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flywheel_tasks.campaign import panels
-from flywheel_tasks.campaign.drive import is_over, launches, records
 from flywheel_tasks.campaign.folder import Folder
 from flywheel_tasks.campaign.online import lifts, mean_lift
+from flywheel_tasks.campaign.records import is_launch, is_over, launches, records
 from flywheel_tasks.evaluation.gate_rules import FILE, load_rules
 from flywheel_tasks.evaluation.rules import INTERNAL, USER
 from flywheel_tasks.online.approval import blocking_reasons
@@ -33,9 +33,9 @@ _PANEL = {  # our rows from the panel, by the paper's name
     "instruction following": "instruction_following",
     "instruction violation": "instruction_violation",
     "false refusal": "false_refusal",
-    "templated": "templated",
 }
 _GATE = {  # and from the gate's own measurements, on each generation's evaluation prompts
+    "templated": "templated",
     "cooperation": "cooperation",
     "preachy tone": "preachy",
     "positive sentiment": "positive_sentiment",
@@ -87,32 +87,39 @@ def _row(folder: Folder, record: Record) -> Record:
         "pairs": record["pairs"],
         "rewrites": record["rewrites"],
         "minutes": sum(record["seconds"].values()) / 60,
+        "resumed": record.get("resumed", False),
     }
 
 
 def _champions(folder: Folder, found: Sequence[Record]) -> list[Record]:
-    """The champion before the first launch and after each: what the panel says of it."""
-    names = [(found[0]["champion"], found[0]["champion_digest"])] if found else []
-    for record in found:
-        if record["status"] == "launched":
-            promoted = record["decision"] == "promoted"
-            kept = (record["generation"], record["candidate_digest"]) if promoted else names[-1]
-            names.append(kept)
-    first = _panel(folder, names[0][1]) if names else []
+    """The champion before the first launch, after each, and an over-optimised one that was promoted."""
+    if not found:
+        return []
+    name, digest = found[0]["champion"], found[0]["champion_digest"]
+    first, hard = _panel(folder, digest), {row["generation"] for row in found if row["over_optimised"]}
+    stood = [(0, None, name, digest)]
+    for number, record in enumerate(found, start=1):
+        promoted = record["decision"] == "promoted"
+        if promoted:
+            name, digest = record["generation"], record["candidate_digest"]
+        if promoted or is_launch(record):
+            stood.append((launches(found[:number]), record["generation"], name, digest))
     return [
         {
             "after_launch": number,
+            "after": generation,
             "model": name,
+            "over_optimised": name in hard,
             "since_base": panels.gain(first, _panel(folder, digest)),
             **panels.summary(_panel(folder, digest)),
         }
-        for number, (name, digest) in enumerate(names)
+        for number, generation, name, digest in stood
     ]
 
 
 def _paper(rows: Sequence[Record], found: Sequence[Record], champions: Sequence[Record]) -> list[Record]:
     """The paper's rows with ours; a figure that is missing is None."""
-    launched = [row for row in rows if row["status"] == "launched"]
+    launched = [row for row in rows if is_launch(row)]
     promoted = [record for record in found if record["decision"] == "promoted"]
     table = []
     for metric, first, last in PAPER:
@@ -145,22 +152,21 @@ def _paper(rows: Sequence[Record], found: Sequence[Record], champions: Sequence[
 
 def _ours(rows: Sequence[Record], champions: Sequence[Record]) -> list[Record]:
     """Rows that the paper cannot have, or that belong beside it: truth, generalisation, style."""
-    launched = [row for row in rows if row["status"] == "launched"]
-
-    def surely(row: Record) -> bool:
-        return row["true_gain"]["low"] is not None and row["true_gain"]["low"] > 0
-
+    launched = [row for row in rows if is_launch(row)]
+    hard = [row for row in rows if row["over_optimised"]]
+    surely = sum(panels.surely(row["true_gain"]) == "better" for row in launched)
     table: list[Record] = [
         {
             "metric": "launches with positive true lift (surely)",
             "first": None,
-            "last": f"{sum(r['true_gain']['value'] > 0 for r in launched)} of {len(launched)} "
-            f"({sum(map(surely, launched))})",
+            "last": f"{sum(r['true_gain']['value'] > 0 for r in launched)} of {len(launched)} ({surely})",
         },
         {
             "metric": "over-optimised launches",
             "first": None,
-            "last": str(sum(row["over_optimised"] for row in launched)),
+            "last": f"{sum(row['status'] == 'launched' for row in hard)} of {len(hard)} made"
+            if hard
+            else "none made",
         },
     ]
     if not champions:
@@ -171,7 +177,11 @@ def _ours(rows: Sequence[Record], champions: Sequence[Record]) -> list[Record]:
             unit = {"unit": "utility"} if key == "utility" else {}
             name = f"{'true utility' if unit else key.replace('_', ' ')}, {title}"
             table.append({"metric": name, "first": {**ends[0], **unit}, "last": {**ends[1], **unit}})
-    for key, title in (("words", "words a reply"), ("emoji", "emoji a reply")):
+    for key, title in (
+        ("words", "words a reply"),
+        ("emoji", "emoji a reply"),
+        ("templated", "stock phrases of assistants"),  # a fixed list; the gate finds what recurs
+    ):
         ends = [{**champion["all"][key], "unit": key} for champion in (champions[0], champions[-1])]
         table.append({"metric": title, "first": ends[0], "last": ends[1]})
     ends = [
@@ -190,16 +200,17 @@ def _ceiling(plan: Campaign, high: float, rows: Sequence[Record]) -> Record:
         held = [
             row
             for row in rows
-            if row["status"] == "launched"
-            and not row["over_optimised"]
+            if is_launch(row)
             and (row["win_rate"]["pointwise"]["user"]["value"] or 0) >= high  # what the gate blocks by
         ]
     return {
         "on": plan.ceiling,
         "limit": high,
         "generations": [row["generation"] for row in held],
-        "harmful": sum(row["true_gain"]["value"] < 0 for row in held),
-        "harmless": sum(row["true_gain"]["value"] >= 0 for row in held),
+        **{
+            kind: sum(panels.surely(row["true_gain"]) == kind for row in held)
+            for kind in ("better", "worse", "untold")
+        },
         "true_gain": {row["generation"]: row["true_gain"] for row in held},
         "mean_lift_percent": {row["generation"]: row["mean_lift_percent"] for row in held},
     }
@@ -209,14 +220,16 @@ def document(folder: Folder) -> dict[str, Any]:
     """The result of a campaign so far; everything in it is of simulated people.
 
     Returns:
-        ``simulated``, ``over``, ``launches``, ``wanted``, ``paper`` and ``ours`` (rows of the two tables),
-        ``generations``, ``champions``, ``blocked``, ``over_optimised`` (or null), ``ceiling``, ``minutes``.
+        ``simulated``, ``panel`` (version of what it asks, or null), ``over``, ``launches``, ``wanted``, ``paper`` and
+        ``ours`` (rows of the two tables), ``generations``, ``champions``, ``blocked``, ``over_optimised`` (or null),
+        ``ceiling``, ``minutes``, ``resumed`` (a kill cut steps short, whose time is not among the minutes).
     """
     plan, found = Campaign.model_validate(read_json(folder.plan)), records(folder)
     rows = [_row(folder, record) for record in found]
     champions = _champions(folder, found)
     return {
         "simulated": True,
+        "panel": _panel(folder, found[0]["champion_digest"])[0].get("panel", 1) if found else None,
         "name": folder.home.name,
         "over": is_over(plan, found),
         "launches": launches(found),
@@ -229,4 +242,5 @@ def document(folder: Folder) -> dict[str, Any]:
         "over_optimised": next((row for row in rows if row["over_optimised"]), None),
         "ceiling": _ceiling(plan, load_rules(folder.home / FILE).overfitting.high, rows),
         "minutes": sum(row["minutes"] for row in rows),
+        "resumed": any(row["resumed"] for row in rows),
     }

@@ -4,11 +4,44 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flywheel_tasks.campaign.panels import GROUPS
+from flywheel_tasks.campaign.records import is_launch, launches
 
 NOTE = (
     "All people of this campaign are simulated. Their true utility is known here and unknown in life; the figures "
     "say nothing of real people."
 )
+
+_PANEL = (
+    "A fixed panel of simulated people, 95% intervals clustered by card. In no training prompt are its topics{lines}. "
+    "Training cards are those of the traffic; unseen characters are persons of no training prompt, with instructions "
+    "that some have; unseen wordings are persons of training cards, with {wordings} in words of no training prompt."
+)
+PANELS = {  # by the version that the panel's rows name
+    1: _PANEL.format(
+        lines=", but lines in which they take up a word or complain are the traffic's",
+        wordings="their instructions",
+    ),
+    2: _PANEL.format(
+        lines=", nor the lines in which they take up a word or complain",
+        wordings="instructions of kinds that they do not have there,",
+    ),
+}
+
+CHECKER = (
+    "The cards' instructions are of kinds that code can check, and a product knows its cards: with "
+    "rl.auxiliary.instructions and rejection_sample.most_instructions the learner is given the checks that make up "
+    "following, violation and the largest weight of the true utility. The ablation no_checker does without."
+)
+
+
+def paper_note(found: Mapping[str, Any]) -> str:
+    """Where our figures beside the paper's are from."""
+    tested = sum(is_launch(row) and bool(row["lift_percent"]) for row in found["generations"])
+    return (
+        "Ours with 95% intervals. Launches, breadth and depth: the A/B tests; the best launch is selected by its own "
+        f"figure among {tested}, so chance is part of what made it the best. Instruction following to false refusal: "
+        "the panel on training cards. The rows below: the gate's measurement on each generation's evaluation prompts."
+    )
 
 
 def figure(node: Any) -> str:
@@ -40,6 +73,11 @@ def lift(row: Mapping[str, Any], name: str) -> str:
     return "–" if found is None else figure({**found, "unit": "lift"})
 
 
+def minutes(found: Mapping[str, Any]) -> str:
+    """How many minutes a generation or a campaign took: at least, where a kill cut it short."""
+    return f"{'at least ' if found['resumed'] else ''}{found['minutes']:.0f}"
+
+
 def win_rate(row: Mapping[str, Any]) -> str:
     """The pointwise win rates on user and internal prompts."""
     rates = [row["win_rate"]["pointwise"][source]["value"] for source in ("user", "internal")]
@@ -51,19 +89,22 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
 
 
+def _marked(name: str, row: Mapping[str, Any]) -> str:
+    return name + (" (over-optimised on purpose)" if row["over_optimised"] else "")
+
+
 def generation_cells(row: Mapping[str, Any]) -> list[str]:
     """One generation for the table of all."""
-    mark = " (over-optimised on purpose)" if row["over_optimised"] else ""
     test = " (counterfactual)" if row["counterfactual"] else ""
     return [
-        row["generation"] + mark,
+        _marked(row["generation"], row),
         f"{row['status']}, {row['decision'].replace('_', ' ')}",
         win_rate(row),
         lift(row, "breadth") + test,
         lift(row, "depth") + test,
         gain(row["true_gain"]),
         figure(row["true"]["training"]["instruction_following"]),
-        f"{row['minutes']:.0f}",
+        minutes(row),
     ]
 
 
@@ -83,7 +124,7 @@ def champion_cells(champion: Mapping[str, Any]) -> list[str]:
     """One champion for the table of all."""
     return [
         str(champion["after_launch"]),
-        champion["model"],
+        _marked(champion["model"], champion),
         *(figure({**champion[group]["utility"], "unit": "utility"}) for group in GROUPS),
         *(figure(champion[group]["instruction_following"]) for group in GROUPS),
         figure({**champion["all"]["words"], "unit": "words"}),
@@ -120,19 +161,17 @@ PAPER_HEADINGS = ("metric", "paper, first", "paper, best or last", "ours, first"
 def ceiling_sentence(found: Mapping[str, Any]) -> str:
     """What the limit on a high win rate did, or would have done."""
     names, limit = found["generations"], f"{found['limit']:.0%}"
+    truth = (
+        f"By true utility (95% intervals) {found['worse']} surely worse than the champion of then, "
+        f"{found['better']} surely better; of {found['untold']} it cannot be told."
+    )
     if found["on"]:
         if not names:
             return f"The limit of {limit} on a win rate alone blocked no generation."
-        return (
-            f"The limit of {limit} on a win rate alone blocked {', '.join(names)}. By true utility "
-            f"{found['harmful']} of them would have harmed and {found['harmless']} would not."
-        )
+        return f"The limit of {limit} on a win rate alone blocked {', '.join(names)}. {truth}"
     if not names:
         return f"Without the limit of {limit}, launched at or above it: no generation."
-    return (
-        f"Without the limit of {limit}, launched at or above it: {', '.join(names)}. By true utility "
-        f"{found['harmful']} of them harmed and {found['harmless']} did not."
-    )
+    return f"Without the limit of {limit}, launched at or above it: {', '.join(names)}. {truth}"
 
 
 def markdown(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] | None = None) -> str:
@@ -147,16 +186,19 @@ def markdown(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]] |
         f"# Campaign {found['name']}",
         "",
         f"{found['launches']} of {found['wanted']} launches, {len(found['generations'])} generations, "
-        f"{found['minutes']:.0f} minutes; {state}. {NOTE}",
+        f"{minutes(found)} minutes; {state}. {NOTE}",
         "",
         "## Beside the paper",
         "",
         *_table(PAPER_HEADINGS, [paper_cells(row) for row in found["paper"]]),
         "",
-        "The first four of ours are of the panel on training cards, the rest of the gate's evaluation prompts.",
+        paper_note(found),
+        "",
+        CHECKER,
         "",
         "## What only a simulation knows, generalisation, style",
         "",
+        *([PANELS[found["panel"]], ""] if found["panel"] else []),
         *_table(
             ("metric", "base", "last champion"),
             [[row["metric"], figure(row["first"]), figure(row["last"])] for row in found["ours"]],
@@ -207,14 +249,14 @@ def other_rows(found: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]
 
 def _end(name: str, found: Mapping[str, Any], count: int) -> list[str]:
     rows = found["generations"][:count]
-    launched = sum(row["status"] == "launched" for row in rows)
     if not found["champions"]:
         return [name, str(len(rows)), "0", *["–"] * 5]
-    champion = found["champions"][launched]
+    past = {None, *(row["generation"] for row in rows)}
+    champion = [one for one in found["champions"] if one["after"] in past][-1]
     return [
         name,
         str(len(rows)),
-        str(launched),
+        str(launches(rows)),
         gain(champion["since_base"]),
         figure(champion["training"]["instruction_following"]),
         figure(champion["training"]["instruction_violation"]),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,36 @@ def _home(root: Path, folder: Path | None, name: str = "campaigns/default") -> A
     from flywheel_tasks.campaign.folder import Folder
 
     return Folder((folder or root / name).resolve())
+
+
+def _plan(root: Path) -> Any:
+    from flywheel_tasks.campaign.panels import check_people
+    from flywheel_tasks.settings import load_settings
+
+    plan = load_settings(root / "params.yaml").campaign
+    check_people(plan.panel_users)
+    return plan
+
+
+def _written(place: Any, beside: Sequence[Path] = ()) -> str:
+    """Write a campaign's tables into its results; they as Markdown."""
+    from flywheel_tasks.campaign.ablations import marked, others
+    from flywheel_tasks.campaign.folder import differences
+    from flywheel_tasks.campaign.page import write
+    from flywheel_tasks.campaign.table import document
+    from flywheel_tasks.campaign.text import markdown
+
+    found, more = document(place), others(place)
+    for path in beside:
+        other = _begun(_home(Path(), path))
+        more[marked(path.name, differences(place, other))] = document(other)
+    write(place.results, found, more)
+    return markdown(found, more)
+
+
+def _show(place: Any, tables: str) -> None:
+    console.print(Markdown(tables) if console.is_terminal else Text(tables))
+    console.print(f"{place.results / 'campaign.html'}, and .md and .json beside it")
 
 
 def _begun(folder: Any) -> Any:
@@ -72,13 +103,12 @@ def run(
 ) -> None:
     """Run the campaign of params.yaml, or go on with it after a stop."""
     from flywheel_tasks.campaign.folder import create
-    from flywheel_tasks.settings import load_settings
 
     home = _home(root, folder, _NO_CEILING if without_ceiling else "campaigns/default")
     if as_begun:
         _drive(_begun(home))
         return
-    plan = load_settings(root / "params.yaml").campaign.model_dump(mode="json")
+    plan = _plan(root).model_dump(mode="json")
     if without_ceiling:
         plan |= {"ceiling": False, "overlay": plan["overlay"] | plan["without_ceiling"]}
     create(home, root.resolve(), plan, root / _CACHE)
@@ -88,19 +118,13 @@ def run(
 @app.command(hidden=True)
 def drive(home: Path) -> None:
     """Run a campaign that was begun; called by run, with the campaign's own copy of the code."""
-    from flywheel_tasks.campaign.ablations import others
     from flywheel_tasks.campaign.drive import run as go
-    from flywheel_tasks.campaign.page import write
-    from flywheel_tasks.campaign.table import document
     from flywheel_tasks.pipeline.process import die_with_parent
 
     die_with_parent()
     place = _begun(_home(Path(), home))
-
-    def table() -> None:
-        write(place.results, document(place), others(place))
-
-    go(place, lambda line: console.print(line, markup=False), table)
+    go(place, lambda line: console.print(line, markup=False), lambda: _written(place))
+    _show(place, _written(place))
 
 
 @app.command()
@@ -111,10 +135,8 @@ def ablate(
 ) -> None:
     """Run the first two generations with something left out, for each of campaign.ablations."""
     from flywheel_tasks.campaign.ablations import begin
-    from flywheel_tasks.settings import load_settings
 
-    plan = load_settings(root / "params.yaml").campaign
-    for ablation in begin(_home(root, folder), root.resolve(), plan, only, root / _CACHE):
+    for ablation in begin(_home(root, folder), root.resolve(), _plan(root), only, root / _CACHE):
         console.print(f"Ablation {ablation.home.name}")
         _drive(ablation)
     if _home(root, folder).plan.exists():
@@ -127,7 +149,8 @@ def status(root: Root = Path(), folder: Home = None) -> None:
     from flywheel_tasks.campaign.clock import words_of
     from flywheel_tasks.campaign.drive import status as look
 
-    found = look(_begun(_home(root, folder)))
+    place = _begun(_home(root, folder))
+    found = look(place)
     grid = Table(title="Generations that are over", title_justify="left")
     for heading in ("generation", "gate", "what became of it", "why"):
         grid.add_column(heading)
@@ -137,7 +160,12 @@ def status(root: Root = Path(), folder: Home = None) -> None:
     left = "It is over." if found["over"] else f"About {words_of(found['seconds_left'])} left."
     console.print(f"{found['launches']} of {found['wanted']} launches. {left}")
     if found["now"]:
-        console.print(f"{found['now']['generation']}: {found['now']['step']}, since {found['now']['since']}")
+        ran = "" if found["running"] else "stopped in: "
+        now = found["now"]
+        console.print(f"{now['generation']}: {ran}{now['step']}, since {now['since']}", markup=False)
+    if not found["over"] and not found["running"]:
+        console.print("It does not run now; this goes on with it:")
+        console.print(f"flywheel campaign run --as-begun --folder {place.home}", markup=False)
 
 
 @app.command()
@@ -149,15 +177,5 @@ def table(
     ] = None,
 ) -> None:
     """Print a campaign's tables, and write them as JSON, Markdown and HTML into its results."""
-    from flywheel_tasks.campaign.ablations import others
-    from flywheel_tasks.campaign.page import write
-    from flywheel_tasks.campaign.table import document
-    from flywheel_tasks.campaign.text import markdown
-
     place = _begun(_home(root, folder))
-    found, more = document(place), others(place)
-    for path in beside or ():
-        more[path.name] = document(_begun(_home(root, path)))
-    write(place.results, found, more)
-    console.print(Markdown(markdown(found, more)))
-    console.print(f"{place.results / 'campaign.html'}, and .md and .json beside it")
+    _show(place, _written(place, beside or ()))

@@ -153,9 +153,9 @@ def start(root: Path, by: str) -> Experiment:
         by: who starts it.
 
     Raises:
-        LaunchError: the generation was launched with another model or verdict, or its test is over; model, verdict or
-            events are not what the plan is for, the tests that run leave it too few users, or the events of
-            ``ab.events`` could never be read (tables may come later), or tell a guardrail.
+        LaunchError: there is no plan; the generation was launched with another model or verdict, or its test is over;
+            model, verdict or events are not what the plan is for, the tests that run leave it too few users, or the
+            events of ``ab.events`` could never be read (tables may come later), or tell a guardrail.
         RegistryError: the registry refuses it (no matching approval, another test runs, ...).
     """
     plan = read_plan(root)

@@ -88,6 +88,13 @@ def simulate_traffic(root: Path, generation: str, say: Say) -> None:
     subprocess.run(command, cwd=root, check=True, env=runner.environment(), preexec_fn=die_with_parent)
 
 
+def _policy_decides(root: Path, settings: Settings) -> bool:
+    """Whether no person is asked; whose logs they are says the generation, for the settings may have changed since."""
+    here, by = current(root), settings.approval.local
+    simulated = here is not None and here.get("logs_source") == "simulated"
+    return by == "policy" or (by == "policy_if_simulated" and simulated)
+
+
 def _answer(root: Path, verdict: dict[str, Any]) -> Approval | None:
     """The recorded answer to the launch of this model on this verdict."""
     registry = open_registry(load_settings(root / "params.yaml").registry.location, root)

@@ -60,7 +60,8 @@ def heldout_cards(group: Heldout) -> tuple[Card, ...]:
 
     Args:
         group: ``characters``: persons whom no training card has, with instructions in the words of training cards;
-            ``wordings``: the characters of training cards, with instructions of the same kinds in other words.
+            ``wordings``: characters of training cards, with instructions in words that no training card has, and of
+            kinds that the character does not have there, so that to remember the character is of no help.
     """
     return _cards(f"heldout_{group}.jsonl")
 

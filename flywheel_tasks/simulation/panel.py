@@ -1,8 +1,9 @@
 """The panel: a fixed set of simulated people and cards that tells how much a model is really liked.
 
 It is known here only because the people are simulated; in life nobody has it. No traffic has these users, topics,
-characters or wordings, so nothing that learns can have seen them. Its rows hold the hidden utility: they go to the
-result table of a campaign and nowhere that a stage reads.
+characters or wordings, nor the lines in which these users take up a word or complain, so nothing that learns can have
+seen them; greetings and what leads up to a line ("Not really.") are those of the traffic. Its rows hold the hidden
+utility: they go to the result table of a campaign and nowhere that a stage reads.
 """
 
 import random
@@ -22,6 +23,7 @@ from flywheel_tasks.simulation.wording import emoji_count, words
 Group = Literal["training", "characters", "wordings"]
 GROUPS: tuple[Group, ...] = ("training", "characters", "wordings")
 TURNS = 2
+VERSION = 2  # of what it asks; rows of the first have none
 _SEED = 11  # of the panel; a campaign's own seed changes nothing here
 Row = dict[str, Any]
 
@@ -42,6 +44,7 @@ def _member(number: int, cards: Sequence[Card]) -> User:
 def _judge(group: Group, user: User, card: Card, history: Sequence[Turn], reply: str, turn: int) -> Row:
     obeyed = [obeys(check, reply) for check in checks_of(card)]
     return {
+        "panel": VERSION,
         "group": group,
         "user_id": user.user_id,
         "card_id": card.card_id,
@@ -91,5 +94,5 @@ def measure(sampler: Replies, users: int, progress: bool = False) -> list[Row]:
             rng = random.Random(f"panel|{_SEED}|{group}|{user.user_id}|{turn}")
             pleasure = row["utility"] + rng.gauss(0.0, user.mood)
             history.append({"role": "assistant", "content": reply})
-            history.append({"role": "user", "content": follow_up(user, history, pleasure, rng)})
+            history.append({"role": "user", "content": follow_up(user, history, pleasure, rng, heldout=True)})
     return rows

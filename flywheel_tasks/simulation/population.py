@@ -148,15 +148,17 @@ def _answer(reply: str, lines: Mapping[str, list[str]], rng: random.Random) -> l
     return [said, rng.choice(lines["more"])]
 
 
-def _pick_up(reply: str, rng: random.Random) -> str | None:
+def _pick_up(reply: str, lines: Sequence[str], rng: random.Random) -> str | None:
     """Takes up a word of the reply, a long one for choice."""
     found = [word for word in content_words(reply) if len(word) > 4 and word.isascii() and word.isalpha()]
     found = [word for word in found if not word.endswith(("ly", "ing", "ed"))]
     found = sorted(found, key=len, reverse=True)[:4]
-    return rng.choice(bank()["pick_up"]).format(word=rng.choice(found)) if found else None
+    return rng.choice(lines).format(word=rng.choice(found)) if found else None
 
 
-def follow_up(user: User, history: Sequence[Turn], pleasure: float, rng: random.Random) -> str:
+def follow_up(
+    user: User, history: Sequence[Turn], pleasure: float, rng: random.Random, *, heldout: bool = False
+) -> str:
     """What a user says to the last reply of a history.
 
     Args:
@@ -164,7 +166,9 @@ def follow_up(user: User, history: Sequence[Turn], pleasure: float, rng: random.
         history: turns, the last one the character's.
         pleasure: how much they liked that reply (utility with the moment's noise).
         rng: of the conversation.
+        heldout: take up words, and complain, in lines that no traffic has.
     """
+    part = "heldout_" if heldout else ""
     reply = history[-1]["content"]
     lines = _topic(rng.choice(user.topics))
     if user.careless and rng.random() < 0.5:
@@ -172,11 +176,13 @@ def follow_up(user: User, history: Sequence[Turn], pleasure: float, rng: random.
     if user.source == "internal" and rng.random() < 0.25:
         return _typed(user, [rng.choice(bank()["probes"])])
     if pleasure < -0.5 and rng.random() < 0.45:
-        return _typed(user, [rng.choice(bank()["annoyed"]), rng.choice(["", "", rng.choice(lines["asks"])])])
+        return _typed(
+            user, [rng.choice(bank()[f"{part}annoyed"]), rng.choice(["", "", rng.choice(lines["asks"])])]
+        )
     if "?" in reply and rng.random() < 0.65:
         parts = _answer(reply, lines, rng)
         return _typed(user, parts + ([rng.choice(lines["asks"])] if rng.random() < 0.35 else []))
-    picked = _pick_up(reply, rng) if rng.random() < 0.55 else None
+    picked = _pick_up(reply, bank()[f"{part}pick_up"], rng) if rng.random() < 0.55 else None
     if picked is not None:
         warm = rng.choice(bank()["pleased"]) if pleasure > 1.0 and rng.random() < 0.5 else ""
         return _typed(user, [warm, picked])

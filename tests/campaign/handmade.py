@@ -70,7 +70,7 @@ def record(number, *, champion="a", candidate="b", reasons=(), hard=False, teste
         if name != "cooperation"
         else {"champion": one, "candidate": one}
         for name in names
-    }
+    } | {"templated": {"champion": estimate(0.3), "candidate": estimate(0.15)}}
     rates = {source: estimate(0.7 if blocked else 0.58) for source in ("user", "internal", "all")}
     return {
         "generation": f"g{number:04d}",

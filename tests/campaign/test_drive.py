@@ -10,9 +10,10 @@ from flywheel_tasks.campaign.clock import Clock, words_of
 from flywheel_tasks.campaign.drive import records, run
 from flywheel_tasks.campaign.folder import CampaignError, Folder, create, override, write_settings
 from flywheel_tasks.cli import campaign as commands
+from flywheel_tasks.pipeline import process
 from flywheel_tasks.pipeline.graph import load_graph
 from flywheel_tasks.settings import Campaign, SettingsError, load_settings
-from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.storage.documents import read_json, write_json
 from tests.campaign.handmade import PLAN, PROJECT, analysis, digest, make_campaign, reason, record
 
 
@@ -219,6 +220,66 @@ def test_the_time_left_is_measured(tmp_path):
     assert words_of(5460) == "1 h 31 min"
 
 
+def test_an_over_optimised_launch_takes_no_launch_away(tmp_path):
+    hard = record(2, champion="b", candidate="a", hard=True, decision="rolled_back")
+    folder = make_campaign(tmp_path / "open", [record(1), hard], {"ceiling": False})
+    plan, found = Campaign.model_validate(PLAN), records(folder)
+    assert not drive.is_over(plan, found), "two are wanted, and one of these was made for the gate"
+    assert Clock(folder, plan, found).launches == 1
+    assert Clock(folder, plan, found).left("g0003") == 660
+
+
+def test_all_runs_of_a_step_are_counted_but_one_that_was_killed(folder, monkeypatch):
+    clock, ticks = Clock(folder, Campaign.model_validate(PLAN), []), iter([0.0, 5.0, 10.0, 17.0, 20.0, 21.0])
+    monkeypatch.setattr("flywheel_tasks.campaign.clock.time.monotonic", lambda: next(ticks))
+    with pytest.raises(ValueError, match="stage"), clock.step("g0001", "training"):
+        raise ValueError("a stage failed")
+    with clock.step("g0001", "training"):
+        pass
+    assert (clock.of("g0001"), clock.resumed("g0001")) == ({"training": 12.0}, False)
+    write_json(read_json(folder.now) | {"ended": False}, folder.now)  # as a kill leaves it
+    with clock.step("g0001", "panel"):
+        pass
+    assert (clock.of("g0001"), clock.resumed("g0001")) == ({"training": 12.0, "panel": 1.0}, True)
+    assert not clock.resumed("g0002")
+
+
+def test_a_generation_that_was_killed_says_so_and_tells_nothing_of_the_time_left(folder, monkeypatch):
+    World(folder, monkeypatch)
+    now = {"generation": "g0001", "step": "logs", "since": "then", "resumed": False, "ended": False}
+    write_json(now, folder.now)
+    run(folder, lambda line: None)
+    found = records(folder)
+    assert [record["resumed"] for record in found] == [True, False, False]
+    found[0]["seconds"] = {"a": 1.0}
+    assert Clock(folder, Campaign.model_validate(PLAN), found[:1]).left("g0009") == 2 * 20 * 60
+
+
+def test_status_tells_a_campaign_that_runs_from_one_that_was_stopped(folder, capsys):
+    write_json({"generation": "g0001", "step": "A/B test", "since": "then"}, folder.now)
+    assert drive.status(folder)["running"] is False
+    with drive._alone(folder):
+        assert drive.status(folder)["running"] is True
+        commands.status(folder.home, folder.home)
+        assert "does not run" not in capsys.readouterr().out
+    commands.status(folder.home, folder.home)
+    said = capsys.readouterr().out
+    assert "g0001: stopped in: A/B test, since then" in said
+    assert f"flywheel campaign run --as-begun --folder {folder.home}" in said
+
+
+def test_a_campaign_ends_with_its_tables_and_where_they_are(tmp_path, monkeypatch, capsys):
+    campaign = make_campaign(tmp_path / "done", [record(1)])
+    monkeypatch.setattr(process, "die_with_parent", lambda: None)
+    monkeypatch.setattr(drive, "run", lambda folder, say, after: None)
+    commands.drive(campaign.home)
+    said = capsys.readouterr().out
+    assert "## Beside the paper" in said
+    assert "| launches with positive lift | – | 7 of 8 | – | 1 of 1 |" in said
+    assert f"{campaign.results / 'campaign.html'}, and .md and .json beside it" in said
+    assert (campaign.results / "campaign.html").exists()
+
+
 def test_an_overlay_names_settings_that_exist_and_values_that_are_possible(folder):
     with pytest.raises(CampaignError, match=r"no rl\.stepz"):
         write_settings(folder, {"rl.stepz": 1})
@@ -257,6 +318,15 @@ def test_the_projects_campaign_can_be_made(tmp_path):
     (tmp_path / "mine/thesis.txt").write_text("do not touch")
     with pytest.raises(CampaignError, match="no campaign"):
         create(Folder(tmp_path / "mine"), PROJECT, plan, cache)
+
+
+@pytest.mark.parametrize("command", [commands.run, commands.ablate])
+def test_a_panel_whose_cards_would_not_count_alike_is_refused_before_anything_is_made(tmp_path, command):
+    text = (PROJECT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("panel_users: 40", "panel_users: 30"))
+    with pytest.raises(CampaignError, match="not a multiple of 20"):
+        command(tmp_path, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
 
 
 def test_a_campaign_goes_on_as_it_was_begun_whatever_the_settings_say_now(tmp_path, monkeypatch):

@@ -1,6 +1,14 @@
+import re
+from pathlib import Path
+
+import orjson
+import pytest
+
 from flywheel_tasks.simulation.panel import GROUPS, TURNS, cards_of, measure
-from flywheel_tasks.simulation.population import bank, make_population
-from tests.simulation.replies import PoolSampler
+from flywheel_tasks.simulation.population import answerable, bank, make_population
+from flywheel_tasks.simulation.rewriting import said_last
+from flywheel_tasks.storage.documents import read_jsonl
+from tests.simulation.replies import REPLIES, PoolSampler
 
 
 def test_everybody_talks_to_every_group_and_nobody_leaves():
@@ -26,6 +34,28 @@ def test_first_messages_are_the_same_for_every_model_and_of_topics_that_no_traff
     assert not any(line in text.lower() for line in said for text in asked)
     names = {user.user_id for user in make_population(11, 200, 0.3, cards_of("training"))}
     assert not names & {row["user_id"] for row in one}
+
+
+@pytest.mark.parametrize("pool", [REPLIES, ("My lantern fell into the harbour again. No matter.",)])
+def test_second_messages_have_no_line_to_which_anybody_wrote_a_reply_that_is_learned(pool):
+    asked = [row["prompt"] for row in measure(PoolSampler(pool), 40) if row["turn"] == 1]
+    assert [text for text in asked if said_last(text) is not None] == []
+    for part in ("pick_up", "annoyed"):
+        own, known = (set(bank()[name + part]) for name in ("heldout_", ""))
+        assert len(own) == len(known)
+        assert not {line.casefold() for line in own} & {line.casefold() for line in answerable()}
+    words = {word for row in asked for word in ("lantern", "harbour") if word in row}
+    assert pool is REPLIES or words == {"lantern", "harbour"}, "they take up words of the reply"
+
+
+def test_no_set_or_gold_item_knows_a_character_of_the_panel():
+    root = Path(__file__).resolve().parents[2]
+    unseen = cards_of("characters")
+    for path in (*root.glob("sets/*.jsonl"), *root.glob("gold_items/*.jsonl")):
+        for row in read_jsonl(path):
+            assert row["card"]["name"] not in {card.name for card in unseen}, (path.name, row)
+            said = orjson.dumps(row).decode().casefold()
+            assert not [card.name for card in unseen if re.search(rf"\b{card.name.casefold()}\b", said)], row
 
 
 def test_a_better_model_has_more_utility_and_follows_more():
