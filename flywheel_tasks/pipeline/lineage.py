@@ -49,7 +49,7 @@ def stage_hashes(root: Path, stage: str, kind: Literal["deps", "outs"]) -> dict[
 
 def stage_settings(root: Path, stage: str) -> dict[str, Any]:
     """The settings that a stage last ran with, by section; none where ``dvc.lock`` does not know the stage."""
-    return dict(_locked_stages(root).get(stage, {}).get("params", {}).get("params.yaml", {}))
+    return dict(_as_dvc_reads(root).get(stage, {}).get("params", {}).get("params.yaml", {}))
 
 
 def hashes(part: Part, kind: Literal["deps", "outs"]) -> dict[str, str]:
@@ -81,10 +81,15 @@ def part_of(root: Path, stage: str) -> dict[str, Any]:
     Raises:
         KeyError: it does not know the stage.
     """
-    from dvc.utils import serialize  # reads numbers as DVC does: 8e-05 is one
+    return dict(_as_dvc_reads(root)[stage])
+
+
+def _as_dvc_reads(root: Path) -> dict[str, Any]:
+    """The stages of ``dvc.lock`` with numbers as DVC reads them: its 8e-05 is text to YAML 1.1."""
+    from dvc.utils import serialize
 
     with dvc_locks.settled(root):
-        return dict(serialize.load_yaml(root / "dvc.lock")["stages"][stage])
+        return dict(serialize.load_yaml(root / "dvc.lock")["stages"])
 
 
 def take(root: Path, made: Mapping[str, Part]) -> None:

@@ -66,6 +66,16 @@ def test_only_what_a_user_changes_counts_and_settings_are_named_one_by_one(works
     ]
 
 
+def test_a_small_number_is_the_same_however_it_is_written(workspace):
+    root, said = workspace
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("learning_rate: 0.001", "learning_rate: 8.0e-5"))
+    locked = (root / "dvc.lock").read_text()
+    (root / "dvc.lock").write_text(locked.replace('"learning_rate": 0.001', '"learning_rate": 8e-05'))
+    said |= {"rl": [{"changed deps": {"params.yaml": {"rl": "modified"}}}]}
+    assert closed.changes(root) == []
+
+
 @pytest.mark.slow
 def test_a_launched_generation_goes_on_as_it_was_launched_or_not_at_all(
     tmp_path, make_workspace, monkeypatch
