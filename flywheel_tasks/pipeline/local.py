@@ -96,32 +96,27 @@ def _policy_decides(root: Path, settings: Settings) -> bool:
 
 
 def _answer(root: Path, verdict: dict[str, Any]) -> Approval | None:
-    """The recorded answer to the launch of this model on this verdict."""
-    registry = open_registry(load_settings(root / "params.yaml").registry.location, root)
-    shown = (verdict["model_digest"], file_digest(root / "gate/verdict.json"))
-    found = registry.state().approval("launch", verdict["generation"])
-    return found if found is not None and found.shown == shown else None
-
-
-def _approve_by_policy(root: Path, verdict: dict[str, Any]) -> bool:
-    """Record the approval that ``approval.local`` allows; True when the launch is approved."""
+    """The answer to the launch of this model on this verdict: a person's, else that of ``approval.local``, if any."""
     settings = load_settings(root / "params.yaml")
     registry = open_registry(settings.registry.location, root)
-    shown = (verdict["model_digest"], file_digest(root / "gate/verdict.json"))
-    if (found := _answer(root, verdict)) is not None:
-        return found.decision == "approve"
+    generation, shown = (
+        verdict["generation"],
+        (verdict["model_digest"], file_digest(root / "gate/verdict.json")),
+    )
+    found = registry.state().approval("launch", generation)
+    if found is not None and found.shown == shown:
+        return found
     if not _policy_decides(root, settings):
-        return False
-    made_from_the_champion(root, verdict["generation"])
-    registry.record_approval(
+        return None
+    made_from_the_champion(root, generation)
+    return registry.record_approval(
         "launch",
-        generation=verdict["generation"],
+        generation=generation,
         model_digest=shown[0],
         verdict_digest=shown[1],
         decision="approve",
         by="policy: approval.local, a gate that does not block",
-    )
-    return True
+    ).approval("launch", generation)
 
 
 def _open(root: Path, generation: str | None, seed: int | None, say: Say) -> tuple[str, bool]:
@@ -175,8 +170,8 @@ def run_generation(root: Path, *, generation: str | None, seed: int | None, say:
 
         decline_blocked(root, by="policy: a gate that blocks")
         return Outcome(name, "blocked", verdict)
-    if not _approve_by_policy(root, verdict):
-        answer = _answer(root, verdict)
+    answer = _answer(root, verdict)
+    if answer is None or answer.decision != "approve":
         return Outcome(name, "waiting" if answer is None else "declined", verdict, answer=answer)
     still_holds(root, name)
     runner.reproduce(root, "launch")

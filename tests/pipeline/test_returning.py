@@ -2,6 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -230,7 +231,7 @@ def test_a_run_does_not_go_on_with_another_generation_that_was_opened_meanwhile(
 
     monkeypatch.setattr(runner, "reproduce", reproduce)
     monkeypatch.setattr(local, "record", lambda *_: None)
-    monkeypatch.setattr(local, "_approve_by_policy", lambda *_: True)
+    monkeypatch.setattr(local, "_answer", lambda *_: SimpleNamespace(decision="approve"))
     monkeypatch.setattr("flywheel_tasks.annotation.round_trip.labels_ready", lambda _: {"enough": True})
     if before == "gate":
         text = (workspace / "params.yaml").read_text()
