@@ -46,9 +46,9 @@ def traffic(
     from datetime import UTC, datetime
 
     from flywheel_tasks.settings import load_settings
-    from flywheel_tasks.simulation.cards import load_cards
     from flywheel_tasks.simulation.events import card_events, write_partitions
     from flywheel_tasks.simulation.population import make_population
+    from flywheel_tasks.simulation.rule_sets import traffic_cards
     from flywheel_tasks.simulation.traffic import Arm, Schedule, parse_day, simulate
 
     settings = load_settings(root / "params.yaml")
@@ -56,7 +56,7 @@ def traffic(
     where = f"{root / 'params.yaml'}: simulation.start_date" if start_date is None else "--start-date"
     start = parse_day(start_date or plan.start_date, where)
     schedule = Schedule(f"traffic-{start}", start, plan.days, plan.turns, settings.seed)
-    cards = load_cards()
+    cards = traffic_cards(plan.rule_sets)
     arm = Arm("base", policy or _policy_id(model), _sampler(model, root))
     users = make_population(settings.seed, plan.users, plan.internal_share, cards)
     events = card_events(cards, datetime.combine(start, datetime.min.time(), UTC), schedule.run)
@@ -117,9 +117,9 @@ def ab(
     """Let simulated users talk to the two arms of an A/B test; users in no arm leave no logs."""
     from flywheel_tasks.online.assignment import assign
     from flywheel_tasks.settings import load_settings
-    from flywheel_tasks.simulation.cards import load_cards
     from flywheel_tasks.simulation.events import write_partitions
     from flywheel_tasks.simulation.population import User, make_population
+    from flywheel_tasks.simulation.rule_sets import traffic_cards
     from flywheel_tasks.simulation.traffic import Arm, Schedule, parse_day, simulate
     from flywheel_tasks.storage.documents import read_json
 
@@ -147,8 +147,9 @@ def ab(
         return None if name is None else arms[name]
 
     count = users or _ab_users(launch, sum(shares[source] for source in included), sim.users)
-    population = make_population(settings.seed, count, sim.internal_share, load_cards())
-    events = simulate(population, load_cards(), arm_of, schedule, progress=True)
+    cards = traffic_cards(sim.rule_sets)
+    population = make_population(settings.seed, count, sim.internal_share, cards)
+    events = simulate(population, cards, arm_of, schedule, progress=True)
     paths = write_partitions(events, out, run, schedule.start.isoformat())
     console.print(
         f"{len(events)} simulated events of the arms of {count} users in {len(paths)} partitions of {out}"
@@ -163,9 +164,11 @@ def panel(
     root: Root = Path(),
 ) -> None:
     """Measure a model by the hidden utility on people, characters and wordings that no traffic has."""
+    from flywheel_tasks.settings import load_settings
     from flywheel_tasks.simulation.panel import measure
     from flywheel_tasks.storage.documents import write_jsonl
 
-    rows = measure(_sampler(model, root), users, progress=True)
+    rule_sets = load_settings(root / "params.yaml").simulation.rule_sets
+    rows = measure(_sampler(model, root), users, rule_sets, progress=True)
     write_jsonl(rows, out)
     console.print(f"{len(rows)} replies to the panel of simulated users in {out}")

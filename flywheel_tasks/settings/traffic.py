@@ -45,6 +45,7 @@ class Simulation(Section):
     turns: Positive
     start_date: str
     days: Positive
+    rule_sets: Annotated[int, Field(ge=1, le=20)] = 1  # cards of each character, with different instructions
 
 
 class Ingest(Section):

@@ -3,7 +3,6 @@
 A card's instructions are plain sentences for the model; the check behind each sentence is known here only.
 """
 
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -11,23 +10,11 @@ from typing import Any, Literal
 import orjson
 
 from flywheel_tasks.chat.card import Card
+from flywheel_tasks.simulation.rules import Check, rules
 from flywheel_tasks.simulation.wording import content_words, stem
 
 Heldout = Literal["characters", "wordings"]
 _FILES = ("cards.jsonl", "heldout_characters.jsonl", "heldout_wordings.jsonl")
-
-
-@dataclass(frozen=True)
-class Check:
-    """What an instruction asks, in a form that code can test.
-
-    Attributes:
-        kind: one of :data:`flywheel_tasks.simulation.checks.KINDS`.
-        value: a number or a word, where the kind needs one.
-    """
-
-    kind: str
-    value: int | str | None = None
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
@@ -73,7 +60,8 @@ def _all_rows() -> tuple[dict[str, Any], ...]:
 
 @cache
 def _checks() -> dict[str, Check]:
-    return {
+    drawn = {text: rule.check for rule in rules() for text in rule.wordings}
+    return drawn | {
         item["text"]: Check(item["kind"], item.get("value"))
         for row in _all_rows()
         for item in row["instructions"]
@@ -83,6 +71,22 @@ def _checks() -> dict[str, Check]:
 @cache
 def _worlds() -> dict[str, frozenset[str]]:
     return {row["card_id"]: frozenset(stem(word) for word in row["world"]) for row in _all_rows()}
+
+
+def character_of(card_id: str) -> str:
+    """Id of the first card of a character of the traffic, of whom this is another; else the id itself.
+
+    Args:
+        card_id: of any card; other cards of ``harbor-mae`` are ``harbor-mae-2``, ``harbor-mae-3`` ...
+    """
+    first, dash, number = card_id.rpartition("-")
+    return first if dash and number.isdecimal() and first in _worlds() else card_id
+
+
+def emojis_of(card_id: str) -> str:
+    """Emoji of a character's world, for a card that asks for one; of one that is not of the traffic, a smile."""
+    found = (row.get("emoji") for row in _all_rows() if row["card_id"] == character_of(card_id))
+    return next(found, None) or "🙂"
 
 
 @lru_cache(maxsize=1024)
@@ -95,7 +99,7 @@ def world_of(card: Card) -> frozenset[str]:
     demanded = {
         stem(str(check.value)) for check in checks_of(card) if check.kind in ("mention", "start_word")
     }
-    return (_worlds().get(card.card_id, frozenset()) | traits) - demanded
+    return (_worlds().get(character_of(card.card_id), frozenset()) | traits) - demanded
 
 
 def check_of(instruction: str) -> Check | None:

@@ -4,7 +4,7 @@ import re
 
 import emoji
 
-from flywheel_tasks.simulation.cards import Check
+from flywheel_tasks.simulation.rules import Check
 from flywheel_tasks.simulation.wording import emoji_count, sentences, words
 
 _LIST_LINE = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)

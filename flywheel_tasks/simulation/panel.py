@@ -16,6 +16,7 @@ from flywheel_tasks.simulation.cards import checks_of, heldout_cards, load_cards
 from flywheel_tasks.simulation.checks import obeys
 from flywheel_tasks.simulation.events import short_id
 from flywheel_tasks.simulation.population import User, bank, follow_up, make_user, opener
+from flywheel_tasks.simulation.rule_sets import traffic_cards
 from flywheel_tasks.simulation.traffic import Replies
 from flywheel_tasks.simulation.utility import features, refuses, templated, utility
 from flywheel_tasks.simulation.wording import emoji_count, words
@@ -28,9 +29,17 @@ _SEED = 11  # of the panel; a campaign's own seed changes nothing here
 Row = dict[str, Any]
 
 
-def cards_of(group: Group) -> tuple[Card, ...]:
-    """The cards of a group: those of the traffic, unseen characters, or unseen wordings of instructions."""
-    return load_cards() if group == "training" else heldout_cards(group)
+def cards_of(group: Group, rule_sets: int = 1) -> tuple[Card, ...]:
+    """The cards of a group: of the traffic, unseen characters, or unseen wordings of instructions.
+
+    Args:
+        group: which.
+        rule_sets: cards of each character in the traffic; of these one a character is taken, of each number as many.
+    """
+    if group != "training":
+        return heldout_cards(group)
+    cards, characters = traffic_cards(rule_sets), len(load_cards())
+    return tuple(cards[(place % rule_sets) * characters + place] for place in range(characters))
 
 
 def _member(number: int, cards: Sequence[Card]) -> User:
@@ -62,7 +71,7 @@ def _judge(group: Group, user: User, card: Card, history: Sequence[Turn], reply:
     }
 
 
-def measure(sampler: Replies, users: int, progress: bool = False) -> list[Row]:
+def measure(sampler: Replies, users: int, rule_sets: int = 1, progress: bool = False) -> list[Row]:
     """Let the panel talk to a model: everybody for two turns in each group, whatever the model says.
 
     Nobody leaves, so every model answers as many messages. First messages are the same for every model; what a person
@@ -71,6 +80,7 @@ def measure(sampler: Replies, users: int, progress: bool = False) -> list[Row]:
     Args:
         sampler: of the model.
         users: people in each group, the same in all three.
+        rule_sets: cards of each character in the traffic.
         progress: show a bar for each turn.
 
     Returns:
@@ -78,7 +88,7 @@ def measure(sampler: Replies, users: int, progress: bool = False) -> list[Row]:
     """
     talks: list[tuple[Group, User, Card, list[Turn]]] = []
     for group in GROUPS:
-        cards = cards_of(group)
+        cards = cards_of(group, rule_sets)
         for number in range(users):
             user, card = _member(number, cards), cards[number % len(cards)]
             first = opener(user, card, random.Random(f"panel|{_SEED}|{group}|{number}"))

@@ -85,10 +85,11 @@ def make_user(seed: int, user_id: str, source: Literal["internal", "user"], card
         seed: of the population.
         user_id: their id.
         source: of their traffic.
-        cards: characters to choose from; earlier ones are more popular.
+        cards: to choose from; earlier characters are more popular, and all cards of one as much.
     """
     rng = random.Random(f"user|{seed}|{user_id}")
-    popularity = [1.0 / (rank + 6) for rank in range(len(cards))]
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(card.name for card in cards))}
+    popularity = [1.0 / (ranks[card.name] + 6) for card in cards]
     chosen = dict.fromkeys(card.card_id for card in rng.choices(cards, popularity, k=3))
     return User(
         user_id=user_id,

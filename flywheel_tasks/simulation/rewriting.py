@@ -13,19 +13,21 @@ from importlib.resources import files
 import orjson
 
 from flywheel_tasks.chat.card import Card, Turn
-from flywheel_tasks.simulation.cards import checks_of, load_cards
-from flywheel_tasks.simulation.checks import obeys
+from flywheel_tasks.simulation.cards import character_of, checks_of, emojis_of, load_cards
+from flywheel_tasks.simulation.obeying import obeying
 from flywheel_tasks.simulation.population import answerable
+from flywheel_tasks.simulation.rules import Check
 
 WORD = "{w}"  # in a reply: the word of the character's that the user took up
 
 
 @cache
 def answers_of(card_id: str) -> Mapping[str, tuple[str, ...]]:
-    """The written replies of a character, by the line of the bank that they answer; none for an unknown one."""
-    if card_id not in {card.card_id for card in load_cards()}:  # an id of somebody's logs is no path
+    """The written replies of a card's character, by the line of the bank that they answer; none for an unknown one."""
+    first = character_of(card_id)
+    if first not in {card.card_id for card in load_cards()}:  # an id of somebody's logs is no path
         return {}
-    path = files("flywheel_tasks.simulation").joinpath("answers", f"{card_id}.jsonl")
+    path = files("flywheel_tasks.simulation").joinpath("answers", f"{first}.jsonl")
     rows = map(orjson.loads, path.read_text(encoding="utf-8").splitlines())
     return {row["to"]: tuple(row["replies"]) for row in rows}
 
@@ -80,5 +82,44 @@ def rewrite(card: Card, history: Sequence[Turn], reply: str, rng: random.Random)
     line, word = said
     before = {turn["content"] for turn in history} | {reply}
     texts = [text.replace(WORD, word or "") for text in answers_of(card.card_id).get(line, ())]
-    free = [text for text in texts if text not in before and all(obeys(c, text) for c in checks_of(card))]
+    free = [text for text in (written_for(card, text, rng) for text in texts) if text and text not in before]
     return rng.choice(free) if free else None
+
+
+def written_for(card: Card, text: str, rng: random.Random) -> str | None:
+    """What the character says by its first card, as another of its cards demands it.
+
+    Args:
+        card: of the traffic.
+        text: a reply that obeys the character's first card.
+        rng: for the choices.
+
+    Returns:
+        the reply, or None if it cannot be made to obey.
+    """
+    return obeying(
+        text,
+        checks_of(card),
+        _first_checks(character_of(card.card_id)),
+        emojis=emojis_of(card.card_id),
+        common=_common_words(),
+        rng=rng,
+    )
+
+
+@cache
+def _first_checks(character: str) -> tuple[Check, ...]:
+    return next((checks_of(card) for card in load_cards() if card.card_id == character), ())
+
+
+@cache
+def _common_words() -> frozenset[str]:
+    """Words that stand with a small letter somewhere: no names."""
+    texts = (
+        text
+        for card in load_cards()
+        for replies in answers_of(card.card_id).values()
+        for text in replies
+        if not any(check.kind == "lowercase" for check in checks_of(card))
+    )
+    return frozenset(word for text in texts for word in re.findall(r"(?<!\w)[a-z']+", text))
