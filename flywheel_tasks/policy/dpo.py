@@ -194,7 +194,14 @@ def run(io: StageIO) -> Mapping[str, Any]:
     names = [f"dpo: pair {pairs[index].pair_id}" for index in order]
     endings = check_trainer(trainer, names, tokenizer.eos_token_id, section.max_tokens)
     with vocabulary_at_labels():
-        trained = train(trainer, io, curve=io.out("plots/dpo.csv"), columns=CURVE, must_move=("lora_B",))
+        trained = train(
+            trainer,
+            io,
+            curve=io.out("plots/dpo.csv"),
+            columns=CURVE,
+            longest_row=max(lengths),
+            must_move=("lora_B",),
+        )
     assert isinstance(trainer.model, PeftModel)
     probe = rows[0]["prompt_ids"] + rows[0]["chosen_ids"]
     merge_to_full(trainer.model, tokenizer, io.out("models/policy_dpo"), probe=probe)

@@ -197,6 +197,7 @@ def _train(
         io,
         curve=io.out("plots/rl.csv"),
         columns=curve_columns(section, rewards),
+        longest_row=io.settings.prompt.max_tokens + io.settings.sampling.max_new_tokens,
         must_move=("lora_B",),
         stopped_at=lambda: safe.stopped_at() or watch.stopped_at(),
     )

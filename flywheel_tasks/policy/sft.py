@@ -91,7 +91,14 @@ def run(io: StageIO) -> Mapping[str, Any]:
     called = [f"sft: {examples[index].mix} of prompt {examples[index].prompt.prompt_id}" for index in order]
     endings = check_trainer(trainer, called, tokenizer.eos_token_id, section.max_tokens)
     with vocabulary_at_labels():
-        trained = train(trainer, io, curve=io.out("plots/sft.csv"), columns=CURVE, must_move=("lora_B",))
+        trained = train(
+            trainer,
+            io,
+            curve=io.out("plots/sft.csv"),
+            columns=CURVE,
+            longest_row=max(lengths(rows)),
+            must_move=("lora_B",),
+        )
     assert isinstance(trainer.model, PeftModel)
     merge_to_full(trainer.model, tokenizer, io.out("models/policy_sft"), probe=rows[0]["input_ids"])
     return {

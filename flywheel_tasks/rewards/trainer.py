@@ -183,7 +183,8 @@ def train_rows(
     )
     lowest = next(name for name, _ in model.named_parameters())
     moves = ("score", "lora_B" if section.lora else lowest)
-    metrics = train(trainer, io, curve=curve, columns=CURVE, must_move=moves)
+    longest = max(len(row.prompt) + len(row.better) + len(row.worse) for row in rows)
+    metrics = train(trainer, io, curve=curve, columns=CURVE, longest_row=longest, must_move=moves)
     online = [entry["accuracy"] for entry in trainer.state.log_history if "accuracy" in entry]
     probe = [*rows[0].prompt, *rows[0].better]
     assert isinstance(trainer.model, PeftModel | PreTrainedModel)

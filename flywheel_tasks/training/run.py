@@ -5,6 +5,7 @@ import csv
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from flywheel_tasks.pipeline.launcher import (
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.training.checkpoints import SealCheckpoints, last_complete_checkpoint
+from flywheel_tasks.training.cpu_steps import fast_steps
 from flywheel_tasks.training.precision import repeatable, resolve_dtype
 from flywheel_tasks.training.progress import ShowProgress
 from flywheel_tasks.training.tracker import tracker_callbacks
@@ -194,6 +196,12 @@ def without_autocast(trainer: Trainer) -> None:
     trainer.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
+def _fast_steps(trainer: Trainer, longest: int | None) -> AbstractContextManager[None]:
+    assert trainer.model is not None
+    rows = trainer.args.per_device_train_batch_size
+    return fast_steps(trainer.model, bfloat16=trainer.args.bf16, rows=rows, longest=longest)
+
+
 def _restore(trainer: Trainer, checkpoint: Path) -> None:
     """Weights and history of a run that was ended on purpose at this checkpoint, without training on."""
     trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
@@ -206,6 +214,7 @@ def train(
     *,
     curve: Path,
     columns: Sequence[str] = ("loss", "grad_norm", "learning_rate"),
+    longest_row: int | None = None,
     planned_steps: int | None = None,
     must_move: Sequence[str] = (),
     stopped_at: Callable[[], int | None] = lambda: None,
@@ -224,6 +233,7 @@ def train(
         io: the stage.
         curve: CSV to write: ``step`` and ``columns``, one row a step; no times.
         columns: keys of the trainer's log.
+        longest_row: most tokens of a row, on which it depends how a CPU computes attention.
         planned_steps: optimiser steps that must be done; by default the ``max_steps`` of the arguments.
         must_move: parts of parameter names that must have changed, such as ``score`` for a new head.
         stopped_at: the step at which a callback has ended the run on purpose, or None; asked before the run (a
@@ -257,7 +267,7 @@ def train(
     if checkpoint is not None and checkpoint.name == f"checkpoint-{stopped_at()}":
         _restore(trainer, checkpoint)  # resuming would do one step more
     else:
-        with repeatable():
+        with repeatable(), _fast_steps(trainer, longest_row):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     _gather(trainer, whole)
