@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flywheel_tasks.pipeline import earlier_pairs
+from flywheel_tasks.pipeline.reward_model_pin import KINDS
 from flywheel_tasks.settings import SPLITS, load_settings
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest, tree_digests
+from flywheel_tasks.storage.fast_yaml import load_yaml
 from flywheel_tasks.storage.objects import Exists, open_store
 
 _NAME = "trained-on-"
@@ -104,11 +106,11 @@ def checkpoints_of(root: Path, users: Collection[str]) -> dict[str, list[Checkpo
         users: their hashes.
     """
     store = open_store(load_settings(root / "params.yaml").registry.location, root)
-    records, parents = list[_Trained](), dict[str, str]()
+    records, parents = list[_Trained](), dict[str, list[str]]()
     for key in store.list("generations/"):
         _, generation, name = key.split("/", 2)
         if name == "inputs.json":
-            parents[generation] = orjson.loads(store.get(key))["generation"]["champion"]["model"]
+            parents[generation] = _parents(orjson.loads(store.get(key)))
         elif name.startswith(_NAME):
             records.append(_trained(generation, orjson.loads(store.get(key)), users))
     here, by_split = None, users_by_split(root)
@@ -118,19 +120,29 @@ def checkpoints_of(root: Path, users: Collection[str]) -> dict[str, list[Checkpo
     return {user: _known_by(user, records, parents, here) for user in users}
 
 
+def _parents(bundle: Mapping[str, Any]) -> list[str]:
+    """The generations that one starts from: its champion's, and its reward models' by the settings of its opening."""
+    found = [str(bundle["generation"]["champion"]["model"])]
+    params = load_yaml(bundle.get("params", "{}"))
+    starts = {params.get(f"{kind}_rm", {}).get("start") for kind in KINDS}
+    before = (bundle.get("reward_models") or {}).get("generation")
+    return [*found, before] if before is not None and "earlier" in starts else found
+
+
 def _here(root: Path, users: dict[str, list[str]]) -> dict[str, Any]:
     return {"model": tree_digest(root / "models/policy"), "others": _digests(root), "users": users}
 
 
 def _known_by(
-    user: str, records: Sequence[_Trained], parents: Mapping[str, str], here: _Trained | None
+    user: str, records: Sequence[_Trained], parents: Mapping[str, Sequence[str]], here: _Trained | None
 ) -> list[Checkpoint]:
     found = [one for record in records for one in record.checkpoints(user)]
     tainted, digests = {one.generation for one in found}, {one.digest for one in found}
-    for generation, parent in sorted(parents.items()):
-        if parent in tainted and generation not in tainted:
+    for generation, those in sorted(parents.items()):
+        known = [parent for parent in those if parent in tainted]
+        if known and generation not in tainted:
             tainted.add(generation)
-            found.append(Checkpoint(generation, "all of this generation", f"starts from {parent}"))
+            found.append(Checkpoint(generation, "all of this generation", f"starts from {known[0]}"))
     if here is not None and here.model not in digests:
         found += here.checkpoints(user)
     return sorted(found)

@@ -1,16 +1,18 @@
-"""A reward model against that of the last launched generation, on the same held-out pairs.
+"""The reward model of the last launched generation: training starts from it, and is measured against it.
 
 Two models that are measured on different pairs cannot be told apart by their accuracies. So the earlier model, which is
 placed into ``inputs/`` when the generation is opened, scores this generation's pairs, and the difference is taken pair
 by pair. Before the first launch there is none: then the metrics say so, and nothing is measured.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import expit
+from transformers import AutoConfig
 
 from flywheel_tasks.curation.split import split_of
 from flywheel_tasks.evaluation.intervals import Estimate
@@ -24,6 +26,14 @@ from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json
 
 PIN = "inputs/reward_models.json"
+_SHAPE = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
 ALL_TRAINED_ON = "the earlier model was trained on every user of these pairs"
 
 
@@ -57,21 +67,78 @@ def against_earlier(
         EarlierModelError: the files are not what was pinned.
     """
     pinned = read_json(io.dep(PIN))
-    model = pinned["models"].get(kind)
-    if model is None:
+    folder = _pinned_folder(io, kind, pinned)
+    if folder is None:
         return {"generation": pinned["generation"], **_unmeasured(pinned["reason"])}
-    folder = io.root / model["path"]
-    found = tree_digest(folder) if folder.is_dir() else "missing"
-    if found != model["digest"]:
-        raise EarlierModelError(
-            f"{folder} is {found}, pinned is {model['digest']}; open the generation again"
-        )
     fair = [i for i, pair in enumerate(pairs) if not _trained_on(pair, pinned["split"])]
     about = {"generation": pinned["generation"], "left_out_trained_on": len(pairs) - len(fair)}
     if not fair:
         return {**about, **_unmeasured(ALL_TRAINED_ON)}
     kept = [pairs[i] for i in fair]
     return {**about, **gains([margins[i] for i in fair], margins_of(folder, kept), kept)}
+
+
+def _pinned_folder(io: StageIO, kind: Kind, pinned: Mapping[str, Any]) -> Path | None:
+    model = pinned["models"].get(kind)
+    if model is None:
+        return None
+    folder = io.root / model["path"]
+    found = tree_digest(folder) if folder.is_dir() else "missing"
+    if found != model["digest"]:
+        raise EarlierModelError(
+            f"{folder} is {found}, pinned is {model['digest']}; open the generation again"
+        )
+    return folder
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a reward model's training starts from.
+
+    Attributes:
+        folder: of the weights.
+        account: ``generation`` of the model (None: the first policy), and the ``reason`` why not an earlier one.
+    """
+
+    folder: Path
+    account: dict[str, Any]
+
+
+def start_of(io: StageIO, kind: Kind, wanted: Literal["base", "earlier"]) -> Start:
+    """The last launched generation's model, if it is wanted and can be, else the first policy.
+
+    A model that knows users whom this generation measures on would flatter itself, so it must have had this
+    generation's rule of splitting them; and it must be of the same architecture, as it is not after a change of the
+    first policy.
+
+    Args:
+        io: the stage; it declares ``models/base``, ``inputs/reward_models.json`` and the setting ``split``.
+        kind: of the model.
+        wanted: the setting.
+
+    Raises:
+        EarlierModelError: the files are not what was pinned.
+    """
+    base = io.dep("models/base")
+    pinned = read_json(io.dep(PIN))
+    folder = _pinned_folder(io, kind, pinned) if wanted == "earlier" else None
+    split = {"salt": io.settings.split.salt, "shares": dict(io.settings.split.shares)}
+    if wanted == "base":
+        reason = "the setting start"
+    elif folder is None:
+        reason = pinned["reason"]
+    elif pinned["split"] != split:
+        reason = f"{pinned['generation']} split users by another rule"
+    elif _shape(folder) != _shape(base):
+        reason = f"{pinned['generation']} has another architecture than models/base"
+    else:
+        return Start(folder, {"generation": pinned["generation"], "reason": None})
+    return Start(base, {"generation": None, "reason": reason})
+
+
+def _shape(folder: Path) -> list[Any]:
+    text = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    return [getattr(text, name, None) for name in _SHAPE]
 
 
 def _unmeasured(reason: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.rewards.agreement import agreement
-from flywheel_tasks.rewards.earlier import against_earlier
+from flywheel_tasks.rewards.earlier import against_earlier, start_of
 from flywheel_tasks.rewards.earlier_pairs import Found, earlier_pairs
 from flywheel_tasks.rewards.encoding import Kind, Limits, at_limit, reward_tokenizer
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs, require
@@ -97,11 +97,13 @@ def train_and_measure(
     if not rows:
         raise PairError(f"{path}: every reward_train pair is equal within {section.max_tokens} tokens")
     out = io.out(f"models/{recipe.kind}_rm")
+    start = start_of(io, recipe.kind, section.start)
     trained = train_rows(
         io,
         section,
         rows,
         limits,
+        start=start.folder,
         tokenizer=tokenizer,
         out=out,
         curve=io.out(f"plots/{recipe.kind}_rm.csv"),
@@ -117,6 +119,7 @@ def train_and_measure(
         "train": trained.metrics
         | {"pairs": len(rows), "left_out_as_equal": len(equal)}
         | ({"replies_at_limit": replies_at_limit(rows, limits)} if recipe.kind == "pointwise" else {}),
+        "start": start.account,
         "pairs": {"own": len(own), "earlier": len(before.pairs), "by_generation": before.account},
         "heldout": agreement(heldout, margins) | {"surface": one_feature([*own, *before.pairs], heldout)},
         "earlier": against_earlier(io, recipe.kind, heldout, margins, margins_of),

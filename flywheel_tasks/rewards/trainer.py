@@ -136,6 +136,7 @@ def train_rows(
     rows: Sequence[Row],
     limits: Limits,
     *,
+    start: Path,
     tokenizer: PreTrainedTokenizerBase,
     out: Path,
     curve: Path,
@@ -143,10 +144,11 @@ def train_rows(
     """Train on comparisons and save the merged model.
 
     Args:
-        io: the stage; reads ``models/base``.
+        io: the stage.
         section: its settings.
         rows: comparisons, at least one.
         limits: saved as ``scorer.json``.
+        start: folder of the weights to start from, a policy's or a reward model's.
         tokenizer: from :func:`flywheel_tasks.rewards.encoding.reward_tokenizer`.
         out: folder for the model.
         curve: CSV for the training curve.
@@ -156,8 +158,8 @@ def train_rows(
     """
     _check_ends(io.stage.name, rows, tokenizer.eos_token_id)
     set_threads(io.settings.compute)
-    set_seed(io.settings.seed)  # the head is new: its first values depend on the seed
-    model = load_backbone(io.dep("models/base"), tokenizer.pad_token_id)
+    set_seed(io.settings.seed)  # a new head's first values depend on the seed
+    model = load_backbone(start, tokenizer.pad_token_id)
     before = head(model)
     check_packing(model, _longest_group(rows), tokenizer.pad_token_id)
     ordered = _ordered(rows, section.batch_size, section.epochs, io.settings.seed)

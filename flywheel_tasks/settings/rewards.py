@@ -25,8 +25,13 @@ class EarlierPairs(Section):
 
 
 class PreferenceModel(Training):
-    """What both reward models have. ``lora``: null trains the whole backbone; choose a smaller learning rate then."""
+    """What both reward models have.
 
+    ``lora``: null trains the whole backbone; choose a smaller learning rate then. ``start``: the weights that training
+    starts from, those of the first policy, or of the last launched generation's model where there is one.
+    """
+
+    start: Literal["base", "earlier"] = "base"
     lora: Lora | None  # type: ignore[assignment]
     earlier_pairs: EarlierPairs
 

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import orjson
 import pytest
 import yaml
 from filelock import FileLock, Timeout
@@ -225,6 +226,23 @@ def test_models_trained_on_the_user_and_on_top_of_those_are_listed(workspace):
     assert "models named above" in output
     assert "models named above" not in call(workspace, "nobody")
     assert models_of(workspace, KEY.hashed(GONE)) == found, "also when the tables are clean"
+
+
+def test_reward_models_that_go_on_from_those_of_a_launch_that_was_rolled_back_are_listed(workspace):
+    registry = open_registry("registry", workspace)
+    trained_on.record(workspace, "g0002")
+    for generation, start in (("g0003", "earlier"), ("g0004", "base")):
+        bundle = {
+            "generation": {"champion": {"model": "g0001"}},
+            "reward_models": {"generation": "g0002"},
+            "params": f"pointwise_rm: {{start: {start}}}\npairwise_rm: {{start: base}}\n",
+        }
+        registry.put_generation(generation, "inputs.json", orjson.dumps(bundle))
+    found = models_of(workspace, KEY.hashed(GONE))
+    assert [(one.generation, one.why) for one in found] == [
+        ("g0002", "policy_train"),
+        ("g0003", "starts from g0002"),
+    ]
 
 
 def test_a_user_of_whom_nothing_is_found_is_no_quiet_success(workspace):

@@ -1,5 +1,6 @@
 """A reward model against the last launched generation's, on the same pairs."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,10 @@ from flywheel_tasks.curation.split import split_of
 from flywheel_tasks.evaluation.gate_rules import FILE, load_rules
 from flywheel_tasks.evaluation.rules import apply
 from flywheel_tasks.rewards.agreement import by_set
-from flywheel_tasks.rewards.earlier import PIN, EarlierModelError, against_earlier, gains
+from flywheel_tasks.rewards.earlier import PIN, EarlierModelError, against_earlier, gains, start_of
 from flywheel_tasks.rewards.pairs import Pair, parse_pairs
 from flywheel_tasks.storage.digests import tree_digest
-from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.storage.documents import read_json, write_json
 from tests.conftest import PROJECT
 from tests.rewards.conftest import planted_rows
 
@@ -149,3 +150,53 @@ def test_without_an_earlier_model_the_metrics_say_so(reward_io: Callable[..., An
     assert first["generation"] is None
     assert first["accuracy_gain"]["value"] is None
     assert first["accuracy_gain"]["reason"] == "no earlier model: no generation was launched before"
+
+
+@pytest.fixture
+def placed(reward_io: Callable[..., Any], tiny_models: Path) -> Any:
+    """The pointwise stage with an earlier model of the same split, which is the tiny policy itself."""
+    io = reward_io("train_pointwise_rm")
+    folder = io.root / "inputs/earlier_pointwise_rm"
+    shutil.copytree(tiny_models / "base", folder)
+    split = {"salt": io.settings.split.salt, "shares": dict(io.settings.split.shares)}
+    model = {"path": "inputs/earlier_pointwise_rm", "digest": tree_digest(folder)}
+    document = {"generation": "g0007", "models": {"pointwise": model}, "split": split, "reason": "none"}
+    write_json(document, io.root / PIN)
+    return io
+
+
+def test_training_starts_from_the_earlier_model_if_it_is_wanted(placed: Any) -> None:
+    found = start_of(placed, "pointwise", "earlier")
+    assert found.folder == placed.root / "inputs/earlier_pointwise_rm"
+    assert found.account == {"generation": "g0007", "reason": None}
+    base = start_of(placed, "pointwise", "base")
+    assert (base.folder, base.account["generation"]) == (placed.root / "models/base", None)
+
+
+def test_it_starts_from_the_first_policy_where_the_earlier_model_cannot_be_gone_on_with(placed: Any) -> None:
+    pinned = read_json(placed.root / PIN)
+    other_rule = {**pinned, "split": {**pinned["split"], "salt": "another"}}
+    for document, reason in (
+        (other_rule, "g0007 split users by another rule"),
+        ({**pinned, "split": None}, "g0007 split users by another rule"),
+        ({**pinned, "models": {}, "reason": "lost"}, "lost"),
+    ):
+        write_json(document, placed.root / PIN)
+        found = start_of(placed, "pointwise", "earlier")
+        assert (found.folder, found.account["reason"]) == (placed.root / "models/base", reason)
+
+
+def test_a_model_of_another_architecture_is_not_gone_on_with(placed: Any) -> None:
+    path = placed.root / "inputs/earlier_pointwise_rm/config.json"
+    write_json({**read_json(path), "hidden_size": 8}, path)
+    pinned = read_json(placed.root / PIN)
+    pinned["models"]["pointwise"]["digest"] = tree_digest(path.parent)
+    write_json(pinned, placed.root / PIN)
+    assert "another architecture" in start_of(placed, "pointwise", "earlier").account["reason"]
+
+
+def test_other_files_than_were_pinned_are_not_started_from(placed: Any) -> None:
+    (placed.root / "inputs/earlier_pointwise_rm/config.json").write_bytes(b"{}")
+    with pytest.raises(EarlierModelError, match="pinned is sha256:"):
+        start_of(placed, "pointwise", "earlier")
+    start_of(placed, "pointwise", "base")

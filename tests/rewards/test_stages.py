@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,8 +17,10 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from flywheel_tasks.chat.prompt import reply_ids
+from flywheel_tasks.pipeline import earlier_pairs
 from flywheel_tasks.rewards import encoding, pairwise, pointwise, recipe
 from flywheel_tasks.rewards.backbone import load_backbone
+from flywheel_tasks.rewards.earlier import PIN
 from flywheel_tasks.rewards.encoding import Limits, encode_comparisons, encode_replies, reward_tokenizer
 from flywheel_tasks.rewards.pairs import PairError, load_pairs
 from flywheel_tasks.rewards.pairwise import choose_pairs
@@ -26,6 +29,7 @@ from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.rewards.trainer import _ordered
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.storage.digests import tree_digest
+from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.training.run import TrainingError
 from tests.rewards.conftest import planted_rows, save_untrained
 
@@ -108,6 +112,30 @@ def test_in_bfloat16_the_trained_model_is_what_is_saved(
     assert {
         value.dtype for value in load_file(io.out(f"models/{section}") / "model.safetensors").values()
     } == {torch.float32}
+
+
+@pytest.mark.parametrize("section", STAGES)
+def test_training_goes_on_from_the_earlier_generations_model(
+    section: str, trained: Callable[[str], Run], reward_io: Callable[..., Any], tmp_path: Path
+) -> None:
+    """One hardly moving step: the model is the earlier one, head and all, and no new one."""
+    first, root = trained(section), tmp_path / "next"
+    split = {"salt": first.io.settings.split.salt, "shares": dict(first.io.settings.split.shares)}
+    kind, place = section.removesuffix("_rm"), f"inputs/earlier_{section}"
+    shutil.copytree(first.model, root / place)
+    pinned = {"path": place, "digest": tree_digest(root / place)}
+    write_json({"generation": "g0001", "models": {kind: pinned}, "split": split, "reason": None}, root / PIN)
+    earlier_pairs.write_none(root)
+    little = STAGES[section][1] | {"epochs": 0.05, "learning_rate": 1e-7, "start": "earlier"}
+    settings = {f"{section}.{key}": value for key, value in little.items()}
+    rows = planted_rows(48, "reward_train") + planted_rows(24, "reward_heldout")
+    io = reward_io(f"train_{section}", settings | {"compute.precision": "float32"}, rows, root)
+    metrics = STAGES[section][0].run(io)
+    assert metrics["start"] == {"generation": "g0001", "reason": None}
+    assert metrics["heldout"]["accuracy"] == first.metrics["heldout"]["accuracy"]
+    assert metrics["head_moved"] < 1e-3
+    assert first.metrics["start"]["generation"] is None
+    assert first.metrics["head_moved"] > 1e-2
 
 
 @pytest.mark.parametrize("section", STAGES)
