@@ -21,6 +21,7 @@ from flywheel_tasks.settings import load_settings
 from flywheel_tasks.storage.digests import file_digest
 from flywheel_tasks.storage.documents import read_json, write_json
 from flywheel_tasks.storage.registry_state import Experiment
+from flywheel_tasks.storage.simulated import MARKER
 
 BY = "policy: campaign"
 Answer = tuple[Literal["promoted", "rolled_back"], str]
@@ -80,7 +81,7 @@ def run_test(root: Path, generation: str) -> dict[str, Any]:
 
 def is_written(location: Path, run: str) -> bool:
     """Whether the simulation wrote all partitions of a run (its marker names them before it writes them)."""
-    marker = location / "simulated.json"
+    marker = location / MARKER
     found = read_json(marker)["runs"].get(run) if marker.exists() else None
     return found is not None and all((location / path).exists() for path in found["partitions"])
 

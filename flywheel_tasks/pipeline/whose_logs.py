@@ -14,10 +14,10 @@ from flywheel_tasks.pipeline.generation_ids import GenerationError
 from flywheel_tasks.settings import Settings
 from flywheel_tasks.storage.fast_yaml import load_yaml
 from flywheel_tasks.storage.registry import Registry
+from flywheel_tasks.storage.simulated import MARKER
 from flywheel_tasks.storage.urls import shown
 
 BUNDLE = "inputs.json"  # what a generation was opened with, in the registry
-MARKER = "simulated.json"  # in a folder that the simulation writes to
 
 
 def bundle_of(registry: Registry, generation: str) -> dict[str, Any]:

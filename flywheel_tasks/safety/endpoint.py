@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from flywheel_tasks.chat.server_answers import asks_again
 from flywheel_tasks.safety.classifier import SafetyError, Scores
 
 TOKEN = "FLYWHEEL_SAFETY_TOKEN"  # noqa: S105 (the name of a variable)
@@ -16,8 +17,9 @@ _PAUSE = 0.2  # seconds before the first repeat; doubled each time
 class HttpClassifier:
     """Asks an endpoint in batches.
 
-    Server errors, refused connections and timeouts are tried again; anything else is final. The bearer token, if
-    there is one, comes from ``FLYWHEEL_SAFETY_TOKEN``.
+    Server errors, refused connections, timeouts and "not now" are tried again, soon, however long the server would have
+    it wait: the gateway asks within a request of a user's. Anything else is final. What a server says beside its status
+    is not shown, for it may repeat the texts. The bearer token, if there is one, comes from ``FLYWHEEL_SAFETY_TOKEN``.
 
     Args:
         url: of the endpoint.
@@ -55,7 +57,7 @@ class HttpClassifier:
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
                 continue
-            if answer.status_code >= 500 or answer.status_code == 429:
+            if asks_again(answer.status_code):
                 problem = f"status {answer.status_code}"
                 continue
             return self._scores(answer)

@@ -29,6 +29,7 @@ from flywheel_tasks.serving.workers import process_name
 from flywheel_tasks.settings import Settings, load_settings
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.storage.registry_state import ModelRef
+from flywheel_tasks.storage.simulated import MARKER
 
 _log = logging.getLogger(__name__)
 _PUBLISH_SECONDS = 1.0
@@ -36,8 +37,6 @@ _LAST_WORDS_SECONDS = 2.0
 _ROUTING_SECONDS = 3.0  # from the check of a message to the call of its model, at most
 # Word lists take microseconds; a model in this process is asked by one thread at a time.
 _SAFETY_THREADS = {"words": 0, "local": 1, "http": 32}
-# Written into a folder of simulated traffic; real conversations never go there.
-_SIMULATED = "simulated.json"
 
 
 class GatewayError(RuntimeError):
@@ -48,7 +47,7 @@ def _logs_folder(root: Path, settings: Settings) -> Path:
     if "://" in settings.serve.logs:
         raise GatewayError(f"serve.logs is {settings.serve.logs}: the gateway writes to a folder")
     folder = root / settings.serve.logs
-    if (folder / _SIMULATED).exists():
+    if (folder / MARKER).exists():
         raise GatewayError(
             f"{folder} (serve.logs) holds simulated traffic; real conversations need another folder"
         )

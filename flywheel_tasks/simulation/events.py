@@ -13,9 +13,9 @@ import orjson
 from flywheel_tasks.chat.card import Card
 from flywheel_tasks.storage.atomic import atomic_path
 from flywheel_tasks.storage.documents import read_json, write_json
+from flywheel_tasks.storage.simulated import MARKER
 
 Event = dict[str, Any]
-MARKER = "simulated.json"
 
 
 class TrafficError(ValueError):

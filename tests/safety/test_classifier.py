@@ -226,8 +226,9 @@ def test_an_endpoint_is_asked_in_batches_with_its_token(server, monkeypatch):
     assert seen[:2] == [(2, "Bearer let me in"), (1, "Bearer let me in")]
 
 
-def test_an_endpoint_that_recovers_is_asked_again(server):
-    answers = iter([(500, {}), (503, {}), (200, {"scores": [{"harm": 0.9}]})])
+@pytest.mark.parametrize("status", [500, 408, 425, 429])
+def test_an_endpoint_that_recovers_is_asked_again(server, status):
+    answers = iter([(status, {}), (503, {}), (200, {"scores": [{"harm": 0.9}]})])
     server.plan = lambda texts, headers: next(answers)
     assert ask(server, ["a"]) == {"a": "harm"}
 
@@ -236,7 +237,7 @@ def test_an_endpoint_that_recovers_is_asked_again(server):
     ("status", "body", "words"),
     [
         (500, {}, "in 3 attempts .status 500."),
-        (404, {}, "answered with status 404"),
+        (404, {"error": "what a secret"}, "answered with status 404$"),
         (302, {}, "answered with status 302"),
         (200, b"not json", "the answer is not"),
         (200, {"labels": []}, "the answer is not"),
