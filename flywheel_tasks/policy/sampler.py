@@ -1,7 +1,7 @@
 """Draws replies from a causal language model in batches; a prompt is read once, however many replies."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
 from flywheel_tasks.policy.shared_beginnings import Portion, batches, can_share, portions
 from flywheel_tasks.settings import Compute, Sampling
+from flywheel_tasks.training.cpu_steps import fused_attention
 from flywheel_tasks.training.precision import device, resolve_dtype, set_threads
 from flywheel_tasks.training.prepacked import prepack, prepacked
 from flywheel_tasks.training.probe import load_model
@@ -251,9 +252,13 @@ class Sampler:
         """Evaluation mode, no gradients; no autocast, whose cache would leak inference tensors."""
         training = self.model.training
         self.model.eval()
-        weights = prepacked(self.model, self.sampling.batch_rows) if self._trained else nullcontext()
         try:
-            with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False), weights:
+            with ExitStack() as within:
+                within.enter_context(torch.inference_mode())
+                within.enter_context(torch.autocast(self.model.device.type, enabled=False))
+                if self._trained:
+                    within.enter_context(fused_attention(self.model))
+                    within.enter_context(prepacked(self.model, self.sampling.batch_rows))
                 yield
         finally:
             self.model.train(training)

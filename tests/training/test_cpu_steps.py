@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flywheel_tasks.training import cpu_steps
-from flywheel_tasks.training.cpu_steps import fast_steps
+from flywheel_tasks.training.cpu_steps import fast_steps, fused_attention
 from flywheel_tasks.training.prepacked import prepacked
 
 IDS = torch.arange(40).view(4, 10)
@@ -139,3 +139,16 @@ def test_a_frozen_copy_is_untouched():
     other = copy.deepcopy(model)
     with fast_steps(model, bfloat16=True, rows=4, longest=10):
         assert {value.dtype for value in other.parameters()} == {torch.float32}
+
+
+def test_replies_are_drawn_with_fused_attention():
+    model = adapted()
+    text = model.get_base_model().config
+    with fast_steps(model, bfloat16=True, rows=4, longest=10):
+        with fused_attention(model):
+            assert text._attn_implementation == "sdpa"
+        assert text._attn_implementation == "eager"
+    assert text._attn_implementation == "sdpa"
+    text._attn_implementation = "eager"  # as its owner wants it
+    with fused_attention(model):
+        assert text._attn_implementation == "eager"
