@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
 from flywheel_dag.refusals import refusals_end_the_task
 from flywheel_dag.workspace import workspace
-from flywheel_tasks.storage.registry_state import Decision, Experiment
+from flywheel_tasks.storage.registry_state import Approval, Decision, Experiment, State
+
+if TYPE_CHECKING:
+    from flywheel_tasks.online.approval import Request
 
 
 def _answer(answer: dict[str, Any]) -> tuple[Decision, str]:
@@ -28,11 +31,19 @@ def after_the_end(ti: Any, test: Experiment, promoted: str | None = None) -> str
     return "rollback"
 
 
+def _said_already(state: State, request: Request) -> Approval | None:
+    """A person's answer to the same question, by command: of this model, on this evidence."""
+    said = state.approval(request.kind, request.generation)
+    same = said is not None and said.shown == (request.model_digest, request.evidence_digest)
+    return said if same and said is not None and said.decision != "timeout" else None
+
+
 def record_decision(ti: Any, approval: str, then: str) -> str | None:
     """Write an answer to the registry: who, what, when, and the digests that were shown.
 
     A person may have acted by command while the question stood. Of a test that they have ended nothing is recorded; one
-    that they have launched is not ended by silence, nor by a no: that would be to roll back, which nobody was asked.
+    that they have launched is not ended by silence, nor by a no: that would be to roll back, which nobody was asked. An
+    answer that they have given by command stands against silence.
 
     Returns:
         id of the task that follows: ``then`` after a yes, ``rollback`` after a no; None: nothing follows.
@@ -51,7 +62,11 @@ def record_decision(ti: Any, approval: str, then: str) -> str | None:
         if test is not None and request.kind == "launch" and decision == "timeout":
             print(f"the test of {request.generation} runs already: the run goes on with it")
             return then
-        record_answer(root, request, decision=decision, by=by, at=answer["responded_at"])
+        if decision == "timeout" and (said := _said_already(registry_of(root).state(), request)):
+            decision, by = said.decision, said.by
+            print(f"silence leaves the {decision} by {by}, given by command of exactly this")
+        else:
+            record_answer(root, request, decision=decision, by=by, at=answer["responded_at"])
         test = registry_of(root).state().tested(request.generation)
     if decision == "approve":
         return then

@@ -282,6 +282,57 @@ def test_only_a_persons_yes_is_a_yes(
     assert ("reason" in ti.pushed) == (follows == "rollback")
 
 
+@pytest.mark.parametrize(
+    ("said", "of", "follows"),
+    [
+        ("approve", "this", "launch"),
+        ("reject", "this", "rollback"),
+        ("timeout", "this", "rollback"),
+        ("approve", "another verdict", "rollback"),
+    ],
+)
+def test_silence_does_not_undo_what_a_person_has_answered_by_command(
+    dag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Any, of: str, follows: str
+) -> None:
+    from dataclasses import asdict
+
+    from flywheel_dag import answers
+
+    from flywheel_tasks.online.approval import launch_request, registry_of
+    from tests.online.conftest import write_model, write_verdict
+
+    build_workspace(tmp_path)
+    write_model(tmp_path)
+    write_verdict(tmp_path)
+    monkeypatch.setenv("FLYWHEEL_ROOT", str(tmp_path))
+    request, registry = launch_request(tmp_path), registry_of(tmp_path)
+    verdict = request.evidence_digest if of == "this" else "sha256:" + "0" * 64
+    registry.record_approval(
+        "launch",
+        generation=request.generation,
+        model_digest=request.model_digest,
+        verdict_digest=verdict,
+        decision=said,
+        by="ada",
+        at=datetime(2026, 11, 8, tzinfo=UTC),
+    )
+    late = datetime(2026, 11, 9, tzinfo=UTC)
+    answer = {"chosen_options": ["Reject"], "responded_at": late, "responded_by_user": None}
+    found = {("approve_launch", "shown"): asdict(request), ("approve_launch", "return_value"): answer}
+    ti = TaskInstance(found)
+    assert answers.record_decision(ti, "approve_launch", "launch") == follows
+    stands = said != "timeout" and of == "this"
+    assert len(registry.state().approvals) == (1 if stands else 2)
+    assert (
+        ti.pushed.get("reason")
+        == {
+            "launch": None,
+            "rollback": "launch not approved: "
+            + ("reject by ada" if stands else "timeout by nobody (no answer in time)"),
+        }[follows]
+    )
+
+
 @pytest.mark.parametrize("missing", ["shown", "return_value"])
 def test_an_answer_that_nobody_gave_is_no_answer(dag: Any, missing: str) -> None:
     from airflow.sdk.exceptions import AirflowFailException
