@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
@@ -31,11 +32,13 @@ def after_the_end(ti: Any, test: Experiment, promoted: str | None = None) -> str
     return "rollback"
 
 
-def _said_already(state: State, request: Request) -> Approval | None:
-    """A person's answer to the same question, by command: of this model, on this evidence."""
+def _said_meanwhile(state: State, request: Request, asked_at: str | None) -> Approval | None:
+    """A person's answer to the same question by command, since it was asked: of this model, on this evidence."""
     said = state.approval(request.kind, request.generation)
-    same = said is not None and said.shown == (request.model_digest, request.evidence_digest)
-    return said if same and said is not None and said.decision != "timeout" else None
+    if said is None or said.decision == "timeout" or asked_at is None or said.by.startswith("policy: "):
+        return None
+    same = said.shown == (request.model_digest, request.evidence_digest)
+    return said if same and said.at >= datetime.fromisoformat(asked_at) else None
 
 
 def record_decision(ti: Any, approval: str, then: str) -> str | None:
@@ -43,7 +46,7 @@ def record_decision(ti: Any, approval: str, then: str) -> str | None:
 
     A person may have acted by command while the question stood. Of a test that they have ended nothing is recorded; one
     that they have launched is not ended by silence, nor by a no: that would be to roll back, which nobody was asked. An
-    answer that they have given by command stands against silence.
+    answer that they have given by command since the question was asked stands against silence.
 
     Returns:
         id of the task that follows: ``then`` after a yes, ``rollback`` after a no; None: nothing follows.
@@ -62,9 +65,11 @@ def record_decision(ti: Any, approval: str, then: str) -> str | None:
         if test is not None and request.kind == "launch" and decision == "timeout":
             print(f"the test of {request.generation} runs already: the run goes on with it")
             return then
-        if decision == "timeout" and (said := _said_already(registry_of(root).state(), request)):
+        asked_at = ti.xcom_pull(task_ids=approval, key="asked_at")
+        said = _said_meanwhile(registry_of(root).state(), request, asked_at)
+        if decision == "timeout" and said is not None:
             decision, by = said.decision, said.by
-            print(f"silence leaves the {decision} by {by}, given by command of exactly this")
+            print(f"silence leaves what {by} has answered by command: {decision}")
         else:
             record_answer(root, request, decision=decision, by=by, at=answer["responded_at"])
         test = registry_of(root).state().tested(request.generation)

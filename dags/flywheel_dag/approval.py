@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
@@ -73,6 +73,7 @@ class BoundApproval(ApprovalOperator):
                 f"Trigger a new run of {request['generation']}: finished stages are not run again"
             )
         ti.xcom_push(key="shown", value=request)
+        ti.xcom_push(key="asked_at", value=datetime.now(UTC).isoformat())
         super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:

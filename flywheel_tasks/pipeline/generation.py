@@ -5,7 +5,7 @@
 ``inputs/pool.json`` and ``inputs/rejection_pool.json`` the policies that candidates come from, ``inputs/labels.json``
 the labels that people have delivered, ``inputs/profile.json`` holds the profile of the data of the last accepted
 generation, which new data is compared with, ``inputs/splits.json`` how earlier launched generations were split, and
-``inputs/reward_models.json`` the reward models of the last launched one, which the new ones are measured against, and
+``inputs/reward_models.json`` the reward models of the last launched one, which the new ones go on from, and
 ``inputs/earlier_pairs/`` the preference pairs of the launched ones, which the new ones learn from too.
 They are the roots of the data graph. The registry keeps a copy, written once, so that any worker (and anyone, later)
 can start from exactly the same.
@@ -132,7 +132,7 @@ def _restore(root: Path, registry: Registry, generation: str, *, params: bool) -
     _pin(root, "splits.json", bundle.get("splits", NO_SPLITS))
     write_users(root, bundle["user_key"])
     place_champion(root, champion)
-    reward_model_pin.pin(root, bundle.get("reward_models"), partial(place_champion, root))
+    _pin_reward_models(root, bundle.get("reward_models"))
     _pin_pairs(root, bundle.get("earlier_pairs", []))
     _pin_settings_of_inputs(
         root, generation, champion, None if previous is None else ModelRef.model_validate(previous)
@@ -152,13 +152,21 @@ def _pin_settings_of_inputs(
     pin_labels(settings.label, generation, root)
 
 
+def _forgotten(root: Path) -> list[str]:
+    found: list[str] = read_json(root / INPUTS / "users.json")["forgotten"]
+    return found
+
+
+def _pin_reward_models(root: Path, found: dict[str, Any] | None) -> None:
+    reward_model_pin.pin(root, found, partial(place_champion, root), _forgotten(root))
+
+
 def _pin_pairs(root: Path, found: list[dict[str, Any]]) -> None:
     """Put the pairs of earlier launched generations in place, as many as a reward model asks for."""
     settings = load_settings(root / "params.yaml")
     sections = (settings.pointwise_rm, settings.pairwise_rm)
     most = max(section.earlier_pairs.generations for section in sections)
-    forgotten = read_json(root / INPUTS / "users.json")["forgotten"]
-    earlier_pairs.pin(root, found, most, forgotten, partial(place_champion, root))
+    earlier_pairs.pin(root, found, most, _forgotten(root), partial(place_champion, root))
 
 
 def refresh_labels(root: Path) -> dict[str, Any]:
@@ -318,7 +326,7 @@ def _open(root: Path, generation: str | None, seed: int | None) -> str:
     write_users(root, key)
     write_json(bundle["profile"], root / INPUTS / "profile.json")
     write_json(bundle["splits"], root / INPUTS / "splits.json")
-    reward_model_pin.pin(root, reward_models, place)
+    _pin_reward_models(root, reward_models)
     _pin_pairs(root, pairs)
     _pin_settings_of_inputs(root, name, champion, previous)
     write_json(description, root / INPUTS / "generation.json")

@@ -1,17 +1,17 @@
 """The reward models of the last launched generation: kept with its record, pinned in ``inputs/reward_models.json``.
 
-The next generation's reward models are measured against them on the same held-out pairs
+The next generation's reward models go on from them, and are measured against them on the same held-out pairs
 (:mod:`flywheel_tasks.rewards.earlier`).
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from flywheel_tasks.pipeline import lineage
+from flywheel_tasks.pipeline import lineage, trained_on
 from flywheel_tasks.pipeline.runner import LostDataError
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import read_json, write_json
@@ -20,6 +20,7 @@ from flywheel_tasks.storage.registry_state import DvcRef, ModelRef, RegistryErro
 
 PIN = "inputs/reward_models.json"
 KINDS = ("pointwise", "pairwise")
+KNOWS_FORGOTTEN = "knows_forgotten"
 Place = Callable[[ModelRef, str], None]
 NONE: dict[str, Any] = {
     "generation": None,
@@ -95,6 +96,12 @@ def launched(registry: Registry, earlier: Iterable[str], place: Place) -> dict[s
     return NONE
 
 
+def _knows(root: Path, generation: str, users: Collection[str]) -> bool:
+    """Whether a generation's models learned from one of the users, or go on from models that did."""
+    known = trained_on.checkpoints_of(root, users).values() if users else ()
+    return any(one.generation == generation for found in known for one in found)
+
+
 def _lost(generation: str, error: LostDataError) -> dict[str, Any]:
     _log.warning("the reward models of %s are lost, so none is compared with: %s", generation, error)
     return {
@@ -117,20 +124,25 @@ def _name(kind: str) -> str:
     return f"earlier_{kind}_rm"
 
 
-def pin(root: Path, found: dict[str, Any] | None, place: Place) -> None:
+def pin(root: Path, found: dict[str, Any] | None, place: Place, forgotten: Collection[str] = ()) -> None:
     """Write ``inputs/reward_models.json``, and put the models in place where they are not yet.
 
-    Models that DVC has lost since are named there as lost; the registry still says which they were.
+    Models that DVC has lost since are named there as lost; the registry still says which they were. Where they learned
+    from a user who is forgotten by now, that is said too: new models are compared with them, and do not go on from
+    them.
 
     Args:
         root: the workspace.
         found: of :func:`launched`, as the generation was opened with; None if a release opened it that pinned none.
         place: as there.
+        forgotten: users (hashes) who asked to be.
 
     Raises:
         StageFailedError: DVC cannot bring them now.
     """
     document = found or NONE
+    if document["models"] and _knows(root, document["generation"], forgotten):
+        document = {**document, KNOWS_FORGOTTEN: True}
     missing = {
         kind: model
         for kind, model in document["models"].items()

@@ -1,5 +1,6 @@
 """Whose data a generation's models were trained on: kept in the registry, so that it outlives the tables."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -10,10 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flywheel_tasks.pipeline import earlier_pairs
-from flywheel_tasks.pipeline.reward_model_pin import KINDS
 from flywheel_tasks.settings import SPLITS, load_settings
 from flywheel_tasks.storage.digests import bytes_digest, tree_digest, tree_digests
-from flywheel_tasks.storage.fast_yaml import load_yaml
+from flywheel_tasks.storage.documents import read_json
 from flywheel_tasks.storage.objects import Exists, open_store
 
 _NAME = "trained-on-"
@@ -63,7 +63,7 @@ def record(root: Path, generation: str) -> None:
     """
     if not (root / "data/split").is_dir() or not (root / "models/policy").exists():
         return
-    document = {"generation": generation, **_here(root, users_by_split(root))}
+    document = {"generation": generation, **_here(root, users_by_split(root)), "starts": _starts(root)}
     data = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     digest = bytes_digest(data).removeprefix("sha256:")[:16]
     store = open_store(load_settings(root / "params.yaml").registry.location, root)
@@ -71,6 +71,13 @@ def record(root: Path, generation: str) -> None:
         store.create(f"generations/{generation}/{_NAME}{digest}.json", data)
     except Exists:
         return
+
+
+def _starts(root: Path) -> list[str]:
+    """Generations that reward models went on from, by the metrics of their training."""
+    paths = [root / f"metrics/train_{kind}_rm.json" for kind in ("pointwise", "pairwise")]
+    started = [read_json(path).get("start", {}).get("generation") for path in paths if path.exists()]
+    return sorted({name for name in started if name is not None})
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -106,27 +113,21 @@ def checkpoints_of(root: Path, users: Collection[str]) -> dict[str, list[Checkpo
         users: their hashes.
     """
     store = open_store(load_settings(root / "params.yaml").registry.location, root)
-    records, parents = list[_Trained](), dict[str, list[str]]()
+    records, parents = list[_Trained](), defaultdict[str, list[str]](list)
     for key in store.list("generations/"):
         _, generation, name = key.split("/", 2)
         if name == "inputs.json":
-            parents[generation] = _parents(orjson.loads(store.get(key)))
+            champion = orjson.loads(store.get(key))["generation"]["champion"]["model"]
+            parents[generation].append(champion)
         elif name.startswith(_NAME):
-            records.append(_trained(generation, orjson.loads(store.get(key)), users))
+            document = orjson.loads(store.get(key))
+            parents[generation] += document.get("starts", [])
+            records.append(_trained(generation, document, users))
     here, by_split = None, users_by_split(root)
     # Models are hashed only for somebody who is there.
     if (root / "models/policy").exists() and not set(users).isdisjoint(chain(*by_split.values())):
         here = _trained("workspace", _here(root, by_split), users)
     return {user: _known_by(user, records, parents, here) for user in users}
-
-
-def _parents(bundle: Mapping[str, Any]) -> list[str]:
-    """The generations that one starts from: its champion's, and its reward models' by the settings of its opening."""
-    found = [str(bundle["generation"]["champion"]["model"])]
-    params = load_yaml(bundle.get("params", "{}"))
-    starts = {params.get(f"{kind}_rm", {}).get("start") for kind in KINDS}
-    before = (bundle.get("reward_models") or {}).get("generation")
-    return [*found, before] if before is not None and "earlier" in starts else found
 
 
 def _here(root: Path, users: dict[str, list[str]]) -> dict[str, Any]:

@@ -108,8 +108,8 @@ def start_of(io: StageIO, kind: Kind, wanted: Literal["base", "earlier"]) -> Sta
     """The last launched generation's model, if it is wanted and can be, else the first policy.
 
     A model that knows users whom this generation measures on would flatter itself, so it must have had this
-    generation's rule of splitting them; and it must be of the same architecture, as it is not after a change of the
-    first policy.
+    generation's rule of splitting them; it must be of the same architecture, as it is not after a change of the
+    first policy; and nobody whom it knows may have asked to be forgotten.
 
     Args:
         io: the stage; it declares ``models/base``, ``inputs/reward_models.json`` and the setting ``split``.
@@ -127,6 +127,8 @@ def start_of(io: StageIO, kind: Kind, wanted: Literal["base", "earlier"]) -> Sta
         reason = "the setting start"
     elif folder is None:
         reason = pinned["reason"]
+    elif pinned.get("knows_forgotten"):
+        reason = f"{pinned['generation']} learned from users who asked to be forgotten"
     elif pinned["split"] != split:
         reason = f"{pinned['generation']} split users by another rule"
     elif _shape(folder) != _shape(base):

@@ -1,7 +1,7 @@
 """How a reply that was written for a character is made to keep the rules of another of its cards.
 
-A person who writes for a card leaves out a sentence, calls the user what the card says, or drops the capitals. Nothing
-else is changed, and a reply that cannot be made to obey so is not used.
+A person who writes for a card leaves out a sentence, calls the user what the card says, or drops the capitals. A reply
+that cannot be made to obey by such changes is not used.
 """
 
 import random
@@ -16,8 +16,11 @@ from flywheel_tasks.simulation.wording import emoji_count, words
 
 _END = re.compile(r"([.!?…]+[\"'”’)*]*)\s*$")
 _BREAK = re.compile(r"(?<=[.!?…])\s+")
-_FEWEST_WORDS = 4  # of what is left of a reply
+_FEWEST_WORDS, _LEAST_SHARE = 4, 0.5  # of what is left of a reply: else it says little of what was written
 _EMPTY = ("very", "really", "just")  # words that a sentence can do without
+_INTERJECTIONS = frozenset(
+    {"ah", "aye", "hello", "hey", "hm", "hmm", "mm", "no", "oh", "psst", "yeah", "yes"}
+)
 _IN_FRONT = 0.3  # share of the names that open a reply
 
 
@@ -35,13 +38,14 @@ def obeying(
     Args:
         text: the reply, which keeps the rules it was written for.
         checks: those that it has to keep.
-        written_for: those that it was written for; of these, small letters and a first word are taken back.
+        written_for: those that it was written for; of these, small letters, a first word and a name for the user are
+            taken back.
         emojis: what the character may use, at least one.
         common: words that are no names, in lower case.
         rng: for the choices.
 
     Returns:
-        the longest run of its sentences that can be made to obey; None if there is none of four words or more.
+        the longest run of its sentences that can be made to obey; None if there is none with half of its words.
     """
     parts = _BREAK.split(_plain(text, checks, written_for))
     runs = [(end - start, start) for start in range(len(parts)) for end in range(start + 1, len(parts) + 1)]
@@ -49,7 +53,8 @@ def obeying(
         found = " ".join(parts[start : start + length])
         for check in sorted(checks, key=_place):
             found = _edited(found, check, checks, emojis, common, rng)
-        if len(words(found)) >= _FEWEST_WORDS and all(obeys(check, found) for check in checks):
+        enough = len(words(found)) >= max(_FEWEST_WORDS, _LEAST_SHARE * len(words(text)))
+        if enough and all(obeys(check, found) for check in checks):
             return found
     return None
 
@@ -58,12 +63,25 @@ def _plain(text: str, checks: Sequence[Check], written_for: Sequence[Check]) -> 
     kinds = {check.kind for check in checks}
     for check in written_for:
         if check.kind == "start_word" and check not in checks:
-            text = re.sub(rf"^{check.value}\W+", "", text, flags=re.IGNORECASE)
+            # Only what stands apart: "Listeners know that" would lose its subject.
+            text = re.sub(rf"^{check.value}[,.!?:;]\s+", "", text, flags=re.IGNORECASE)
             text = text[:1].upper() + text[1:]
+        if check.kind == "mention" and check.value in names_for_users() and check not in checks:
+            text = _without_name(text, str(check.value), checks)
         if check.kind == "lowercase" and "lowercase" not in kinds:
             text = re.sub(r"\bi\b", "I", text)
             text = re.sub(r"(^|[.!?…]\s+)([a-z])", lambda found: found[1] + found[2].upper(), text)
     return text
+
+
+def _without_name(text: str, name: str, checks: Sequence[Check]) -> str:
+    """The user not called as on the first card, but as on this one, if it asks for a name."""
+    other = next((str(c.value) for c in checks if c.kind == "mention" and c.value in names_for_users()), None)
+    if other is not None:
+        return re.sub(rf"\b{name}\b", other, re.sub(rf"\b{name.capitalize()}\b", other.capitalize(), text))
+    text = re.sub(rf",? {name}(?=[,.!?…]|$)", "", text)
+    text = re.sub(rf"^{name}, (\w)", lambda found: found[1].upper(), text, flags=re.IGNORECASE)
+    return re.sub(r"\s+", " ", text)
 
 
 def _place(check: Check) -> int:
@@ -84,14 +102,14 @@ def _edited(
         return text
     match check.kind:
         case "forbid_word" if check.value in _EMPTY:
-            return re.sub(rf"\b{check.value} (?=\w)", "", text)
+            return re.sub(rf"(?<!\b[Aa] )(?<!\b[Aa]n )\b{check.value} (?=\w)", "", text)
         case "mention" if check.value in names_for_users():
             first_word_taken = any(other.kind == "start_word" for other in checks)
             return _called(text, str(check.value), first_word_taken, common, rng)
         case "start_word":
             return f"{str(check.value).capitalize()}, {_small_first(text, common)}"
         case "no_exclamation":
-            return text.replace("!", ".")
+            return re.sub(r"(?<=[?…])!+", "", re.sub(r"(?<![?…!])!+", ".", text))
         case "one_exclamation":
             return _one_exclamation(text)
         case "no_emoji":
@@ -116,7 +134,7 @@ def _called(text: str, name: str, first_word_taken: bool, common: frozenset[str]
 def _small_first(text: str, common: frozenset[str]) -> str:
     """With a small first letter, unless the first word is a name or "I"."""
     first = next(iter(words(text)), "")
-    if first.split("'")[0] == "i" or first not in common:
+    if first.split("'")[0] == "i" or first not in common | _INTERJECTIONS:
         return text
     return text[:1].lower() + text[1:]
 
@@ -125,4 +143,4 @@ def _one_exclamation(text: str) -> str:
     if "!" not in text:
         return re.sub(r"(?<!\.)\.(?=\s|$)", "!", text, count=1)
     first = text.index("!") + 1
-    return text[:first] + text[first:].replace("!", ".")
+    return text[:first] + re.sub(r"(?<=[?…])!+", "", re.sub(r"(?<![?…!])!+", ".", text[first:].lstrip("!")))

@@ -24,7 +24,7 @@ from flywheel_tasks.simulation.wording import emoji_count, words
 Group = Literal["training", "characters", "wordings"]
 GROUPS: tuple[Group, ...] = ("training", "characters", "wordings")
 TURNS = 2
-VERSION = 2  # of what it asks; rows of the first have none
+VERSION = 3  # of what it asks; rows of the first have none
 _SEED = 11  # of the panel; a campaign's own seed changes nothing here
 Row = dict[str, Any]
 

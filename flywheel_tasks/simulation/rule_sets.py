@@ -22,7 +22,10 @@ _OPPOSITE = (
     {"one_exclamation", "no_exclamation"},
     {"one_emoji", "no_emoji"},
     {"call", "mention"},  # two words to bring in leave little else to say
+    {"lowercase", "start_word"},  # the word is asked for with a capital
 )
+# What nearly every reply keeps, whoever writes it: two of these would be a card that need not be read.
+_KEPT_ANYWAY = {"forbid_word", "no_digits", "no_emoji", "no_lists"}
 
 
 @lru_cache(maxsize=16)
@@ -67,7 +70,7 @@ def _drawn(card: Card, number: int, seen: set[frozenset[Check]], rng: random.Ran
         chosen = [rng.choice(families[name]) for name in names]
         texts = tuple(rng.choice(rule.wordings) for rule in chosen)
         found = Card(f"{card.card_id}-{number}", card.name, card.traits, texts)
-        clash = any(pair <= set(names) for pair in _OPPOSITE)
+        clash = any(pair <= set(names) for pair in _OPPOSITE) or set(names) <= _KEPT_ANYWAY
         if not clash and frozenset(checks_of(found)) not in seen and _answerable(found, rng):
             return found
     raise ValueError(f"{card.card_id}: no further set of rules to draw")

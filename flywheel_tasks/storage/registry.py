@@ -35,7 +35,7 @@ from flywheel_tasks.storage.registry_state import (
 
 PROFILE = "profile.json"  # of a launched generation's data
 SPLIT = "split.json"  # how a launched generation's users were split, and which prompts judged it
-REWARD_MODELS = "reward_models.json"  # of a launched generation; the next ones are measured against them
+REWARD_MODELS = "reward_models.json"  # of a launched generation; the next ones go on from them
 PAIRS = (
     "pairs.json"  # where the preference pairs of a launched generation are; later ones learn from them, too
 )

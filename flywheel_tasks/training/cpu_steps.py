@@ -21,7 +21,9 @@ from transformers import PreTrainedModel
 
 from flywheel_tasks.pipeline.launcher import processes
 
-_BYTES_A_WEIGHT = 10  # of attention, kept until the step is over: scores, probabilities in two formats
+# Of attention, kept until the step is over: scores and probabilities in two formats are 10; rows of packed replies, and
+# those of pairs, have up to twice as many as rows and their lengths say.
+_BYTES_A_WEIGHT = 20
 _MOST_BYTES = 4e9
 
 
@@ -34,7 +36,7 @@ def fast_steps(model: nn.Module, *, bfloat16: bool, rows: int, longest: int | No
     """Within it, training steps of a model with adapters are faster on a CPU; afterwards it is as it was.
 
     Nothing changes on a GPU, in float32, with several processes, or for a model that is trained in full; attention
-    stays as it is where its plain form would keep more than 4 GB, or nobody knows how much.
+    stays as it is where its plain form might keep more than 4 GB, or nobody knows how much.
 
     Args:
         model: in memory, with its adapters, on its device.

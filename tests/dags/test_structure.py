@@ -283,17 +283,28 @@ def test_only_a_persons_yes_is_a_yes(
 
 
 @pytest.mark.parametrize(
-    ("said", "of", "follows"),
+    ("said", "by", "of", "asked", "stands"),
     [
-        ("approve", "this", "launch"),
-        ("reject", "this", "rollback"),
-        ("timeout", "this", "rollback"),
-        ("approve", "another verdict", "rollback"),
+        ("approve", "ada", "this", 7, True),
+        ("reject", "ada", "this", 7, True),
+        ("timeout", "ada", "this", 7, False),
+        ("approve", "policy: approval.local", "this", 7, False),
+        ("approve", "ada", "another verdict", 7, False),
+        ("approve", "ada", "this", 9, False),
+        ("approve", "ada", "this", None, False),
     ],
 )
 def test_silence_does_not_undo_what_a_person_has_answered_by_command(
-    dag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Any, of: str, follows: str
+    dag: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Any,
+    by: str,
+    of: str,
+    asked: Any,
+    stands: bool,
 ) -> None:
+    """They answered on the eighth; the question was put on the day ``asked``, and not answered by the tenth."""
     from dataclasses import asdict
 
     from flywheel_dag import answers
@@ -313,15 +324,18 @@ def test_silence_does_not_undo_what_a_person_has_answered_by_command(
         model_digest=request.model_digest,
         verdict_digest=verdict,
         decision=said,
-        by="ada",
+        by=by,
         at=datetime(2026, 11, 8, tzinfo=UTC),
     )
-    late = datetime(2026, 11, 9, tzinfo=UTC)
+    late = datetime(2026, 11, 10, tzinfo=UTC)
     answer = {"chosen_options": ["Reject"], "responded_at": late, "responded_by_user": None}
-    found = {("approve_launch", "shown"): asdict(request), ("approve_launch", "return_value"): answer}
+    found: dict[tuple[str, str], Any] = {("approve_launch", "shown"): asdict(request)}
+    found["approve_launch", "return_value"] = answer
+    if asked is not None:
+        found["approve_launch", "asked_at"] = datetime(2026, 11, asked, tzinfo=UTC).isoformat()
     ti = TaskInstance(found)
+    follows = "launch" if stands and said == "approve" else "rollback"
     assert answers.record_decision(ti, "approve_launch", "launch") == follows
-    stands = said != "timeout" and of == "this"
     assert len(registry.state().approvals) == (1 if stands else 2)
     assert (
         ti.pushed.get("reason")

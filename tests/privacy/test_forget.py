@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from flywheel_tasks.cli.app import app
 from flywheel_tasks.contracts.load import load_contracts
-from flywheel_tasks.pipeline import dvc_locks, trained_on
+from flywheel_tasks.pipeline import dvc_locks, reward_model_pin, trained_on
 from flywheel_tasks.pipeline.generation_ids import BusyError
 from flywheel_tasks.privacy import forget, stored_copies
 from flywheel_tasks.report.approval import BADGES
 from flywheel_tasks.serving.keys import add_key, keys_path
 from flywheel_tasks.settings import load_settings
-from flywheel_tasks.storage.documents import read_json, write_jsonl
+from flywheel_tasks.storage.documents import read_json, write_json, write_jsonl
 from flywheel_tasks.storage.registry import open_registry
 from flywheel_tasks.traffic.identity import DEMO_FINGERPRINT, IdentityError, UserKey
 from tests.annotation.studio_stand_in import LEGACY, StandIn, serve
@@ -228,21 +228,36 @@ def test_models_trained_on_the_user_and_on_top_of_those_are_listed(workspace):
     assert models_of(workspace, KEY.hashed(GONE)) == found, "also when the tables are clean"
 
 
-def test_reward_models_that_go_on_from_those_of_a_launch_that_was_rolled_back_are_listed(workspace):
+def test_reward_models_that_go_on_from_those_of_a_launch_that_was_rolled_back_are_listed(
+    workspace, monkeypatch
+):
     registry = open_registry("registry", workspace)
     trained_on.record(workspace, "g0002")
-    for generation, start in (("g0003", "earlier"), ("g0004", "base")):
-        bundle = {
-            "generation": {"champion": {"model": "g0001"}},
-            "reward_models": {"generation": "g0002"},
-            "params": f"pointwise_rm: {{start: {start}}}\npairwise_rm: {{start: base}}\n",
-        }
-        registry.put_generation(generation, "inputs.json", orjson.dumps(bundle))
+    bundle = orjson.dumps({"generation": {"champion": {"model": "g0001"}}})
+    for generation, start in (("g0003", "g0002"), ("g0004", None)):
+        registry.put_generation(generation, "inputs.json", bundle)
+        write_json(
+            {"start": {"generation": start, "reason": None}}, workspace / "metrics/train_pointwise_rm.json"
+        )
+        for split in (workspace / "data/split").iterdir():
+            split.unlink()
+        trained_on.record(workspace, generation)
     found = models_of(workspace, KEY.hashed(GONE))
     assert [(one.generation, one.why) for one in found] == [
         ("g0002", "policy_train"),
         ("g0003", "starts from g0002"),
     ]
+    pinned = {"generation": "g0003", "models": {"pointwise": {"digest": "sha256:0"}}, "split": None}
+    (workspace / "inputs/earlier_pointwise_rm").mkdir(parents=True)
+    for generation, users, known in (
+        ("g0003", [KEY.hashed(GONE)], True),
+        ("g0004", [KEY.hashed(GONE)], None),
+        ("g0003", [KEY.hashed("nobody")], None),
+        ("g0003", [], None),
+    ):
+        monkeypatch.setattr(reward_model_pin, "_place_all", lambda models, place: None)
+        reward_model_pin.pin(workspace, {**pinned, "generation": generation}, print, users)
+        assert read_json(workspace / reward_model_pin.PIN).get("knows_forgotten") == known
 
 
 def test_a_user_of_whom_nothing_is_found_is_no_quiet_success(workspace):

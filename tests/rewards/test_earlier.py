@@ -200,3 +200,10 @@ def test_other_files_than_were_pinned_are_not_started_from(placed: Any) -> None:
     with pytest.raises(EarlierModelError, match="pinned is sha256:"):
         start_of(placed, "pointwise", "earlier")
     start_of(placed, "pointwise", "base")
+
+
+def test_nobody_goes_on_from_a_model_that_learned_from_a_forgotten_user(placed: Any) -> None:
+    write_json({**read_json(placed.root / PIN), "knows_forgotten": True}, placed.root / PIN)
+    found = start_of(placed, "pointwise", "earlier")
+    assert found.folder == placed.root / "models/base"
+    assert "asked to be forgotten" in found.account["reason"]

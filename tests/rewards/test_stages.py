@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from flywheel_tasks.rewards.trainer import _ordered
 from flywheel_tasks.settings import Compute
 from flywheel_tasks.storage.digests import tree_digest
 from flywheel_tasks.storage.documents import write_json
+from flywheel_tasks.training import run as training_run
 from flywheel_tasks.training.run import TrainingError
 from tests.rewards.conftest import planted_rows, save_untrained
 
@@ -112,6 +114,24 @@ def test_in_bfloat16_the_trained_model_is_what_is_saved(
     assert {
         value.dtype for value in load_file(io.out(f"models/{section}") / "model.safetensors").values()
     } == {torch.float32}
+
+
+def test_training_in_bfloat16_takes_fast_steps_with_the_longest_row(
+    reward_io: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    @contextmanager
+    def spy(model: torch.nn.Module, **said: Any) -> Iterator[None]:
+        seen.append(said)
+        yield
+
+    monkeypatch.setattr(training_run, "fast_steps", spy)
+    rows = planted_rows(8, "reward_train") + planted_rows(8, "reward_heldout")
+    pointwise.run(reward_io("train_pointwise_rm", {"compute.precision": "bfloat16"}, rows, tmp_path / "work"))
+    (said,) = seen
+    assert said["bfloat16"]
+    assert 20 < said["longest"] < 200
 
 
 @pytest.mark.parametrize("section", STAGES)

@@ -1,6 +1,7 @@
 """Characters on several cards: rules that can be read, checked and obeyed, and none of those kept for the panel."""
 
 import random
+import statistics
 from collections import Counter
 
 import pytest
@@ -14,10 +15,12 @@ from flywheel_tasks.simulation.population import make_population
 from flywheel_tasks.simulation.rewriting import answers_of, rewrite, written_for
 from flywheel_tasks.simulation.rule_sets import traffic_cards
 from flywheel_tasks.simulation.rules import Check, rules
+from flywheel_tasks.simulation.utility import persona
 from flywheel_tasks.simulation.wording import words
 from tests.simulation.replies import REPLIES
 
 SETS = 8
+KEPT_ANYWAY = {"forbid_word", "no_digits", "no_emoji", "no_lists"}
 CARDS = traffic_cards(SETS)
 OTHERS = CARDS[len(load_cards()) :]
 MORE = (
@@ -45,7 +48,8 @@ def test_every_card_asks_two_things_that_no_other_card_of_the_character_asks_tog
     assert len({(card.name, frozenset(checks_of(card))) for card in CARDS}) == len(CARDS)
     kinds = Counter(check.kind for card in OTHERS for check in checks_of(card))
     assert set(kinds) == set(KINDS)
-    assert max(kinds.values()) <= 3 * min(kinds.values())
+    assert max(kinds.values()) <= 4 * min(kinds.values())
+    assert not [card for card in OTHERS if {check.kind for check in checks_of(card)} <= KEPT_ANYWAY]
 
 
 def test_a_wording_asks_one_thing_only():
@@ -85,10 +89,15 @@ def test_most_of_what_is_said_can_be_answered_by_the_card(card):
         [written_for(card, text.replace("{w}", "morning"), rng) for text in texts]
         for texts in answers_of(card.card_id).values()
     ]
-    assert sum(any(texts) for texts in found) >= 0.9 * len(found)
-    for text in (text for texts in found for text in texts if text):
+    assert sum(any(texts) for texts in found) >= 0.7 * len(found)
+    said = [text for texts in found for text in texts if text]
+    names = {"dear", "champ"} - {check.value for check in checks_of(card)}
+    for text in said:
         assert all(obeys(check, text) for check in checks_of(card)), text
         assert 4 <= len(words(text)) <= 32, text
+    assert statistics.median(len(words(text)) for text in said) >= 9
+    assert sum(persona(card, text) > 0 for text in said) >= 0.5 * len(said), "of the character's own world"
+    assert sum(bool(names & set(words(text))) for text in said) <= 0.02 * len(said)
 
 
 def test_the_first_card_is_answered_as_it_was_written():
@@ -119,14 +128,18 @@ SAID = "Mr. Hale keeps bees, and they like you. I saw it! Do you bring honey?"
     ("checks", "found"),
     [
         ([Check("max_sentences", 1)], "Mr. Hale keeps bees, and they like you."),
+        ([Check("max_sentences", 1), Check("end_question")], None),
         ([Check("no_question")], "Mr. Hale keeps bees, and they like you. I saw it!"),
         ([Check("no_exclamation")], SAID.replace("!", ".")),
         ([Check("lowercase")], SAID.lower()),
         ([Check("one_emoji")], f"{SAID} 🐝"),
         ([Check("start_word", "well")], f"Well, {SAID}"),
-        ([Check("max_words", 7), Check("end_question")], "I saw it! Do you bring honey?"),
+        ([Check("max_words", 8), Check("end_question")], None),
         ([Check("mention", "sea")], None),
-        ([Check("forbid_word", "bees"), Check("start_word", "oh")], "Oh, I saw it! Do you bring honey?"),
+        (
+            [Check("forbid_word", "mr"), Check("start_word", "oh")],
+            "Oh, Hale keeps bees, and they like you. I saw it! Do you bring honey?",
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str | None) else "-".join(check.kind for check in value),
 )
@@ -192,3 +205,42 @@ def test_the_panel_talks_to_one_card_of_each_character_and_to_every_number():
     numbers = Counter(CARDS.index(card) // 20 for card in cards)
     assert set(numbers) == set(range(SETS))
     assert max(numbers.values()) - min(numbers.values()) <= 1
+
+
+def _plainly(text, written_for, checks=()):
+    common = frozenset({"listeners", "the", "there", "you", "i", "it"})
+    return obeying(text, checks, written_for, emojis="🐝", common=common, rng=random.Random(1))
+
+
+def test_a_first_word_goes_only_where_it_stands_apart():
+    rule = [Check("start_word", "listeners")]
+    assert _plainly("Listeners, the night is long here.", rule) == "The night is long here."
+    kept = "Listeners know that the night is long."
+    assert _plainly(kept, rule) == kept
+
+
+def test_nobody_is_called_two_names():
+    rule = [Check("mention", "dear")]
+    said = "There you are, dear. Ask the bees, dear, they know it."
+    assert _plainly(said, rule) == "There you are. Ask the bees, they know it."
+    assert _plainly(said, rule, [Check("mention", "pal")]) == said.replace("dear", "pal")
+
+
+@pytest.mark.parametrize(
+    ("text", "check", "found"),
+    [
+        ("Are you content?! I am, at last.", "no_exclamation", "Are you content? I am, at last."),
+        ("A thief!!! Hold the door for me.", "no_exclamation", "A thief. Hold the door for me."),
+        ("A thief!!! Hold the door for me!", "one_exclamation", "A thief! Hold the door for me."),
+    ],
+)
+def test_marks_in_a_row_are_one(text, check, found):
+    assert _plainly(text, [], [Check(check)]) == found
+
+
+def test_an_article_keeps_its_word():
+    assert _plainly("A very angry goose is very loud.", [], [Check("forbid_word", "very")]) is None
+    assert (
+        _plainly("The goose is very loud today.", [], [Check("forbid_word", "very")])
+        == "The goose is loud today."
+    )

@@ -1,15 +1,16 @@
 """Faster steps on a CPU: the same loss and gradients but for rounding, and the model as it was afterwards."""
 
-import copy
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from flywheel_tasks.policy.sampler import Sampler
+from flywheel_tasks.settings import load_settings
 from flywheel_tasks.training import cpu_steps
 from flywheel_tasks.training.cpu_steps import fast_steps, fused_attention
 from flywheel_tasks.training.prepacked import prepacked
+from tests.conftest import PROJECT
 
 IDS = torch.arange(40).view(4, 10)
 SEEN = torch.ones_like(IDS)
@@ -109,9 +110,11 @@ def test_nothing_changes_where_it_is_not_for(what, monkeypatch):
         model = model.get_base_model()
     if what == "several processes":
         monkeypatch.setattr(cpu_steps, "processes", lambda: 2)
-    before = state_of(model)
+    before, text = state_of(model), getattr(model, "get_base_model", lambda: model)().config
     with fast_steps(model, bfloat16=what != "float32", rows=4, longest=10):
         assert state_of(model) == before
+        assert text._attn_implementation == "sdpa"
+        assert not [layer for layer in model.modules() if "forward" in vars(layer)]
 
 
 def test_adapters_of_another_kind_are_left_to_peft():
@@ -134,13 +137,6 @@ def test_what_is_drawn_within_is_what_the_adapters_say():
     assert (without - drawn).abs().max() > 0.01
 
 
-def test_a_frozen_copy_is_untouched():
-    model = adapted()
-    other = copy.deepcopy(model)
-    with fast_steps(model, bfloat16=True, rows=4, longest=10):
-        assert {value.dtype for value in other.parameters()} == {torch.float32}
-
-
 def test_replies_are_drawn_with_fused_attention():
     model = adapted()
     text = model.get_base_model().config
@@ -152,3 +148,20 @@ def test_replies_are_drawn_with_fused_attention():
     text._attn_implementation = "eager"  # as its owner wants it
     with fused_attention(model):
         assert text._attn_implementation == "eager"
+
+
+def test_a_sampler_of_a_model_in_training_draws_with_fused_attention(tiny_models, monkeypatch):
+    seen = []
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_models / "base"),
+        LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    text, tokenizer = model.get_base_model().config, AutoTokenizer.from_pretrained(tiny_models / "base")
+    model.register_forward_pre_hook(lambda *_: seen.append(text._attn_implementation))
+    model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)  # as accelerate wraps it
+    sampling = load_settings(PROJECT / "params.yaml").sampling.model_copy(update={"max_new_tokens": 3})
+    with fast_steps(model, bfloat16=True, rows=4, longest=10):
+        sampler = Sampler.from_model(model, tokenizer, sampling=sampling, max_prompt_tokens=96)
+        sampler.sample_ids([[5, 9, 200, 31]], 2, 7)
+        assert text._attn_implementation == "eager"
+    assert set(seen) == {"sdpa"}
