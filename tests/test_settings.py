@@ -37,6 +37,10 @@ def test_guardrails_that_params_do_not_name_are_those_of_the_shipped_ones(tmp_pa
         (lambda raw: raw["rl"].update(step=3), r"rl\.step: Extra inputs"),
         (lambda raw: raw["rl"].pop("steps"), r"rl\.steps: Field required"),
         (lambda raw: raw["rl"].update(steps=0), r"rl\.steps: .*greater than 0"),
+        (
+            lambda raw: raw["rl"].update(auxiliary={"p_continue": {"weight": 1.5, "bound": 1.0}}),
+            r"rl: .*auxiliary\.p_continue: the weight of a user signal is 1 at most",
+        ),
         (lambda raw: raw["split"]["shares"].update(evaluation=0.5), "add up to 1"),
         (lambda raw: raw["split"]["shares"].pop("evaluation"), "must name exactly"),
         (lambda raw: raw["signal_models"].update(signals=["continue"]), "not trained: thumb_up"),

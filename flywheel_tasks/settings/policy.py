@@ -75,9 +75,12 @@ class Dpo(Training):
 
 
 class Auxiliary(Section):
-    """An auxiliary term of the reward: its value, from 0 to 1, counts up to ``bound``, times ``weight``."""
+    """An auxiliary term of the reward: its value, from 0 to 1, counts up to ``bound``, times ``weight``.
 
-    weight: Annotated[float, Field(gt=0.0, le=1.0)]
+    ``weight``: at most 1 for a user signal, at most 5 for what code checks.
+    """
+
+    weight: Annotated[float, Field(gt=0.0, le=5.0)]
     bound: Annotated[float, Field(gt=0.0, le=1.0)]
 
 
@@ -143,3 +146,11 @@ class Rl(Section):
     # Which checkpoint: nearest to the target; for experiments the last one, or the policy before RL.
     hand_over: Literal["nearest", "last", "start"]
     lora: Lora
+
+    @model_validator(mode="after")
+    def _signals_stay_small(self) -> "Rl":
+        # Optimised directly, user signals failed in known ways (paper, section on reward models); code's checks do not.
+        for name, term in self.auxiliary.items():
+            if name != "instructions" and term.weight > 1.0:
+                raise ValueError(f"auxiliary.{name}: the weight of a user signal is 1 at most")
+        return self
