@@ -16,15 +16,17 @@ _PANEL = (
     "Training cards are those of the traffic; unseen characters are persons of no training prompt, with instructions "
     "that some have; unseen wordings are persons of training cards, with {wordings} in words of no training prompt."
 )
+_SECOND = _PANEL.format(
+    lines=", nor the lines in which they take up a word or complain",
+    wordings="instructions of kinds that they do not have there,",
+)
 PANELS = {  # by the version that the panel's rows name
     1: _PANEL.format(
         lines=", but lines in which they take up a word or complain are the traffic's",
         wordings="their instructions",
     ),
-    2: _PANEL.format(
-        lines=", nor the lines in which they take up a word or complain",
-        wordings="instructions of kinds that they do not have there,",
-    ),
+    2: _SECOND,
+    3: f"{_SECOND} Of each character of the traffic one card is asked, in turn its first, second and so on.",
 }
 
 CHECKER = (

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from flywheel_tasks.campaign import panels
+from flywheel_tasks.campaign import panels, text
 from flywheel_tasks.campaign.folder import CampaignError
 from flywheel_tasks.settings import load_settings
-from flywheel_tasks.simulation.panel import GROUPS, TURNS, cards_of
+from flywheel_tasks.simulation.panel import GROUPS, TURNS, VERSION, cards_of
 from tests.campaign.handmade import PROJECT
 
 USERS = load_settings(PROJECT / "params.yaml").campaign.panel_users
@@ -72,3 +72,7 @@ def test_every_card_of_the_panel_counts_alike():
     panels.check_people(USERS)
     with pytest.raises(CampaignError, match=r"campaign\.panel_users is 30: not a multiple of 20"):
         panels.check_people(30)
+
+
+def test_the_table_says_what_the_panel_of_today_asks():
+    assert VERSION in text.PANELS
