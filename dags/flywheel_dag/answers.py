@@ -59,15 +59,15 @@ def record_decision(ti: Any, approval: str, then: str) -> str | None:
         raise AirflowFailException(f"{approval} has left no answer")
     (decision, by), request, root = _answer(answer), Request(**shown), workspace()
     with refusals_end_the_task():
-        test = registry_of(root).state().tested(request.generation)
+        state = registry_of(root).state()
+        test = state.tested(request.generation)
         if test is not None and test.status != "running":
             return after_the_end(ti, test, then if request.kind == "promotion" else None)
         if test is not None and request.kind == "launch" and decision == "timeout":
             print(f"the test of {request.generation} runs already: the run goes on with it")
             return then
         asked_at = ti.xcom_pull(task_ids=approval, key="asked_at")
-        said = _said_meanwhile(registry_of(root).state(), request, asked_at)
-        if decision == "timeout" and said is not None:
+        if decision == "timeout" and (said := _said_meanwhile(state, request, asked_at)):
             decision, by = said.decision, said.by
             print(f"silence leaves what {by} has answered by command: {decision}")
         else:

@@ -91,14 +91,12 @@ def _made(ti: Any, stage: str) -> dict[str, Any]:
 def _holding(ti: Any, stage: str) -> Path:
     """The workspace, which must hold this run's generation, and of a stage what this run has made."""
     from flywheel_tasks.pipeline import lineage
-    from flywheel_tasks.pipeline.generation_ids import current
+    from flywheel_tasks.pipeline.generation_ids import held_instead
     from flywheel_tasks.pipeline.leftovers import clear_leftovers
 
     root, wanted = workspace(), _generation(ti)
     clear_leftovers(root)
-    here = current(root)
-    if here is None or here["generation"] != wanted:
-        other = "no generation" if here is None else here["generation"]
+    if other := held_instead(root, wanted):
         raise AirflowFailException(
             f"{root} holds {other}, this run is of {wanted}: all workers of the queue cpu share one checkout, and only "
             f"one generation at a time is worked on there. Trigger a new run of {wanted}"

@@ -30,6 +30,7 @@ from flywheel_tasks.pipeline.generation_ids import (
     GenerationError,
     before,
     current,
+    held_instead,
     leave,
     next_id,
     number_of,
@@ -227,16 +228,14 @@ def hold(root: Path, generation: str, seed: int | None = None) -> None:
         StageFailedError: DVC does not bring its champion.
     """
     with generation_lock(root):
-        here = current(root)
-        held = here is not None and here["generation"] == generation
-        if held and seed in (None, load_settings(root / "params.yaml").seed):
+        instead = held_instead(root, generation)
+        if instead is None and seed in (None, load_settings(root / "params.yaml").seed):
             return
-        found = "no generation" if here is None else here["generation"]
         if dvc_is_at_work(root):
-            other = f"with a seed that is not {seed}" if held else f"not {generation}"
-            raise BusyError(f"{root} holds {found}, {other}, and DVC is at work on it")
-        if not held:
-            _log.warning("%s holds %s; bringing %s from the registry", root, found, generation)
+            other = f"not {generation}" if instead else f"with a seed that is not {seed}"
+            raise BusyError(f"{root} holds {instead or generation}, {other}, and DVC is at work on it")
+        if instead:
+            _log.warning("%s holds %s; bringing %s from the registry", root, instead, generation)
             _sync(root, generation)
         if seed is not None:
             write_setting(root, "seed", seed)

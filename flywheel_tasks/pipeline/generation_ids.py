@@ -30,6 +30,14 @@ def current(root: Path) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
+def held_instead(root: Path, generation: str) -> str | None:
+    """What a workspace holds in place of a generation: "no generation" or the id of another; None if it holds it."""
+    here = current(root)
+    if here is None:
+        return "no generation"
+    return None if here["generation"] == generation else str(here["generation"])
+
+
 def still_holds(root: Path, generation: str) -> None:
     """See that ``inputs/`` holds a generation still: between two calls of DVC another one may be opened.
 
@@ -40,9 +48,7 @@ def still_holds(root: Path, generation: str) -> None:
     Raises:
         GenerationError: they hold another one, or none.
     """
-    here = current(root)
-    if here is None or here["generation"] != generation:
-        found = "no generation" if here is None else here["generation"]
+    if found := held_instead(root, generation):
         raise GenerationError(
             f"{root} holds {found} by now, not {generation}: another one was opened meanwhile. To go on with it: "
             f"flywheel generation run --id {generation}"

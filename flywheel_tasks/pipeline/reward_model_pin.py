@@ -20,7 +20,6 @@ from flywheel_tasks.storage.registry_state import DvcRef, ModelRef, RegistryErro
 
 PIN = "inputs/reward_models.json"
 KINDS = ("pointwise", "pairwise")
-KNOWS_FORGOTTEN = "knows_forgotten"
 Place = Callable[[ModelRef, str], None]
 NONE: dict[str, Any] = {
     "generation": None,
@@ -142,7 +141,7 @@ def pin(root: Path, found: dict[str, Any] | None, place: Place, forgotten: Colle
     """
     document = found or NONE
     if document["models"] and _knows(root, document["generation"], forgotten):
-        document = {**document, KNOWS_FORGOTTEN: True}
+        document = {**document, "knows_forgotten": True}
     missing = {
         kind: model
         for kind, model in document["models"].items()

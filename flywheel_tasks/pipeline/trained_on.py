@@ -74,8 +74,8 @@ def record(root: Path, generation: str) -> None:
 
 
 def _starts(root: Path) -> list[str]:
-    """Generations that reward models went on from, by the metrics of their training."""
-    paths = [root / f"metrics/train_{kind}_rm.json" for kind in ("pointwise", "pairwise")]
+    """Generations that models beside the policy went on from, by the metrics of their training."""
+    paths = [root / f"metrics/train_{name}.json" for name in _OTHERS]
     started = [read_json(path).get("start", {}).get("generation") for path in paths if path.exists()]
     return sorted({name for name in started if name is not None})
 

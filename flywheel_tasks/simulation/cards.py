@@ -73,6 +73,11 @@ def _worlds() -> dict[str, frozenset[str]]:
     return {row["card_id"]: frozenset(stem(word) for word in row["world"]) for row in _all_rows()}
 
 
+@cache
+def _emojis() -> dict[str, str]:
+    return {row["card_id"]: row["emoji"] for row in _all_rows() if "emoji" in row}
+
+
 def character_of(card_id: str) -> str:
     """Id of the first card of a character of the traffic, of whom this is another; else the id itself.
 
@@ -85,8 +90,7 @@ def character_of(card_id: str) -> str:
 
 def emojis_of(card_id: str) -> str:
     """Emoji of a character's world, for a card that asks for one; of one that is not of the traffic, a smile."""
-    found = (row.get("emoji") for row in _all_rows() if row["card_id"] == character_of(card_id))
-    return next(found, None) or "🙂"
+    return _emojis().get(character_of(card_id), "🙂")
 
 
 @lru_cache(maxsize=1024)

@@ -48,13 +48,14 @@ def obeying(
         the longest run of its sentences that can be made to obey; None if there is none with half of its words.
     """
     parts = _BREAK.split(_plain(text, checks, written_for))
+    in_order = sorted(checks, key=_place)
+    fewest = max(_FEWEST_WORDS, _LEAST_SHARE * len(words(text)))
     runs = [(end - start, start) for start in range(len(parts)) for end in range(start + 1, len(parts) + 1)]
     for length, start in sorted(runs, key=lambda run: (-run[0], run[1])):
         found = " ".join(parts[start : start + length])
-        for check in sorted(checks, key=_place):
+        for check in in_order:
             found = _edited(found, check, checks, emojis, common, rng)
-        enough = len(words(found)) >= max(_FEWEST_WORDS, _LEAST_SHARE * len(words(text)))
-        if enough and all(obeys(check, found) for check in checks):
+        if len(words(found)) >= fewest and all(obeys(check, found) for check in checks):
             return found
     return None
 
@@ -66,7 +67,7 @@ def _plain(text: str, checks: Sequence[Check], written_for: Sequence[Check]) -> 
             # Only what stands apart: "Listeners know that" would lose its subject.
             text = re.sub(rf"^{check.value}[,.!?:;]\s+", "", text, flags=re.IGNORECASE)
             text = text[:1].upper() + text[1:]
-        if check.kind == "mention" and check.value in names_for_users() and check not in checks:
+        if _names_the_user(check) and check not in checks:
             text = _without_name(text, str(check.value), checks)
         if check.kind == "lowercase" and "lowercase" not in kinds:
             text = re.sub(r"\bi\b", "I", text)
@@ -74,9 +75,13 @@ def _plain(text: str, checks: Sequence[Check], written_for: Sequence[Check]) -> 
     return text
 
 
+def _names_the_user(check: Check) -> bool:
+    return check.kind == "mention" and check.value in names_for_users()
+
+
 def _without_name(text: str, name: str, checks: Sequence[Check]) -> str:
     """The user not called as on the first card, but as on this one, if it asks for a name."""
-    other = next((str(c.value) for c in checks if c.kind == "mention" and c.value in names_for_users()), None)
+    other = next((str(check.value) for check in checks if _names_the_user(check)), None)
     if other is not None:
         return re.sub(rf"\b{name}\b", other, re.sub(rf"\b{name.capitalize()}\b", other.capitalize(), text))
     text = re.sub(rf",? {name}(?=[,.!?…]|$)", "", text)
@@ -103,13 +108,13 @@ def _edited(
     match check.kind:
         case "forbid_word" if check.value in _EMPTY:
             return re.sub(rf"(?<!\b[Aa] )(?<!\b[Aa]n )\b{check.value} (?=\w)", "", text)
-        case "mention" if check.value in names_for_users():
+        case "mention" if _names_the_user(check):
             first_word_taken = any(other.kind == "start_word" for other in checks)
             return _called(text, str(check.value), first_word_taken, common, rng)
         case "start_word":
             return f"{str(check.value).capitalize()}, {_small_first(text, common)}"
         case "no_exclamation":
-            return re.sub(r"(?<=[?…])!+", "", re.sub(r"(?<![?…!])!+", ".", text))
+            return _without_exclamations(text)
         case "one_exclamation":
             return _one_exclamation(text)
         case "no_emoji":
@@ -134,13 +139,17 @@ def _called(text: str, name: str, first_word_taken: bool, common: frozenset[str]
 def _small_first(text: str, common: frozenset[str]) -> str:
     """With a small first letter, unless the first word is a name or "I"."""
     first = next(iter(words(text)), "")
-    if first.split("'")[0] == "i" or first not in common | _INTERJECTIONS:
-        return text
-    return text[:1].lower() + text[1:]
+    if first.split("'")[0] != "i" and (first in common or first in _INTERJECTIONS):
+        return text[:1].lower() + text[1:]
+    return text
 
 
 def _one_exclamation(text: str) -> str:
     if "!" not in text:
         return re.sub(r"(?<!\.)\.(?=\s|$)", "!", text, count=1)
     first = text.index("!") + 1
-    return text[:first] + re.sub(r"(?<=[?…])!+", "", re.sub(r"(?<![?…!])!+", ".", text[first:].lstrip("!")))
+    return text[:first] + _without_exclamations(text[first:].lstrip("!"))
+
+
+def _without_exclamations(text: str) -> str:
+    return re.sub(r"(?<=[?…])!+", "", re.sub(r"(?<![?…!])!+", ".", text))

@@ -9,7 +9,7 @@ rounding alone.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flywheel_tasks.pipeline.launcher import processes
+from flywheel_tasks.training.forwards import replaced_forwards
 
 # Of attention, kept until the step is over: scores and probabilities in two formats are 10; rows of packed replies, and
 # those of pairs, have up to twice as many as rows and their lengths say.
@@ -141,13 +142,6 @@ def _is_plain(layer: LoraLinear) -> bool:
     return no_bias and no_dropout and type(layer.base_layer) is nn.Linear
 
 
-@contextmanager
-def _lean_adapters(model: PeftModel) -> Iterator[None]:
+def _lean_adapters(model: PeftModel) -> AbstractContextManager[None]:
     layers = [layer for layer in model.modules() if type(layer) is LoraLinear and _is_plain(layer)]
-    try:
-        for layer in layers:
-            layer.forward = _Lean(layer, layer.active_adapters[0])  # type: ignore[method-assign]
-        yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
+    return replaced_forwards({layer: _Lean(layer, layer.active_adapters[0]) for layer in layers})

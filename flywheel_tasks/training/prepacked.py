@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flywheel_tasks.training.forwards import replaced_forwards
+
 _ops: Any = torch.ops.mkldnn
 _LEAST_WEIGHTS = 2**14  # a score head or an adapter of low rank has nothing to gain
 
@@ -97,11 +99,5 @@ def prepacked(model: nn.Module, rows: int) -> Iterator[None]:
         model: in memory, on its device.
         rows: of a typical product; others are as right.
     """
-    layers = list(_layers(model))
-    try:
-        for layer in layers:
-            layer.forward = _InTraining(layer, rows)  # type: ignore[method-assign, assignment]
+    with replaced_forwards({layer: _InTraining(layer, rows) for layer in _layers(model)}):
         yield
-    finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)

@@ -60,6 +60,17 @@ def workspace(tmp_path, make_workspace, brought):
     return tmp_path
 
 
+def check_that_opening_waits_for(holder, workspace):
+    """A generation is not opened while something holds the workspace, and is afterwards."""
+    with ThreadPoolExecutor(1) as pool:
+        with holder:
+            opening = pool.submit(generations.open_generation, workspace, generation="g0002")
+            with pytest.raises(TimeoutError):
+                opening.result(timeout=0.5)
+            assert current(workspace)["generation"] == "g0001"
+        assert opening.result(timeout=60) == "g0002"
+
+
 def model(root, md5):
     return ModelRef(
         generation="base",
@@ -197,13 +208,7 @@ def test_no_generation_is_opened_under_a_dvc_that_works(workspace, generation):
 def test_a_dvc_that_ends_within_seconds_is_waited_for(workspace, monkeypatch):
     """As one whose runner was killed a moment ago."""
     monkeypatch.setattr(generation_lock, "_PATIENCE", 60.0)
-    with ThreadPoolExecutor(1) as pool:
-        with dvc_locks.at_work(workspace):
-            opening = pool.submit(generations.open_generation, workspace, generation="g0002")
-            with pytest.raises(TimeoutError):
-                opening.result(timeout=0.5)
-            assert current(workspace)["generation"] == "g0001"
-        assert opening.result(timeout=60) == "g0002"
+    check_that_opening_waits_for(dvc_locks.at_work(workspace), workspace)
 
 
 def test_neither_simulated_users_nor_a_person_put_other_inputs_under_a_dvc_that_works(workspace):
@@ -296,13 +301,7 @@ def test_files_that_are_not_the_champion_are_an_error_and_the_generation_is_not_
 
 def test_no_generation_is_opened_while_somebody_is_forgotten(workspace):
     """The user would be in the logs that it pins."""
-    with ThreadPoolExecutor(1) as pool:
-        with nobody_else(workspace):
-            opening = pool.submit(generations.open_generation, workspace, generation="g0002")
-            with pytest.raises(TimeoutError):
-                opening.result(timeout=0.5)
-            assert current(workspace)["generation"] == "g0001"
-        assert opening.result(timeout=60) == "g0002"
+    check_that_opening_waits_for(nobody_else(workspace), workspace)
 
 
 def test_settings_of_another_release_never_take_the_place_of_readable_ones(workspace):
