@@ -120,7 +120,7 @@ def _edited(
         case "no_emoji":
             return emoji.replace_emoji(text, "").replace("  ", " ").strip()
         case "one_emoji" if emoji_count(text) == 0:
-            return f"{text} {rng.choice(emoji.distinct_emoji_list(emojis))}"
+            return f"{text} {rng.choice(sorted(emoji.distinct_emoji_list(emojis)))}"
         case "lowercase":
             return text.lower()
     return text

@@ -1,7 +1,10 @@
 """Characters on several cards: rules that can be read, checked and obeyed, and none of those kept for the panel."""
 
+import os
 import random
 import statistics
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -41,6 +44,27 @@ def test_one_set_is_the_cards_as_they_are_and_more_sets_change_none_of_fewer():
         first = next(other for other in load_cards() if other.card_id == character_of(card.card_id))
         assert (card.name, card.traits) == (first.name, first.traits)
         assert world_of(first) - world_of(card) <= {str(check.value) for check in checks_of(card)}
+
+
+def test_cards_and_replies_are_the_same_in_every_process():
+    """A set's order differs from process to process."""
+    code = (
+        "import random; from flywheel_tasks.simulation.rule_sets import traffic_cards as cards;"
+        "from flywheel_tasks.simulation.rewriting import rewrite; rng = random.Random(2);"
+        "said = [{'role': 'user', 'content': 'Do you like storms?'}];"
+        f"print([(card, rewrite(card, said, 'No.', rng)) for card in cards({SETS})])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(said) == 1
 
 
 def test_every_card_asks_two_things_that_no_other_card_of_the_character_asks_together():
