@@ -10,6 +10,7 @@ from flywheel_tasks.report.approval import BADGES
 from flywheel_tasks.report.contents import Contents, most_different
 from flywheel_tasks.report.reward_models import (
     against_earlier,
+    card_readers,
     learned_from,
     one_feature_judges,
     quality_rows,
@@ -56,7 +57,11 @@ def render_page(contents: Contents) -> str:
         "rl_gain": figures.rl_gain(contents.metrics),
         "accuracy": figures.accuracy_bars(contents.metrics),
         "quality": quality_rows(contents.metrics),
-        "learned_from": [*learned_from(contents.metrics), *one_feature_judges(contents.metrics)],
+        "learned_from": [
+            *learned_from(contents.metrics),
+            *one_feature_judges(contents.metrics),
+            *card_readers(contents.metrics),
+        ],
         "against_earlier": against_earlier(contents.metrics),
         "judge": None if evaluate.get("judge") in (None, "none") else evaluate["judge"],
         "detector": _DETECTORS.get(

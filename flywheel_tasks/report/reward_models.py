@@ -60,6 +60,21 @@ def one_feature_judges(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def card_readers(metrics: Mapping[str, Any]) -> list[str]:
+    """A sentence a model: how often it is right where only the card's instructions tell which reply is better."""
+    found = ((name, figures.get(metrics, stage, "swapped_rules")) for stage, name in MODELS.items())
+    return [
+        f"{name}: {_share(node['accuracy'])} right on {node['pairs']} pairs of the same replies under other cards' "
+        "instructions, of which code knows the order; a model that reads no instruction is right on half."
+        for name, node in found
+        if isinstance(node, Mapping) and node["accuracy"]["value"] is not None
+    ]
+
+
+def _share(node: Mapping[str, Any]) -> str:
+    return f"{figures.percent(node['value'])} ({figures.percent(node['low'])} to {figures.percent(node['high'])})"
+
+
 def against_earlier(metrics: Mapping[str, Any]) -> list[str]:
     """A sentence a model: how it compares with the last launched generation's on the same pairs, or why not."""
     found = ((name, figures.get(metrics, stage, "earlier")) for stage, name in MODELS.items())

@@ -30,8 +30,7 @@ class Pair:
         history: turns, the last one the user's.
         chosen: the better reply.
         rejected: the worse reply.
-        kind: ``ranking`` (an annotator ranked both), ``rewrite`` (chosen is an annotator's text) or ``set`` (of a named
-            set, in no table).
+        kind: ``ranking`` (an annotator ranked both), ``rewrite`` XX
         consensus: several reviews agree on it: good enough to measure with.
         one_review: what one review says of it: 1 as chosen, 0 the other way, 1/2 equal; None where nobody ranked it.
     """
@@ -43,7 +42,7 @@ class Pair:
     history: tuple[Turn, ...]
     chosen: str
     rejected: str
-    kind: Literal["ranking", "rewrite", "set"]
+    kind: Literal["ranking", "rewrite", "set", "rules"]
     consensus: bool = False
     one_review: float | None = None
 

@@ -119,6 +119,7 @@ def metrics(
                 },
                 "by_set": {"consensus": label_set(70, 0.64), "single_review": label_set(90, 0.55)},
             },
+            "swapped_rules": label_set(80, 0.52),
             "earlier": {
                 "generation": "g0007",
                 "left_out_trained_on": 3,

@@ -62,6 +62,7 @@ def test_figures_reach_the_page(contents: Callable[..., Any]) -> None:
     )
     assert "+13.0 points" in page
     assert "one feature alone (ends with a question: more is better), 58.0%." in page
+    assert "right on 80 pairs of the same replies under other cards&#39; instructions" in page
     assert "-2.0 to +28.0" in page
     assert "PASS" in page
     assert 'polyline points="0.00,3.00 50.00,50.00 100.00,97.00"' in page
