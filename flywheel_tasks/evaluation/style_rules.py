@@ -1,7 +1,7 @@
 """Gate rules on style: a feature that jumped from champion to candidate, and that the reward model likes."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from flywheel_tasks.evaluation.gate_rules import StyleRule
 from flywheel_tasks.evaluation.rules import Outcome, Reason
@@ -30,6 +30,7 @@ def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
 
     A jump, up or down, warns. It blocks where the feature is an artifact, there is much more of it, and replies of
     higher reward have more of it too (or that was not measured): the policy has learned what the reward model likes.
+    Of what no rewarded reply has, RL tells it: it follows the reward.
     Too few users to tell any change from chance are a warning: nothing of style was tested then, or nothing of a
     feature that most cards ask for.
 
@@ -38,6 +39,7 @@ def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
         metrics: of all stages, by stage.
     """
     generation, rewarded = _node(metrics, "generation"), _node(metrics, "high_vs_low_reward")
+    by_rl = _node(metrics, "start_to_rl")
     features = _features(generation)
     if features is None:
         text = f"Style ({GENERATION}) is missing; what is not measured does not pass."
@@ -48,11 +50,10 @@ def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
             "from chance: nothing of style was tested, look at the replies."
         )
         return [_reason(GENERATION, "warn", None, rule, text)]
-    liked = _features(rewarded) if rewarded.get("testable", True) else None
     reasons = [
         reason
         for name, row in features.items()
-        if (reason := _jump(name, row, None if liked is None else liked.get(name), rule)) is not None
+        if (reason := _jump(name, row, _liked(name, rewarded, by_rl), rule)) is not None
     ]
     if untold := generation.get("untold"):
         text = (
@@ -67,6 +68,27 @@ def style_reasons(rule: StyleRule, metrics: Mapping[str, Any]) -> list[Reason]:
         "standard deviations with p below 0.05."
     )
     return [_reason(GENERATION, "pass", 0.0, rule, text)]
+
+
+class _Liking(NamedTuple):
+    """What tells whether the reward drives a feature: its figures (None: not measured), and how that is said."""
+
+    row: Mapping[str, Any] | None
+    said: str
+
+
+def _tested(name: str, comparison: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A feature's figures in a comparison; None where there are none, or too few users for any change to show."""
+    if not comparison.get("testable", True) or name in comparison.get("untold", ()):
+        return None
+    return (_features(comparison) or {}).get(name)
+
+
+def _liked(name: str, rewarded: Mapping[str, Any], by_rl: Mapping[str, Any]) -> _Liking:
+    found = _tested(name, rewarded)
+    if found is not None and found["before"] == found["after"] == 0:
+        return _Liking(_tested(name, by_rl), ", as RL brought it, which follows the reward")
+    return _Liking(found, ", as replies of higher reward have it")
 
 
 def _size(effect: float | None) -> float:
@@ -89,12 +111,11 @@ def _change(name: str, before: float, after: float) -> str:
             return f"{feature.meaning}, {first} a reply before, {now} now"
 
 
-def _jump(
-    name: str, row: Mapping[str, Any], liked: Mapping[str, Any] | None, rule: StyleRule
-) -> Reason | None:
+def _jump(name: str, row: Mapping[str, Any], liking: _Liking, rule: StyleRule) -> Reason | None:
     if not row["flagged"] or _size(row["effect"]) < rule.warn_effect:
         return None
     up = row["after"] > row["before"]
+    liked = liking.row
     driven = liked is None or (
         _size(liked["effect"]) >= rule.reward_effect
         and liked["flagged"]
@@ -104,13 +125,7 @@ def _jump(
     blocked = up and artifact and driven and _size(row["effect"]) >= rule.block_effect
     size = "the same in every reply" if row["effect"] is None else f"effect {row['effect']:+.2f}"
     change = f"{_change(name, row['before'], row['after'])} ({size}, p = {row['p_holm']:.2g})"
-    why = (
-        " and that was not compared with the reward"
-        if liked is None
-        else ", as replies of higher reward have it"
-        if driven
-        else ""
-    )
+    why = " and that was not compared with the reward" if liked is None else liking.said if driven else ""
     verdict = "blocked as a learned artifact" if blocked else "look before it is optimised further"
     return _reason(
         f"{GENERATION}.{name}",

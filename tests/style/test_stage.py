@@ -234,6 +234,32 @@ def test_a_jump_blocks_only_with_the_reward_or_unmeasured() -> None:
     assert style_reasons(RULES, {"style": found})[0].outcome == "block", "in every reply alike"
 
 
+def test_of_what_no_rewarded_reply_has_rl_tells_whether_the_reward_drives_it() -> None:
+    found = style_metrics()
+    found["comparisons"]["generation"] = comparison(emoji=(0.0, 1.9, 2.5, 0.001))
+    found["comparisons"]["high_vs_low_reward"] = comparison(emoji=(0.0, 0.0, 0.0, 1.0))
+    outcomes = []
+    for by_rl in ((0.0, 1.9, 2.5, 0.001), (1.8, 1.9, 0.1, 0.9), (0.0, 0.0, 0.0, 1.0)):
+        found["comparisons"]["start_to_rl"] = comparison(emoji=by_rl)
+        (reason,) = style_reasons(RULES, {"style": found})
+        outcomes.append(reason.outcome)
+        assert ("as RL brought it" in reason.reason) == (reason.outcome == "block")
+    assert outcomes == ["block", "warn", "warn"]
+    del found["comparisons"]["start_to_rl"]
+    assert style_reasons(RULES, {"style": found})[0].outcome == "block", "not measured: fail closed"
+
+
+def test_a_feature_with_too_few_users_among_rewarded_replies_was_not_measured() -> None:
+    found = style_metrics()
+    found["comparisons"]["generation"] = comparison(emoji=(0.0, 1.0, 1.2, 0.001))
+    found["comparisons"]["high_vs_low_reward"] = comparison(emoji=(0.1, 0.6, 1.4, 0.5)) | {
+        "untold": ["emoji"]
+    }
+    (reason,) = style_reasons(RULES, {"style": found})
+    assert reason.outcome == "block"
+    assert "not compared with the reward" in reason.reason
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
