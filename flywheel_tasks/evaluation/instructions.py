@@ -67,6 +67,21 @@ def share_kept(card: Card, reply: str) -> float | None:
     return sum(kept) / len(kept) if kept else None
 
 
+def share_seen_kept(card: Card, reply: str) -> float | None:
+    """Share (0 to 1) of a card's instructions that code can check and sees kept; None if code can check none.
+
+    To choose replies by: what cannot be measured on a reply counts as not kept, or the reply would be chosen for that.
+
+    Args:
+        card: the character.
+        reply: the text.
+    """
+    found = checks(card)
+    if not found:
+        return None
+    return sum(check.measures(reply) and check.obeyed(reply) for check in found) / len(found)
+
+
 def unchecked(card: Card) -> list[str]:
     """The card's instructions of which code can check nothing."""
     return [instruction for instruction in card.instructions if not instruction_checks(instruction)]

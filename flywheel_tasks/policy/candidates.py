@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flywheel_tasks.evaluation.chat_templates import LIKELY, mine_chats
-from flywheel_tasks.evaluation.instructions import share_kept
+from flywheel_tasks.evaluation.instructions import share_seen_kept
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.policy.reply import Reply
 from flywheel_tasks.policy.sentences import whole_sentences
@@ -132,7 +132,7 @@ def mark_disobedient(candidates: Sequence[Candidate], section: RejectionSample) 
         candidates: of one prompt; those with a reason already are left out.
         section: settings.
     """
-    kept = {id(one): share_kept(one.prompt.card, one.text) for one in candidates if not one.reason}
+    kept = {id(one): share_seen_kept(one.prompt.card, one.text) for one in candidates if not one.reason}
     shares = [share for share in kept.values() if share is not None]
     most = max(shares, default=0.0)
     for candidate in candidates:

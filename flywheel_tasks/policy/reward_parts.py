@@ -13,13 +13,14 @@ import numpy as np
 
 from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation.chat_templates import is_templated
-from flywheel_tasks.evaluation.instructions import share_kept
+from flywheel_tasks.evaluation.instructions import share_seen_kept
 from flywheel_tasks.evaluation.templates import Pattern, Template
 from flywheel_tasks.pipeline.stage_io import StageIO
 from flywheel_tasks.policy.prompts import Prompt
 from flywheel_tasks.rewards.scoring import PointwiseScorer
 from flywheel_tasks.rewards.signals import SignalScorer
 from flywheel_tasks.settings import Rl
+from flywheel_tasks.style.asked import asked_for
 from flywheel_tasks.style.features import FEATURES
 
 _log = logging.getLogger(__name__)
@@ -32,11 +33,11 @@ class RewardError(ValueError):
 
 
 def instructions_kept(rows: Sequence[Replied]) -> list[float]:
-    """Share of a card's instructions that code can check and the reply keeps; 1 where code can check none.
+    """Share of a card's instructions that code can check and sees kept; 1 where code can check none.
 
     A constant within a prompt teaches nothing, so such prompts are as if the term were off.
     """
-    return [1.0 if (kept := share_kept(card, reply)) is None else kept for card, _, reply in rows]
+    return [1.0 if (kept := share_seen_kept(card, reply)) is None else kept for card, _, reply in rows]
 
 
 def _signal(models: SignalScorer, signal: str) -> Term:
@@ -109,6 +110,7 @@ class Rewards:
         self._decode = decode
         self._terms = dict(terms or {})
         self._templates = dict(templates or {})
+        self._asked_for: dict[Card, frozenset[str]] = {}
 
     @property
     def functions(self) -> list[Callable[..., list[float | None]]]:
@@ -181,10 +183,19 @@ class Rewards:
         parts = {}
         for name, weight in self._section.artifact_penalties.items():
             measure = FEATURES[name].measure
+            lost = -self._unit * weight
             parts[name] = [
-                -self._unit * weight * float(measure(history, reply)) for _, history, reply in rows
+                0.0 if self._asked(card, name) else lost * float(measure(history, reply))
+                for card, history, reply in rows
             ]
         if whole := self._section.template_penalty:
             lost = -self._unit * whole
             parts["templates"] = [lost if is_templated(*row, self._templates) else 0.0 for row in rows]
         return parts
+
+    def _asked(self, card: Card, artifact: str) -> bool:
+        """Whether a card asks for an artifact: to obey it is none."""
+        names = self._section.artifact_penalties
+        if card not in self._asked_for:
+            self._asked_for[card] = asked_for(card, {name: FEATURES[name] for name in names})
+        return artifact in self._asked_for[card]

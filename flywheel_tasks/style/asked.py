@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from flywheel_tasks.chat.card import Card
+from flywheel_tasks.chat.card import Card, Turn
 from flywheel_tasks.evaluation.instructions import InstructionCheck, instruction_checks
 from flywheel_tasks.evaluation.polarity import NOT
 from flywheel_tasks.evaluation.templates import said_in
@@ -106,6 +106,9 @@ def _phrase(check: InstructionCheck) -> str:
 
 def _has_it(feature: Feature, phrase: str) -> bool:
     if not feature.name.startswith(OPENING):
-        return feature.measure([], f"{phrase} {_NOTHING}") > 0
+        said_before: list[Turn] = [
+            {"role": "assistant", "content": f"{phrase} {_NOTHING}"}
+        ]  # as in every reply
+        return feature.measure(said_before, f"{phrase} {_NOTHING}") > 0
     opening, said = feature.name.removeprefix(OPENING).split(), text.words(phrase)[:OPENING_WORDS]
     return bool(said) and opening[: len(said)] == said

@@ -158,6 +158,8 @@ def test_only_those_that_keep_most_of_the_card_are_scored() -> None:
     most = {"most_instructions": True, "min_instructions": 0.0}
     fewer = "keeps_fewer_instructions"
     assert _obedience(most, *texts, instructions=card) == [fewer, "", fewer, fewer, "duplicate"]
+    brief = ("Use at most 3 words.",)
+    assert _obedience(most, "Is it so?", "月はきれいですね", "x", instructions=brief)[1] == fewer
     least = {"most_instructions": False, "min_instructions": 0.5}
     assert _obedience(least, *texts, instructions=card) == ["", "", "", "below_instructions", "duplicate"]
     both = {"most_instructions": True, "min_instructions": 0.5}

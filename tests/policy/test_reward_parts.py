@@ -43,6 +43,14 @@ def test_an_artifact_costs_by_its_count() -> None:
     assert {"penalty_exclamation", "penalty_emoji"} <= set(rewards.columns)
 
 
+def test_what_the_card_asks_for_costs_nothing() -> None:
+    asking = Prompt("p2", "user", Card("c2", "Lum", (), ("Always end with an emoji.",)), TURN)
+    penalised = section(artifact_penalties={"exclamation": 0.25, "emoji": 1.0})
+    texts = ["Wow! 😀"] * 2
+    rewards = Rewards(None, [PROMPT, asking], penalised, 2.0, END, lambda ids: texts)  # type: ignore[arg-type]
+    assert rewards.penalties([[9, 2]] * 2, {}.__setitem__, index=[0, 1]) == [-2.5, -0.5]
+
+
 def test_a_template_of_the_policy_before_rl_costs_once() -> None:
     logged: dict[str, float] = {}
     said = [f"{word} it is. What happens with the {word} next?" for word in WORDS]
@@ -89,6 +97,13 @@ def test_kept_instructions_are_a_share_and_cards_without_any_do_not_matter() -> 
     rows = [(card, TURN, reply) for reply in ("Fine by me.", "Fine by me too 😀", "Fine by me too")]
     assert instructions_kept(rows) == [1.0, 0.0, 0.5]
     assert instructions_kept([(PROMPT.card, TURN, "x")]) == [1.0]
+
+
+def test_what_cannot_be_measured_on_a_reply_is_not_kept() -> None:
+    """Or a policy would be paid for a script whose words cannot be counted."""
+    card = Card("c", "Mira", (), ("Use at most 3 words.", "Always end with a question."))
+    rows = [(card, TURN, reply) for reply in ("Is it so?", "月はきれいですか?", "月はきれいです")]
+    assert instructions_kept(rows) == [1.0, 0.5, 0.0]
 
 
 def test_terms_come_from_the_signal_models_and_one_without_a_model_is_left_out(policy_io: Any) -> None:

@@ -26,6 +26,7 @@ def asked(instruction: str, **found: Feature) -> set[str]:
         ("Use an exclamation mark in every sentence.", {"exclamation"}),
         ("Always say 'Stay sharp!'", {"exclamation"}),
         ("Always start with 'Oh'.", {"interjection"}),
+        ("Always end with 'Fair winds to you, friend.'", {"repeats_itself"}),
         ("ALWAYS REPLY IN CAPS.", {"capitals"}),
         ("Always say 'AHOY'.", {"capitals"}),
         ("Describe your actions in *asterisks*.", {"action"}),
@@ -60,7 +61,7 @@ def test_what_is_found_is_asked_for_by_the_card_that_says_it() -> None:
     found = found_features([Reply(str(i), text) for i, text in enumerate(said)], [])
     (template,) = (name for name in found if "sharp" in name)
     assert "opening: arr matey" in found
-    assert asked("Always end with 'Stay sharp out there, sailor.'", **found) == {template}
+    assert asked("Always end with 'Stay sharp out there, sailor.'", **found) == {template, "repeats_itself"}
     assert "opening: arr matey" in asked("Always start with 'Arr'.", **found)
     assert not {template, "opening: arr matey"} & asked("Never say 'arr'.", **found)
 
