@@ -177,7 +177,7 @@ def accuracy_bars(metrics: Mapping[str, Any]) -> list[Bar]:
         ("train_signal_models", "Signal"),
     ):
         for path, leaf in flatten(metrics.get(stage) or {}):
-            if "by_set" in path or path[0] == "earlier":
+            if "by_set" in path or path[0] in ("earlier", "card_reading"):
                 continue
             if is_estimate(leaf) and re.search(r"accuracy|auc", path[-1]):
                 name = " ".join(words(part) for part in path if part != "signals")

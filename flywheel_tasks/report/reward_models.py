@@ -61,13 +61,13 @@ def one_feature_judges(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def card_readers(metrics: Mapping[str, Any]) -> list[str]:
-    """A sentence a model: how often it is right where only the card's instructions tell which reply is better."""
-    found = ((name, figures.get(metrics, stage, "swapped_rules")) for stage, name in MODELS.items())
+    """A sentence a model: how often the card's rules move it towards the reply that keeps them."""
+    found = ((name, figures.get(metrics, stage, "card_reading")) for stage, name in MODELS.items())
     return [
-        f"{name}: {_share(node['accuracy'])} right on {node['pairs']} pairs of the same replies under other cards' "
-        "instructions, of which code knows the order; a model that reads no instruction is right on half."
+        f"{name}: other rules on the card move it towards the reply that keeps them in {_share(node['share'])} of "
+        f"{node['twins']} cases; 50% where a model reads no rule."
         for name, node in found
-        if isinstance(node, Mapping) and node["accuracy"]["value"] is not None
+        if isinstance(node, Mapping) and node["share"]["value"] is not None
     ]
 
 

@@ -1,23 +1,26 @@
-"""Does a reward model read the card? The same replies under other cards' rules, of which code knows the order.
+"""Does a reward model read the card? The same replies under other rules, of which code knows the order.
 
 From labels a model can learn what people like of replies in general, and do well on held-out pairs without reading a
 card: then it likes questions of a character that may never ask, too, and so will a policy that is trained on it. Here
-the persona and the conversation stay, and the card's instructions give way to those of another card: once to some that
-the one reply keeps and the other breaks, once to some with which it is the other way round. What the replies are like
-is the same on both sides of such a twin; only what the card says tells which one is better. A model that reads no
-instruction is right on exactly half of them. They cost no label.
+persona and conversation stay, and the card's instructions give way to those of some card: once to some that the one
+reply keeps and the other breaks, once to some with which it is the other way round. What the replies are like is the
+same on both sides of such a twin, so a model's taste cancels out of the sum of both margins; what is left is how far
+the rules move it. They cost no label.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, groupby
+from typing import Any
 
 from flywheel_tasks.curation.sampling import draw_order
-from flywheel_tasks.evaluation.instructions import InstructionCheck, checks, instruction_checks
+from flywheel_tasks.evaluation.instructions import InstructionCheck, instruction_checks
+from flywheel_tasks.evaluation.intervals import share
+from flywheel_tasks.rewards.agreement import preferred
 from flywheel_tasks.rewards.pairs import Pair
 
-_SHEETS = 24  # other cards' instructions that are tried for a prompt
+_TRIED = 24  # cards' instructions that are tried for a prompt
 _COUPLES = 3  # of replies to one prompt: further ones ask of the same two cards
 
 Rules = tuple[str, ...]
@@ -25,7 +28,7 @@ Rules = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Told:
-    """What a card's rules say of two replies.
+    """What some rules say of two replies.
 
     Attributes:
         sign: 1 if the first keeps all that the second keeps and more, -1 the other way round, 0 where neither does.
@@ -40,7 +43,7 @@ def told_by(tests: Iterable[InstructionCheck], first: str, second: str) -> Told:
     """Which of two replies keeps more rules, where that is plain.
 
     Args:
-        tests: of a card's instructions.
+        tests: of the rules.
         first: a reply.
         second: another one.
     """
@@ -55,11 +58,12 @@ def told_by(tests: Iterable[InstructionCheck], first: str, second: str) -> Told:
     return Told(signs.pop() if len(signs) == 1 else 0, tuple(sorted({kind for kind, _ in differ})))
 
 
-def under_other_rules(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
-    """Twins of couples of replies: under rules that prefer the one, and under rules that prefer the other.
+def twins(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
+    """Couples of replies, each under rules that prefer the one, and under rules that prefer the other.
 
     Prompts come in a drawn order. Of the rules tried for a prompt, those two are taken that order most couples
-    differently, by kinds of rules that have told few so far before others.
+    differently, by kinds of rules that have told few so far before others. Of a card's instructions only those are
+    taken that code can check, and no facts of a persona: the rest could say otherwise, or contradict the card.
 
     Args:
         pairs: whose replies and cards are used; which side is better plays no part.
@@ -67,10 +71,11 @@ def under_other_rules(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]
         seed: of the draw.
 
     Returns:
-        pairs of ``kind`` ``rules``, both of a twin beside each other; none where code can check no rule.
+        pairs of ``kind`` ``rules``, both of a twin beside each other: what one prefers, the other rejects.
     """
-    rules = sorted({pair.card.instructions for pair in pairs if checks(pair.card)})
-    tests = {one: [check for text in one for check in instruction_checks(text)] for one in rules}
+    tests = {
+        rules: [check for text in rules for check in instruction_checks(text)] for rules in _rules(pairs)
+    }
     drawn = sorted(pairs, key=lambda pair: (draw_order(seed, "other rules", pair.prompt_id), pair.pair_id))
     used: Counter[str] = Counter()
     found: list[Pair] = []
@@ -78,15 +83,26 @@ def under_other_rules(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]
         if len(found) >= most:
             break
         couples = list({frozenset((pair.chosen, pair.rejected)): pair for pair in of_prompt}.values())
-        tried = sorted(rules, key=lambda one: draw_order(seed, prompt, "\n".join(one)))[:_SHEETS]
+        tried = sorted(tests, key=lambda one: draw_order(seed, prompt, "\n".join(one)))[:_TRIED]
         told = {one: [told_by(tests[one], pair.chosen, pair.rejected) for pair in couples] for one in tried}
         best = max(combinations(tried, 2), key=lambda two: _worth(told, two, used), default=None)
         if best is None:
-            break  # all cards have the same rules
+            break  # no two cards have different rules
         apart = [k for k in range(len(couples)) if _apart(told, best, k)][:_COUPLES]
         used.update(kind for k in apart for one in best for kind in told[one][k].kinds)
         found += [_under(couples[k], one, told[one][k].sign) for k in apart for one in best]
     return found[: most - most % 2]
+
+
+def _rules(pairs: Sequence[Pair]) -> list[Rules]:
+    """The cards' instructions by which replies are ordered, each once."""
+
+    def usable(text: str) -> bool:
+        kinds = [check.kind for check in instruction_checks(text)]
+        return bool(kinds) and not any(kind.startswith("fact_") for kind in kinds)
+
+    cards = {pair.card.instructions for pair in pairs}
+    return sorted({rules for card in cards if (rules := tuple(text for text in card if usable(text)))})
 
 
 def _apart(told: Mapping[Rules, Sequence[Told]], two: tuple[Rules, Rules], couple: int) -> bool:
@@ -112,3 +128,25 @@ def _under(pair: Pair, rules: Rules, sign: int) -> Pair:
         consensus=False,
         one_review=None,
     )
+
+
+def reading(pairs: Sequence[Pair], margins: Sequence[float]) -> dict[str, Any]:
+    """How far a model's preferences follow the rules.
+
+    Args:
+        pairs: of :func:`twins`.
+        margins: logit of P(chosen) of each.
+
+    Returns:
+        ``twins``: how many. ``share``: of those in which the rules move the model towards the reply that keeps them,
+        that is, both margins add up to more than 0 (a tie counts one half): 1/2 for a model that reads no rule, however
+        much it likes one of the replies. ``accuracy``: of the pairs; 1/2 also for one that reads, but weakly. Intervals
+        are clustered by user; without twins both are null with the reason.
+    """
+    users = [pair.user_id for pair in pairs]
+    moved = [one + other for one, other in zip(margins[::2], margins[1::2], strict=True)]
+    of_twins, of_pairs = share(preferred(moved), users[::2]), share(preferred(margins), users)
+    if not pairs:
+        reason = "no instructions of two cards that code can check order two replies differently"
+        of_twins["reason"] = of_pairs["reason"] = reason
+    return {"twins": len(moved), "share": of_twins, "accuracy": of_pairs}

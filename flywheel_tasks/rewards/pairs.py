@@ -30,7 +30,8 @@ class Pair:
         history: turns, the last one the user's.
         chosen: the better reply.
         rejected: the worse reply.
-        kind: ``ranking`` (an annotator ranked both), ``rewrite`` XX
+        kind: ``ranking`` (an annotator ranked both), ``rewrite`` (chosen is an annotator's text), ``set`` (of a named
+            set) or ``rules`` (of :mod:`flywheel_tasks.rewards.card_reading`); the last two are in no table.
         consensus: several reviews agree on it: good enough to measure with.
         one_review: what one review says of it: 1 as chosen, 0 the other way, 1/2 equal; None where nobody ranked it.
     """

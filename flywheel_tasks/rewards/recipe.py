@@ -11,14 +11,14 @@ from typing import Any, Generic, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from flywheel_tasks.pipeline.stage_io import StageIO
-from flywheel_tasks.rewards.agreement import agreement, measured
+from flywheel_tasks.rewards.agreement import agreement
+from flywheel_tasks.rewards.card_reading import reading, twins
 from flywheel_tasks.rewards.earlier import against_earlier, start_of
 from flywheel_tasks.rewards.earlier_pairs import Found, earlier_pairs
 from flywheel_tasks.rewards.encoding import Kind, Limits, at_limit, reward_tokenizer
 from flywheel_tasks.rewards.pairs import Pair, PairError, load_pairs, require
 from flywheel_tasks.rewards.scoring import PairwiseScorer, PointwiseScorer
 from flywheel_tasks.rewards.surface import one_feature
-from flywheel_tasks.rewards.swapped_rules import under_other_rules
 from flywheel_tasks.rewards.trainer import Row, train_rows
 from flywheel_tasks.settings import PreferenceModel
 
@@ -115,9 +115,9 @@ def train_and_measure(
         return recipe.margins(scorer, found, f"{io.stage.name}: {what}")
 
     # Loaded as the stages load it that use it, and as the earlier model is: in the same precision.
-    swapped: list[Pair] = under_other_rules(heldout, len(heldout), io.settings.seed)
-    both = margins_of(out, [*heldout, *swapped], "held-out pairs")
-    margins, by_rules = both[: len(heldout)], both[len(heldout) :]
+    under_rules: list[Pair] = twins(heldout, len(heldout), io.settings.seed)
+    found = margins_of(out, [*heldout, *under_rules], "held-out pairs")
+    margins = found[: len(heldout)]
     return {
         "train": trained.metrics
         | {"pairs": len(rows), "left_out_as_equal": len(equal)}
@@ -125,7 +125,7 @@ def train_and_measure(
         "start": start.account,
         "pairs": {"own": len(own), "earlier": len(before.pairs), "by_generation": before.account},
         "heldout": agreement(heldout, margins) | {"surface": one_feature([*own, *before.pairs], heldout)},
-        "swapped_rules": measured(by_rules, [pair.user_id for pair in swapped]),
+        "card_reading": reading(under_rules, found[len(heldout) :]),
         "earlier": against_earlier(io, recipe.kind, heldout, margins, margins_of),
         "head_moved": trained.head_moved,
     }

@@ -119,7 +119,7 @@ def metrics(
                 },
                 "by_set": {"consensus": label_set(70, 0.64), "single_review": label_set(90, 0.55)},
             },
-            "swapped_rules": label_set(80, 0.52),
+            "card_reading": {"twins": 40, "share": estimate(0.55, 40), "accuracy": estimate(0.51, 80)},
             "earlier": {
                 "generation": "g0007",
                 "left_out_trained_on": 3,
