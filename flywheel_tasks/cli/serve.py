@@ -10,7 +10,7 @@ from rich.table import Table
 app = typer.Typer(help="Serve characters behind an OpenAI-compatible API; record what users do.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of the gateway; only their hashes are kept.")
 app.add_typer(keys_app, name="keys")
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)
 
 Root = Annotated[Path, typer.Option("--root", help="Workspace: the folder of dvc.yaml.", file_okay=False)]
 

@@ -15,6 +15,7 @@ from flywheel_tasks.online.metrics import (
     always_valid,
     compare,
     decisive,
+    has_past,
     lift_percent,
     one_arm,
 )
@@ -53,9 +54,7 @@ def adjusted(
 
 
 def _estimate(name: str, arms: Mapping[str, Sums], rule: Rule) -> Estimate:
-    metric = METRICS[name]
-    has_past = metric.covariate is not None and any(sums.total(metric.covariate[0]) for sums in arms.values())
-    return "cuped" if rule.estimate == "cuped" and has_past else "raw"
+    return "cuped" if rule.estimate == "cuped" and has_past(METRICS[name], arms) else "raw"
 
 
 def _limit(metric: Metric, arms: Mapping[str, Sums], rule: Rule) -> tuple[float, float] | None:

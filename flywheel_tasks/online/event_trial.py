@@ -7,6 +7,7 @@ from pathlib import Path
 from flywheel_tasks.online.checks import GIVEN
 from flywheel_tasks.online.event_errors import EventsError, UnreachableEventsError
 from flywheel_tasks.online.event_source import of_simulated_users
+from flywheel_tasks.online.exposed import TAKEN, reserved
 from flywheel_tasks.online.log_events import open_events, refuse_a_warehouse_as_logs
 from flywheel_tasks.online.metrics import METRICS
 from flywheel_tasks.settings import Settings
@@ -43,6 +44,8 @@ def try_events(settings: Settings, root: Path, plan: Plan) -> None:
     with suppress(UnreachableEventsError), open_events(settings, root, plan) as events:
         for table in (events.exposures, events.activity):
             table.limit(0).to_pyarrow()  # the database checks columns and rights, and reads no rows
+        if taken := reserved(settings.ab.segments):
+            raise EventsError(TAKEN.format(", ".join(taken)))
         if unknown := [name for name in settings.ab.segments if name not in events.segment_columns]:
             known = ", ".join(events.segment_columns) or "none"
             raise EventsError(

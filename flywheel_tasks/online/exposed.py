@@ -22,6 +22,7 @@ _SHARE, _BITS = 3, 21
 # Kinds of activity, by their code, and what their counts are called.
 _KINDS, _COUNTS = ("message", "reply", *COUNTED), ("messages", "replies", *COUNTED)
 # Cohorts by messages in the days before the test: the last that applies.
+TAKEN = "ab.segments: {} is the name of a column that the analysis makes itself: give the exposures' column another one"
 _COHORTS = (("new", 0), ("occasional", 1), ("regular", 20))
 
 
@@ -208,7 +209,9 @@ def _totals(events: Events, exposed: ir.Table, window: Window, rule: Rule) -> ir
     # Several counts share the bits of one number on the way: most of the time goes by the number of columns. If a
     # user has too many events for that, each count has its own.
     share = 1 if counts.n.max().fill_null(0).execute() >= 1 << _BITS else _SHARE
-    place = (counts.cell % share).cast("int64") * _BITS
+    place = (counts.cell % share).cast("int32") * ibis.literal(
+        _BITS, "int32"
+    )  # PostgreSQL shifts by no bigint
     parts = counts.mutate(column=counts.cell // share, bits=counts.n << place)
     columns = range(-(-len(names) // share))
     packed = parts.group_by("user").aggregate(
@@ -251,6 +254,13 @@ def _with_outcomes(users: ir.Table, days: int) -> ir.Table:
     )
 
 
+def reserved(names: Iterable[str]) -> list[str]:
+    """Those of some names of segments that the users' table has columns of its own for: figures would be of those."""
+    own = {"user", "first", "arm", "arms", "assigned", "day", "cohort", "messages", "active", "active_days"}
+    own |= {"pre_active", "timed_replies", "milliseconds", *_names(MOST_DAYS)}
+    return [name for name in names if name in own]
+
+
 def population(events: Events, window: Window, rule: Rule, segments: Sequence[str] = ()) -> Population:
     """Make the table of a test's users, in the database that holds the events.
 
@@ -261,12 +271,14 @@ def population(events: Events, window: Window, rule: Rule, segments: Sequence[st
         segments: columns of the exposures that become columns of the users, by the first exposure.
 
     Raises:
-        PopulationError: too many days, or a segment that the exposures do not have.
+        PopulationError: too many days, or a segment that the exposures do not have, or whose name is taken.
     """
     if window.days > MOST_DAYS:
         raise PopulationError(f"a test of {window.days} days; at most {MOST_DAYS} can be analysed")
     if unknown := [name for name in segments if name not in events.segment_columns]:
         raise PopulationError(f"ab.segments: the exposures have no column {', '.join(unknown)}")
+    if taken := reserved(segments):
+        raise PopulationError(TAKEN.format(", ".join(taken)))
     shown = _shown(events, window, rule)
     exposed = computed(_exposed(shown, segments), scratch=events.scratch)
     totals = _totals(events, exposed, window, rule)

@@ -16,6 +16,7 @@ from flywheel_tasks.storage.documents import finite
 from flywheel_tasks.storage.experiment_records import Rule
 
 Estimate = Literal["raw", "cuped"]
+_NARROW = 1e-6  # a confidence level at which no interval overflows
 ESTIMATES: tuple[Estimate, Estimate] = ("raw", "cuped")
 
 
@@ -106,6 +107,21 @@ def absent(metric: Metric, arms: Mapping[str, Sums]) -> str | None:
     return None
 
 
+def has_past(metric: Metric, arms: Mapping[str, Sums]) -> bool:
+    """Whether CUPED can be had: somebody did before what the metric counts, and no arm's past is a ratio to nothing.
+
+    Args:
+        metric: the metric.
+        arms: sums of both arms.
+    """
+    if metric.covariate is None:
+        return False
+    numer, denom = metric.covariate
+    return any(sums.total(numer) for sums in arms.values()) and (
+        denom is None or all(sums.total(denom) for sums in arms.values())
+    )
+
+
 def compare(
     metric: Metric, arms: Mapping[str, Sums], estimate: Estimate, alpha: float, *, use_t: bool = True
 ) -> Any:
@@ -120,8 +136,20 @@ def compare(
     """
     test = metric.of(estimate, confidence_level=1 - alpha, use_t=use_t)
     columns = test.aggr_cols.mean_cols
+    both = [arms[arm].aggregates(columns) for arm in ("control", "candidate")]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return test.analyze_aggregates(*(arms[arm].aggregates(columns) for arm in ("control", "candidate")))
+        try:
+            return test.analyze_aggregates(*both)
+        except (
+            OverflowError
+        ):  # a mean so near to zero that its ratio has no bound: all else is as at any level
+            narrow = metric.of(estimate, confidence_level=_NARROW, use_t=use_t).analyze_aggregates(*both)
+            return narrow._replace(
+                effect_size_ci_lower=-math.inf,
+                effect_size_ci_upper=math.inf,
+                rel_effect_size_ci_lower=-1.0,
+                rel_effect_size_ci_upper=math.inf,
+            )
 
 
 def lift_percent(result: Any) -> dict[str, float]:
@@ -166,7 +194,8 @@ def always_valid(
     result = compare(metric, arms, estimate, alpha, use_t=False)
     z, spread = standard_errors(result, alpha)
     n = sum(sums.n for sums in arms.values())
-    factor = math.exp(spread * sequential.bound(n, planned, alpha)) if math.isfinite(spread) else math.nan
+    with np.errstate(over="ignore"):  # of a mean next to zero the ratio has no bound: infinity
+        factor = float(np.exp(spread * sequential.bound(n, planned, alpha)))
     ratio = 1 + float(result.rel_effect_size)
     pvalue = sequential.pvalue(z, n, planned, alpha) if math.isfinite(z) else math.nan
     return {
@@ -222,7 +251,7 @@ def figures(metric: Metric, arms: Mapping[str, Sums], rule: Rule) -> dict[str, A
     why = absent(metric, arms)
     raw = _one(metric, arms, "raw", rule)
     cuped = None
-    if metric.covariate is not None and any(sums.total(metric.covariate[0]) for sums in arms.values()):
+    if has_past(metric, arms):
         cuped = _one(metric, arms, "cuped", rule)
     return finite({"better": metric.better, "absent": why, **raw, "cuped": cuped})
 

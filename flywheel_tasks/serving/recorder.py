@@ -18,6 +18,7 @@ from flywheel_tasks.serving.turns import LoggedTurn, TurnIndex
 _MOST_AT_ONCE = 1000
 _PROBE_SECONDS = 1.0
 _FORGET_SECONDS = 86_400.0
+_FORGET_ROWS, _PAUSE_SECONDS = 500, 0.02  # at a time, some milliseconds; and the pause where nobody waits
 _log = logging.getLogger(__name__)
 
 
@@ -72,8 +73,7 @@ class Recorder:
         self.commits = 0
         self._journal = Journal(folder, window, heading)
         self._index = TurnIndex(index)
-        self._index.forget(turn_days)
-        self._turn_days, self._forgot_at = turn_days, time.monotonic()
+        self._turn_days, self._forget_at = turn_days, time.monotonic()
         self._queue: queue.Queue[_Batch | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -117,6 +117,8 @@ class Recorder:
         """All batches that wait; none if the window ended first."""
         batches: list[_Batch | None] = []
         seconds = self._journal.seconds_left() + 0.001
+        if time.monotonic() >= self._forget_at:
+            seconds = min(seconds, _PAUSE_SECONDS)
         try:
             batches.append(self._queue.get(timeout=seconds if self.healthy else min(seconds, _PROBE_SECONDS)))
         except queue.Empty:
@@ -141,14 +143,16 @@ class Recorder:
             _log.error("a log file could not be sealed: %s", error)
 
     def _forget(self) -> None:
-        """Drop old turns once a day: a worker may run for months."""
-        if time.monotonic() < self._forgot_at + _FORGET_SECONDS:
+        """Drop old turns once a day, for a worker may run for months; a few at a time, for requests wait meanwhile."""
+        if time.monotonic() < self._forget_at:
             return
-        self._forgot_at = time.monotonic()  # if it fails, it is tried again tomorrow
+        left = False
         try:
-            self._index.forget(self._turn_days)
-        except Exception as error:
+            left = self._index.forget(self._turn_days, _FORGET_ROWS) == _FORGET_ROWS
+        except Exception as error:  # it is tried again tomorrow
             _log.error("old turns were not forgotten: %s: %s", type(error).__name__, error)
+        if not left:
+            self._forget_at = time.monotonic() + _FORGET_SECONDS
 
     def _probe(self) -> None:
         """See whether events can be written again: a worker that is not ready gets no requests that would tell."""

@@ -170,10 +170,14 @@ class TurnIndex:
             found |= {chain for (chain,) in rows}
         return found
 
-    def forget(self, days: int) -> int:
-        """Drop turns that are older; how many."""
+    def forget(self, days: int, most: int) -> int:
+        """Drop turns that are older, some of them; how many."""
         before = (datetime.now(UTC) - timedelta(days=days)).isoformat()
-        return self._db.execute("DELETE FROM turns WHERE time < ?", (before,)).rowcount
+        some = (
+            "DELETE FROM turns WHERE (message_id, chain) IN "
+            "(SELECT message_id, chain FROM turns WHERE time < ? LIMIT ?)"
+        )
+        return self._db.execute(some, (before, most)).rowcount
 
     def counts_of(self, owners: Iterable[bytes]) -> dict[bytes, int]:
         """How many turns each of some users has, all looked for at once; ``owners`` are of :func:`owner_of`."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from flywheel_tasks.online import exposed
-from flywheel_tasks.online.exposed import COUNTED, Window, population
+from flywheel_tasks.online.exposed import COUNTED, PopulationError, Window, population
 from flywheel_tasks.online.log_events import Events, connect
 from tests.online.people import RULE, START
 
@@ -97,6 +97,23 @@ def test_counts_are_those_of_counting_one_by_one(rows, tmp_path, monkeypatch, bi
     names += [f"pre_{name}" for name in ("messages", "replies", *COUNTED)]
     got = Counter(tuple(row[name] for name in names) for row in users.to_pyarrow().to_pylist())
     assert got == Counter(tuple(found[name] for name in names) for found in counted(rows).values())
+
+
+@pytest.mark.parametrize("name", ["cohort", "day", "messages_0", "pre_report"])
+def test_a_segment_called_as_a_column_of_the_analysis_is_refused(rows, tmp_path, name: str) -> None:
+    """Its figures would be of that column."""
+    con = connect(tmp_path)
+    exposures = con.create_table("exposures", ibis.memtable(pa.Table.from_pylist(rows["exposures"])))
+    events = Events(exposures.mutate(**{name: ibis.literal("a")}), exposures, {}, segment_columns=(name,))
+    with pytest.raises(PopulationError, match=f"ab.segments: {name} is the name of a column"):
+        population(events, Window(START, START + timedelta(days=DAYS)), RULE, [name])
+
+
+def test_postgresql_can_shift_what_is_packed() -> None:
+    """It shifts a bigint by an integer only; the database itself is not asked here."""
+    table = ibis.table({"cell": "int64", "n": "int64"}, name="t")
+    place = (table.cell % 3).cast("int32") * ibis.literal(exposed._BITS, "int32")
+    assert "AS BIGINT" not in ibis.to_sql(table.select(x=table.n << place), dialect="postgres")
 
 
 @pytest.mark.parametrize("fraction", [0, 900_000])

@@ -14,7 +14,7 @@ from flywheel_tasks.online.decision import adjusted, harms
 from flywheel_tasks.online.metrics import METRICS, absent, compare, figures, pairs
 from flywheel_tasks.online.sums import sums_by
 from flywheel_tasks.settings import AB_METRICS
-from tests.online.people import RULE, drawn, population, sums_of
+from tests.online.people import RULE, columns, drawn, population, sums_of
 
 EXACT = 1e-9
 
@@ -153,6 +153,44 @@ def test_without_a_past_there_is_no_cuped(users) -> None:
     shown = figures(METRICS["depth"], sums, RULE)
     assert shown["cuped"] is None
     assert shown["lift_percent"]["low"] < shown["lift_percent"]["high"]
+
+
+@pytest.mark.parametrize("with_past", [(), ("candidate",), ("control", "candidate")])
+def test_harm_is_seen_whoever_has_a_past(users, with_past: tuple[str, ...]) -> None:
+    """A past of nobody in one arm makes a ratio to nothing of it: then the raw figures decide."""
+    arm, found = users
+    new = found | {name: np.zeros(len(arm), dtype=np.int64) for name in found if name.startswith("pre_")}
+    for one in with_past:
+        user = np.flatnonzero(arm == one)[0]
+        new["pre_replies"][user], new["pre_thumb_down"][user] = 4, 1
+    new["replies"] = np.full(len(arm), 5)
+    new["thumb_down"] = np.where(arm == "candidate", 2, np.arange(len(arm)) % 2)
+    sums = {name: sums_of(new, arm == name) for name in ("control", "candidate")}
+    rule = RULE.model_copy(update={"guardrails": ("thumb_down_per_reply",), "estimate": "cuped"})
+    view, harm = harms(sums, rule)
+    assert harm[0].startswith("Thumbs down per reply: worse by")
+    assert view["thumb_down_per_reply"]["pvalue"] < 1e-6
+    assert (figures(METRICS["thumb_down_per_reply"], sums, rule)["cuped"] is None) == (len(with_past) < 2)
+
+
+@pytest.mark.parametrize("planned", [10_000, 10_000_000])
+def test_a_mean_next_to_zero_has_a_ratio_without_bounds_and_stops_no_look(planned: int) -> None:
+    """No report in one arm yet: what CUPED leaves of it is nearly zero, and the interval of the ratio overflowed."""
+    arm = np.repeat(["control", "candidate"], 300)
+    counts = columns(600, replies=np.full(600, 10), pre_replies=np.full(600, 10))
+    counts["report"][[300, 301]] = 1
+    counts["pre_report"][[0, 1, 2, 400, 401, 402]] = 1
+    sums = {name: sums_of(counts, arm == name) for name in ("control", "candidate")}
+    rule = RULE.model_copy(
+        update={"guardrails": ("report_per_reply",), "estimate": "cuped", "planned_users": planned}
+    )
+    view, harm = harms(sums, rule)
+    assert harm == []
+    assert 0 < view["report_per_reply"]["pvalue"] <= 1
+    shown = figures(METRICS["report_per_reply"], sums, rule)
+    for found in (shown, shown["cuped"]):
+        assert 0 < found["pvalue"] <= 1
+        assert found["sequential"]["high"] is None or found["sequential"]["high"] > 100
 
 
 def test_every_needed_product_is_there() -> None:

@@ -150,7 +150,7 @@ def test_old_turns_are_forgotten(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     for name, age in (("m-old", 31), ("m-new", 29)):
         index.add([LoggedTurn(name, "c", None, "user", b"o", chain, now - timedelta(days=age))])
-    assert index.forget(30) == 1
+    assert index.forget(30, 10) == 1
     assert index.by_id("m-old") is None
     found = index.by_chain(chain)
     assert found is not None
@@ -163,13 +163,16 @@ def _turn_of(user: str, name: str, at: datetime) -> LoggedTurn:
 
 
 def test_old_turns_are_forgotten_while_a_worker_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few at a time, for requests wait meanwhile; also those that were old when it began."""
     path, now = tmp_path / "turns.sqlite", datetime.now(UTC)
+    index = TurnIndex(path)
+    old = [f"m-old-{n}" for n in range(7)]
+    index.add([_turn_of("ann", name, now - timedelta(days=31)) for name in old])
+    monkeypatch.setattr(recorder_module, "_FORGET_ROWS", 2)
     recorder = Recorder(tmp_path / "logs", path, window=1, turn_days=30)
     try:
-        index = TurnIndex(path)
-        index.add([_turn_of("ann", "m-old", now - timedelta(days=31)), _turn_of("ann", "m-new", now)])
-        monkeypatch.setattr(recorder_module, "_FORGET_SECONDS", 0.0)  # a day later
-        wait_for(lambda: index.by_id("m-old") is None)
+        index.add([_turn_of("ann", "m-new", now)])
+        wait_for(lambda: not any(index.by_id(name) for name in old))
         assert index.by_id("m-new") is not None
         index.close()
     finally:

@@ -94,7 +94,7 @@ def _make_folder(state: Path) -> None:
 
 def _open_index(state: Path) -> None:
     index = TurnIndex(state / "turns.sqlite")
-    index.forget(30)
+    index.forget(30, 10)
     index.close()
 
 
