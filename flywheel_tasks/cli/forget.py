@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from flywheel_tasks.cli.forget_report import console, say_whom, show_checkpoints, show_logs, show_table
+from flywheel_tasks.cli.forget_report import (
+    console,
+    say_whom,
+    show_checkpoints,
+    show_logs,
+    show_table,
+    show_unreadable,
+)
 from flywheel_tasks.cli.forget_tasks import delete_in_label_studio, show_tasks
 from flywheel_tasks.cli.whom import Who, whom
 
@@ -44,10 +51,12 @@ def _rewrite_logs(root: Path, settings: Any, who: Who, found: Mapping[str, Any])
     """Take the users' lines out; ends of lines that a gateway left torn, and nobody was told of, go whole."""
     from flywheel_tasks.serving.journal import unsealed
     from flywheel_tasks.traffic import forget_logs
+    from flywheel_tasks.traffic.log_store import open_logs
 
     for path in unsealed(root / settings.serve.logs).torn:
         path.unlink(missing_ok=True)
     for location, of in found.items():
+        open_logs(location, root).sweep()
         forget_logs.rewrite(location, root, list(of.lines), who.key, who.given, settings.ingest.rename)
 
 
@@ -99,6 +108,7 @@ def _forget(root: Path, settings: Any, who: Who, raw_logs: bool, remotes: bool, 
     if not dry_run:
         journal.complete(ids, checkpoints)
         fresh = _list_as_forgotten(root, settings, who) | begun.keys()
+        tables.drop_unfinished(root, _no_tables(root, settings))
     # It may take hours, and fail: by now nothing takes the users in again, and no row has gone that would be told of.
     logs = _find_logs(root, settings, who, names)
     ids.found.update(*(of.users for of in logs.values()))
@@ -113,10 +123,7 @@ def _forget(root: Path, settings: Any, who: Who, raw_logs: bool, remotes: bool, 
         journal.complete(ids, checkpoints)
     held = delete_in_label_studio(settings.label, sorted(ids.of["task"]), dry_run)
     shown = _clean(root, paths, ids, dry_run)
-    given = [
-        (name, str(count))
-        for name, count in remove_labels(settings.label.location, root, ids, dry_run).items()
-    ]
+    delivered = remove_labels(settings.label.location, root, ids, dry_run)
     stored = _drop_copies(copies, ids, dry_run)
     turns = _forget_turns(root, settings, who, dry_run)
     if not dry_run:
@@ -133,7 +140,9 @@ def _forget(root: Path, settings: Any, who: Who, raw_logs: bool, remotes: bool, 
     }
     say_whom(who, [user for user in who.given if user in fresh - seen], dry_run)
     show_table(f"Rows {done}", ("table", "rows"), shown, "none")
+    given = [(name, str(count)) for name, count in delivered.labels.items()]
     show_table(f"Delivered labels {done}", ("file", "labels"), given, "none")
+    show_unreadable("Delivered labels that cannot be read, and may hold them", delivered.broken)
     show_table(f"Copies {done} from DVC", ("place", "tables", "pages", "listings and runs"), stored, "none")
     kept = f"Raw logs that hold {who.them} (kept; --raw-logs rewrites them)"
     show_logs(logs, f"Raw logs: lines {done}" if raw_logs else kept)
@@ -182,14 +191,22 @@ def _list_as_forgotten(root: Path, settings: Any, who: Who) -> set[str]:
     return added
 
 
+def _no_tables(root: Path, settings: Any) -> list[Path]:
+    """What lies below ``data/``, perhaps, and is no table of a stage: raw logs, delivered labels."""
+    from flywheel_tasks.privacy.forget_labels import local_files
+
+    logs = [root / place for place in _log_places(settings) if "://" not in place]
+    return [*logs, *local_files(settings.label.location, root)]
+
+
 def _tables_of(root: Path, settings: Any) -> list[Path]:
     from flywheel_tasks.pipeline import earlier_pairs
     from flywheel_tasks.privacy import forget as tables
-    from flywheel_tasks.privacy.forget_labels import local_files
 
-    apart = [root / place for place in _log_places(settings) if "://" not in place]
-    apart += local_files(settings.label.location, root)
-    return [*tables.tables(root, apart), *sorted((root / earlier_pairs.FOLDER).glob("*.parquet"))]
+    return [
+        *tables.tables(root, _no_tables(root, settings)),
+        *sorted((root / earlier_pairs.FOLDER).glob("*.parquet")),
+    ]
 
 
 def _clean(root: Path, paths: Sequence[Path], ids: Any, dry_run: bool) -> list[tuple[str, str]]:

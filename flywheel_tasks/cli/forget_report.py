@@ -39,11 +39,14 @@ def show_logs(found: Mapping[str, Any], what: str) -> None:
         for name, count in sorted(of.lines.items())
     ]
     show_table(what, ("file", "lines"), lines, "none")
-    broken = [
-        (f"{location}/{name}", why) for location, of in found.items() for name, why in of.broken.items()
-    ]
+    broken = {f"{location}/{name}": why for location, of in found.items() for name, why in of.broken.items()}
+    show_unreadable("Raw logs that cannot be read to their end", broken)
+
+
+def show_unreadable(title: str, broken: Mapping[str, str]) -> None:
+    """Files that could not be searched to their end, and why; nothing where there are none."""
     if broken:
-        show_table("Raw logs that cannot be read to their end", ("file", "what is wrong"), broken, "none")
+        show_table(title, ("file", "what is wrong"), sorted(broken.items()), "none")
 
 
 def show_checkpoints(checkpoints: Mapping[str, Sequence[tuple[str, ...]]], who: Who) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel_tasks.pipeline.stage_io import STATE
-from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.atomic import UNFINISHED, atomic_path
 from flywheel_tasks.storage.documents import write_json
 from flywheel_tasks.storage.tables import read_batches
 from flywheel_tasks.traffic.identity import HASHED
@@ -87,32 +87,70 @@ class Ids:
         return hashes & self.users
 
 
+class UnreadableTableError(ValueError):
+    """A table below ``data/`` is no JSON lines or no Parquet; the message names it, and the line."""
+
+
 def tables(root: Path, others: Iterable[Path]) -> list[Path]:
-    """The tables of a workspace: below ``data/``.
+    """The tables of a workspace: below ``data/``, without what :func:`drop_unfinished` removes.
 
     Args:
         root: the workspace.
         others: folders and files there that are no tables of stages: raw logs, delivered labels.
     """
     apart = [path.resolve() for path in others]
+    data = root / "data"
     found = {
-        path.resolve() for path in (root / "data").rglob("*") if path.is_file() and path.suffix in _SUFFIXES
+        path.resolve()
+        for path in data.rglob("*")
+        if path.is_file()
+        and path.suffix in _SUFFIXES
+        and not any(UNFINISHED.fullmatch(part) for part in path.relative_to(data).parts)
     }
     return sorted(path for path in found if not any(path.is_relative_to(other) for other in apart))
 
 
+def drop_unfinished(root: Path, others: Iterable[Path]) -> None:
+    """Remove what killed processes were writing below ``data/``: copies of tables, which no listing shows.
+
+    Args:
+        root: the workspace; nobody else works in it.
+        others: as for :func:`tables`.
+    """
+    apart = [path.resolve() for path in others]
+    for path in sorted((root / "data").rglob(".*")):
+        if UNFINISHED.fullmatch(path.name) and not any(
+            path.resolve().is_relative_to(other) for other in apart
+        ):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a table, in bounded memory."""
-    if path.suffix == ".jsonl":
+    """The rows of a table, in bounded memory.
+
+    Raises:
+        UnreadableTableError: it cannot be read to its end, so nobody knows whom it holds.
+    """
+    number = 0
+    try:
+        if path.suffix != ".jsonl":
+            for batch in read_batches(path, BATCH_ROWS):
+                yield from batch.to_pylist()
+            return
         with path.open("rb") as lines:
             for line in lines:
-                if line.strip():
-                    row = orjson.loads(line)
-                    if isinstance(row, dict):
-                        yield row
-        return
-    for batch in read_batches(path, BATCH_ROWS):
-        yield from batch.to_pylist()
+                number += 1
+                if line.strip() and isinstance(row := orjson.loads(line), dict):
+                    yield row
+    except (orjson.JSONDecodeError, pa.ArrowException) as error:
+        where = f"{path}:{number}" if number else str(path)
+        raise UnreadableTableError(
+            f"{where}: cannot be read, and may hold the users ({error}). Mend the file or move it out of data/, "
+            "and run the command again: it goes on from here"
+        ) from error
 
 
 def count(path: Path, ids: Ids) -> int:

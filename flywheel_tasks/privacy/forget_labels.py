@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -67,20 +68,51 @@ def _theirs(row: Any, ids: Ids) -> bool:
     return ids.owns(row) or (isinstance(data, Mapping) and ids.owns(data))
 
 
-def _without(name: str, data: bytes, ids: Ids) -> tuple[bytes, int]:
-    """The file without the user's labels, and how many these were; all else stays as it is."""
+class _Without(NamedTuple):
+    """A file without the users' labels, all else as it was; how many these were, and what of it cannot be read."""
+
+    data: bytes
+    removed: int
+    broken: str | None = None
+
+
+def _without(name: str, data: bytes, ids: Ids) -> _Without:
     if name.endswith(".jsonl"):
-        lines = data.splitlines(keepends=True)
-        kept = [line for line in lines if not (line.strip() and _theirs(orjson.loads(line), ids))]
-        return b"".join(kept), len(lines) - len(kept)
-    items = orjson.loads(data)
+        return _without_lines(data, ids)
+    try:
+        items = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        return _Without(data, 0, f"is no JSON: {error}")
     if not isinstance(items, list):
-        return data, 0
+        return _Without(data, 0, "is no list of tasks")
     left = [item for item in items if not _theirs(item, ids)]
-    return orjson.dumps(left, option=orjson.OPT_INDENT_2), len(items) - len(left)
+    return _Without(orjson.dumps(left, option=orjson.OPT_INDENT_2), len(items) - len(left))
 
 
-def remove_labels(location: str, root: Path, ids: Ids, dry_run: bool) -> dict[str, int]:
+def _without_lines(data: bytes, ids: Ids) -> _Without:
+    """Line by line: a torn one hides no others."""
+    kept: list[bytes] = []
+    broken: str | None = None
+    lines = data.splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            theirs = bool(line.strip()) and _theirs(orjson.loads(line), ids)
+        except orjson.JSONDecodeError as error:
+            theirs, broken = False, broken or f"line {number} is no JSON: {error}"
+        if not theirs:
+            kept.append(line)
+    return _Without(b"".join(kept), len(lines) - len(kept), broken)
+
+
+@dataclass
+class Delivered:
+    """What delivered labels hold of some users: labels by file; files that cannot be read to their end, and why."""
+
+    labels: dict[str, int] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+
+def remove_labels(location: str, root: Path, ids: Ids, dry_run: bool) -> Delivered:
     """Rewrite the delivered labels without those of a user's tasks.
 
     Args:
@@ -89,24 +121,24 @@ def remove_labels(location: str, root: Path, ids: Ids, dry_run: bool) -> dict[st
         ids: of the user.
         dry_run: only count.
 
-    Returns:
-        labels by file, files without any left out.
+    What cannot be read stays as it is, and is named: it may hold the user.
 
     Raises:
         LogsError: a file cannot be read or written, or was written to meanwhile; it stays as it is.
     """
     store, _, names = _open(location, root)
-    found = {}
+    if not dry_run and ("://" in location or (root / _split(location)[0]).is_dir()):
+        store.sweep()
+    found = Delivered()
     for name in names:
         if not name.endswith(_SUFFIXES):
             continue
         version = store.version(name)
-        try:
-            data, count = _without(name, b"".join(store.chunks(name)), ids)
-        except orjson.JSONDecodeError:
-            continue  # no labels: the stage ``label`` refuses it, too
-        if count:
-            found[name] = count
+        data, removed, broken = _without(name, b"".join(store.chunks(name)), ids)
+        if broken:
+            found.broken[name] = broken
+        if removed:
+            found.labels[name] = removed
             if not dry_run:
                 with TemporaryDirectory() as folder:
                     kept = Path(folder) / "kept"

@@ -5,6 +5,7 @@ was written with ``synced``. The registry's objects and the gateway's logs are s
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+UNFINISHED = re.compile(
+    r"\..+\.tmp-\d+"
+)  # names that :func:`atomic_path` writes to; a killed process leaves them
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Where raw logs lie: a folder, or an S3 bucket (boto3, with endpoint, region and credentials of the environment)."""
 
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +14,17 @@ from typing import Any, Protocol
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
-from flywheel_tasks.storage.atomic import atomic_path
+from flywheel_tasks.storage.atomic import UNFINISHED, atomic_path
 from flywheel_tasks.storage.objects import s3_client
+from flywheel_tasks.traffic.events import TYPES
 
 _CHUNK = 1 << 20
+_ABANDONED = 3600.0  # seconds
+# Unfinished files: of atomic_path, of an object that is created, of what is extracted from a warehouse.
+_UNFINISHED = re.compile(rf"{UNFINISHED.pattern}|\..+\.[0-9a-f]{{32}}|_({'|'.join(TYPES)})-\d+\.parquet")
+_REWRITTEN = {
+    "flywheel-rewritten": "earlier versions go"
+}  # metadata of an object that took another one's place
 _SETTLED = 2.0  # seconds; two writes within one tick of a file system's clock give one version
 
 
@@ -57,6 +66,9 @@ class LogStore(Protocol):
         Raises:
             ChangedLogError: the file has another version by now; it stays as it is.
         """
+
+    def sweep(self) -> None:
+        """Remove what a killed :meth:`replace` left: earlier versions of files, or unfinished copies."""
 
 
 def _check_version(place: str, before: str, now: str) -> None:
@@ -128,6 +140,15 @@ class FolderStore:
             shutil.copyfile(path, temporary)
             _check_version(str(self._folder / name), version, self.version(name))
 
+    def sweep(self) -> None:
+        """See :class:`LogStore`; what is younger than an hour may be somebody's who is at work."""
+        for name in list(self.names()):
+            path = self._folder / name
+            if _UNFINISHED.fullmatch(path.name):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < time.time() - _ABANDONED:
+                        path.unlink()
+
 
 class BucketStore:
     """Logs in an S3 bucket."""
@@ -197,15 +218,50 @@ class BucketStore:
         key = self._prefix + name
         _check_version(f"{self._location}: {name}", version, self.version(name))
         try:
-            self._client.upload_file(str(path), self._bucket, key)  # of a large file, in parts
-            newest = self._head(name).get("VersionId")
-            pages = self._client.get_paginator("list_object_versions") if newest else None
-            for page in pages.paginate(Bucket=self._bucket, Prefix=key) if pages else ():
-                for item in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
-                    if item["Key"] == key and item["VersionId"] != newest:
-                        self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=item["VersionId"])
+            extra = {
+                "Metadata": _REWRITTEN
+            }  # for :meth:`sweep`, if this is killed before the earlier versions go
+            self._client.upload_file(
+                str(path), self._bucket, key, ExtraArgs=extra
+            )  # of a large file, in parts
+            if self._head(name).get("VersionId"):
+                self._forget_earlier(key)
         except (ClientError, BotoCoreError, Boto3Error) as error:
             raise LogsError(f"{self._location}: {name} cannot be written: {error}") from error
+
+    def sweep(self) -> None:
+        """See :class:`LogStore`."""
+        try:
+            first = next(iter(self._listed()), None)
+            if first is not None and self._head(first).get("VersionId"):
+                self._forget_earlier(self._prefix)
+        except (ClientError, BotoCoreError) as error:
+            raise LogsError(f"{self._location}: earlier versions cannot be removed: {error}") from error
+
+    def _forget_earlier(self, prefix: str) -> None:
+        """Delete what is older than the newest rewritten version of each object, delete markers too."""
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for page in self._client.get_paginator("list_object_versions").paginate(
+            Bucket=self._bucket, Prefix=prefix
+        ):
+            for item in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                found[item["Key"]].append(item)
+        for key, versions in found.items():
+            newest_first = sorted(
+                versions, key=lambda one: (one["IsLatest"], one["LastModified"]), reverse=True
+            )
+            for place, item in enumerate(newest_first[:-1]):
+                if self._rewritten(key, item):
+                    for old in newest_first[place + 1 :]:
+                        self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=old["VersionId"])
+                    break
+
+    def _rewritten(self, key: str, item: Mapping[str, Any]) -> bool:
+        """Whether a version is of :meth:`replace`; delete markers, which have no size, are not."""
+        if "Size" not in item:
+            return False
+        found = self._client.head_object(Bucket=self._bucket, Key=key, VersionId=item["VersionId"])
+        return bool(found["Metadata"].items() >= _REWRITTEN.items())
 
 
 def open_logs(location: str, root: Path) -> LogStore:

@@ -146,6 +146,32 @@ def test_labels_in_the_folder_of_the_tables_keep_no_table_from_being_cleaned(wor
     assert "g0001/mine.jsonl" in output.split("Delivered labels")[1]
 
 
+def test_what_killed_runs_were_writing_goes_too(workspace):
+    left = workspace / "data/split/.prompts.parquet.tmp-4711"
+    folder = workspace / "data/.conversations.tmp-12"
+    folder.mkdir(parents=True)
+    for path in (left, folder / "prompts.parquet"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"anna")
+    call(workspace, "--dry-run", GONE)
+    assert left.exists()
+    call(workspace, GONE)
+    assert not left.exists()
+    assert not folder.exists()
+
+
+def test_a_table_that_cannot_be_read_is_named_and_the_next_run_goes_on(workspace):
+    torn = workspace / "data/mine/torn.jsonl"
+    torn.parent.mkdir()
+    torn.write_bytes(b'{"user_id": "x"}\n{"user')
+    result = CliRunner().invoke(app, ["forget", GONE, "--root", str(workspace)])
+    assert result.exit_code != 0
+    assert "torn.jsonl:2: cannot be read" in str(result.exception)
+    torn.unlink()
+    call(workspace, GONE)
+    assert not any(theirs(row) for rows in everything(workspace).values() for row in rows)
+
+
 def test_a_kill_between_two_tables_is_made_good_by_running_again(workspace, monkeypatch):
     before = everything(workspace)
     remove, left = forget.remove, iter(range(1))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,47 @@ def test_a_bucket_with_versions_keeps_none_of_a_rewritten_log(s3_server, tmp_pat
     assert s3_server.get_object(Bucket="kept", Key="live/a.jsonl")["Body"].read() == b"nobody"
 
 
+def test_a_kill_before_the_earlier_versions_go_is_made_good_by_the_next_run(s3_server, tmp_path, monkeypatch):
+    s3_server.create_bucket(Bucket="killed")
+    s3_server.put_bucket_versioning(Bucket="killed", VersioningConfiguration={"Status": "Enabled"})
+    for name, data in (("a.jsonl", b"anna"), ("b.jsonl", b"of others"), ("b.jsonl", b"of others again")):
+        s3_server.put_object(Bucket="killed", Key=f"live/{name}", Body=data)
+    store = open_logs("s3://killed/live", tmp_path)
+    (tmp_path / "kept").write_bytes(b"nobody")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    whole = type(store)._forget_earlier
+    monkeypatch.setattr(type(store), "_forget_earlier", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.replace("a.jsonl", tmp_path / "kept", store.version("a.jsonl"))
+    monkeypatch.setattr(type(store), "_forget_earlier", whole)
+    s3_server.put_object(
+        Bucket="killed", Key="live/a.jsonl", Body=b"nobody, and more"
+    )  # somebody goes on with it
+    assert len(s3_server.list_object_versions(Bucket="killed")["Versions"]) == 5
+    for _ in range(2):
+        store.sweep()
+        left = [
+            s3_server.get_object(Bucket="killed", Key=item["Key"], VersionId=item["VersionId"])["Body"].read()
+            for item in s3_server.list_object_versions(Bucket="killed")["Versions"]
+        ]
+        assert sorted(left) == [b"nobody", b"nobody, and more", b"of others", b"of others again"]
+
+
+def test_unfinished_copies_of_killed_runs_go_from_a_folder_of_logs(tmp_path):
+    old = [".a.jsonl.tmp-4711", "date=2026-11-02/_message-12.parquet", f".b.jsonl.{'0f' * 16}"]
+    others = ["a.jsonl", ".hidden", "_mine-12.parquet", ".new.jsonl.tmp-4711"]
+    for name in (*old, *others):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"anna")
+    for name in (*old, *others[:-1]):
+        os.utime(tmp_path / name, (0, 0))
+    open_logs(str(tmp_path), tmp_path).sweep()
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)
+
+
 def test_delivered_labels_are_rewritten_in_a_folder_and_on_s3(s3_server, tmp_path):
     s3_server.create_bucket(Bucket="labels")
     ids = Ids(WHO)
@@ -158,20 +200,27 @@ def test_delivered_labels_are_rewritten_in_a_folder_and_on_s3(s3_server, tmp_pat
         ).encode(),
         "g0002/min.json": json.dumps([{"task_id": "t3"}]).encode(),
         "g0002/broken.json": b"[",
+        "g0002/other.json": b'{"results": []}',
+        "g0002/torn.jsonl": b'{"task_id": "t1"}\n{"task_id": \n{"task_id": "t2"}\n',
     }
     for name, data in files.items():
         (tmp_path / "labels" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "labels" / name).write_bytes(data)
         s3_server.put_object(Bucket="labels", Key=f"of/{name}", Body=data)
     for location in ("labels/{generation}", "s3://labels/of/{generation}"):
-        found = {"g0001/export.json": 1, "g0001/mine.jsonl": 1}
-        assert remove_labels(location, tmp_path, ids, dry_run=True) == found
-        assert remove_labels(location, tmp_path, ids, dry_run=False) == found
-        assert remove_labels(location, tmp_path, ids, dry_run=False) == {}
+        found = {"g0001/export.json": 1, "g0001/mine.jsonl": 1, "g0002/torn.jsonl": 1}
+        assert remove_labels(location, tmp_path, ids, dry_run=True).labels == found
+        removed = remove_labels(location, tmp_path, ids, dry_run=False)
+        assert removed.labels == found
+        assert list(removed.broken) == ["g0002/broken.json", "g0002/other.json", "g0002/torn.jsonl"]
+        assert removed.broken["g0002/torn.jsonl"].startswith("line 2 is no JSON")
+        assert remove_labels(location, tmp_path, ids, dry_run=False).labels == {}
     assert (tmp_path / "labels/g0001/mine.jsonl").read_bytes() == b'{"task_id": "t2"}\n'
     body = s3_server.get_object(Bucket="labels", Key="of/g0001/export.json")["Body"].read()
     assert json.loads(body) == [{"data": {"task_id": "t2"}}]
-    assert remove_labels("nothing/here", tmp_path, ids, dry_run=False) == {}
+    torn = s3_server.get_object(Bucket="labels", Key="of/g0002/torn.jsonl")["Body"].read()
+    assert torn == b'{"task_id": \n{"task_id": "t2"}\n'
+    assert remove_labels("nothing/here", tmp_path, ids, dry_run=False).labels == {}
 
 
 @pytest.mark.parametrize(
@@ -198,12 +247,12 @@ def test_labels_are_found_by_any_form_of_their_location(s3_server, tmp_path, loc
         (tmp_path / name).write_bytes(data)
         s3_server.put_object(Bucket=bucket, Key=name, Body=data)
     assert local_files(location, tmp_path) == [tmp_path / delivered]
-    assert list(remove_labels(location, tmp_path, ids, dry_run=False).values()) == [1]
+    assert list(remove_labels(location, tmp_path, ids, dry_run=False).labels.values()) == [1]
     left = {name: (tmp_path / name).read_bytes() for name in files}
     assert left == {**files, delivered: left[delivered]}
     assert b"t1" not in left[delivered]
     if not location.endswith((".jsonl", ".json")):  # on S3 a location is a folder
-        found = remove_labels(f"s3://{bucket}/{location}", tmp_path, ids, dry_run=False)
+        found = remove_labels(f"s3://{bucket}/{location}", tmp_path, ids, dry_run=False).labels
         assert [delivered.endswith(name) for name in found] == [True]
 
 
