@@ -5,10 +5,12 @@ somebody clicks through. A gold task looks like any other: the same kind, number
 reviews as a task of the batch. No pair is made of it.
 """
 
+import json
 import math
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -79,6 +81,12 @@ class GoldItem(_Part):
             a == b for a, b in self.better
         ):
             raise ValueError(f"better: pairs of two numbers below {count}")
+        try:
+            TopologicalSorter(
+                {second: [a for a, b in self.better if b == second] for _, second in self.better}
+            ).prepare()
+        except CycleError as error:
+            raise ValueError(f"better: goes in a circle: {error.args[1]}") from error
         if not self.better and all(answer is None for row in self.answers.values() for answer in row):
             raise ValueError("nothing is known: answers and better are empty")
         return self
@@ -180,6 +188,8 @@ def _task(item: GoldItem, model: Row, seed: int) -> Row:
             f"gold_items: {item.gold_id} answers {unknown[0]}, which the batch does not ask; asked are "
             f"{', '.join(sorted(asked))}"
         )
+    for question in model["questions"]:
+        _check_answers(item, question)
     return {
         "task_id": task_id,
         "kind": model["kind"],
@@ -203,6 +213,19 @@ def _task(item: GoldItem, model: Row, seed: int) -> Row:
             "better": [[ids[first], ids[second]] for first, second in item.better],
         },
     }
+
+
+def _check_answers(item: GoldItem, question: Row) -> None:
+    """Refuse a known answer that nobody can give: every annotator would be wrong by it."""
+    possible = [True, False] if question["choices"] is None else question["choices"]
+    for answer in item.answers.get(question["name"], ()):
+        if answer is not None and not any(
+            answer is one or (answer == one and isinstance(answer, str)) for one in possible
+        ):
+            shown = ", ".join("null" if one is None else json.dumps(one) for one in possible)
+            raise AnnotationError(
+                f"gold_items: {item.gold_id}: answers.{question['name']}: {json.dumps(answer)} is none of {shown}"
+            )
 
 
 def mixed(tasks: Sequence[Row], gold: Sequence[Row], seed: int) -> list[Row]:

@@ -1,5 +1,6 @@
 """From the open generation's batch to annotators and back: export to files, push to and pull from Label Studio."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from flywheel_tasks.annotation.interface import interface_id, interface_of
 from flywheel_tasks.annotation.label_studio import task_data
 from flywheel_tasks.annotation.progress import done_share, progress
 from flywheel_tasks.annotation.reading import Reading
-from flywheel_tasks.annotation.studio import Studio, StudioError, same_interface
+from flywheel_tasks.annotation.studio import Studio, StudioError, UnsureError, same_interface
 from flywheel_tasks.annotation.tasks import AnnotationError
 from flywheel_tasks.settings import Label, LabelStudio, Privacy, load_settings
 from flywheel_tasks.storage.atomic import atomic_path
@@ -22,6 +23,7 @@ from flywheel_tasks.storage.documents import read_json, read_jsonl
 from flywheel_tasks.storage.objects import Exists, open_store
 
 BATCH = "data/annotation/batch.jsonl"
+_LOOKS = 5  # at a project, while requests get no answer
 Row = dict[str, Any]
 
 
@@ -128,24 +130,48 @@ def push(work: Round, studio: Studio) -> list[Row]:
     Raises:
         StudioError: the server refuses, or somebody changed a project's labelling interface.
     """
-    rows = []
-    for group in groups(work.tasks):
-        title = title_of(work, group)
-        project = studio.project(title)
-        if project is None:
-            description = (
-                f"Generation {work.generation}: {len(group.tasks)} tasks, {group.reviews} review(s) each"
-            )
-            project = studio.create_project(title, group.interface, group.reviews, description)
-        elif not same_interface(project["label_config"], group.interface):
-            raise StudioError(f"{studio.url}: the labelling interface of project {title!r} was changed")
-        present = {row["data"].get("task_id") for row in studio.tasks(project["id"])}
-        missing = [task_data(task) for task in group.tasks if task["task_id"] not in present]
-        studio.import_tasks(project["id"], missing)
-        rows.append(
-            {"title": title, "project": project["id"], "tasks": len(group.tasks), "added": len(missing)}
+    return [_handed_out(work, studio, group) for group in groups(work.tasks)]
+
+
+def _handed_out(work: Round, studio: Studio, group: Group) -> Row:
+    """Send what a project misses; after a request without an answer look again, and send what it misses then."""
+    problem: UnsureError | None = None
+    for attempt in range(_LOOKS):
+        if attempt:
+            studio.pause(attempt)
+        try:
+            return _completed(work, studio, group)
+        except UnsureError as error:
+            problem = error
+    raise StudioError(f"{problem}, {_LOOKS} attempts")
+
+
+def _completed(work: Round, studio: Studio, group: Group) -> Row:
+    title = title_of(work, group)
+    project = studio.project(title)
+    if project is None:
+        description = (
+            f"Generation {work.generation}: {len(group.tasks)} tasks, {group.reviews} review(s) each"
         )
-    return rows
+        project = studio.create_project(title, group.interface, group.reviews, description)
+    elif not same_interface(project["label_config"], group.interface):
+        raise StudioError(f"{studio.url}: the labelling interface of project {title!r} was changed")
+    present = _each_once(studio, project["id"])
+    missing = [task_data(task) for task in group.tasks if task["task_id"] not in present]
+    studio.import_tasks(project["id"], missing)
+    return {"title": title, "project": project["id"], "tasks": len(group.tasks), "added": len(missing)}
+
+
+def _each_once(studio: Studio, project: int) -> set[Any]:
+    """The ids of our tasks in a project; of one that arrived twice, copies that nobody has labelled are deleted."""
+    copies: dict[Any, list[Row]] = defaultdict(list)
+    for row in studio.tasks(project):
+        copies[row["data"].get("task_id")].append(row)
+    for task_id, rows in copies.items():
+        labelled = [row for row in rows if row.get("total_annotations") != 0]
+        for row in [one for one in rows if one not in labelled][0 if labelled else 1 :] if task_id else ():
+            studio.delete_task(row["id"])
+    return set(copies)
 
 
 def pull(work: Round, studio: Studio) -> list[str]:

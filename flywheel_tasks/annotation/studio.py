@@ -16,6 +16,10 @@ from flywheel_tasks.settings import LabelStudio
 
 TOKEN = "LABEL_STUDIO_API_KEY"  # noqa: S105 - the variable's name
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NOT_DONE = frozenset(
+    {425, 429, 503}
+)  # of these, the answers after which a request was surely not carried out
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _ATTEMPTS = 5
 _PAGE = 100
 _IMPORT_ROWS = 500
@@ -24,6 +28,10 @@ _POLLS, _POLL_SECONDS = 120, 2.0
 
 class StudioError(RuntimeError):
     """Label Studio cannot be reached, refuses a request, or answers what is not documented."""
+
+
+class UnsureError(StudioError):
+    """A request that must not be sent twice may have been carried out: look before it is sent again."""
 
 
 class Studio:
@@ -67,22 +75,35 @@ class Studio:
             self._access = str(_json(answer, self.url)["access"])
         return f"Bearer {self._access}"
 
-    def _attempts(self, method: str, path: str, authorization: str | None, **options: Any) -> httpx.Response:
-        """Send a request until the server gives an answer that another attempt would not change."""
+    def _attempts(
+        self, method: str, path: str, authorization: str | None, *, once: bool = False, **options: Any
+    ) -> httpx.Response:
+        """Send a request until the server gives an answer that another attempt would not change.
+
+        Raises:
+            UnsureError: ``once``, and it may have been carried out without an answer.
+            StudioError: no such answer after several attempts.
+        """
         headers = {} if authorization is None else {"Authorization": authorization}
         problem = ""
         for attempt in range(_ATTEMPTS):
             if attempt:
-                self._wait(min(30.0, 2.0**attempt))
+                self.pause(attempt)
             try:
                 answer = self._client.request(method, path, headers=headers, **options)
             except httpx.TransportError as error:
-                problem = f"{type(error).__name__}: {error}"
-                continue
-            if answer.status_code not in _AGAIN:
-                return answer
-            problem = f"HTTP {answer.status_code}"
+                problem, unsure = f"{type(error).__name__}: {error}", not isinstance(error, _NEVER_SENT)
+            else:
+                if answer.status_code not in _AGAIN:
+                    return answer
+                problem, unsure = f"HTTP {answer.status_code}", answer.status_code not in _NOT_DONE
+            if once and unsure:
+                raise UnsureError(f"{self.url}/{path}: {problem}; it may have been carried out")
         raise StudioError(f"{self.url}/{path}: {problem}, {_ATTEMPTS} attempts")
+
+    def pause(self, attempt: int) -> None:
+        """Wait before another attempt, the longer the later: 1 s, 2 s, 4 s, at most 30."""
+        self._wait(min(30.0, 2.0**attempt))
 
     def _send(self, method: str, path: str, *, accept: Sequence[int] = (), **options: Any) -> httpx.Response:
         answer = self._attempts(method, path, self._authorization(), **options)
@@ -119,14 +140,19 @@ class Studio:
         return found[0] if found else None
 
     def create_project(self, title: str, interface: str, reviews: int, description: str) -> dict[str, Any]:
-        """Create a project whose tasks each get ``reviews`` annotations."""
+        """Create a project whose tasks each get ``reviews`` annotations.
+
+        Raises:
+            UnsureError: nobody knows whether it is there.
+            StudioError: the server refuses.
+        """
         body = {
             "title": title,
             "description": description,
             "label_config": interface,
             "maximum_annotations": reviews,
         }
-        project: dict[str, Any] = _json(self._send("POST", "api/projects/", json=body), self.url)
+        project: dict[str, Any] = _json(self._send("POST", "api/projects/", once=True, json=body), self.url)
         return project
 
     def tasks(self, project: int) -> Iterator[dict[str, Any]]:
@@ -154,11 +180,13 @@ class Studio:
         """Import tasks; returns when all are in.
 
         Raises:
+            UnsureError: nobody knows whether they arrived.
             StudioError: the server refuses or does not finish.
         """
         for start in range(0, len(data), _IMPORT_ROWS):
             rows = [{"data": row} for row in data[start : start + _IMPORT_ROWS]]
-            answer = _json(self._send("POST", f"api/projects/{project}/import", json=rows), self.url)
+            path = f"api/projects/{project}/import"
+            answer = _json(self._send("POST", path, once=True, json=rows), self.url)
             if answer.get("import") is not None:  # editions that import in the background
                 self._poll(f"api/projects/{project}/imports/{answer['import']}/")
             elif answer.get("task_count") != len(rows):

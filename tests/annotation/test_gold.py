@@ -85,6 +85,7 @@ def test_items_that_would_stand_out_are_not_used():
     [
         ({"better": [[0, 3]]}, "numbers below 3"),
         ({"better": [[1, 1]]}, "numbers below 3"),
+        ({"better": [[0, 1], [1, 2], [2, 0]]}, "goes in a circle"),
         ({"answers": {"templated": [True]}}, "answers.templated: 1 for 3 replies"),
         ({"answers": {}, "better": []}, "nothing is known"),
         ({"replies": ["a b", "a  b", "c"]}, "two are the same"),
@@ -104,6 +105,29 @@ def test_a_wrong_item_is_named_by_file_and_line(tmp_path, change, message):
 def test_items_may_begin_with_a_byte_order_mark(tmp_path):
     (tmp_path / "mine.jsonl").write_bytes(BOM_UTF8 + ITEMS[0].model_dump_json().encode())
     assert load_gold(tmp_path) == [ITEMS[0]]
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ({"templated": ["no", None, None]}, r'answers\.templated: "no" is none of true, false'),
+        ({"tone": [None, "Warm", None]}, r'answers\.tone: "Warm" is none of "warm", "cold"'),
+        ({"tone": [True, None, None]}, r'answers\.tone: true is none of "warm", "cold"'),
+    ],
+)
+def test_an_answer_that_nobody_can_give_is_named(answers, told):
+    """By it every annotator would be wrong, and flagged."""
+    tasks = batch()
+    for of in tasks:
+        of["questions"] = [
+            *of["questions"],
+            {"name": "tone", "text": "Its tone?", "choices": ["warm", "cold"]},
+        ]
+    item = GoldItem.model_validate(ITEMS[0].model_dump() | {"answers": answers})
+    with pytest.raises(AnnotationError, match=f"gold_items: {item.gold_id}: {told}"):
+        gold_tasks([item], tasks, 0.1, seed=1)
+    sound = GoldItem.model_validate(ITEMS[0].model_dump() | {"answers": {"tone": ["cold", None, "warm"]}})
+    assert gold_tasks([sound], tasks, 0.1, seed=1)
 
 
 def test_an_id_that_repeats_is_named(tmp_path):

@@ -86,6 +86,41 @@ def test_a_push_that_was_cut_short_goes_on(work, stand_in):
     assert len({row["data"]["task_id"] for row in stand_in.tasks.values()}) == len(TASKS)
 
 
+def test_what_was_done_without_an_answer_is_not_done_twice(work, stand_in):
+    stand_in.lost = [504, 504, 500]  # a project, its tasks, the next project
+    with client(work) as studio:
+        push(work, studio)
+    assert not stand_in.lost
+    assert len(stand_in.projects) == 4
+    assert sorted(row["data"]["task_id"] for row in stand_in.tasks.values()) == [t["task_id"] for t in TASKS]
+
+
+def test_a_server_that_never_answers_an_import_is_an_error(work, stand_in):
+    def nothing(*_):
+        return 504, {"detail": "too late"}
+
+    stand_in.import_tasks = nothing
+    waits = []
+    with (
+        client(work, waits) as studio,
+        pytest.raises(StudioError, match="HTTP 504; it may have been carried out"),
+    ):
+        push(work, studio)
+    assert waits == [2.0, 4.0, 8.0, 16.0]
+
+
+def test_copies_of_a_task_that_nobody_has_labelled_go(work, stand_in):
+    with client(work) as studio:
+        push(work, studio)
+        for number, row in list(stand_in.tasks.items()):
+            stand_in.tasks[number + 1000] = {**row, "id": number + 1000, "annotations": []}
+        stand_in.tasks[1001]["annotations"] = [{"id": 1}]  # somebody has labelled this copy
+        push(work, studio)
+    assert sorted(row["data"]["task_id"] for row in stand_in.tasks.values()) == [t["task_id"] for t in TASKS]
+    assert 1001 in stand_in.tasks
+    assert 1 not in stand_in.tasks
+
+
 def test_many_tasks_go_page_by_page(work, stand_in, monkeypatch):
     monkeypatch.setattr(studio_module, "_PAGE", 2)
     monkeypatch.setattr(studio_module, "_IMPORT_ROWS", 2)
