@@ -161,7 +161,8 @@ def prune_to_share(
 ) -> tuple[Pruned, float]:
     """Lower the limit until at most ``share`` of the rows stay; exactly that many do if the given limit keeps more.
 
-    The limit is found by bisection; of the rows that the last limit drops, those least like their keeper come back.
+    The limit is found by bisection; of the rows that the last limit drops and the given one does not, those least
+    like their keeper come back: no two that the given limit keeps are more alike than it.
 
     Args:
         vectors: as for :func:`prune`.
@@ -188,7 +189,7 @@ def prune_to_share(
         else:
             low, best = middle, trial
     short = wanted - len(best.kept)
-    dropped = np.flatnonzero(best.keeper >= 0)
+    dropped = np.flatnonzero((best.keeper >= 0) & (found.keeper < 0))
     back = dropped[np.lexsort((dropped, best.cosine[dropped]))][: max(short, 0)]
     keeper, cosine = best.keeper.copy(), best.cosine.copy()
     keeper[back], cosine[back] = -1, 0.0

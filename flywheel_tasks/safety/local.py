@@ -44,14 +44,17 @@ class LocalClassifier:
                 "safe_labels names none of them: every text would be unsafe"
             )
         self._batch_size = batch_size
+        self._positions = getattr(self._model.config, "max_position_embeddings", 512) - sum(
+            module.padding_idx + 1  # RoBERTa and its like count positions from there
+            for name, module in self._model.named_modules()
+            if name.endswith(".position_embeddings") and getattr(module, "padding_idx", None) is not None
+        )
 
     def classify(self, texts: Sequence[str]) -> Sequence[Scores]:
         """See :class:`flywheel_tasks.safety.classifier.SafetyClassifier`."""
         import torch
 
-        length = min(
-            self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", 512)
-        )
+        length = min(self._tokenizer.model_max_length, self._positions)
         windows = self._tokenizer(
             list(texts),
             truncation=True,

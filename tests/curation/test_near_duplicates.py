@@ -87,6 +87,20 @@ def test_a_share_is_met_exactly_or_the_limit_alone_took_more(rows, seed, share):
     assert limit <= 0.95
 
 
+@pytest.mark.parametrize("share", [0.3, 0.45])
+def test_a_share_brings_no_two_back_that_the_limit_forbids(share):
+    """Near copies of one row are far from the keeper of a low limit, and alike among themselves."""
+    random = np.random.default_rng(3)
+    first = random.normal(size=(150, 12))
+    copies = first + 0.01 * random.normal(size=first.shape)
+    vectors = np.concatenate([first, copies]).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found, _ = prune_to_share(vectors, one_cell(vectors), 0.95, share, 1)
+    kept = vectors[found.kept]
+    assert len(kept) == round(share * len(vectors))
+    assert np.triu(kept @ kept.T, 1).max() <= 0.95
+
+
 def test_clusters_depend_on_seed_and_rows_alone():
     vectors = clustered(600)
     assert (kmeans(vectors, 12, 5, 1) == kmeans(vectors, 12, 5, 1)).all()

@@ -149,6 +149,20 @@ def test_the_end_of_a_long_text_is_judged_too(local):
     assert all(long[name] >= 0 for name in ("violence", "self_harm"))
 
 
+def test_positions_that_begin_after_the_padding_are_not_counted_twice(local, tmp_path):
+    """RoBERTa's first position is two: of 64 positions 62 can be used, and its tokenizer may name no length."""
+    from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+
+    config = RobertaConfig(
+        vocab_size=30522, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=64, pad_token_id=0, id2label={0: "safe", 1: "violence"},
+    )  # fmt: skip
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(local, model_max_length=10**30).save_pretrained(tmp_path)
+    (found,) = open_with(classifier="local", model=str(tmp_path)).classify(["word " * 200])
+    assert 0 < found["violence"] < 1
+
+
 def test_blocked_words_are_found_with_a_local_model(local):
     classifier = open_with(classifier="local", model=str(local), blocked=["gun"])
     gun, plain = classifier.classify(["the gun", "hello there"])

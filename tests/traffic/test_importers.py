@@ -113,7 +113,8 @@ HEADER = "user 1 personas,user 2 personas,Best Generated Conversation\n"
 def test_a_persona_conversation_becomes_a_card_and_messages(tmp_path):
     path = tmp_path / "valid.csv"
     talk = "User 1: Hi!\nUser 2: Hello.\nUser 2: A list:\n\none\nUser 1: Bye: now"
-    path.write_text(f'{HEADER}"I bake.","I row.\n I sing. ","{talk}"\n"I nap.","I row.\nI sing.","{talk}"\n')
+    rows = f'{HEADER}"I bake.","I row.\n I sing. ","{talk}"\n"I nap.","I row.\nI sing.","{talk}"\n'
+    path.write_text(rows, encoding="utf-8-sig")  # as Excel saves it
     events = read_persona_chat(path, start=DAY, source="user").rows
     assert [event["type"] for event in events] == ["card", *["message"] * 3, *["message"] * 3]
     card, first, reply, last, *others = events

@@ -50,7 +50,7 @@ def _persona_turns(text: str) -> list[tuple[str, str]]:
 
 def _persona_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             if absent := [name for name in PERSONA_COLUMNS if name not in (reader.fieldnames or ())]:
                 raise ImportFormatError(f"{path}: line 1 has no column {', '.join(absent)}")
