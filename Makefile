@@ -26,11 +26,8 @@ generation: setup ## Run one whole generation on the settings of params.yaml
 campaign: setup ## Eight launches in a row on simulated people (about four hours); again: goes on
 	$(BIN)/flywheel campaign run
 
-# Many tests wait for servers and processes of theirs: one more at once than there are cores.
-WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
-
 test: setup ## Run all tests
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: setup ## Lint, formatting, types, import rules
 	$(BIN)/ruff check .
