@@ -81,10 +81,11 @@ class GoldItem(_Part):
             a == b for a, b in self.better
         ):
             raise ValueError(f"better: pairs of two numbers below {count}")
+        order: TopologicalSorter[int] = TopologicalSorter()
+        for first, second in self.better:
+            order.add(second, first)
         try:
-            TopologicalSorter(
-                {second: [a for a, b in self.better if b == second] for _, second in self.better}
-            ).prepare()
+            order.prepare()
         except CycleError as error:
             raise ValueError(f"better: goes in a circle: {error.args[1]}") from error
         if not self.better and all(answer is None for row in self.answers.values() for answer in row):
@@ -217,14 +218,11 @@ def _task(item: GoldItem, model: Row, seed: int) -> Row:
 
 def _check_answers(item: GoldItem, question: Row) -> None:
     """Refuse a known answer that nobody can give: every annotator would be wrong by it."""
-    possible = [True, False] if question["choices"] is None else question["choices"]
+    possible = [json.dumps(one) for one in question["choices"] or (True, False)]
     for answer in item.answers.get(question["name"], ()):
-        if answer is not None and not any(
-            answer is one or (answer == one and isinstance(answer, str)) for one in possible
-        ):
-            shown = ", ".join("null" if one is None else json.dumps(one) for one in possible)
+        if answer is not None and (given := json.dumps(answer)) not in possible:
             raise AnnotationError(
-                f"gold_items: {item.gold_id}: answers.{question['name']}: {json.dumps(answer)} is none of {shown}"
+                f"gold_items: {item.gold_id}: answers.{question['name']}: {given} is none of {', '.join(possible)}"
             )
 
 

@@ -167,9 +167,9 @@ def _each_once(studio: Studio, project: int) -> set[Any]:
     copies: dict[Any, list[Row]] = defaultdict(list)
     for row in studio.tasks(project):
         copies[row["data"].get("task_id")].append(row)
-    for task_id, rows in copies.items():
-        labelled = [row for row in rows if row.get("total_annotations") != 0]
-        for row in [one for one in rows if one not in labelled][0 if labelled else 1 :] if task_id else ():
+    for rows in (rows for task_id, rows in copies.items() if task_id):
+        spare = [row for row in rows if row.get("total_annotations") == 0]
+        for row in spare[1:] if len(spare) == len(rows) else spare:
             studio.delete_task(row["id"])
     return set(copies)
 

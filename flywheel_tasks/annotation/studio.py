@@ -16,9 +16,7 @@ from flywheel_tasks.settings import LabelStudio
 
 TOKEN = "LABEL_STUDIO_API_KEY"  # noqa: S105 - the variable's name
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-_NOT_DONE = frozenset(
-    {425, 429, 503}
-)  # of these, the answers after which a request was surely not carried out
+_NOT_DONE = frozenset({425, 429, 503})  # those of them after which a request was surely not carried out
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _ATTEMPTS = 5
 _PAGE = 100

@@ -121,7 +121,8 @@ def remove_labels(location: str, root: Path, ids: Ids, dry_run: bool) -> Deliver
         ids: of the user.
         dry_run: only count.
 
-    What cannot be read stays as it is, and is named: it may hold the user.
+    Returns:
+        labels by file, files without any left out; and what cannot be read, which stays as it is: it may hold the user.
 
     Raises:
         LogsError: a file cannot be read or written, or was written to meanwhile; it stays as it is.

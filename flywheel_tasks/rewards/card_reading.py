@@ -73,9 +73,7 @@ def twins(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
     Returns:
         pairs of ``kind`` ``rules``, both of a twin beside each other: what one prefers, the other rejects.
     """
-    tests = {
-        rules: [check for text in rules for check in instruction_checks(text)] for rules in _rules(pairs)
-    }
+    tests = _rules(pairs)
     drawn = sorted(pairs, key=lambda pair: (draw_order(seed, "other rules", pair.prompt_id), pair.pair_id))
     used: Counter[str] = Counter()
     found: list[Pair] = []
@@ -94,15 +92,17 @@ def twins(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
     return found[: most - most % 2]
 
 
-def _rules(pairs: Sequence[Pair]) -> list[Rules]:
-    """The cards' instructions by which replies are ordered, each once."""
-
-    def usable(text: str) -> bool:
-        kinds = [check.kind for check in instruction_checks(text)]
-        return bool(kinds) and not any(kind.startswith("fact_") for kind in kinds)
-
+def _rules(pairs: Sequence[Pair]) -> dict[Rules, list[InstructionCheck]]:
+    """The cards' instructions by which replies are ordered, each once, with their tests."""
     cards = {pair.card.instructions for pair in pairs}
-    return sorted({rules for card in cards if (rules := tuple(text for text in card if usable(text)))})
+    tests = {text: instruction_checks(text) for text in {text for card in cards for text in card}}
+    usable = {
+        text
+        for text, found in tests.items()
+        if found and not any(one.kind.startswith("fact_") for one in found)
+    }
+    rules = {tuple(text for text in card if text in usable) for card in cards}
+    return {one: [test for text in one for test in tests[text]] for one in rules if one}
 
 
 def _apart(told: Mapping[Rules, Sequence[Told]], two: tuple[Rules, Rules], couple: int) -> bool:

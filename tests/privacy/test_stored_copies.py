@@ -135,11 +135,16 @@ def test_a_remote_on_s3_is_looked_at_in_the_same_way(checkout, s3_server, monkey
     assert [key for key in keys if "runs" in key] == ["store/runs/cl/clean/entry"]
 
 
+def versioned(s3_server, bucket, *files):
+    """A bucket that keeps every version, with files under ``live/``."""
+    s3_server.create_bucket(Bucket=bucket)
+    s3_server.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for name, data in files:
+        s3_server.put_object(Bucket=bucket, Key=f"live/{name}", Body=data)
+
+
 def test_a_bucket_with_versions_keeps_none_of_a_rewritten_log(s3_server, tmp_path):
-    s3_server.create_bucket(Bucket="kept")
-    s3_server.put_bucket_versioning(Bucket="kept", VersioningConfiguration={"Status": "Enabled"})
-    for name, data in (("a.jsonl", b"anna"), ("a.jsonl", b"anna again"), ("a.jsonl.gz", b"another")):
-        s3_server.put_object(Bucket="kept", Key=f"live/{name}", Body=data)
+    versioned(s3_server, "kept", ("a.jsonl", b"anna"), ("a.jsonl", b"anna again"), ("a.jsonl.gz", b"another"))
     store = open_logs("s3://kept/live", tmp_path)
     (tmp_path / "kept").write_bytes(b"nobody")
     store.replace("a.jsonl", tmp_path / "kept", store.version("a.jsonl"))
@@ -149,10 +154,8 @@ def test_a_bucket_with_versions_keeps_none_of_a_rewritten_log(s3_server, tmp_pat
 
 
 def test_a_kill_before_the_earlier_versions_go_is_made_good_by_the_next_run(s3_server, tmp_path, monkeypatch):
-    s3_server.create_bucket(Bucket="killed")
-    s3_server.put_bucket_versioning(Bucket="killed", VersioningConfiguration={"Status": "Enabled"})
-    for name, data in (("a.jsonl", b"anna"), ("b.jsonl", b"of others"), ("b.jsonl", b"of others again")):
-        s3_server.put_object(Bucket="killed", Key=f"live/{name}", Body=data)
+    others = (("b.jsonl", b"of others"), ("b.jsonl", b"of others again"))
+    versioned(s3_server, "killed", ("a.jsonl", b"anna"), *others)
     store = open_logs("s3://killed/live", tmp_path)
     (tmp_path / "kept").write_bytes(b"nobody")
 

@@ -169,10 +169,13 @@ def test_old_turns_are_forgotten_while_a_worker_runs(tmp_path: Path, monkeypatch
     old = [f"m-old-{n}" for n in range(7)]
     index.add([_turn_of("ann", name, now - timedelta(days=31)) for name in old])
     monkeypatch.setattr(recorder_module, "_FORGET_ROWS", 2)
+    monkeypatch.setattr(recorder_module, "_FORGET_SECONDS", 0.0)  # the next day comes at once
     recorder = Recorder(tmp_path / "logs", path, window=1, turn_days=30)
     try:
         index.add([_turn_of("ann", "m-new", now)])
         wait_for(lambda: not any(index.by_id(name) for name in old))
+        index.add([_turn_of("ann", "m-old", now - timedelta(days=31))])
+        wait_for(lambda: index.by_id("m-old") is None)
         assert index.by_id("m-new") is not None
         index.close()
     finally:
